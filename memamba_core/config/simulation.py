@@ -1,0 +1,142 @@
+"""Settings of a simulation: which cohort, how it is cut into hospitals, and what is run on it."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from memamba_core.config.base import Settings
+from memamba_core.config.experiment import Experiment
+from memamba_core.config.site import ClinicalTable, DisclosureConfig, FeatureFolder, GenomicsTable
+
+__all__ = ["CohortConfig", "PartitionConfig", "SimulationConfig", "SyntheticConfig"]
+
+
+class SyntheticConfig(Settings):
+    """A generated cohort with planted risk, of which the best reachable C-index is known."""
+
+    num_patients: int = Field(480, ge=20)
+    num_sites: int = Field(8, ge=1, le=200)
+    """Hospitals of unequal size."""
+    risk: Literal["genes", "patches", "both", "interaction"] = "both"
+    """Where the risk lies: in genes, in a rare kind of patch, in the sum of both, or in an interaction of both (XOR)
+    that has no marginal effect."""
+    effect: float = Field(2.0, ge=0)
+    """Log hazard ratio per standard deviation of the planted score."""
+    num_genes: int = Field(60, ge=6)
+    patches: tuple[int, int] = (40, 120)
+    """Fewest and most patches of a patient."""
+    feature_width: int = Field(32, ge=4)
+    rare_fraction: float = Field(0.1, gt=0, le=0.5)
+    """Typical share of the patches that carry the risk."""
+    batch_effect: float = Field(0.3, ge=0)
+    """Standard deviation of each hospital's shift of its patch features and genes."""
+    missing_genes: float = Field(0.1, ge=0, lt=1)
+    """Share of patients without molecular data (a patient keeps at least one modality)."""
+    missing_slides: float = Field(0.1, ge=0, lt=1)
+    """Share of patients without a slide."""
+    censoring: float = Field(0.4, ge=0, lt=1)
+    """Expected share of censored patients."""
+    median_months: float = Field(30.0, gt=0)
+    """Median time to event of a patient of average risk, in months."""
+    seed: int = Field(7, ge=0)
+    """Of the cohort, so that runs with several `seed` see the same patients."""
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if not 1 <= self.patches[0] <= self.patches[1]:
+            raise ValueError(f"patches must be [fewest, most] with 1 <= fewest <= most, got {list(self.patches)}")
+        return self
+
+
+class CohortConfig(Settings):
+    """A cohort: tables and features below `root`, in the formats that a site may have; or a generated one."""
+
+    name: str
+    root: Path | None = None
+    """Folder of the data; the configs take it from the environment variable MEMAMBA_DATA."""
+    clinical: ClinicalTable | None = None
+    genomics: GenomicsTable | None = None
+    features: FeatureFolder | None = None
+    signatures: str | None = None
+    """CSV of gene groups: a column per group, its symbols below."""
+    splits: str | None = None
+    """Folder of `splits_K.csv` with columns `train` and `val`, as MCAT and PORPOISE publish them."""
+    tss_table: str | None = None
+    """CSV of tissue source sites: `tss`, `source_site` and, for partition=region, `flamby_region`."""
+    complete_cases: bool = False
+    """Keep only patients with both modalities."""
+    synthetic: SyntheticConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.synthetic is None) == (self.clinical is None):
+            raise ValueError(f"cohort {self.name}: give either `clinical` (tables) or `synthetic` (generated)")
+        if self.clinical is not None and self.root is None:
+            raise ValueError(
+                f"cohort {self.name}: where the data lie is not said; set data.root=FOLDER or the environment "
+                "variable MEMAMBA_DATA, or use data=synthetic"
+            )
+        if self.clinical is not None and self.genomics is None and self.features is None:
+            raise ValueError(f"cohort {self.name}: name genomics, features, or both: there is nothing to learn from")
+        return self
+
+
+class PartitionConfig(Settings):
+    """How the cohort is cut into hospitals."""
+
+    name: Literal["tss", "tss_merged", "region", "iid", "dirichlet"] = "tss"
+    min_patients: int | None = Field(None, ge=1)
+    """tss_merged: small sites are joined until each has this many."""
+    num_sites: int | None = Field(None, ge=1)
+    """iid, dirichlet."""
+    alpha: float | None = Field(None, gt=0)
+    """dirichlet: concentration of the events among sites; small is uneven."""
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> Self:
+        wanted = {"tss_merged": {"min_patients"}, "iid": {"num_sites"}, "dirichlet": {"num_sites", "alpha"}}
+        used = wanted.get(self.name, set())
+        for key in ("min_patients", "num_sites", "alpha"):
+            if key in used and getattr(self, key) is None:
+                raise ValueError(f"partition {self.name} needs partition.{key}")
+            if key not in used and getattr(self, key) is not None:
+                raise ValueError(f"partition {self.name} has no setting {key}; it would change nothing")
+        return self
+
+
+class SimulationConfig(Settings):
+    """One machine, many sites."""
+
+    experiment: Experiment
+    data: CohortConfig
+    partition: PartitionConfig = PartitionConfig()
+    fold_source: Literal["cohort", "random", "site_grouped"] = "cohort"
+    """`cohort`: the cohort's split files (random ones where it has none). `site_grouped`: whole hospitals held out."""
+    num_folds: int = Field(5, ge=2)
+    """For random and site_grouped folds."""
+    folds: tuple[int, ...] = (0,)
+    """Test folds to run, one after the other."""
+    compare: bool = False
+    """Also train pooled, and each hospital alone, on the same folds and budget."""
+    disclosure: DisclosureConfig = DisclosureConfig(min_patients=1, min_events=0, min_pairs=1)
+    """Permissive, in simulation only: nothing leaves this machine."""
+    workers: int = Field(0, ge=0)
+    """Processes for the sites; 0 runs them one after the other in this process."""
+    threads: int | None = Field(None, ge=1)
+    """Torch threads; None lets torch decide."""
+    device: str = "auto"
+    output_dir: Path | None = None
+    """New folder for the results; None makes one below `outputs/`."""
+    resume: Path | None = None
+    """Output folder of an interrupted run with the same settings, to go on with."""
+
+    @model_validator(mode="after")
+    def _folds_fit(self) -> Self:
+        if not self.folds or len(set(self.folds)) != len(self.folds) or min(self.folds) < 0:
+            raise ValueError(f"folds must name at least one fold, each once, from 0 on; got {list(self.folds)}")
+        if self.fold_source != "cohort" and max(self.folds) >= self.num_folds:
+            raise ValueError(f"fold {max(self.folds)} does not exist with num_folds={self.num_folds}")
+        if self.resume is not None and self.output_dir is not None:
+            raise ValueError("resume and output_dir exclude each other: a resumed run goes on in its own folder")
+        return self

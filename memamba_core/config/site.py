@@ -1,0 +1,146 @@
+"""`site.yaml`: one hospital's word on its own data, machine and limits. It outranks the coordinator."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from memamba_core.config.base import Settings
+from memamba_core.errors import ConfigError
+
+__all__ = [
+    "ClinicalTable",
+    "DisclosureConfig",
+    "FeatureFolder",
+    "FoldTable",
+    "GenomicsTable",
+    "LimitsConfig",
+    "SiteConfig",
+    "SiteDataConfig",
+    "load_site_config",
+]
+
+
+class ClinicalTable(Settings):
+    """Who the patients are and what happened to them. CSV, CSV.gz or parquet; columns are named here."""
+
+    file: str
+    case_id: str = "case_id"
+    """Column of the patient's identifier, unique within the site."""
+    slides: str | None = None
+    """Column of slide names: a `;`-joined list, or one slide per row with the patient's row repeated.
+    None: the site has no slides, or the slide-level table is keyed by patient."""
+    time: str = "survival_months"
+    """Column of the follow-up time."""
+    time_unit: Literal["months", "days"] = "months"
+    event: str = "event"
+    """Column of 0/1 (or true/false)."""
+    event_means: Literal["happened", "censored"] = "happened"
+    """What a 1 in that column says. `censored` is the coding of MCAT's `censorship` column."""
+    tss: str | None = None
+    """Column of the TCGA tissue source site code, where there is one; read as text (leading zeros, and `NA` is a code)."""
+
+
+class GenomicsTable(Settings):
+    """Molecular data, one row per patient. Columns are `SYMBOL_rnaseq`, `SYMBOL_cnv`, `SYMBOL_mut`."""
+
+    file: str
+    case_id: str = "case_id"
+    bare_columns: Literal["ignore", "mut"] = "ignore"
+    """Numeric columns without a suffix: left out, or mutations written as the bare gene symbol (MCAT's full tables)."""
+
+
+class FeatureFolder(Settings):
+    """Features of whole-slide images: a CLAM or TRIDENT folder, or a table with one vector per slide."""
+
+    path: str
+    """Folder or file below `root`."""
+    encoder: str
+    """Name of the network (or table) that made the features; sites must agree on it."""
+    magnification: float | None = Field(None, gt=0)
+    """Objective magnification of the patches, for example 20."""
+    key: str = "case_id"
+    """Slide-level tables only: the column that names the slide, or the patient if the values are case ids."""
+    columns: str = r"^hif_\d+$"
+    """Slide-level tables only: regular expression of the feature columns."""
+    groups_file: str | None = None
+    """Slide-level tables only: a CSV with columns `id,name`; the words of `name` before the first colon, or its first
+    words without one, make the family of column `id`, and each family becomes one token. None: a slide is one token."""
+
+
+class FoldTable(Settings):
+    """In which test fold each patient is. Without such a table a seeded hash of the case id decides."""
+
+    file: str
+    case_id: str = "case_id"
+    fold: str = "fold"
+
+
+class SiteDataConfig(Settings):
+    """Where the site's tables and features lie, below one root."""
+
+    root: Path
+    clinical: ClinicalTable
+    genomics: GenomicsTable | None = None
+    features: FeatureFolder | None = None
+    folds: FoldTable | None = None
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> Self:
+        if self.genomics is None and self.features is None:
+            raise ValueError("name genomics, features, or both: there is nothing to learn from")
+        return self
+
+
+class LimitsConfig(Settings):
+    """What the coordinator may ask of this site at most."""
+
+    local_epochs: int = Field(5, ge=1)
+    max_patches: int = Field(20_000, ge=1)
+    """Patches of one patient held in memory; a larger bag is sampled evenly over the slide."""
+    strategies: tuple[str, ...] = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum")
+    """Strategies this site takes part in."""
+
+
+class DisclosureConfig(Settings):
+    """Floors below which a number does not leave the site. Strict by default."""
+
+    min_patients: int = Field(10, ge=1)
+    min_events: int = Field(5, ge=0)
+    min_pairs: int = Field(50, ge=1)
+
+
+class SiteConfig(Settings):
+    """One hospital."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """As enrolled: letters, digits, `-`, `_`, `.`."""
+    data: SiteDataConfig
+    state: Path | None = None
+    """The one writable folder; None keeps state in memory (simulation)."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`."""
+    threads: int = Field(2, ge=1)
+    limits: LimitsConfig = LimitsConfig()
+    disclosure: DisclosureConfig = DisclosureConfig()
+
+
+def load_site_config(path: Path) -> SiteConfig:
+    """Read a `site.yaml`. Relative `root` and `state` are taken from the folder that holds the file.
+
+    Raises:
+        ConfigError: the file is absent, is not YAML, or holds something that `SiteConfig` does not allow.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; wanted a site.yaml (`flower-simulate export-sites` writes examples)")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: got {type(values).__name__}, wanted a mapping with name, data, ...")
+    config = SiteConfig.parse(values, str(path))
+    data = config.data.model_copy(update={"root": (path.parent / config.data.root).resolve()})
+    state = None if config.state is None else (path.parent / config.state).resolve()
+    return config.model_copy(update={"data": data, "state": state})

@@ -1,0 +1,116 @@
+"""A site's patients before they become tensors: records, the gene table they point into, and where their bags lie."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from memamba_core.errors import DataError
+from memamba_core.records import Bag
+
+__all__ = ["Cohort", "FeatureStore", "GeneTable", "PatientRecord"]
+
+
+@dataclass(frozen=True)
+class PatientRecord:
+    """One patient as a site's tables describe them. Holds no features; they are read when needed.
+
+    Attributes:
+        case_id: identifier, unique within the site. Never leaves it.
+        time_months: follow-up in months, positive or zero.
+        event: True if the event happened at `time_months`.
+        slides: names of the patient's slides without folder and extension, in the table's order.
+        gene_row: row of the site's `GeneTable`, or None without molecular data.
+        fold: test fold that holds the patient, or None (in no split: neither trained on nor tested).
+        tss: TCGA tissue source site code, where known. Text: `05` and `NA` are codes.
+    """
+
+    case_id: str
+    time_months: float
+    event: bool
+    slides: tuple[str, ...] = ()
+    gene_row: int | None = None
+    fold: int | None = None
+    tss: str | None = None
+
+
+@dataclass(frozen=True)
+class GeneTable:
+    """Molecular values as the source gives them, unscaled.
+
+    Attributes:
+        columns: `SYMBOL_rnaseq`, `SYMBOL_cnv` or `SYMBOL_mut`.
+        values_NC: float32, one row per patient with molecular data; NaN where not measured.
+    """
+
+    columns: tuple[str, ...]
+    values_NC: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.values_NC.ndim != 2 or self.values_NC.shape[1] != len(self.columns):
+            raise DataError(f"gene table: {len(self.columns)} column names, values of shape {self.values_NC.shape}")
+
+
+@runtime_checkable
+class FeatureStore(Protocol):
+    """Reads bags of one site, lazily.
+
+    Attributes:
+        encoder: declared encoder, with the magnification where one is declared (`uni_v1@20x`).
+        width: width F of a row, the same for all slides.
+        columns: names of the F columns of a slide-level table; empty for patch features.
+        families: family of each of those columns; empty where a row is one token.
+    """
+
+    encoder: str
+    width: int
+    columns: tuple[str, ...]
+    families: tuple[str, ...]
+
+    def has(self, record: PatientRecord) -> bool:
+        """Whether any slide of the patient has features, without reading them."""
+        ...
+
+    def load(
+        self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
+    ) -> Bag | None:
+        """The patient's bag, or None where no slide has a patch.
+
+        Args:
+            record: the patient.
+            max_patches: most rows to return over all slides; None for all. Only what is returned is kept in memory.
+            rng: samples rows at random without replacement (kept in slide order); None takes them evenly spaced.
+
+        Raises:
+            DataError: a file is truncated, of another width, or holds values that are not finite.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Patients with what is needed to read them. A hospital of a simulation is a subset (a view, nothing is copied)."""
+
+    records: tuple[PatientRecord, ...]
+    genes: GeneTable | None = None
+    features: FeatureStore | None = None
+
+    def subset(self, case_ids: Collection[str]) -> Self:
+        """The patients named, in the order of this cohort."""
+        wanted = frozenset(case_ids)
+        return replace(self, records=tuple(r for r in self.records if r.case_id in wanted))
+
+    @property
+    def num_events(self) -> int:
+        """How many patients had the event."""
+        return sum(r.event for r in self.records)
+
+    def has_genes(self, record: PatientRecord) -> bool:
+        """Whether the patient has molecular data."""
+        return self.genes is not None and record.gene_row is not None
+
+    def has_slides(self, record: PatientRecord) -> bool:
+        """Whether the patient has features of at least one slide."""
+        return self.features is not None and self.features.has(record)

@@ -1,0 +1,72 @@
+"""Every error that this project raises on purpose.
+
+::
+
+    MemambaError
+    ├── ConfigError (ValueError)            a setting that a person wrote is not usable
+    ├── DataError (ValueError)              a site's file is not what its site.yaml says
+    │   └── NoPatientsError                 nobody is left after joining the tables
+    ├── AgreementError (ValueError)         sites (or a site and the coordinator) do not agree
+    ├── ProtocolError (ValueError)          a message does not have the agreed form
+    ├── CheckpointError (ValueError)        a saved model or journal cannot be used
+    ├── NoComparablePairError (ValueError)  a concordance index has nothing to compare
+    ├── MissingBackendError (ImportError)   a backend was asked for that is not installed
+    └── FederationError (RuntimeError)      the federation cannot go on; it can be resumed
+
+Messages say what was got, what was wanted and what to do about it. They are shown to the person who runs the
+program on that machine; what is sent to another site is a fixed text by `memamba_core.protocol.Refusal` and
+never one of these messages, because a message may name a file, a column or a patient.
+"""
+
+__all__ = [
+    "AgreementError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "FederationError",
+    "MemambaError",
+    "MissingBackendError",
+    "NoComparablePairError",
+    "NoPatientsError",
+    "ProtocolError",
+]
+
+
+class MemambaError(Exception):
+    """Base of all errors raised on purpose by this project."""
+
+
+class ConfigError(MemambaError, ValueError):
+    """A setting is unknown, of the wrong type, out of range, or contradicts another."""
+
+
+class DataError(MemambaError, ValueError):
+    """A file at a site does not hold what its description says."""
+
+
+class NoPatientsError(DataError):
+    """The tables were read, but no patient is left after joining them."""
+
+
+class AgreementError(MemambaError, ValueError):
+    """Sites declare different units, encoders or columns, or hold a different agreement."""
+
+
+class ProtocolError(MemambaError, ValueError):
+    """A message has an unknown or missing field, or was made by another version."""
+
+
+class CheckpointError(MemambaError, ValueError):
+    """A checkpoint or journal is damaged, or belongs to another model or experiment."""
+
+
+class NoComparablePairError(MemambaError, ValueError):
+    """No two patients can be compared: nobody had an event before another one's last visit."""
+
+
+class MissingBackendError(MemambaError, ImportError):
+    """A backend was asked for by name and its package is not installed."""
+
+
+class FederationError(MemambaError, RuntimeError):
+    """The federation stopped early, for example for too few answers; it can be resumed."""

@@ -1,0 +1,364 @@
+"""What crosses the wire between coordinator and sites: the only list of what may leave a site.
+
+Each message is a frozen class here. A class is its fields (numbers, texts, lists of them) and named sets of arrays; Flower
+records are made of these in `server` and `client`, at the edge. Names on the wire are kebab-case, and only this file knows
+both spellings. A message with an unknown key, a missing key or a wrong type is refused with `ProtocolError`.
+
+=============  ============================  ==============================================================
+phase          coordinator -> site           site -> coordinator
+=============  ============================  ==============================================================
+``facts``      `FactsRequest`                `FactsReply`: declared encoder and units, column names, size bands
+``statistics``  `StatisticsRequest`          `StatisticsReply`: sums per column, event counts on a coarse grid
+``agreement``  `AgreementRequest`            `AgreementReply`: the digest that the site now holds
+``train``      `TrainRequest`: weights       `TrainReply`: weights, patients per parameter group, `Metrics`
+``evaluate``   `EvaluateRequest`: weights    `EvaluateReply`: `Metrics` of the final weights
+=============  ============================  ==============================================================
+
+An answer is one of these, or a `Refusal` whose text is fixed: no path, value or patient can be in it.
+"""
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from memamba_core.errors import ProtocolError
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "SIZE_BANDS",
+    "AgreementReply",
+    "AgreementRequest",
+    "ArraySets",
+    "EvaluateReply",
+    "EvaluateRequest",
+    "FactsReply",
+    "FactsRequest",
+    "Metrics",
+    "Payload",
+    "Phase",
+    "Refusal",
+    "StatisticsReply",
+    "StatisticsRequest",
+    "TrainReply",
+    "TrainRequest",
+    "package_version",
+    "size_band",
+]
+
+PROTOCOL_VERSION = 1
+"""Raised whenever a message changes; sites and coordinator must have the same."""
+
+Scalar = int | float | str | bool
+FieldValue = Scalar | list[int] | list[float] | list[str]
+ArraySets = Mapping[str, Mapping[str, npt.NDArray[Any]]]
+
+SIZE_BANDS = (0, 1, 10, 25, 50, 100, 250, 500, 1000)
+"""Lower ends of the public bands in which a site's number of patients is told."""
+
+
+def package_version() -> str:
+    """The installed version of this distribution (`0+source` when run from an uninstalled checkout)."""
+    try:
+        return version("memamba-federated")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def size_band(count: int) -> int:
+    """The lower end of the band that holds `count`: 37 -> 25."""
+    if count < 0:
+        raise ValueError(f"a count cannot be negative, got {count}")
+    return max(lower for lower in SIZE_BANDS if lower <= count)
+
+
+class Phase(enum.StrEnum):
+    """The phases of a run, in order; also the last part of Flower's message type."""
+
+    FACTS = "facts"
+    STATISTICS = "statistics"
+    AGREEMENT = "agreement"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class Refusal(enum.Enum):
+    """Why a site gave no result: a code and a fixed text. The reason in full stays in the site's own log."""
+
+    VERSION = (101, "the site runs another version of this software or protocol")
+    MESSAGE = (102, "the message does not have the agreed form")
+    CONFIG = (103, "the site composed other settings than the coordinator")
+    OVERRIDE = (104, "the message holds a setting that may not come from outside")
+    AGREEMENT = (105, "the site holds another agreement, or none")
+    AGREEMENT_FIELD = (106, "the agreement does not fit the site's data")
+    POLICY = (107, "the site's own policy does not allow this request")
+    DATA = (108, "the site's data could not be read; see the site's log")
+    NOTHING_TO_DO = (109, "the site has no patient for this request")
+    NOT_FINITE = (110, "training at the site gave values that are not finite")
+    INTERNAL = (199, "an error at the site; see the site's log")
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code = code
+        self.text = text
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A message as plain data: named fields, and named sets of named arrays."""
+
+    fields: Mapping[str, FieldValue]
+    arrays: ArraySets = field(default_factory=dict)
+
+
+class WireMessage(pydantic.BaseModel):
+    """Base of the messages: to and from `Payload`, strictly.
+
+    A mapping-valued field travels as one entry per key (`trained.pathology`), a None is not sent.
+    """
+
+    model_config = pydantic.ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+    )
+    array_sets: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that hold arrays."""
+
+    def to_payload(self) -> Payload:
+        """This message as plain data with the names of the wire."""
+        fields: dict[str, FieldValue] = {}
+        arrays: dict[str, Mapping[str, npt.NDArray[Any]]] = {}
+        for name, info in type(self).model_fields.items():
+            key, value = info.alias or name, getattr(self, name)
+            if name in self.array_sets:
+                arrays[key] = value
+            elif isinstance(value, dict):
+                fields.update({f"{key}.{part}": v for part, v in value.items()})
+            elif isinstance(value, tuple):
+                fields[key] = list(value)
+            elif value is not None:
+                fields[key] = value
+        return Payload(fields, arrays)
+
+    @classmethod
+    def from_payload(cls, payload: Payload) -> Self:
+        """Check plain data and build the message.
+
+        Raises:
+            ProtocolError: naming each unknown, missing or ill-typed key.
+        """
+        values: dict[str, Any] = {key: dict(arrays) for key, arrays in payload.arrays.items()}
+        for key, value in payload.fields.items():
+            head, dot, part = key.partition(".")
+            if dot:
+                values.setdefault(head, {})[part] = value
+            else:
+                values[key] = tuple(value) if isinstance(value, list) else value
+        for name, info in cls.model_fields.items():  # an empty mapping leaves no entry on the wire
+            if name in cls.array_sets or info.annotation == dict[str, int]:
+                values.setdefault(info.alias or name, {})
+        try:
+            return cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise ProtocolError(f"{cls.__name__} does not have the agreed form: {faults}") from None
+
+
+Arrays = dict[str, np.ndarray]
+
+
+class FactsRequest(WireMessage):
+    """Coordinator -> site: who asks, and for which experiment.
+
+    Attributes:
+        protocol: protocol number of the coordinator.
+        package: its package version.
+        run_id: name of this run, for logs and the site's state folder.
+        config_name: name of the installed config the site shall compose.
+        overrides: deviations from it, as written on the coordinator's command line.
+        config_digest: SHA-256 over the composed experiment.
+        fold: test fold of this run; -1 trains on every patient.
+    """
+
+    protocol: int
+    package: str
+    run_id: str
+    config_name: str
+    overrides: tuple[str, ...]
+    config_digest: str
+    fold: int
+
+
+class FactsReply(WireMessage):
+    """Site -> coordinator: what it declares, before anything is computed from its data.
+
+    Attributes:
+        site: name as enrolled.
+        time_unit, event_means: as declared in site.yaml, so that a mix-up can be named.
+        encoder: declared encoder with magnification, "" without slides.
+        feature_width: width F of a feature row, 0 without slides.
+        feature_columns: names of the columns of a slide-level table; empty for patch bags.
+        feature_families: family of each of those columns; empty where a row is one token.
+        gene_columns: names of the molecular columns.
+        size_band: lower end of the band (`SIZE_BANDS`) of its training patients.
+        pathology_band, genomics_band: the same for patients with that modality.
+        num_patients, num_events: exact, only where over the site's floors.
+    """
+
+    site: str
+    time_unit: str
+    event_means: str
+    encoder: str
+    feature_width: int
+    feature_columns: tuple[str, ...]
+    feature_families: tuple[str, ...]
+    gene_columns: tuple[str, ...]
+    size_band: int
+    pathology_band: int
+    genomics_band: int
+    num_patients: int | None = None
+    num_events: int | None = None
+
+
+class StatisticsRequest(WireMessage):
+    """Coordinator -> site: sum these columns and count events on this grid, over training patients.
+
+    Attributes:
+        config_digest, run_id, fold: as before.
+        gene_columns: the columns that all sites with molecular data have, in this order.
+        scale_features: whether sums over feature columns are asked too.
+    """
+
+    run_id: str
+    config_digest: str
+    fold: int
+    gene_columns: tuple[str, ...]
+    scale_features: bool
+
+
+class StatisticsReply(WireMessage):
+    """Site -> coordinator: sums; all zero from a site under its floor, which receives the agreement none the less.
+
+    Attributes:
+        genes: `count`, `mean`, `m2` per gene column (float64), of transformed and clipped values; `m2` is the sum of
+            squared deviations from `mean` (Chan et al. 1983), so that sites can be added up without cancellation.
+        features: the same per feature column, empty if not asked.
+        events: `event` and `censored`, int64 counts per cell of the coarse time grid.
+    """
+
+    array_sets: ClassVar[tuple[str, ...]] = ("genes", "features", "events")
+    genes: Arrays
+    features: Arrays
+    events: Arrays
+
+
+class AgreementRequest(WireMessage):
+    """Coordinator -> site: what everybody works with from now on.
+
+    Attributes:
+        run_id, config_digest, fold: as before.
+        agreement: `memamba_core.data.agreement.Agreement` as canonical JSON, without the scaling.
+        agreement_digest: SHA-256 over it and the scaling.
+        scaling: `gene-center`, `gene-scale`, `feature-center`, `feature-scale` (float64; empty where unused).
+    """
+
+    array_sets: ClassVar[tuple[str, ...]] = ("scaling",)
+    run_id: str
+    config_digest: str
+    fold: int
+    agreement: str
+    agreement_digest: str
+    scaling: Arrays
+
+
+class AgreementReply(WireMessage):
+    """Site -> coordinator: the digest over what it received and accepted."""
+
+    agreement_digest: str
+
+
+class TrainRequest(WireMessage):
+    """Coordinator -> site: train on these weights.
+
+    Attributes:
+        weights: the whole model by parameter name.
+        server_round: from 1.
+        proximal_mu: weight of FedProx's term; None without one.
+        config_digest, agreement_digest, run_id, fold: as before.
+    """
+
+    array_sets: ClassVar[tuple[str, ...]] = ("weights",)
+    weights: Arrays
+    run_id: str
+    config_digest: str
+    agreement_digest: str
+    fold: int
+    server_round: int
+    proximal_mu: float | None = None
+
+
+class Metrics(WireMessage):
+    """Aggregates over one set of a site's patients; a number under the site's floors is not there.
+
+    Attributes:
+        num_patients, num_events: of the set.
+        loss_sum: negative log-likelihood summed over its patients.
+        concordant, discordant, tied_risk: comparable pairs inside the site (Harrell).
+        counts: `histogram`, int64 [2, R, T]: censored (0) and events (1) by cell of the fixed risk edges over [-K, 0]
+            and of the coarse time grid; summed over sites it gives `c_index_histogram`.
+    """
+
+    array_sets: ClassVar[tuple[str, ...]] = ("counts",)
+    num_patients: int | None = None
+    num_events: int | None = None
+    loss_sum: float | None = None
+    concordant: int | None = None
+    discordant: int | None = None
+    tied_risk: int | None = None
+    counts: Arrays
+
+
+class TrainReply(Metrics):
+    """Site -> coordinator: its weights after training, and `Metrics` of the weights that came *in*.
+
+    Attributes:
+        weights: the whole model by parameter name, also where nothing was trained.
+        trained: parameter group -> number of patients whose gradient reached it.
+        train_loss: mean loss per patient over the local epochs, if over the floor.
+    """
+
+    array_sets: ClassVar[tuple[str, ...]] = ("weights", "counts")
+    weights: Arrays
+    trained: dict[str, int]
+    train_loss: float | None = None
+
+    @pydantic.field_validator("train_loss")
+    @classmethod
+    def _finite(cls, value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"must be finite, got {value}")
+        return value
+
+
+class EvaluateRequest(WireMessage):
+    """Coordinator -> site, after the last round: the final weights, to be evaluated on the test fold and kept."""
+
+    array_sets: ClassVar[tuple[str, ...]] = ("weights",)
+    weights: Arrays
+    run_id: str
+    config_digest: str
+    agreement_digest: str
+    fold: int
+
+
+class EvaluateReply(Metrics):
+    """Site -> coordinator: `Metrics` of the final weights on its patients of the test fold."""

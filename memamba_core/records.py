@@ -1,0 +1,93 @@
+"""What one patient is to the model: a bag of patches, a vector of genes, and what happened to them when.
+
+These few frozen types are shared by the rooms that read patients (`data`), that compute with them (`model`) and
+that loop over them (`training`), so that none of those has to know another.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from memamba_core.errors import ConfigError
+
+__all__ = ["Bag", "InputSpec", "PatientInputs", "SurvivalTarget"]
+
+
+@dataclass(frozen=True)
+class SurvivalTarget:
+    """What is known of a patient's survival.
+
+    Attributes:
+        time_months: months from diagnosis to the event, or to the last visit.
+        event: True if the event (death) happened at `time_months`; False if the patient was alive at that time
+            (right-censored).
+        time_bin: index in 0...K-1 of the agreed interval [a, b) that holds `time_months`; the last is open.
+    """
+
+    time_months: float
+    event: bool
+    time_bin: int
+
+
+@dataclass(frozen=True)
+class Bag:
+    """The patches (or slide vectors) of all slides of one patient, concatenated in slide order.
+
+    Attributes:
+        patches_PF: float tensor, one row per patch (or one row per slide, for slide-level vectors).
+        coords_P2: level-0 pixel coordinates of the patches as integers, or None where unknown.
+    """
+
+    patches_PF: torch.Tensor
+    coords_P2: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PatientInputs:
+    """One patient as the model sees them. At least one modality is present; either may be missing.
+
+    Attributes:
+        target: the survival outcome.
+        bag: the patches, or None if the patient has no usable slide.
+        genes_C: agreed gene columns, scaled, float32; None if the patient has no molecular data.
+    """
+
+    target: SurvivalTarget
+    bag: Bag | None = None
+    genes_C: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Sizes and groups that the sites agreed on, and that the model is built for.
+
+    Attributes:
+        num_bins: number K of time bins.
+        num_genes: number C of agreed gene columns; 0 if no site has molecular data.
+        gene_groups: name -> indices into the C gene columns. Groups may overlap.
+        feature_width: width F of a row of a bag; 0 if no site has slides.
+        feature_groups: name -> indices into the F columns. Empty: a row is one token. Otherwise each row is cut
+            into one token per group (for slide-level vectors whose columns form families).
+    """
+
+    num_bins: int
+    num_genes: int = 0
+    gene_groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    feature_width: int = 0
+    feature_groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.num_bins < 2:
+            raise ConfigError(f"num_bins is {self.num_bins}; a discrete-time model needs at least 2")
+        if not self.gene_groups and not self.feature_width:
+            raise ConfigError("neither gene groups nor slide features: there is nothing to learn from")
+        for kind, groups, width in (
+            ("gene", self.gene_groups, self.num_genes),
+            ("feature", self.feature_groups, self.feature_width),
+        ):
+            for name, columns in groups.items():
+                if not columns:
+                    raise ConfigError(f"{kind} group {name!r} is empty; leave it out")
+                if min(columns) < 0 or max(columns) >= width:
+                    raise ConfigError(f"{kind} group {name!r} points outside the {width} agreed columns")
