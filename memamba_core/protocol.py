@@ -48,6 +48,7 @@ __all__ = [
     "StatisticsRequest",
     "TrainReply",
     "TrainRequest",
+    "WireMessage",
     "package_version",
     "size_band",
 ]
@@ -79,13 +80,18 @@ def size_band(count: int) -> int:
 
 
 class Phase(enum.StrEnum):
-    """The phases of a run, in order; also the last part of Flower's message type."""
+    """The phases of a run, in order."""
 
     FACTS = "facts"
     STATISTICS = "statistics"
     AGREEMENT = "agreement"
     TRAIN = "train"
     EVALUATE = "evaluate"
+
+    @property
+    def message_type(self) -> str:
+        """Flower's name for it: training and evaluation have categories of their own, the rest are queries."""
+        return self.value if self in (Phase.TRAIN, Phase.EVALUATE) else f"query.{self.value}"
 
 
 class Refusal(enum.Enum):

@@ -5,7 +5,8 @@ that loop over them (`training`), so that none of those has to know another.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 
@@ -45,7 +46,7 @@ class Bag:
 
 @dataclass(frozen=True)
 class PatientInputs:
-    """One patient as the model sees them. At least one modality is present; either may be missing.
+    """One patient as the model sees them. Either modality may be missing.
 
     Attributes:
         target: the survival outcome.
@@ -56,6 +57,14 @@ class PatientInputs:
     target: SurvivalTarget
     bag: Bag | None = None
     genes_C: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> Self:
+        """The same patient with the tensors on another device."""
+        bag = self.bag
+        if bag is not None:
+            coords = None if bag.coords_P2 is None else bag.coords_P2.to(device)
+            bag = Bag(bag.patches_PF.to(device), coords)
+        return replace(self, bag=bag, genes_C=None if self.genes_C is None else self.genes_C.to(device))
 
 
 @dataclass(frozen=True)

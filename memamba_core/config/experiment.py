@@ -50,8 +50,8 @@ class AgreementConfig(Settings):
     """Transformed values are clipped to +-this before they are summed (RNA z-scores reach 36,893)."""
     gene_scale_floor: float = Field(0.3, gt=0)
     """Lower bound of the pooled standard deviation: a rare mutation is not blown up."""
-    gene_clip: float = Field(5.0, gt=0)
-    """Scaled values are clipped to +-this."""
+    scaled_clip: float = Field(5.0, gt=0)
+    """Scaled values, of genes and of scaled features, are clipped to +-this."""
     feature_scaling: Literal["auto", "none", "zscore"] = "auto"
     """`auto`: z-scores for slide-level tables, nothing for patch features of an encoder."""
 

@@ -117,8 +117,10 @@ class SimulationConfig(Settings):
     """For random and site_grouped folds."""
     folds: tuple[int, ...] = (0,)
     """Test folds to run, one after the other."""
+    methods: tuple[Literal["federated", "pooled", "local"], ...] = ("federated",)
+    """What is run on each fold: the federation, one model on pooled data, each hospital alone; same folds and budget."""
     compare: bool = False
-    """Also train pooled, and each hospital alone, on the same folds and budget."""
+    """Short for all three methods."""
     disclosure: DisclosureConfig = DisclosureConfig(min_patients=1, min_events=0, min_pairs=1)
     """Permissive, in simulation only: nothing leaves this machine."""
     workers: int = Field(0, ge=0)
@@ -131,8 +133,14 @@ class SimulationConfig(Settings):
     resume: Path | None = None
     """Output folder of an interrupted run with the same settings, to go on with."""
 
+    def runs(self, method: str) -> bool:
+        """Whether `method` is run."""
+        return self.compare or method in self.methods
+
     @model_validator(mode="after")
     def _folds_fit(self) -> Self:
+        if not self.methods:
+            raise ValueError("methods is empty; name at least one of federated, pooled, local")
         if not self.folds or len(set(self.folds)) != len(self.folds) or min(self.folds) < 0:
             raise ValueError(f"folds must name at least one fold, each once, from 0 on; got {list(self.folds)}")
         if self.fold_source != "cohort" and max(self.folds) >= self.num_folds:

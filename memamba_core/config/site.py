@@ -65,8 +65,9 @@ class FeatureFolder(Settings):
     columns: str = r"^hif_\d+$"
     """Slide-level tables only: regular expression of the feature columns."""
     groups_file: str | None = None
-    """Slide-level tables only: a CSV with columns `id,name`; the words of `name` before the first colon, or its first
-    words without one, make the family of column `id`, and each family becomes one token. None: a slide is one token."""
+    """Slide-level tables only: a CSV with columns `id,name`. The long name sorts column `id` into a family (what is
+    measured, and of what: `DENSITY RATIO [PLASMA CELLS] IN ...` is of the family `DENSITY: PLASMA`; the rule is
+    `memamba_core.data.slide_tables.build_families`), and each family becomes one token. None: a slide is one token."""
 
 
 class FoldTable(Settings):

@@ -1,1 +1,1 @@
-"""."""
+"""The only loop over patients, its optimizers, seeds and checkpoints."""

@@ -1,0 +1,88 @@
+# The same commands locally and in CI. `make` alone lists them.
+#
+#   make simulate ARGS="data=tcga_blca data.root=FOLDER"   overrides for flower-simulate
+#   make test ARGS="-k survival"                           options for pytest
+#   make test PYTHON=/path/to/python3.12                   another Python for the venv
+#   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#       a torch without CUDA: on Linux the one from PyPI brings gigabytes of it. Read only when the venv is made.
+#
+# Every command first makes the venv, if it is not there or pyproject.toml or constraints.txt changed since.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+VENV ?= .venv
+TORCH_INDEX ?=
+ARGS ?=
+# More workers than this cost more in imports of torch than they bring.
+PYTEST_WORKERS ?= 4
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# One torch thread for each pytest worker: two workers with two threads each on two cores are slower than one.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses $(PYTEST_WORKERS)
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo 'More on ARGS, PYTHON and TORCH_INDEX at the top of the Makefile.'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'Python 3.11 or newer is needed; "$(PYTHON)" is older or not there. Name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[dev]'
+	@touch $@
+
+.PHONY: install
+install: $(READY) ## make the venv with everything for development
+
+.PHONY: simulate
+simulate: $(READY) ## train the embedded example federation on this machine; says where the results are
+	$(BIN)/flower-simulate $(ARGS)
+
+.PHONY: test
+test: $(READY) ## the fast tests, under two minutes on two cores
+	$(PYTEST) $(ARGS)
+
+.PHONY: test-ci
+test-ci: $(READY) ## the short slow tests that CI runs as well
+	$(PYTEST) -m ci_slow $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(READY) ## all slow tests
+	$(PYTEST) -m 'slow or ci_slow' $(ARGS)
+
+.PHONY: test-gpu
+test-gpu: $(READY) ## the tests that need a CUDA device
+	$(BIN)/pytest -m gpu $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(READY) ## import-linter: who may import whom
+	$(BIN)/lint-imports
+
+.PHONY: check
+check: lint types imports test ## all that must pass before a commit
+
+.PHONY: bench
+bench: $(READY) ## the benchmarks
+	for script in benchmarks/*.py; do $(BIN)/python "$$script" $(ARGS); done
+
+.PHONY: clean
+clean: ## remove the venv, caches and builds; results in outputs/ stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""One hospital: its data (`site`), what it does with a message (`local`), and Flower's ClientApp around it (`app`)."""

@@ -1,0 +1,108 @@
+"""Flower's ClientApp around a hospital: messages in, answers or fixed refusals out."""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+
+from .local import SiteWorker
+from .session import RefusedError
+from .site import open_site
+from memamba_core.config.site import load_site_config
+from memamba_core.errors import AgreementError, ConfigError, DataError, ProtocolError
+from memamba_core.protocol import (
+    AgreementRequest,
+    EvaluateRequest,
+    FactsRequest,
+    Phase,
+    Refusal,
+    StatisticsRequest,
+    TrainRequest,
+    WireMessage,
+)
+from memamba_core.wire import from_records, to_records
+
+__all__ = ["app", "build_client_app"]
+
+_log = logging.getLogger(__name__)
+Request = TypeVar("Request", bound=WireMessage)
+
+
+def build_client_app(worker_for: Callable[[Context], SiteWorker]) -> ClientApp:
+    """A ClientApp that answers every phase of the protocol.
+
+    Args:
+        worker_for: which hospital a message is for, told by Flower's context of the node.
+    """
+    client_app = ClientApp()
+
+    def answer(
+        request_class: type[Request], work: Callable[[SiteWorker, Request], WireMessage]
+    ) -> Callable[[Message, Context], Message]:
+        def handle(message: Message, context: Context) -> Message:
+            try:
+                request = request_class.from_payload(from_records(message.content))
+                return Message(to_records(work(worker_for(context), request)), reply_to=message)
+            except Exception as error:  # what leaves is a fixed text; the reason stays in the site's log
+                return _refuse(error, message)
+
+        return handle
+
+    client_app.query(Phase.FACTS.value)(answer(FactsRequest, SiteWorker.facts))
+    client_app.query(Phase.STATISTICS.value)(answer(StatisticsRequest, SiteWorker.statistics))
+    client_app.query(Phase.AGREEMENT.value)(answer(AgreementRequest, SiteWorker.agreement))
+    client_app.train()(answer(TrainRequest, SiteWorker.train))
+    client_app.evaluate()(answer(EvaluateRequest, SiteWorker.evaluate))
+    return client_app
+
+
+_REFUSALS: tuple[tuple[type[Exception], Refusal], ...] = (
+    (ProtocolError, Refusal.MESSAGE),
+    (DataError, Refusal.DATA),
+    (AgreementError, Refusal.AGREEMENT_FIELD),
+    (ConfigError, Refusal.CONFIG),
+)
+
+
+def _refuse(error: Exception, message: Message) -> Message:
+    """An error reply with a fixed text; the whole reason goes to the local log."""
+    if isinstance(error, RefusedError):
+        refusal = error.refusal
+    else:
+        refusal = next((r for kind, r in _REFUSALS if isinstance(error, kind)), Refusal.INTERNAL)
+    if refusal is Refusal.INTERNAL:
+        _log.exception("%s: %s", message.metadata.message_type, refusal.text)
+    else:
+        _log.error("%s refused (%s): %s", message.metadata.message_type, refusal.text, error)
+    return Message(Error(code=refusal.code, reason=refusal.text), reply_to=message)
+
+
+@cache
+def _worker_of_folder(site_yaml: Path) -> SiteWorker:
+    return SiteWorker(open_site(load_site_config(site_yaml)))
+
+
+def _worker_from_context(context: Context) -> SiteWorker:
+    """The hospital of this node: `site` of its node config, or the n-th folder of the run config's `sites`.
+
+    The second is for Flower's own simulation (`flwr run .`), which numbers its nodes.
+    """
+    if "site" in context.node_config:
+        return _worker_of_folder(Path(str(context.node_config["site"])).resolve())
+    sites, number = str(context.run_config.get("sites", "")), context.node_config.get("partition-id")
+    if not sites or number is None:
+        raise ConfigError(
+            "this node does not say which site it is: start it with --node-config 'site=\"/path/site.yaml\"', or give "
+            "--run-config 'sites=\"FOLDER\"' with a folder that flower-simulate export-sites wrote"
+        )
+    folders = sorted(path.parent for path in Path(sites).glob("*/site.yaml"))
+    if int(number) >= len(folders):
+        raise ConfigError(f"{sites} holds {len(folders)} sites, this is node {number}: start at most {len(folders)} nodes")
+    return _worker_of_folder(folders[int(number)] / "site.yaml")
+
+
+app = build_client_app(_worker_from_context)

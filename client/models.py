@@ -1,0 +1,42 @@
+"""One built model per process, whichever hospital uses it: building and holding one per hospital would cost memory."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from memamba_core.config.experiment import Experiment
+from memamba_core.data.agreement import Agreement
+from memamba_core.model import MEMamba
+from memamba_core.training.checkpoint import initial_model
+
+__all__ = ["ModelCache"]
+
+
+class ModelCache:
+    """One built model per process; workers load their weights into it in turn."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str] | None = None
+        self._model: MEMamba | None = None
+
+    def load(self, experiment: Experiment, agreement: Agreement, weights: Mapping[str, npt.NDArray[Any]]) -> MEMamba:
+        """The experiment's model with these weights.
+
+        Raises:
+            ValueError: names, shapes or dtypes are not those of the model.
+        """
+        key = (experiment.digest(), agreement.digest())
+        if self._model is None or self._key != key:
+            self._key, self._model = key, initial_model(experiment, agreement)
+        expected = {name: (tuple(t.shape), "float32") for name, t in self._model.state_dict().items()}
+        got = {name: (tuple(a.shape), str(a.dtype)) for name, a in weights.items()}
+        if got != expected:
+            strange = sorted(set(got) ^ set(expected)) or [n for n in got if got[n] != expected[n]]
+            raise ValueError(f"weights do not fit the model; first differences: {strange[:3]}")
+        with torch.no_grad():
+            for name, tensor in self._model.state_dict().items():
+                tensor.copy_(torch.from_numpy(np.array(weights[name])))
+        return self._model

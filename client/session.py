@@ -1,0 +1,141 @@
+"""A run at a site: the settings it composed itself and the agreement it accepted, kept across restarts."""
+
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from .site import Site
+from memamba_core.atomic import write_atomically
+from memamba_core.config.compose import compose_foreign_experiment
+from memamba_core.config.experiment import Experiment
+from memamba_core.data.agreement import Agreement
+from memamba_core.data.dataset import PatientDataset
+from memamba_core.errors import ConfigError, MemambaError
+from memamba_core.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, package_version
+
+__all__ = ["RefusedError", "Session", "SessionStore"]
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class RefusedError(MemambaError):
+    """The site does not answer a request. `refusal` is what the coordinator is told, the text is for the site's log."""
+
+    def __init__(self, refusal: Refusal, reason: str) -> None:
+        super().__init__(reason)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run at one site.
+
+    Attributes:
+        request: what opened it: run id, config, fold.
+        experiment: what the site composed from it.
+        agreement: bins, genes and scaling of the federation, once they are there.
+        datasets: patients scaled by that agreement, by part (`train`, `holdout`, `test`).
+    """
+
+    request: FactsRequest
+    experiment: Experiment
+    agreement: Agreement | None = None
+    datasets: dict[str, PatientDataset] = field(default_factory=dict)
+
+
+class SessionStore:
+    """The sessions of a site: in memory, and on its state volume where it has one, so that a restarted site goes on."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._sessions: dict[str, Session] = {}
+
+    def open(self, request: FactsRequest) -> Session:
+        """Compose the run's settings here and compare their digest with the coordinator's.
+
+        Raises:
+            RefusedError: other version, settings or policy.
+        """
+        session = self._compose(request)
+        self._sessions[request.run_id] = session
+        self._write(request.run_id, "facts.json", request.model_dump_json())
+        return session
+
+    def get(self, run_id: str, config_digest: str, fold: int, agreement_digest: str | None = None) -> Session:
+        """The session of a run that was opened here.
+
+        Args:
+            run_id: as in the request that opened it.
+            config_digest, fold: must be those it was opened with.
+            agreement_digest: must be of the agreement it holds; None before there is one.
+
+        Raises:
+            RefusedError: unknown run, or other settings, fold or agreement.
+        """
+        session = self._sessions.get(run_id) or self._recall(run_id)
+        if session is None:
+            raise RefusedError(Refusal.AGREEMENT, "this run was not opened here, or the site forgot it")
+        if session.request.config_digest != config_digest or session.request.fold != fold:
+            raise RefusedError(Refusal.CONFIG, "the run was opened here with other settings or another fold")
+        held = session.agreement.digest() if session.agreement is not None else None
+        if agreement_digest is not None and held != agreement_digest:
+            raise RefusedError(Refusal.AGREEMENT, f"the site holds agreement {held}, asked for {agreement_digest}")
+        return session
+
+    def agree(self, session: Session, agreement: Agreement) -> Session:
+        """The session with an agreement, kept."""
+        run_id = session.request.run_id
+        session = replace(session, agreement=agreement, datasets={})
+        self._sessions[run_id] = session
+        scaling = {name: array.tolist() for name, array in agreement.scaling().items()}
+        self._write(run_id, "agreement.json", json.dumps({"agreement": agreement.to_json(), "scaling": scaling}))
+        return session
+
+    def folder(self, run_id: str) -> Path | None:
+        """The run's folder on the state volume; None where the site keeps state in memory."""
+        state = self._site.config.state
+        return None if state is None else state / "runs" / run_id
+
+    def _compose(self, request: FactsRequest) -> Session:
+        ours = (PROTOCOL_VERSION, package_version())
+        if (request.protocol, request.package) != ours:
+            raise RefusedError(
+                Refusal.VERSION, f"coordinator runs protocol {request.protocol}, package {request.package}; here: {ours}"
+            )
+        if not _RUN_ID.fullmatch(request.run_id):  # it names a folder of the state volume
+            raise RefusedError(Refusal.MESSAGE, "the run id has other characters than letters, digits, '-', '_', '.'")
+        try:
+            experiment = compose_foreign_experiment(overrides=request.overrides, config_name=request.config_name)
+        except ConfigError as error:
+            raise RefusedError(Refusal.OVERRIDE, str(error)) from None
+        if experiment.digest() != request.config_digest:
+            raise RefusedError(Refusal.CONFIG, f"composed digest {experiment.digest()}, asked for {request.config_digest}")
+        objection = self._site.refusal_by_policy(experiment)
+        if objection is not None:
+            raise RefusedError(Refusal.POLICY, objection)
+        return Session(request, experiment)
+
+    def _recall(self, run_id: str) -> Session | None:
+        """The session of a run that this site opened before it was restarted."""
+        folder = self.folder(run_id) if _RUN_ID.fullmatch(run_id) else None
+        if folder is None or not (folder / "facts.json").is_file():
+            return None
+        facts = (folder / "facts.json").read_text(encoding="utf-8")
+        session = self._compose(FactsRequest.model_validate_json(facts))
+        if (folder / "agreement.json").is_file():
+            kept = json.loads((folder / "agreement.json").read_text(encoding="utf-8"))
+            scaling = {name: np.asarray(values, dtype=np.float64) for name, values in kept["scaling"].items()}
+            session = replace(session, agreement=Agreement.from_json(kept["agreement"], scaling))
+        self._sessions[run_id] = session
+        return session
+
+    def _write(self, run_id: str, name: str, text: str) -> None:
+        folder = self.folder(run_id)
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_atomically(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")

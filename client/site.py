@@ -1,0 +1,85 @@
+"""A hospital's patients and policy. The site's word is final: what the coordinator may ask is decided here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memamba_core.config.experiment import Experiment
+from memamba_core.config.site import SiteConfig
+from memamba_core.data.manifest import load_cohort
+from memamba_core.data.records import Cohort, PatientRecord
+from memamba_core.training.seeding import derive_seed
+
+__all__ = ["HASH_FOLDS", "Site", "open_site"]
+
+HASH_FOLDS = 5
+"""Number of folds where the site has no fold table: a hash of seed, site and case id decides."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A hospital.
+
+    Attributes:
+        config: name, limits, disclosure floors, device.
+        cohort: its patients. In a simulation a view of the whole cohort.
+    """
+
+    config: SiteConfig
+    cohort: Cohort
+
+    @property
+    def name(self) -> str:
+        """As enrolled."""
+        return self.config.name
+
+    def training_cohort(self, fold: int, seed: int, holdout: float = 0.0) -> Cohort:
+        """Patients to train on: all folds but `fold`, less the holdout for learning curves."""
+        return self._subset(self._outside(fold, seed)[self._holdout_size(fold, seed, holdout) :])
+
+    def holdout_cohort(self, fold: int, seed: int, holdout: float) -> Cohort:
+        """Training patients kept out for learning curves."""
+        return self._subset(self._outside(fold, seed)[: self._holdout_size(fold, seed, holdout)])
+
+    def test_cohort(self, fold: int, seed: int) -> Cohort:
+        """Patients of the test fold; none for fold -1."""
+        return self._subset([r for r in self.cohort.records if self._fold_of(r, seed) == fold])
+
+    def refusal_by_policy(self, experiment: Experiment) -> str | None:
+        """Why this site takes no part in such an experiment, for its own log; None if it does."""
+        limits = self.config.limits
+        if experiment.federation.local_epochs > limits.local_epochs:
+            return (
+                f"federation.local_epochs={experiment.federation.local_epochs} is above limits.local_epochs="
+                f"{limits.local_epochs}"
+            )
+        if experiment.strategy.name not in limits.strategies:
+            return f"strategy {experiment.strategy.name} is not among limits.strategies={list(limits.strategies)}"
+        return None
+
+    def _outside(self, fold: int, seed: int) -> list[PatientRecord]:
+        """Patients of the other folds in a seeded order, so that a prefix of it is a random holdout."""
+        folds = [(self._fold_of(r, seed), r) for r in self.cohort.records]
+        return sorted(
+            (r for own, r in folds if own is not None and own != fold),
+            key=lambda r: derive_seed(seed, self.name, r.case_id, "holdout"),
+        )
+
+    def _holdout_size(self, fold: int, seed: int, holdout: float) -> int:
+        return round(holdout * len(self._outside(fold, seed)))
+
+    def _fold_of(self, record: PatientRecord, seed: int) -> int | None:
+        if record.fold is not None or self.config.data.folds is not None:
+            return record.fold
+        return derive_seed(seed, self.name, record.case_id, "fold") % HASH_FOLDS
+
+    def _subset(self, records: Sequence[PatientRecord]) -> Cohort:
+        return self.cohort.subset([r.case_id for r in records])
+
+
+def open_site(config: SiteConfig) -> Site:
+    """Read the site's tables as its `site.yaml` describes them.
+
+    Raises:
+        DataError: a table or feature file is not what the description says.
+    """
+    return Site(config, load_cohort(config.data))

@@ -1,0 +1,274 @@
+"""Hydra in, frozen settings out: `configs/` and overrides become `Experiment` or `SimulationConfig`.
+
+The only file that knows Hydra and OmegaConf, which are imported when something is composed. An override is
+`key=value` (`federation.num_rounds=50`) or `group=file` (`model=genomics`). The YAML files show what people
+change; every other setting can be overridden too, because the models and not the files say what exists.
+
+Overrides of the person at the keyboard have all of Hydra's grammar. Those that arrive over the network do
+not: that grammar can read environment variables, load other YAML and remove settings.
+`refuse_unsafe_overrides` lets through only known keys with plain values, and `compose_foreign_experiment`
+composes nothing else.
+"""
+
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from memamba_core.config.base import Settings
+from memamba_core.config.experiment import Experiment
+from memamba_core.config.simulation import SimulationConfig
+from memamba_core.errors import ConfigError
+
+__all__ = [
+    "HYDRA_VERSION_BASE",
+    "compose_experiment",
+    "compose_foreign_experiment",
+    "compose_simulation",
+    "config_folder",
+    "config_groups",
+    "experiment_overrides",
+    "hydra_overrides",
+    "refuse_unsafe_overrides",
+    "simulation_from",
+]
+
+HYDRA_VERSION_BASE = "1.3"
+"""Behaviour of Hydra that is relied on. The same wherever Hydra is started: it keeps one for the process."""
+
+_HYDRA = threading.Lock()  # Hydra keeps its state in process-wide singletons
+
+_OVERRIDE = re.compile(r"(?P<sign>~|\+\+?)?(?P<key>[A-Za-z_][\w.]*)=")
+_SCALAR = r"[A-Za-z0-9_.+-]+"
+_WORD = r"[a-z][a-z0-9_]*"
+_PLAIN_OVERRIDE = re.compile(
+    rf"(?P<key>{_WORD}(?:\.{_WORD})*)=(?P<value>{_SCALAR}|\[(?:{_SCALAR}(?:, ?{_SCALAR})*)?\])"
+)
+_MAX_FOREIGN_OVERRIDES = 100
+_MAX_FOREIGN_LENGTH = 200
+
+
+def config_folder() -> Path:
+    """The folder of the YAML files: beside this package, in a checkout as in an installed wheel.
+
+    Not looked up by the name `configs` on the import path, where a folder of that name in the working
+    directory would come first.
+    """
+    folder = Path(__file__).resolve().parents[2] / "configs"
+    if not (folder / "experiment.yaml").is_file():
+        raise ConfigError(
+            f"{folder}: this package's settings files are missing; install memamba-federated again"
+        )
+    return folder
+
+
+def config_groups() -> dict[str, tuple[str, ...]]:
+    """Every group with its files, by name: `{"strategy": ("fedadam", ...), ...}`."""
+    folders = sorted(folder for folder in config_folder().iterdir() if folder.is_dir())
+    groups = {folder.name: tuple(sorted(file.stem for file in folder.glob("*.yaml"))) for folder in folders}
+    return {name: files for name, files in groups.items() if files}
+
+
+def compose_experiment(overrides: Sequence[str] = (), config_name: str = "experiment") -> Experiment:
+    """Compose the experiment from overrides of the person who runs this program.
+
+    Args:
+        overrides: as on the command line.
+        config_name: a file at the top of `configs/`, without `.yaml`.
+
+    Raises:
+        ConfigError: naming what is unknown or out of range, and what is allowed.
+    """
+    return Experiment.parse(_compose(config_name, overrides), _source(config_name, overrides))
+
+
+def compose_foreign_experiment(config_name: str, overrides: Sequence[str]) -> Experiment:
+    """Compose the experiment from a name and overrides that came from another machine.
+
+    A coordinator composes its own settings in this way too: what its sites would refuse, it refuses at once.
+
+    Raises:
+        ConfigError: also where `refuse_unsafe_overrides` objects.
+    """
+    refuse_unsafe_overrides(overrides)
+    return compose_experiment(overrides, config_name)
+
+
+def compose_simulation(overrides: Sequence[str] = ()) -> SimulationConfig:
+    """Compose a simulation from overrides of the person who runs this program.
+
+    Raises:
+        ConfigError: naming what is unknown or out of range, and what is allowed.
+    """
+    return _simulation(_compose("simulate", overrides), _source("simulate", overrides))
+
+
+def simulation_from(config: Mapping[str, Any]) -> SimulationConfig:
+    """Check a simulation that Hydra composed already (under `@hydra.main`), or that was read from a file.
+
+    Args:
+        config: a `DictConfig` or plain mapping; the experiment's settings lie at its top (`simulate.yaml`).
+
+    Raises:
+        ConfigError: naming what is unknown or out of range, and what is allowed.
+    """
+    return _simulation(_plain(config, "simulate"), "simulate")
+
+
+def hydra_overrides(overrides: Sequence[str]) -> list[str]:
+    """Overrides as Hydra must get them, so that settings which no YAML file shows can be given too.
+
+    Hydra refuses a key that the composed YAML does not have. Here the models say which keys exist, so
+    `key=value` becomes `++key=value`, and an unknown key reaches the model, which names the known ones. A
+    choice of a group's file, Hydra's own settings and its options are left as they are.
+    """
+    groups = config_groups()
+
+    def open_key(override: str) -> str:
+        match = _OVERRIDE.match(override)
+        if match is None or match["sign"] or match["key"] in groups or match["key"].split(".")[0] == "hydra":
+            return override
+        return f"++{override}"
+
+    return [open_key(override) for override in overrides]
+
+
+def experiment_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Those overrides of a simulation that concern the experiment, in the form in which sites accept them.
+
+    A site that composes `experiment` with them holds the simulation's settings, and so its digest.
+
+    Raises:
+        ConfigError: one of them is not plain enough to be sent (`refuse_unsafe_overrides`).
+    """
+    opened = (override.removeprefix("++") for override in overrides)  # undo `hydra_overrides`
+    kept = tuple(
+        o for o in opened if re.split(r"\W", o.lstrip("+~"), maxsplit=1)[0] in Experiment.model_fields
+    )
+    refuse_unsafe_overrides(kept)
+    return kept
+
+
+def refuse_unsafe_overrides(overrides: Sequence[str]) -> None:
+    """Let through only overrides that may come from another machine.
+
+    Allowed is `key=value` where key is a setting of the experiment and value a number, a word, true, false,
+    null or a flat list of these, and `group=file` with an installed file. So nothing is interpolated
+    (`${oc.env:...}` reads the environment), nothing is instantiated (`_target_`), no YAML is loaded from
+    elsewhere (`hydra.searchpath`, paths, packages), nothing is added or removed (`+`, `~`), no value is
+    swept or computed.
+
+    Raises:
+        ConfigError: naming the first override that is not allowed, and the allowed form.
+    """
+    if len(overrides) > _MAX_FOREIGN_OVERRIDES:
+        raise ConfigError(
+            f"got {len(overrides)} overrides from outside; allowed are {_MAX_FOREIGN_OVERRIDES}"
+        )
+    groups, settings = config_groups(), set(_leaves(Experiment))
+    for override in overrides:
+        match = _PLAIN_OVERRIDE.fullmatch(override) if len(override) <= _MAX_FOREIGN_LENGTH else None
+        if match is None:
+            raise ConfigError(
+                f"override {override[:_MAX_FOREIGN_LENGTH]!r} may not come from outside; allowed is "
+                "key=value with a number, a word or a flat list of these, without quotes, prefixes or ${...}"
+            )
+        key, value = match["key"], match["value"]
+        if key in groups and key in Experiment.model_fields:
+            if value not in groups[key]:
+                raise ConfigError(f"override {override!r}: options of {key} are {', '.join(groups[key])}")
+        elif key not in settings:
+            raise ConfigError(
+                f"override {override!r} may not come from outside: no setting of the experiment"
+            )
+
+
+def _leaves(cls: type[Settings], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all settings of `cls` that are not groups of settings themselves."""
+    for name, field in cls.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            yield from _leaves(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _simulation(values: dict[str, Any], source: str) -> SimulationConfig:
+    """Sort the flat settings of a simulation into those of the experiment and its own, and check both."""
+    values.pop("hydra", None)
+    own = set(SimulationConfig.model_fields) - {"experiment"}
+    known = own | set(Experiment.model_fields)
+    if unknown := sorted(set(values) - known):
+        names = ", ".join(map(repr, unknown))
+        raise ConfigError(f"{source}: unknown setting {names}; known here: {', '.join(sorted(known))}")
+    experiment = Experiment.parse({k: v for k, v in values.items() if k not in own}, source)
+    rest = {k: v for k, v in values.items() if k in own}
+    return SimulationConfig.parse({"experiment": experiment, **rest}, source)
+
+
+def _source(config_name: str, overrides: Sequence[str]) -> str:
+    """Where settings came from, for error texts."""
+    return " ".join((config_name, *overrides))
+
+
+def _compose(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Let Hydra compose `config_name` and return plain data."""
+    from hydra import compose
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    folder = config_folder()
+    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    if config_name not in names:
+        raise ConfigError(f"no settings file {config_name!r}; there are: {', '.join(names)}")
+    source = _source(config_name, overrides)
+    with _hydra_of_our_own(folder):
+        try:
+            config = compose(config_name, overrides=hydra_overrides(overrides))
+        except MissingConfigException as error:
+            missing, options = error.missing_cfg_file or "?", ", ".join(error.options or ()) or "none"
+            raise ConfigError(f"{source}: there is no {missing!r}; options: {options}") from None
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+            raise ConfigError(f"{source}: {_sentences(error)}") from None
+    return _plain(config, source)
+
+
+@contextmanager
+def _hydra_of_our_own(folder: Path) -> Iterator[None]:
+    """A Hydra that finds `folder`, one thread at a time; then that of an outer `@hydra.main` is back."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with _HYDRA:
+        outer = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(folder), version_base=HYDRA_VERSION_BASE):
+                yield
+        finally:
+            GlobalHydra.instance().clear()
+            if outer is not None:
+                GlobalHydra.instance().initialize(outer)
+
+
+def _plain(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Dictionaries, lists and scalars, everything interpolated: past this no Hydra type exists."""
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        node = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
+        values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{source}: {_sentences(error)}") from None
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _sentences(error: Exception) -> str:
+    """What a Hydra error says, on one line, without the lines on where in its machinery it happened."""
+    lines = (line.strip() for line in str(error).splitlines())
+    kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type="))]
+    return " ".join(kept) or type(error).__name__

@@ -1,0 +1,138 @@
+"""The clinical table: who the patients are and what happened to them.
+
+The one place where a column that marks censoring becomes `event`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from memamba_core.config.site import ClinicalTable
+from memamba_core.data.records import PatientRecord
+from memamba_core.data.slide_names import slide_name
+from memamba_core.data.tables import Table, open_table
+
+__all__ = ["DAYS_PER_MONTH", "read_clinical"]
+
+DAYS_PER_MONTH = 30.4375
+"""A twelfth of 365.25 days."""
+EVENT_CODES = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+
+
+def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
+    """Read a site's patients, without molecular data and fold.
+
+    The table (CSV, CSV.gz or parquet) has one row per patient, or one row per slide with the patient's row
+    repeated. Columns are named by `config`: the patient's identifier; the follow-up time in months or days,
+    zero or more; the event or its censoring as 0/1 (or true/false); optionally slide names (with or without
+    folder and extension, a list joined by `;`) and the tissue source site. All other columns are ignored.
+
+    Args:
+        config: the file and its columns.
+        root: folder that `config.file` is relative to.
+
+    Returns:
+        One record per patient, in the order of the table.
+
+    Raises:
+        DataError: a column is missing; an identifier is empty; a time is empty, no number or negative; an
+            event is neither 0 nor 1; a patient is repeated without another slide, or with another time, event
+            or tissue source site; a slide is listed twice.
+    """
+    table = open_table(root / config.file)
+    columns = {"case_id": config.case_id, "time": config.time, "event": config.event}
+    columns |= {} if config.slides is None else {"slides": config.slides}
+    columns |= {} if config.tss is None else {"tss": config.tss}
+    for setting, column in columns.items():
+        table.require(column, f"data.clinical.{setting}")
+    text = table.text(list(dict.fromkeys(columns.values())))
+    case_ids = text[config.case_id]
+    table.refuse(
+        config.case_id, case_ids == "", "is empty", "Write the patient's identifier, or take the row out"
+    )
+    months = _parse_months(table, text[config.time], config)
+    events = _parse_events(table, text[config.event], config)
+    codes = None if config.tss is None else text[config.tss].to_numpy(object)
+    repeated = case_ids.duplicated().to_numpy()
+    if config.slides is None:
+        remedy = "Keep one row per patient, or name the column of slides in data.clinical.slides"
+        table.refuse(config.case_id, repeated, "repeats a patient", remedy)
+    told: dict[str, npt.NDArray[Any]] = {config.time: months, config.event: events}
+    first = _first_rows(case_ids)
+    for column, values in (told if config.tss is None else told | {config.tss: np.asarray(codes)}).items():
+        what = "contradicts an earlier row of the same patient"
+        remedy = "Correct it: the rows of one patient differ in the slide only"
+        table.refuse(column, values != values[first], what, remedy)
+    slides = (
+        {} if config.slides is None else _parse_slides(table, case_ids, config.slides, text[config.slides])
+    )
+    return [
+        PatientRecord(
+            case_id=case_ids[row],
+            time_months=float(months[row]),
+            event=bool(events[row]),
+            slides=slides.get(case_ids[row], ()),
+            tss=None if codes is None else codes[row] or None,
+        )
+        for row in np.flatnonzero(~repeated).tolist()
+    ]
+
+
+def _parse_months(table: Table, text: "pd.Series[str]", config: ClinicalTable) -> npt.NDArray[np.float64]:
+    """Follow-up in months."""
+    remedy = f"Write the time to the event or the last visit in {config.time_unit}, or take the row out"
+    times = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
+    table.refuse(config.time, text == "", "is empty", remedy)
+    table.refuse(config.time, ~np.isfinite(times), "is not a finite number", remedy)
+    table.refuse(config.time, times < 0, "is negative", remedy)
+    return times / DAYS_PER_MONTH if config.time_unit == "days" else times
+
+
+def _parse_events(table: Table, text: "pd.Series[str]", config: ClinicalTable) -> npt.NDArray[np.bool_]:
+    """True where the event happened. Nowhere else is the coding of a censoring column turned around."""
+    marked = text.str.lower().map(EVENT_CODES)
+    what = "is neither 0 nor 1 (nor true or false)"
+    remedy = f"Write 1 where the event {_MEANS[config.event_means]}, else 0, or take the row out"
+    table.refuse(config.event, marked.isna(), what, remedy)
+    values = marked.to_numpy(np.bool_)
+    return ~values if config.event_means == "censored" else values
+
+
+_MEANS = {"happened": "happened", "censored": "did not happen (data.clinical.event_means is censored)"}
+
+
+def _first_rows(case_ids: "pd.Series[str]") -> npt.NDArray[np.int64]:
+    """For each row, the first row of the same patient."""
+    codes, unique = pd.factorize(case_ids)
+    first = np.full(len(unique), len(codes), np.int64)
+    np.minimum.at(first, codes, np.arange(len(codes)))
+    return first[codes]
+
+
+def _parse_slides(
+    table: Table, case_ids: "pd.Series[str]", column: str, text: "pd.Series[str]"
+) -> dict[str, tuple[str, ...]]:
+    """Case id -> names of the patient's slides, in the table's order; patients without a slide are absent."""
+    listed = pd.DataFrame({"case": case_ids, "slide": text.str.split(";"), "row": np.arange(len(text))})
+    listed = listed.explode("slide", ignore_index=True)
+    listed["slide"] = listed["slide"].map(slide_name)
+    named = listed[listed["slide"] != ""]
+
+    silent = ~np.isin(np.arange(len(text)), named["row"])
+    what = "repeats a patient without naming another slide"
+    remedy = "Keep one row per patient, or one per slide"
+    table.refuse(str(case_ids.name), silent & case_ids.duplicated(keep=False).to_numpy(), what, remedy)
+
+    again = named[named["slide"].duplicated()]
+    owner = named.drop_duplicates("slide").set_index("slide")["case"]
+    foreign = again["case"].to_numpy() != again["slide"].map(owner).to_numpy()
+    for bad, what in (
+        (again[foreign], "lists a slide of another patient"),
+        (again, "lists a slide a second time"),
+    ):
+        rows = np.isin(np.arange(len(text)), bad["row"])
+        table.refuse(column, rows, what, "A slide belongs to one patient and is listed once")
+    return {str(case): tuple(slides) for case, slides in named.groupby("case", sort=False)["slide"]}

@@ -1,0 +1,162 @@
+"""Patch features as a `FeatureStore`; `open_features` chooses between it and a slide-level table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from memamba_core.config.site import FeatureFolder
+from memamba_core.data.feature_layouts import find_patch_files
+from memamba_core.data.patch_files import PATCH_SUFFIXES, PatchFileFacts, inspect_patch_file, read_patches
+from memamba_core.data.records import FeatureStore, PatientRecord
+from memamba_core.data.row_choice import choose_rows
+from memamba_core.data.slide_tables import open_slide_table
+from memamba_core.data.tables import TABLE_SUFFIXES
+from memamba_core.errors import DataError
+from memamba_core.records import Bag
+
+__all__ = ["PatchFolder", "open_features", "open_patch_folder"]
+
+
+def open_features(config: FeatureFolder, root: Path) -> FeatureStore:
+    """Open a site's features: a folder of patch features, or a table with one vector per slide.
+
+    Args:
+        config: what the site.yaml says of them.
+        root: folder that `config.path` is relative to.
+
+    Raises:
+        DataError: nothing is there, or it is not what is declared.
+    """
+    path = root / config.path
+    if path.name.endswith(TABLE_SUFFIXES):
+        return open_slide_table(config, root)
+    if path.is_file() and path.suffix in PATCH_SUFFIXES:
+        raise DataError(
+            f"{path}: is a single file; wanted the folder that holds it. Set data.features.path to "
+            f"{path.parent}"
+        )
+    return open_patch_folder(config, root)
+
+
+@dataclass(eq=False)
+class PatchFolder:
+    """Patch features, one file per slide, read when asked for; no file is kept open.
+
+    Attributes:
+        encoder: declared encoder, with the magnification where one is declared (`uni_v1@20x`).
+        width: width F of a patch, as the first readable file has it.
+        files: name of a slide -> its file.
+        declared: the settings that every file is compared with.
+        width_source: the file that `width` was read from.
+        columns: empty; the columns of an encoder have no names.
+        families: empty; a patch is one token.
+    """
+
+    encoder: str
+    width: int
+    files: Mapping[str, Path]
+    declared: FeatureFolder
+    width_source: Path
+    columns: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+
+    def has(self, record: PatientRecord) -> bool:
+        """Whether any slide of the patient has a file. It may turn out to be empty."""
+        return any(slide in self.files for slide in record.slides)
+
+    def load(
+        self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
+    ) -> Bag | None:
+        """The patches of all slides of the patient that have a file, in the record's order of slides.
+
+        Within a slide they come row by row, sorted by (y, x), where coordinates are known. With a cap, each
+        slide keeps its share (`choose_rows`). Coordinates are those of each slide by itself; they are None if
+        one slide has none.
+
+        Args:
+            record: the patient.
+            max_patches: most rows to return over all slides; None for all.
+            rng: samples rows at random without replacement; None takes them evenly spaced.
+
+        Returns:
+            float32 patches and int64 coordinates, or None where no slide has a patch.
+
+        Raises:
+            DataError: a file is damaged, of another width, encoder or magnification, or holds values that are
+                not finite.
+        """
+        paths = [self.files[slide] for slide in record.slides if slide in self.files]
+        facts = [inspect_patch_file(path) for path in paths]
+        for path, fact in zip(paths, facts, strict=True):
+            _check_declared(path, fact, self.declared)
+            if fact.num_patches and fact.width != self.width:
+                raise DataError(
+                    f"{path}: a patch has width {fact.width}, but {self.width} in {self.width_source}. They "
+                    "come from different encoders; extract all slides with one"
+                )
+        ends = np.cumsum([fact.num_patches for fact in facts], dtype=np.int64)
+        rows = choose_rows(int(ends[-1]) if len(ends) else 0, max_patches, rng)
+        if not len(rows):
+            return None
+        parts = []
+        for path, fact, end in zip(paths, facts, ends, strict=True):
+            start = end - fact.num_patches
+            chosen = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)] - start
+            if len(chosen):
+                parts.append(read_patches(path, chosen))
+        coords = [coords_P2 for _, coords_P2 in parts if coords_P2 is not None]
+        return Bag(
+            patches_PF=torch.from_numpy(
+                parts[0][0] if len(parts) == 1 else np.concatenate([p for p, _ in parts])
+            ),
+            coords_P2=torch.from_numpy(np.concatenate(coords)) if len(coords) == len(parts) else None,
+        )
+
+
+def open_patch_folder(config: FeatureFolder, root: Path) -> PatchFolder:
+    """Find an encoder's files (`find_patch_files`) and its width; reads no features.
+
+    Raises:
+        DataError: no files are found, none of them is readable, or the first readable one has TRIDENT
+            attributes that contradict the declared encoder or magnification.
+    """
+    files = find_patch_files(root / config.path, config.encoder, config.magnification)
+    damaged: DataError | None = None
+    for path in files.values():
+        try:
+            facts = inspect_patch_file(path)
+        except (
+            DataError
+        ) as error:  # one bad slide must not hide the others; reading that patient will say so again
+            damaged = damaged or error
+            continue
+        if facts.num_patches:
+            _check_declared(path, facts, config)
+            at = "" if config.magnification is None else f"@{config.magnification:g}x"
+            return PatchFolder(f"{config.encoder}{at}", facts.width, files, config, width_source=path)
+    raise damaged or DataError(
+        f"{root / config.path}: none of the {len(files)} files holds a patch. Check the tissue segmentation "
+        "and extract again"
+    )
+
+
+def _check_declared(path: Path, facts: PatchFileFacts, declared: FeatureFolder) -> None:
+    """Compare what TRIDENT wrote into the file with what the site.yaml says."""
+    if facts.encoder is not None and facts.encoder.casefold() != declared.encoder.casefold():
+        raise DataError(
+            f"{path}: was made by encoder {facts.encoder!r}, but data.features.encoder says "
+            f"{declared.encoder!r}. Correct the setting, or point data.features.path to the other encoder's "
+            "folder"
+        )
+    if (
+        None not in (facts.magnification, declared.magnification)
+        and facts.magnification != declared.magnification
+    ):
+        raise DataError(
+            f"{path}: was made at {facts.magnification:g}x, but data.features.magnification says "
+            f"{declared.magnification:g}. Correct the setting, or point data.features.path to the other "
+            "folder"
+        )

@@ -1,0 +1,122 @@
+"""A site's tables become a cohort: patients joined with their molecular data, features and test fold."""
+
+import logging
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteDataConfig
+from memamba_core.data.clinical import read_clinical
+from memamba_core.data.features import open_features
+from memamba_core.data.genomics import read_genes
+from memamba_core.data.records import Cohort, FeatureStore, GeneTable, PatientRecord
+from memamba_core.data.tables import open_table
+from memamba_core.errors import NoPatientsError
+
+__all__ = ["load_cohort"]
+
+log = logging.getLogger(__name__)
+
+
+def load_cohort(config: SiteDataConfig, *, gene_columns: Collection[str] | None = None) -> Cohort:
+    """Read a site's patients and join what belongs to them. Values are unscaled; bags are read later.
+
+    The clinical table decides who the patients are (`read_clinical`: its columns and units). A patient
+    without a row in the molecular table, or with nothing measured in it, has no molecular data; a slide
+    without features is passed over; a patient without either is left out. What is logged are counts.
+
+    Args:
+        config: what the site.yaml says of the tables.
+        gene_columns: read only these molecular columns, as far as the site has them; None reads all.
+
+    Returns:
+        The patients in the order of the clinical table. `gene_row` counts those with molecular data, in that
+        order. Without a fold table `fold` is None.
+
+    Raises:
+        DataError: a file, column or cell is not as described, or tables contradict each other.
+        NoPatientsError: the molecular table, or the features, have nothing on any patient. That is an error
+            even where the other has: identifiers that do not match look just like data that are missing.
+    """
+    records = read_clinical(config.clinical, config.root)
+    genes: GeneTable | None = None
+    features: FeatureStore | None = None
+    if config.genomics is not None:
+        records, genes = _join_genes(records, config.genomics, config.root, config.clinical, gene_columns)
+    if config.features is not None:
+        features = open_features(config.features, config.root)
+        _check_features(records, features, config.features, config.root)
+    if config.folds is not None:
+        records = _join_folds(records, config.folds, config.root)
+    cohort = Cohort(tuple(records), genes, features)
+    kept = tuple(r for r in records if cohort.has_genes(r) or cohort.has_slides(r))
+    absent = len(records) - len(kept)
+    log.info("patients: %d, and %d left out who have neither molecular data nor features", len(kept), absent)
+    return replace(cohort, records=kept)
+
+
+def _join_genes(
+    records: list[PatientRecord],
+    config: GenomicsTable,
+    root: Path,
+    clinical: ClinicalTable,
+    wanted: Collection[str] | None,
+) -> tuple[list[PatientRecord], GeneTable]:
+    """Records that know their row of the molecular table, which is cut to these patients."""
+    not_genes = [
+        c for c in (clinical.case_id, clinical.time, clinical.event, clinical.slides, clinical.tss) if c
+    ]
+    case_ids, table = read_genes(config, root, columns=wanted, clinical_columns=not_genes)
+    measured = np.flatnonzero(~np.isnan(table.values_NC).all(axis=1)).tolist()
+    row_of = {case_ids[row]: row for row in measured}
+    rows = [row_of[r.case_id] for r in records if r.case_id in row_of]
+    log.info("molecular data: %d of %d patients, from %d rows", len(rows), len(records), len(case_ids))
+    if not rows:
+        raise NoPatientsError(
+            f"{root / config.file}: column {config.case_id!r} has none of the {len(records)} patients of the "
+            "clinical table, or nothing is measured in their rows. Write the same identifiers in both "
+            "tables: a TCGA patient has 12 characters, longer barcodes name samples"
+        )
+    places = iter(range(len(rows)))
+    joined = [replace(r, gene_row=next(places)) if r.case_id in row_of else r for r in records]
+    return joined, GeneTable(table.columns, table.values_NC[rows])
+
+
+def _check_features(
+    records: list[PatientRecord], features: FeatureStore, config: FeatureFolder, root: Path
+) -> None:
+    """Log how many patients and slides have features; refuse features that fit nobody."""
+    found = sum(features.has(r) for r in records)
+    slides = [replace(r, slides=(slide,)) for r in records for slide in r.slides]
+    absent = sum(not features.has(slide) for slide in slides)
+    log.info(
+        "features: %d of %d patients; absent for %d of %d slides", found, len(records), absent, len(slides)
+    )
+    if not found:
+        raise NoPatientsError(
+            f"{root / config.path}: has features of none of the {len(records)} patients, for whom the "
+            f"clinical table lists {len(slides)} slides. Name the column of slides in data.clinical.slides, "
+            "and compare its names with those of the feature files (or, for a table, with the column "
+            "data.features.key)"
+        )
+
+
+def _join_folds(records: list[PatientRecord], config: FoldTable, root: Path) -> list[PatientRecord]:
+    """Records with their test fold; patients who are not in the table stay without."""
+    table = open_table(root / config.file)
+    table.require(config.case_id, "data.folds.case_id")
+    table.require(config.fold, "data.folds.fold")
+    text = table.text([config.case_id, config.fold])
+    folds = pd.to_numeric(text[config.fold], errors="coerce")
+    bad = folds.isna() | (folds < 0) | (folds % 1 != 0)
+    remedy = "Write the number of the test fold that holds the patient"
+    table.refuse(config.fold, bad, "is not a whole number from 0 on", remedy)
+    remedy = "Keep one row per patient: everybody is in one test fold"
+    table.refuse(config.case_id, text[config.case_id].duplicated(), "repeats a patient", remedy)
+    fold_of = dict(zip(text[config.case_id], folds.astype(int).tolist(), strict=True))
+    joined = [replace(r, fold=fold_of.get(r.case_id)) for r in records]
+    log.info("folds: %d of %d patients are in none", sum(r.fold is None for r in joined), len(joined))
+    return joined

@@ -1,0 +1,184 @@
+"""Slide-level features: a table with one vector per slide (or per patient), its columns in families."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from memamba_core.config.site import FeatureFolder
+from memamba_core.data.records import PatientRecord
+from memamba_core.data.row_choice import choose_rows
+from memamba_core.data.slide_names import slide_name
+from memamba_core.data.tables import open_table
+from memamba_core.errors import ConfigError, DataError
+from memamba_core.records import Bag
+
+__all__ = ["SlideTable", "build_families", "open_slide_table"]
+
+SMALLEST_FAMILY = 8
+"""Smaller families of one kind of measurement are joined: a token of three columns is hardly a token."""
+
+
+@dataclass(eq=False)
+class SlideTable:
+    """A slide-level table in memory.
+
+    Attributes:
+        encoder: declared name of the table, with the magnification where one is declared.
+        columns: names of the F feature columns.
+        families: family of each column; empty where a slide is one token.
+        values_SF: float32, one row per slide, unscaled; NaN where not measured.
+        rows: name of a slide, or case id of a patient -> its rows.
+        width: number F of columns.
+    """
+
+    encoder: str
+    columns: tuple[str, ...]
+    families: tuple[str, ...]
+    values_SF: npt.NDArray[np.float32]
+    rows: Mapping[str, tuple[int, ...]]
+    width: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.width = len(self.columns)
+
+    def has(self, record: PatientRecord) -> bool:
+        """Whether the table has a row of the patient or of one of the slides."""
+        return bool(self._rows_of(record))
+
+    def load(
+        self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
+    ) -> Bag | None:
+        """The patient's slide vectors, in the record's order of slides (in the table's if keyed by patient).
+
+        Values that were not measured stay NaN: unlike patch features, this bag is not always finite. The
+        centre that the sites agree on takes their place when the values are scaled (`dataset`); a fill-in
+        from this site's own rows would differ from hospital to hospital.
+
+        Args:
+            record: the patient.
+            max_patches: most slide vectors to return; None for all.
+            rng: samples them at random without replacement; None takes them evenly spaced.
+
+        Returns:
+            float32 vectors without coordinates, or None where the table has no row of the patient.
+        """
+        rows = self._rows_of(record)
+        if not rows:
+            return None
+        chosen = choose_rows(len(rows), max_patches, rng)
+        return Bag(torch.from_numpy(self.values_SF[np.array(rows)[chosen]]))
+
+    def _rows_of(self, record: PatientRecord) -> tuple[int, ...]:
+        by_slide = tuple(row for slide in record.slides for row in self.rows.get(slide, ()))
+        return by_slide or self.rows.get(record.case_id, ())
+
+
+def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
+    """Read a slide-level table.
+
+    Args:
+        config: `path` names the table (CSV, CSV.gz or parquet), `key` the column of slide names or case ids
+            (several rows of one patient are several slides), `columns` is a regular expression of the feature
+            columns, `groups_file` the names that `build_families` sorts into families.
+        root: folder that the files are relative to.
+
+    Raises:
+        ConfigError: `columns` is no regular expression.
+        DataError: a file or column is missing, a key is empty, a cell is neither empty nor a finite number,
+            or a feature column has no name in the groups file.
+    """
+    table = open_table(root / config.path)
+    table.require(config.key, "data.features.key")
+    try:
+        pattern = re.compile(config.columns)
+    except re.error as error:
+        raise ConfigError(
+            f"data.features.columns: {config.columns!r} is no regular expression: {error}"
+        ) from None
+    columns = tuple(c for c in table.columns if c != config.key and pattern.search(c))
+    if not columns:
+        raise DataError(
+            f"{table.path}: no column matches data.features.columns {config.columns!r}; the columns are "
+            f"{', '.join(table.columns[:8])}, ... Set it to a regular expression of the feature columns"
+        )
+    keys = table.text([config.key])[config.key]
+    remedy = "Set data.features.key to a column that names the slide or the patient in every row"
+    table.refuse(config.key, keys == "", "is empty", remedy)
+    rows: dict[str, list[int]] = {}
+    for row, key in enumerate(keys.map(slide_name)):
+        rows.setdefault(key, []).append(row)
+    at = "" if config.magnification is None else f"@{config.magnification:g}x"
+    return SlideTable(
+        encoder=f"{config.encoder}{at}",
+        columns=columns,
+        families=() if config.groups_file is None else _read_families(root / config.groups_file, columns),
+        values_SF=table.numbers(columns),
+        rows={key: tuple(indices) for key, indices in rows.items()},
+    )
+
+
+def build_families(names: Sequence[str]) -> tuple[str, ...]:
+    """Sort long feature names into families: what is measured, and of what.
+
+    What is measured is the text before the first colon or, without a colon, the first word. Of what is the
+    word behind the last ` OF ` of a name with a colon (the stain `_HE` aside), or the first word in brackets
+    of a name without:
+
+    * `REGION PROPERTIES: PERIMETER (MM) OF LARGEST REGION OF TUMOR_HE` -> `REGION PROPERTIES: TUMOR`
+    * `DENSITY RATIO [PLASMA CELLS] IN [[TUMOR] OVER [STROMA]]_HE` -> `DENSITY: PLASMA`
+
+    Families with fewer than `SMALLEST_FAMILY` columns are joined under what is measured alone (`AREA`). The
+    607 human-interpretable features of Diao et al. (Nature Communications, 2021) fall into 23 families of 8
+    to 92 columns.
+
+    Args:
+        names: one per column.
+
+    Returns:
+        The family of each name, in the order of `names`.
+    """
+    kinds = [_kind(name) for name in names]
+    families = [
+        f"{kind}: {about}" if (about := _object(name)) else kind
+        for kind, name in zip(kinds, names, strict=True)
+    ]
+    return tuple(
+        family if families.count(family) >= SMALLEST_FAMILY else kind
+        for kind, family in zip(kinds, families, strict=True)
+    )
+
+
+def _kind(name: str) -> str:
+    head, colon, _ = name.partition(":")
+    return head.strip() if colon else name.split()[0]
+
+
+def _object(name: str) -> str:
+    _, colon, tail = name.partition(":")
+    match = re.search(r".* OF (\w+?)(?:_HE)?\b", tail) if colon else re.search(r"\[(\w+)", name)
+    return match[1] if match else ""
+
+
+def _read_families(path: Path, columns: Sequence[str]) -> tuple[str, ...]:
+    """The family of each column, from a table with columns `id` and `name`."""
+    table = open_table(path)
+    for column in ("id", "name"):
+        table.require(column)
+    text = table.text(["id", "name"])
+    for column in ("id", "name"):
+        table.refuse(column, text[column] == "", "is empty", "Write one id and one name per row")
+    table.refuse("id", text["id"].duplicated(), "repeats a column", "Keep one row per column")
+    # Over the whole file and not over this site's columns: the same families at every site.
+    families = dict(zip(text["id"], build_families(tuple(text["name"])), strict=True))
+    nameless = [column for column in columns if column not in families]
+    if nameless:
+        raise DataError(
+            f"{path}: column 'id' lacks {len(nameless)} feature columns, the first is {nameless[0]!r}. Add "
+            "them with a name, or narrow data.features.columns"
+        )
+    return tuple(families[column] for column in columns)

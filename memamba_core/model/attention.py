@@ -1,0 +1,38 @@
+"""Gated attention: how much each token of a set matters."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from memamba_core.model.precision import no_autocast, widen
+
+__all__ = ["GatedAttention", "attention_pool"]
+
+
+class GatedAttention(nn.Module):
+    """One score per token: w . (tanh(V h) * sigmoid(U h)), Ilse et al. 2018 (arXiv 1802.04712, eq. 9).
+
+    Args:
+        d_model: width D of a token, and of the hidden layer.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(d_model, 2 * d_model)
+        """V and U in one product."""
+        self.score = nn.Linear(d_model, 1, bias=False)
+
+    def forward(self, tokens_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L"]:
+        """Scores before the softmax, in float32 even under autocast: in bfloat16 tokens would tie."""
+        with no_autocast(tokens_BLD.device):
+            content_BLD, gate_BLD = self.hidden(widen(tokens_BLD)).chunk(2, dim=2)
+            scores_BL1: Tensor = self.score(torch.tanh(content_BLD) * torch.sigmoid(gate_BLD))
+        return scores_BL1.squeeze(2)
+
+
+def attention_pool(
+    tokens_BLD: Float[Tensor, "B L D"], scores_BL: Float[Tensor, "B L"]
+) -> Float[Tensor, "B D"]:
+    """Mean of the tokens weighted by the softmax of their scores, at least in float32."""
+    with no_autocast(tokens_BLD.device):
+        return torch.bmm(scores_BL.softmax(dim=1).unsqueeze(1), widen(tokens_BLD)).squeeze(1)

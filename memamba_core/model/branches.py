@@ -1,0 +1,80 @@
+"""The unimodal branches: tokens, an expert over them, and what belongs to one modality alone."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from memamba_core.config.experiment import ModelConfig
+from memamba_core.model.experts import Expert, ExpertOutput
+from memamba_core.model.precision import no_autocast, widen
+from memamba_core.model.tokens import FeatureGroupTokens, GeneGroupTokens, PatchTokens
+from memamba_core.records import InputSpec
+
+__all__ = ["GenomicsBranch", "LinearSkip", "PathologyBranch", "hazard_layer"]
+
+
+def hazard_layer(config: ModelConfig, spec: InputSpec) -> nn.Linear:
+    """A linear map to the K logits, whose hazards start low: most patients survive most bins."""
+    layer = nn.Linear(config.d_model, spec.num_bins)
+    nn.init.constant_(layer.bias, config.hazard_bias)
+    return layer
+
+
+class PathologyBranch(nn.Module):
+    """Bag -> tokens -> expert, and a small head of its own if it is trained beside the fused one."""
+
+    def __init__(self, config: ModelConfig, spec: InputSpec, *, own_head: bool) -> None:
+        super().__init__()
+        self.tokens: PatchTokens | FeatureGroupTokens
+        if spec.feature_groups:
+            self.tokens = FeatureGroupTokens(spec.feature_groups, config)
+        else:
+            self.tokens = PatchTokens(spec.feature_width, config)
+        self.expert = Expert(config, config.num_layers, config.scans)
+        self.head = hazard_layer(config, spec) if own_head else None
+
+    def forward(self, patches_BPF: Float[Tensor, "B P F"]) -> ExpertOutput:
+        """Reads bags of equal size, their rows in the order in which the slides hold them."""
+        output: ExpertOutput = self.expert(self.tokens(patches_BPF))
+        return output
+
+    def row_attention(self, patches_BPF: Float[Tensor, "B P F"]) -> Float[Tensor, "B P"]:
+        """Share of each row in the pooled vector, summed over its tokens. Runs no scan."""
+        weights_BL = self.expert.attention(self.tokens(patches_BPF)).softmax(dim=1)
+        shares_BP: Tensor = weights_BL.unflatten(1, (-1, self.tokens.tokens_per_row)).sum(2)
+        return shares_BP
+
+
+class GenomicsBranch(nn.Module):
+    """Genes -> group tokens -> expert; beside it, if the settings say so, a linear path to the logits."""
+
+    def __init__(self, config: ModelConfig, spec: InputSpec, *, own_head: bool) -> None:
+        super().__init__()
+        self.tokens = GeneGroupTokens(spec.gene_groups, config)
+        self.expert = Expert(config, config.num_layers, config.scans)
+        self.linear_skip = LinearSkip(spec.num_genes) if config.linear_skip else None
+        self.head = hazard_layer(config, spec) if own_head else None
+
+    def forward(self, genes_BC: Float[Tensor, "B C"]) -> ExpertOutput:
+        """Reads the agreed gene columns of patients who have them."""
+        output: ExpertOutput = self.expert(self.tokens(genes_BC))
+        return output
+
+
+class LinearSkip(nn.Module):
+    """15 / sqrt(C) x w . genes: one shift of all logits of a patient. This project's own, not the paper's.
+
+    The factor makes w learn at a pace at which the networks beside it learn too; w is zero at the start. It
+    carries `_skip_weight_decay`, for it wants a stronger decay than the rest.
+    """
+
+    def __init__(self, num_genes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_genes))
+        self.weight._skip_weight_decay = True  # type: ignore[attr-defined]
+
+    def forward(self, genes_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+        """One shift per patient, in float32 even under autocast."""
+        with no_autocast(genes_BC.device):
+            shift_B: Tensor = widen(genes_BC) @ self.weight * (15 * len(self.weight) ** -0.5)
+        return shift_B

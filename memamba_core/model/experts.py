@@ -1,0 +1,109 @@
+"""An expert: scores tokens, scans them in two orders, pools them.
+
+The abstract of ME-Mamba (arXiv 2509.16900) says that both unimodal experts are Mamba with conventional and
+with attention-based scanning. How the two are made and merged is this project's reading (docs/model.md).
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from memamba_core.config.experiment import ModelConfig
+from memamba_core.model.attention import GatedAttention, attention_pool
+from memamba_core.model.mamba import Mamba
+
+__all__ = ["Expert", "ExpertOutput"]
+
+
+class ExpertOutput(NamedTuple):
+    """What an expert makes of tokens.
+
+    Attributes:
+        tokens_BLD: the tokens after its layers, in the order in which they came.
+        pooled_BD: their mean, weighted by the softmax of the scores.
+        scores_BL: one score per token, before the softmax.
+    """
+
+    tokens_BLD: Float[Tensor, "B L D"]
+    pooled_BD: Float[Tensor, "B D"]
+    scores_BL: Float[Tensor, "B L"]
+
+
+class Expert(nn.Module):
+    """Gated attention scores, `num_layers` residual layers of Mamba scans, and pooling by the scores.
+
+    Scores are computed once, from the tokens as they come in: they set the order and the gate of every
+    layer's attention-based scan, and the weights of the pooling.
+
+    Args:
+        config: widths, and `attention_order`.
+        num_layers: number of layers; with no `scans` there are none, and attention pooling is all that is
+            left.
+        scans: `conventional` (the given order), `attention` (sorted by score), or both.
+    """
+
+    def __init__(self, config: ModelConfig, num_layers: int, scans: Collection[str]) -> None:
+        super().__init__()
+        self.attention = GatedAttention(config.d_model)
+        self.layers = nn.ModuleList(ScanLayer(config, scans) for _ in range(num_layers if scans else 0))
+        self._sorts = "attention" in scans
+        self._descending = config.attention_order == "descending"
+
+    def forward(self, tokens_BLD: Float[Tensor, "B L D"]) -> ExpertOutput:
+        """Runs on sequences of equal length; no patient's result depends on another's."""
+        scores_BL = self.attention(tokens_BLD)
+        order_BL = restore_BL = None
+        if self._sorts:
+            order_BL = torch.argsort(scores_BL.detach(), dim=1, descending=self._descending, stable=True)
+            restore_BL = torch.argsort(order_BL, dim=1)
+        gate_BL1 = scores_BL.sigmoid().unsqueeze(2)
+        for layer in self.layers:
+            tokens_BLD = layer(tokens_BLD, gate_BL1, order_BL, restore_BL)
+        return ExpertOutput(tokens_BLD, attention_pool(tokens_BLD, scores_BL), scores_BL)
+
+
+class ScanLayer(nn.Module):
+    """tokens + conventional scan + sigmoid(score) x attention-based scan, both of the normalised tokens.
+
+    A sort passes no gradient to the scores; the gate does. It is the sigmoid and not the softmax of the
+    score, because that is about 1/L and vanishes on long bags.
+    """
+
+    def __init__(self, config: ModelConfig, scans: Collection[str]) -> None:
+        super().__init__()
+
+        def scan(name: str) -> Mamba | None:
+            if name not in scans:
+                return None
+            sizes = (config.d_model, config.d_state, config.d_conv, config.expand)
+            return Mamba(*sizes, scan_backend=config.scan_backend)
+
+        self.norm = nn.LayerNorm(config.d_model)
+        self.conventional = scan("conventional")
+        self.attention = scan("attention")
+
+    def forward(
+        self,
+        tokens_BLD: Float[Tensor, "B L D"],
+        gate_BL1: Float[Tensor, "B L 1"],
+        order_BL: Int[Tensor, "B L"] | None,
+        restore_BL: Int[Tensor, "B L"] | None,
+    ) -> Float[Tensor, "B L D"]:
+        """One residual layer. `restore_BL` undoes `order_BL`; without attention-based scan both are None."""
+        normed_BLD = self.norm(tokens_BLD)
+        if self.conventional is not None:
+            tokens_BLD = tokens_BLD + self.conventional(normed_BLD)
+        if self.attention is not None:
+            assert order_BL is not None
+            assert restore_BL is not None
+            scanned_BLD = self.attention(_permute(normed_BLD, order_BL))
+            tokens_BLD = tokens_BLD + gate_BL1 * _permute(scanned_BLD, restore_BL)
+        return tokens_BLD
+
+
+def _permute(tokens_BLD: Tensor, order_BL: Tensor) -> Tensor:
+    """Row i of the result is row `order[i]` of the tokens."""
+    return tokens_BLD.gather(1, order_BL.unsqueeze(2).expand_as(tokens_BLD))

@@ -1,0 +1,222 @@
+"""ME-Mamba: three experts, a head, and what stands in for a missing modality."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from memamba_core.config.experiment import ModelConfig
+from memamba_core.errors import ConfigError
+from memamba_core.model.branches import GenomicsBranch, PathologyBranch, hazard_layer
+from memamba_core.model.experts import ExpertOutput
+from memamba_core.model.parameter_groups import PARAMETER_GROUPS, parameter_group
+from memamba_core.model.precision import widen
+from memamba_core.model.rows import Rows, take
+from memamba_core.model.scan import choose_backend
+from memamba_core.model.synergistic import SynergisticExpert
+from memamba_core.records import InputSpec, PatientInputs
+
+__all__ = ["MEMamba", "ModelOutput", "build_model"]
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What the model says about a batch of patients.
+
+    Attributes:
+        logits_BK: logits of the hazards of the K time bins, in the order of the patients.
+        mmd: fusion loss, mean over all patients of the batch; a patient without both modalities counts as 0.
+        transport_cost: <plan, cost>, averaged in the same way.
+        expert_logits: per unimodal expert with a head of its own, the positions in the batch of the patients
+            whom it saw, and their logits.
+    """
+
+    logits_BK: Float[Tensor, "B K"]
+    mmd: Float[Tensor, ""]
+    transport_cost: Float[Tensor, ""]
+    expert_logits: Mapping[str, tuple[Int[Tensor, " _"], Float[Tensor, "_ K"]]]
+
+
+class MEMamba(nn.Module):
+    """Multi-expert survival model. `build_model` makes it: the constructor draws from the global generator.
+
+    A pathology expert reads the bag, a genomics expert the gene groups, a synergistic expert the tokens that
+    both put out; a head joins their pooled vectors. An expert is built if the settings name it and the sites
+    have its inputs. Where a patient lacks an expert's input, the expert is not run and a learned vector takes
+    the place of its output.
+    """
+
+    def __init__(self, config: ModelConfig, spec: InputSpec, *, expert_heads: bool = False) -> None:
+        super().__init__()
+        self._spec = spec
+        self._scan_backend = config.scan_backend
+        width = config.d_model
+        pathology = "pathology" in config.experts and spec.feature_width > 0
+        genomics = "genomics" in config.experts and len(spec.gene_groups) > 0
+        synergistic = "synergistic" in config.experts and pathology and genomics
+        num_experts = pathology + genomics + synergistic
+        if not num_experts:
+            raise ConfigError(
+                f"experts is {list(config.experts)}, but the sites agreed on {spec.feature_width} slide features "
+                f"and {len(spec.gene_groups)} gene groups; name an expert of what they have"
+            )
+        self.pathology = PathologyBranch(config, spec, own_head=expert_heads) if pathology else None
+        self.genomics = GenomicsBranch(config, spec, own_head=expert_heads) if genomics else None
+        self.synergistic = SynergisticExpert(config) if synergistic else None
+
+        self.absent_pathology = nn.Parameter(torch.zeros(width)) if pathology else None
+        self.absent_genomics = nn.Parameter(torch.zeros(width)) if genomics else None
+        self.absent_synergistic = nn.Parameter(torch.zeros(width)) if synergistic else None
+        self.head = nn.Sequential(
+            nn.Linear(num_experts * width, width),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            hazard_layer(config, spec),
+        )
+
+    def forward(self, patients: Sequence[PatientInputs]) -> ModelOutput:
+        """Predicts for a batch. In evaluation mode no patient's logits depend on another patient.
+
+        All genes run at once, and all bags of equal size.
+        """
+        assert patients, "an empty batch has no prediction; skip it"
+        pathology, genomics, synergistic, shift = Rows(), Rows(), Rows(), Rows()
+        zero = mmd = transport_cost = self._like.new_zeros(())
+
+        gene_output: ExpertOutput | None = None
+        gene_rows = [i for i, patient in enumerate(patients) if self.genomics and patient.genes_C is not None]
+        if self.genomics is not None and gene_rows:
+            genes_BC = torch.stack([self._genes(patients[row]) for row in gene_rows])
+            gene_output = self.genomics(genes_BC)
+            genomics.add(gene_rows, gene_output.pooled_BD)
+            if self.genomics.linear_skip is not None:
+                shift.add(gene_rows, self.genomics.linear_skip(genes_BC).unsqueeze(1))
+
+        place = {row: i for i, row in enumerate(gene_rows)}
+        for rows, patches_BPF in self._bags_by_size(patients):
+            assert self.pathology is not None
+            patch_output: ExpertOutput = self.pathology(patches_BPF)
+            pathology.add(rows, patch_output.pooled_BD)
+            both = [i for i, row in enumerate(rows) if row in place]
+            if self.synergistic is not None and gene_output is not None and both:
+                fused = self.synergistic(
+                    take(patch_output.tokens_BLD, both),
+                    take(gene_output.tokens_BLD, [place[rows[i]] for i in both]),
+                )
+                synergistic.add([rows[i] for i in both], fused.pooled_BD)
+                mmd = mmd + fused.mmd_B.sum()
+                transport_cost = transport_cost + fused.transport_cost_B.sum()
+
+        pooled = [
+            rows.join(len(patients), absent_D)
+            for rows, absent_D in (
+                (pathology, self.absent_pathology),
+                (genomics, self.absent_genomics),
+                (synergistic, self.absent_synergistic),
+            )
+            if absent_D is not None  # the expert is built
+        ]
+        logits_BK = widen(self.head(torch.cat(pooled, dim=1)))
+        if shift.rows:
+            logits_BK = logits_BK + shift.join(len(patients), zero.unsqueeze(0))
+        expert_logits = {
+            name: (
+                torch.tensor(rows.rows, device=logits_BK.device),
+                widen(branch.head(torch.cat(rows.values))),
+            )
+            for name, branch, rows in (
+                ("pathology", self.pathology, pathology),
+                ("genomics", self.genomics, genomics),
+            )
+            if branch is not None and branch.head is not None and rows.rows
+        }
+        return ModelOutput(logits_BK, mmd / len(patients), transport_cost / len(patients), expert_logits)
+
+    def groups_of(self, patient: PatientInputs) -> frozenset[str]:
+        """The parameter groups that receive a gradient from this patient's likelihood, and no others."""
+        has_bag, has_genes = patient.bag is not None, patient.genes_C is not None
+        used = {"head"}
+        for name, expert, present in (
+            ("pathology", self.pathology, has_bag),
+            ("genomics", self.genomics, has_genes),
+            ("synergistic", self.synergistic, has_bag and has_genes),
+        ):
+            if expert is not None:
+                used.add(name if present else f"absent_{name}")
+        return frozenset(used)
+
+    @torch.no_grad()
+    def patch_attention(self, patient: PatientInputs) -> Float[Tensor, " P"]:
+        """Attention of the pathology expert to each row of the patient's bag, for heatmaps; sums to 1.
+
+        Call `eval()` before, as for any prediction: in training mode dropout falls on the tokens.
+
+        Raises:
+            ValueError: the patient has no bag, or the model no pathology expert.
+        """
+        for rows, patches_BPF in self._bags_by_size([patient]):
+            assert self.pathology is not None
+            assert rows == [0]
+            return self.pathology.row_attention(patches_BPF)[0]
+        raise ValueError(
+            "no attention over patches: the patient has no bag, or the model no pathology expert"
+        )
+
+    def describe(self) -> str:
+        """One line for a log: how many parameters, in which groups, and how the scan is computed."""
+        sizes = dict.fromkeys(PARAMETER_GROUPS, 0)
+        for name, parameter in self.named_parameters():
+            sizes[parameter_group(name)] += parameter.numel()
+        groups = ", ".join(f"{group} {size:,}" for group, size in sizes.items() if size)
+        backend = choose_backend(self._scan_backend)
+        return f"ME-Mamba, {sum(sizes.values()):,} parameters ({groups}), scan: {backend}"
+
+    @property
+    def _like(self) -> Tensor:
+        """A parameter, for the dtype and device of what is put in."""
+        return next(self.head.parameters())
+
+    def _genes(self, patient: PatientInputs) -> Tensor:
+        """The patient's gene columns, ready for the genomics expert."""
+        assert patient.genes_C is not None
+        assert patient.genes_C.shape == (self._spec.num_genes,), (
+            f"genes have shape {tuple(patient.genes_C.shape)}; {self._spec.num_genes} columns were agreed on"
+        )
+        return patient.genes_C.to(self._like)
+
+    def _bags_by_size(self, patients: Sequence[PatientInputs]) -> Iterator[tuple[list[int], Tensor]]:
+        """Positions and stacked bags of the patients who have one, for each number of rows."""
+        by_size = defaultdict[int, list[tuple[int, Tensor]]](list)
+        for row, patient in enumerate(patients):
+            if self.pathology is not None and patient.bag is not None:
+                patches_PF = patient.bag.patches_PF
+                assert len(patches_PF), "an empty bag is a missing modality: its reader gives None"
+                assert patches_PF.ndim == 2, (
+                    f"a bag has shape {tuple(patches_PF.shape)}; wanted (patches, features)"
+                )
+                assert patches_PF.shape[1] == self._spec.feature_width, (
+                    f"a bag has {patches_PF.shape[1]} features; {self._spec.feature_width} were agreed on"
+                )
+                by_size[len(patches_PF)].append((row, patches_PF))
+        for group in by_size.values():
+            yield [row for row, _ in group], torch.stack([patches.to(self._like) for _, patches in group])
+
+
+def build_model(config: ModelConfig, spec: InputSpec, *, seed: int, expert_heads: bool = False) -> MEMamba:
+    """The model at its start, a function of its arguments alone; torch's global generator is left as it was.
+
+    Args:
+        config: the model's settings.
+        spec: sizes and groups that the sites agreed on.
+        seed: of all initial weights.
+        expert_heads: whether each unimodal expert gets a small head of its own (for `loss.expert_weight`).
+
+    Raises:
+        ConfigError: the settings name no expert whose inputs the sites have.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return MEMamba(config, spec, expert_heads=expert_heads)

@@ -1,0 +1,70 @@
+"""Maximum mean discrepancy: how differently two sets of tokens are distributed.
+
+That ME-Mamba's fusion loss is an MMD is in its abstract (arXiv 2509.16900); between what and with which
+kernel is this project's choice.
+"""
+
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from memamba_core.model.precision import no_autocast, widen
+
+__all__ = ["MMD_BANDWIDTHS", "squared_mmd"]
+
+MMD_BANDWIDTHS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Multiples of the median squared distance; one Gaussian kernel for each, summed."""
+
+# Layer-normalised tokens have a squared norm of about their width; distances below this are rounding.
+_SMALLEST_MEDIAN: Final = 1e-3
+
+
+def squared_mmd(
+    first_BLD: Float[Tensor, "B L D"],
+    second_BGD: Float[Tensor, "B G D"],
+    weights_BL: Float[Tensor, "B L"] | None = None,
+) -> Float[Tensor, " B"]:
+    """Squared MMD between two layer-normalised sets of tokens, in each patient by itself.
+
+    The biased V-statistic of Gretton et al. (2012, JMLR 13, eq. 5): mean of k within the first set, plus mean
+    within the second, minus twice the mean across, pairs of a token with itself included. k(x, y) is the sum
+    of exp(-|x - y|^2 / (c m)) over c in `MMD_BANDWIDTHS`, m the median squared distance between different
+    tokens of both sets together; no gradient passes through m. Not negative, up to rounding.
+
+    Args:
+        first_BLD: one set.
+        second_BGD: the other.
+        weights_BL: weights of the first set's tokens, each row with sum 1; None: all alike.
+
+    Returns:
+        One value per patient; 0 where a set has fewer than 2 tokens, which says nothing about its
+        distribution.
+    """
+    batch, length, width = first_BLD.shape
+    others = second_BGD.shape[1]
+    first_BLD, second_BGD = widen(first_BLD), widen(second_BGD)
+    if length < 2 or others < 2:
+        return first_BLD.new_zeros(batch)
+    if weights_BL is None:
+        weights_BL = first_BLD.new_full((batch, length), 1 / length)
+    with no_autocast(first_BLD.device):
+        tokens_BMD = F.layer_norm(torch.cat([first_BLD, second_BGD], dim=1), (width,))
+        # With signed weights w, the three means are one quadratic form: w' K w.
+        signed_BM = torch.cat([weights_BL, weights_BL.new_full((batch, others), -1 / others)], dim=1)
+        norms_BM1 = tokens_BMD.square().sum(2, keepdim=True)
+        products_BMM = tokens_BMD @ tokens_BMD.mT
+        distances_BMM = (norms_BM1 + norms_BM1.mT - 2 * products_BMM).clamp_min(0)
+        scale_B11 = _median_distance(distances_BMM.detach()).clamp_min(_SMALLEST_MEDIAN)[:, None, None]
+        scaled_BMM = distances_BMM / scale_B11
+        kernel_BMM = torch.stack([torch.exp(-scaled_BMM / c) for c in MMD_BANDWIDTHS]).sum(0)
+        return torch.einsum("bi,bij,bj->b", signed_BM, kernel_BMM, signed_BM)
+
+
+def _median_distance(distances_BMM: Tensor) -> Tensor:
+    """Median over pairs i < j, per patient (of an even number, the lower middle one)."""
+    size = distances_BMM.shape[1]
+    rows, columns = torch.triu_indices(size, size, offset=1, device=distances_BMM.device)
+    return distances_BMM[:, rows, columns].median(dim=1).values

@@ -1,0 +1,179 @@
+"""The selective scan: one function, one meaning, several ways to compute it.
+
+For every channel e and state n of a sequence (Gu & Dao 2023, "Mamba", arXiv 2312.00752, eq. 2 and algorithm
+2, with the simplified discretisation of their code: exact for A, Euler for B)::
+
+    h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]
+    y[t] = sum over n of C[t] h[t]  +  D u[t],     times silu(z[t])
+
+Backends agree in value and gradient; they differ in speed and memory. A new one (compiled, or for a GPU) is a
+function of the same arguments and one line in `SCAN_BACKENDS`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from memamba_core.errors import ConfigError
+from memamba_core.model.precision import widen
+from memamba_core.model.scan_chunked import chunked_scan
+
+__all__ = ["SCAN_BACKENDS", "ScanBackend", "choose_backend", "reference_scan", "selective_scan"]
+
+
+class ScanBackend(Protocol):
+    """What a backend computes from checked arguments of one dtype (float32 or float64) on one device."""
+
+    def __call__(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        delta_bias: Tensor | None,
+        delta_softplus: bool,
+    ) -> Tensor:
+        """Return y, shaped like `u`."""
+        ...
+
+
+def reference_scan(
+    u: Float[Tensor, "B E L"],
+    delta: Float[Tensor, "B E L"],
+    A: Float[Tensor, "E N"],
+    B: Float[Tensor, "B N L"],
+    C: Float[Tensor, "B N L"],
+    D: Float[Tensor, " E"] | None,
+    z: Float[Tensor, "B E L"] | None,
+    delta_bias: Float[Tensor, " E"] | None,
+    delta_softplus: bool,
+) -> Float[Tensor, "B E L"]:
+    """The recurrence as it is written, one step after the other: slow, and obviously right."""
+    if delta_bias is not None:
+        delta = delta + delta_bias[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    state_BEN = u.new_zeros(u.shape[0], *A.shape)
+    outputs: list[Tensor] = []
+    for u_BE, delta_BE, B_BN, C_BN in zip(
+        u.unbind(2), delta.unbind(2), B.unbind(2), C.unbind(2), strict=True
+    ):
+        decay_BEN = torch.exp(delta_BE[:, :, None] * A)
+        state_BEN = decay_BEN * state_BEN + (delta_BE * u_BE)[:, :, None] * B_BN[:, None, :]
+        outputs.append((state_BEN * C_BN[:, None, :]).sum(2))
+    y = torch.stack(outputs, dim=2)
+    if D is not None:
+        y = y + D[:, None] * u
+    return y if z is None else y * F.silu(z)
+
+
+SCAN_BACKENDS: Final[Mapping[str, ScanBackend]] = MappingProxyType(
+    {"reference": reference_scan, "chunked": chunked_scan}
+)
+"""Name -> backend. The names are the values of `ModelConfig.scan_backend`, beside `auto`."""
+
+
+def choose_backend(name: str) -> str:
+    """The backend that `name` stands for: itself, or for `auto` the fastest that this installation has.
+
+    Raises:
+        ConfigError: nothing goes by that name.
+    """
+    if name == "auto":
+        return "chunked"
+    if name not in SCAN_BACKENDS:
+        raise ConfigError(
+            f"scan_backend is {name!r}; this installation has: auto, {', '.join(SCAN_BACKENDS)}"
+        )
+    return name
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """The selective scan over a batch of sequences, differentiable once in every tensor argument.
+
+    Arguments and meaning are those of `mamba_ssm.ops.selective_scan_interface.selective_scan_fn` for real A
+    and input-dependent B and C without groups. Computed in float32, or in float64 if any argument is float64.
+    The signature carries no shape annotations because this is the door at which shapes are checked.
+
+    Args:
+        u: (B, E, L) the sequence.
+        delta: (B, E, L) step sizes, before bias and softplus.
+        A: (E, N) decay rates, negative for a state that fades.
+        B: (B, N, L) how the input enters the state.
+        C: (B, N, L) how the state is read.
+        D: (E,) weight of the input on the output; None: the input does not bypass the state.
+        z: (B, E, L) gate; the output is multiplied by silu(z).
+        delta_bias: (E,) added to `delta`.
+        delta_softplus: whether softplus follows.
+        backend: `auto` or a key of `SCAN_BACKENDS`.
+
+    Returns:
+        (B, E, L), in the dtype of `u`.
+
+    Raises:
+        ValueError: an argument has the wrong shape or is on another device than `u`.
+        TypeError: an argument is not a real floating-point tensor.
+        ConfigError: there is no such backend.
+    """
+    if u.ndim != 3 or 0 in u.shape:
+        raise ValueError(f"u has shape {tuple(u.shape)}; wanted (batch, channels, length), none of them 0")
+    if A.ndim != 2 or 0 in A.shape:
+        raise ValueError(f"A has shape {tuple(A.shape)}; wanted (channels, states), none of them 0")
+    (batch, channels, length), states = u.shape, A.shape[1]
+    wanted: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "u": (u, (batch, channels, length)),
+        "delta": (delta, (batch, channels, length)),
+        "A": (A, (channels, states)),
+        "B": (B, (batch, states, length)),
+        "C": (C, (batch, states, length)),
+        "D": (D, (channels,)),
+        "z": (z, (batch, channels, length)),
+        "delta_bias": (delta_bias, (channels,)),
+    }
+    double = False
+    for name, (tensor, shape) in wanted.items():
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; with these u and A it must be {shape}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} has dtype {tensor.dtype}; wanted a real floating-point type")
+        if tensor.device != u.device:
+            raise ValueError(f"{name} is on {tensor.device}, u is on {u.device}; move it there")
+        double = double or tensor.dtype == torch.float64
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.double() if double else widen(tensor)
+
+    y = SCAN_BACKENDS[choose_backend(backend)](
+        cast(u),
+        cast(delta),
+        cast(A),
+        cast(B),
+        cast(C),
+        None if D is None else cast(D),
+        None if z is None else cast(z),
+        None if delta_bias is None else cast(delta_bias),
+        delta_softplus,
+    )
+    return y.to(u.dtype)

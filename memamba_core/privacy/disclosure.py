@@ -1,0 +1,55 @@
+"""Floors: a number about fewer people than the site allows does not leave it.
+
+A site of one patient makes every sum that patient's own value, and a concordance over two pairs says who died first. The floors
+are the site's own (`site.yaml: disclosure`), strict by default; only the simulation, where nothing leaves the machine, loosens
+them.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from memamba_core.config.site import DisclosureConfig
+from memamba_core.protocol import Metrics
+from memamba_core.survival.metrics import PairCounts
+
+__all__ = ["disclose_metrics", "told"]
+
+
+def told(count: int, floor: int) -> int | None:
+    """`count` if it reaches the floor, else None."""
+    return count if count >= floor else None
+
+
+def disclose_metrics(
+    floors: DisclosureConfig,
+    *,
+    num_patients: int,
+    num_events: int,
+    loss_sum: float,
+    pairs: PairCounts,
+    histogram: npt.NDArray[np.int64],
+) -> Metrics:
+    """The aggregates of one set of patients with everything under the floors left out.
+
+    Args:
+        floors: the site's own.
+        num_patients: distinct patients in the set.
+        num_events: how many of them had the event.
+        loss_sum: negative log-likelihood summed over them.
+        pairs: comparable pairs inside the site.
+        histogram: [2, R, T] counts by event, risk and time.
+    """
+    if num_patients < floors.min_patients:
+        return Metrics(counts={})
+    if num_events < floors.min_events:
+        return Metrics(num_patients=num_patients, loss_sum=loss_sum, counts={})
+    enough_pairs = pairs.num_pairs >= floors.min_pairs
+    return Metrics(
+        num_patients=num_patients,
+        num_events=num_events,
+        loss_sum=loss_sum,
+        concordant=pairs.concordant if enough_pairs else None,
+        discordant=pairs.discordant if enough_pairs else None,
+        tied_risk=pairs.tied_risk if enough_pairs else None,
+        counts={"histogram": histogram},
+    )

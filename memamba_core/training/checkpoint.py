@@ -1,0 +1,164 @@
+"""Trained models on disk: weights as safetensors, everything needed to use them as JSON beside it. No pickle anywhere."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+import memamba_core
+from memamba_core.atomic import write_atomically
+from memamba_core.config.experiment import Experiment
+from memamba_core.data.agreement import Agreement
+from memamba_core.errors import CheckpointError
+from memamba_core.model import MEMamba, build_model
+
+__all__ = [
+    "Checkpoint",
+    "code_digest",
+    "initial_model",
+    "load_arrays",
+    "load_checkpoint",
+    "model_from",
+    "save_checkpoint",
+    "weights_of",
+]
+
+Weights = dict[str, npt.NDArray[Any]]
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that can be used without anything else.
+
+    Attributes:
+        weights: float32 arrays by parameter name.
+        experiment: the settings it was trained with.
+        agreement: the bins, genes and scaling it expects.
+        server_round: rounds (or epochs, if not federated) of training behind it.
+        code: `code_digest` of the code that trained it.
+    """
+
+    weights: Weights
+    experiment: Experiment
+    agreement: Agreement
+    server_round: int
+    code: str
+
+    def build(self) -> MEMamba:
+        """The model with these weights, in evaluation mode."""
+        return model_from(self.weights, self.experiment, self.agreement).eval()
+
+
+def model_from(weights: Mapping[str, npt.NDArray[Any]], experiment: Experiment, agreement: Agreement) -> MEMamba:
+    """Build the experiment's model and load weights into it.
+
+    Raises:
+        CheckpointError: names or shapes are not those of the model.
+    """
+    model = initial_model(experiment, agreement)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    got = {name: tuple(array.shape) for name, array in weights.items()}
+    if expected != got:
+        strange = sorted(set(got.items()) ^ set(expected.items()))[:3]
+        raise CheckpointError(f"these are not weights of this model; first differences (name, shape): {strange}")
+    model.load_state_dict({name: torch.from_numpy(np.array(array, dtype=np.float32)) for name, array in weights.items()})
+    return model
+
+
+def initial_model(experiment: Experiment, agreement: Agreement) -> MEMamba:
+    """The experiment's model before training, the same wherever it is built."""
+    return build_model(
+        experiment.model,
+        agreement.input_spec(),
+        seed=experiment.seed,
+        expert_heads=experiment.training.loss.expert_weight > 0,
+    )
+
+
+def weights_of(model: MEMamba) -> Weights:
+    """Copies of a model's weights as float32 arrays on the CPU."""
+    return {name: tensor.detach().float().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint) -> tuple[Path, Path]:
+    """Write `name.safetensors` and `name.json` into `folder`, each whole or not at all."""
+    experiment, agreement = checkpoint.experiment, checkpoint.agreement
+    weights_path, json_path = folder / f"{name}.safetensors", folder / f"{name}.json"
+    blob = save(dict(checkpoint.weights))
+    about = {
+        "format": _FORMAT,
+        "experiment": experiment.model_dump(mode="json"),
+        "agreement": json.loads(agreement.to_json()),
+        "scaling": {key: array.tolist() for key, array in agreement.scaling().items()},
+        "server_round": checkpoint.server_round,
+        "digests": {
+            "weights": hashlib.sha256(blob).hexdigest(),
+            "experiment": experiment.digest(),
+            "agreement": agreement.digest(),
+            "code": checkpoint.code,
+        },
+    }
+    with write_atomically(weights_path) as partial:
+        partial.write_bytes(blob)
+    with write_atomically(json_path) as partial:
+        partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
+    return weights_path, json_path
+
+
+def load_checkpoint(folder: Path, name: str = "model") -> Checkpoint:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: a file is absent or damaged, or the two do not belong together.
+    """
+    weights_path, json_path = folder / f"{name}.safetensors", folder / f"{name}.json"
+    try:
+        about = json.loads(json_path.read_text(encoding="utf-8"))
+        blob_digest = hashlib.sha256(weights_path.read_bytes()).hexdigest()
+        if about["format"] != _FORMAT:
+            raise CheckpointError(f"{json_path}: format {about['format']}, this version reads {_FORMAT}")
+        if about["digests"]["weights"] != blob_digest:
+            raise CheckpointError(f"{weights_path} is not the file that {json_path.name} describes; copy both anew")
+        scaling = {key: np.asarray(values, dtype=np.float64) for key, values in about["scaling"].items()}
+        return Checkpoint(
+            weights=load_arrays(weights_path),
+            experiment=Experiment.parse(about["experiment"], str(json_path)),
+            agreement=Agreement.from_json(json.dumps(about["agreement"]), scaling),
+            server_round=about["server_round"],
+            code=about["digests"]["code"],
+        )
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder}: no usable checkpoint {name!r}: {error}") from None
+
+
+def load_arrays(path: Path) -> Weights:
+    """Read a safetensors file as numpy arrays.
+
+    Raises:
+        CheckpointError: the file is absent or damaged.
+    """
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 (hex) over the Python sources of `memamba_core`, by relative name."""
+    root = Path(memamba_core.__file__).parent
+    sha = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        sha.update(str(path.relative_to(root)).encode())
+        sha.update(path.read_bytes())
+    return sha.hexdigest()

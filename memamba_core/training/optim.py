@@ -1,0 +1,55 @@
+"""Optimizers with their groups of weight decay, and the learning rate over a run."""
+
+import math
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from memamba_core.config.experiment import OptimizerConfig, TrainingConfig
+
+__all__ = ["build_optimizer", "learning_rate_factor", "set_learning_rate"]
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """The optimizer of a model's parameters.
+
+    Weight decay: none on vectors (biases, norms, absent tokens) and on parameters marked `_no_weight_decay` (`A_log`, `D` of
+    the Mamba block), `skip_weight_decay` on those marked `_skip_weight_decay`, `weight_decay` on the rest.
+    """
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    skip: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        if getattr(parameter, "_skip_weight_decay", False):
+            skip.append(parameter)
+        elif parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False):
+            free.append(parameter)
+        else:
+            decayed.append(parameter)
+    groups = [
+        {"params": parameters, "weight_decay": decay}
+        for parameters, decay in ((decayed, config.weight_decay), (free, 0.0), (skip, config.skip_weight_decay))
+        if parameters
+    ]
+    if config.name == "adamw":
+        return AdamW(groups, lr=config.learning_rate)
+    return SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+
+
+def learning_rate_factor(config: TrainingConfig, progress: float) -> float:
+    """What the peak learning rate is multiplied with after a share `progress` (0...1) of the whole run.
+
+    Linear warm-up over `warmup_fraction`, then half a cosine to zero, or constant.
+    """
+    if config.warmup_fraction and progress < config.warmup_fraction:
+        return max(progress, 1e-3) / config.warmup_fraction
+    if config.schedule == "constant":
+        return 1.0
+    done = (progress - config.warmup_fraction) / (1.0 - config.warmup_fraction)
+    return 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+
+
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

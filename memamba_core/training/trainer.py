@@ -1,0 +1,288 @@
+"""The only loop over patients: a batch is a list of patients, gradients are accumulated over parts of it that fit in memory.
+
+Pooled training, a hospital alone and a site of a federation all call `train`; they differ in how much of the run they cover
+(`Span`) and in the proximal term.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from memamba_core.config.experiment import LossConfig, OptimizerConfig, TrainingConfig
+from memamba_core.data.dataset import PatientDataset
+from memamba_core.model import MEMamba
+from memamba_core.records import PatientInputs
+from memamba_core.survival.hazards import risk_from_logits, survival_from_logits
+from memamba_core.survival.losses import nll_loss
+from memamba_core.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
+from memamba_core.training.seeding import derive_seed, seeded
+
+__all__ = ["Predictions", "Span", "TrainResult", "predict", "resolve_device", "train"]
+
+_log = logging.getLogger(__name__)
+
+MICRO_BATCH_ROWS = 16_384
+"""Bag rows whose graph is held at once; a batch with more is cut into parts. Changes memory, not the result."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which part of a run this call trains: epochs `first`...`first + num - 1` of `total`.
+
+    Attributes:
+        first: number of epochs already done in the run.
+        num: epochs to do now.
+        total: epochs of the whole run; the learning-rate schedule runs over them.
+    """
+
+    first: int
+    num: int
+    total: int
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training did.
+
+    Attributes:
+        trained: parameter group -> number of distinct patients whose gradient reached it.
+        mean_loss: likelihood term per patient, averaged over the epochs of the span.
+        steps: optimizer steps taken.
+        skipped_steps: steps left out because a gradient was not finite.
+    """
+
+    trained: Mapping[str, int]
+    mean_loss: float
+    steps: int
+    skipped_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the model says of each patient of a data set, beside what happened.
+
+    Attributes:
+        risk: [N], in [-K, 0], higher is worse.
+        survival_NK: probability of surviving bins 0...k.
+        loss: [N], negative log-likelihood.
+        time_months, event: the outcome; `event=True` means it happened.
+        case_ids: local identifiers, in the same order. Never leave the machine.
+    """
+
+    risk: npt.NDArray[np.float64]
+    survival_NK: npt.NDArray[np.float64]
+    loss: npt.NDArray[np.float64]
+    time_months: npt.NDArray[np.float64]
+    event: npt.NDArray[np.bool_]
+    case_ids: tuple[str, ...] = field(repr=False)
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` becomes CUDA where there is one, else the CPU; other names are taken as they are."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def train(
+    model: MEMamba,
+    dataset: PatientDataset,
+    *,
+    config: TrainingConfig,
+    optimizer: OptimizerConfig,
+    span: Span,
+    seed: int,
+    device: torch.device | None = None,
+    proximal_mu: float = 0.0,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> TrainResult:
+    """Train a model in place.
+
+    Args:
+        model: trained in place and left in training mode.
+        dataset: patients; at least one.
+        config: batch size, schedule, clipping, precision, loss.
+        optimizer: made anew for this call.
+        span: which epochs of the run these are.
+        seed: of the order of patients, dropout and patch sampling.
+        device: where to compute; None leaves the model where it is.
+        proximal_mu: weight of FedProx's (mu/2) ||w - w_incoming||^2 (Li et al. 2020, eq. 2).
+        on_epoch: called after each epoch with its number (from 1, of the run) and mean loss.
+
+    Raises:
+        ValueError: the data set is empty.
+    """
+    if not len(dataset):
+        raise ValueError("cannot train on an empty data set")
+    if device is not None:
+        model.to(device)
+    model.train()
+    step = _Step(model, config, optimizer, proximal_mu)
+    trained: dict[str, set[int]] = {}
+    losses: list[float] = []
+    steps_per_epoch = -(-len(dataset) // config.batch_size)
+    for epoch in range(span.first, span.first + span.num):
+        epoch_loss = 0.0
+        with seeded(derive_seed(seed, epoch, "dropout")):
+            for number, indices in enumerate(_batches(len(dataset), config.batch_size, derive_seed(seed, epoch, "order"))):
+                progress = (epoch + number / steps_per_epoch) / span.total
+                set_learning_rate(step.optimizer, optimizer.learning_rate * learning_rate_factor(config, progress))
+                patients = [
+                    dataset.load(i, max_patches=config.max_patches, rng=_patch_rng(seed, epoch, i, config)) for i in indices
+                ]
+                for index, patient in zip(indices, patients, strict=True):
+                    for group in model.groups_of(patient):
+                        trained.setdefault(group, set()).add(index)
+                epoch_loss += step(patients)
+        losses.append(epoch_loss / len(dataset))
+        if on_epoch is not None:
+            on_epoch(epoch + 1, losses[-1])
+    if step.skipped:
+        _log.warning("%d of %d steps were left out: a gradient was not finite", step.skipped, step.skipped + step.taken)
+    return TrainResult(
+        trained={group: len(members) for group, members in sorted(trained.items())},
+        mean_loss=float(np.mean(losses)),
+        steps=step.taken,
+        skipped_steps=step.skipped,
+    )
+
+
+def predict(
+    model: MEMamba, dataset: PatientDataset, *, device: torch.device | None = None, loss: LossConfig | None = None
+) -> Predictions:
+    """Predict every patient of a data set, in evaluation mode and without gradients.
+
+    Args:
+        model: left in evaluation mode.
+        dataset: patients; may be empty.
+        device: where to compute; None leaves the model where it is.
+        loss: conventions of the likelihood in `Predictions.loss`; None takes the defaults.
+    """
+    if device is not None:
+        model.to(device)
+    model.eval()
+    num_bins = len(dataset.agreement.time_bin_edges) + 1
+    risk, survival, losses = np.zeros(len(dataset)), np.zeros((len(dataset), num_bins)), np.zeros(len(dataset))
+    patients = ((i, dataset.load(i)) for i in range(len(dataset)))
+    with torch.inference_mode():
+        for part in _parts_of_stream(patients):
+            indices = [index for index, _ in part]
+            inputs = [_to_device(patient, _device_of(model)) for _, patient in part]
+            logits_BK = model(inputs).logits_BK.float()
+            risk[indices] = risk_from_logits(logits_BK).double().cpu().numpy()
+            survival[indices] = survival_from_logits(logits_BK).double().cpu().numpy()
+            losses[indices] = _likelihood(logits_BK, inputs, loss or LossConfig()).double().cpu().numpy()
+    return Predictions(risk, survival, losses, dataset.times, dataset.events, tuple(r.case_id for r in dataset.records))
+
+
+class _Step:
+    """One optimizer step on a list of patients."""
+
+    def __init__(self, model: MEMamba, config: TrainingConfig, optimizer: OptimizerConfig, proximal_mu: float) -> None:
+        self.model = model
+        self.config = config
+        self.optimizer = build_optimizer(model, optimizer)
+        self.proximal_mu = proximal_mu
+        self.anchor = [p.detach().clone() for p in model.parameters()] if proximal_mu else []
+        self.taken = 0
+        self.skipped = 0
+
+    def __call__(self, patients: Sequence[PatientInputs]) -> float:
+        """Step, and return the summed likelihood term of the patients."""
+        self.optimizer.zero_grad(set_to_none=True)
+        likelihood_sum = 0.0
+        for part in _parts(patients):
+            loss, likelihood = self._losses(part)
+            (loss * (len(part) / len(patients))).backward()  # type: ignore[no-untyped-call]
+            likelihood_sum += float(likelihood) * len(part)
+        self._add_proximal_gradient()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        if not torch.isfinite(norm):
+            self.skipped += 1
+            return likelihood_sum
+        self.optimizer.step()
+        self.taken += 1
+        return likelihood_sum
+
+    def _losses(self, part: Sequence[PatientInputs]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The training loss of a part of the batch (mean over its patients), and its likelihood term."""
+        weights = self.config.loss
+        device = _device_of(self.model)
+        inputs = [_to_device(patient, device) for patient in part]
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            output = self.model(inputs)
+        likelihood = _likelihood(output.logits_BK.float(), inputs, weights).mean()
+        loss = likelihood + weights.mmd_weight * output.mmd + weights.transport_weight * output.transport_cost
+        if weights.expert_weight:
+            for indices, logits_bK in output.expert_logits.values():
+                chosen = [inputs[i] for i in indices.tolist()]
+                # summed over those who have the modality, divided by all: a patient weighs the same in any batch
+                loss = loss + weights.expert_weight * _likelihood(logits_bK.float(), chosen, weights).sum() / len(inputs)
+        return loss, likelihood.detach()
+
+    def _add_proximal_gradient(self) -> None:
+        if not self.proximal_mu:
+            return
+        for parameter, anchor in zip(self.model.parameters(), self.anchor, strict=True):
+            if parameter.grad is not None:  # a group that nobody here exercises stays where it was
+                parameter.grad.add_(parameter.detach() - anchor, alpha=self.proximal_mu)
+
+
+def _likelihood(logits_BK: torch.Tensor, patients: Sequence[PatientInputs], config: LossConfig) -> torch.Tensor:
+    """Negative log-likelihood of each patient, [B]."""
+    time_bins = torch.tensor([p.target.time_bin for p in patients], device=logits_BK.device)
+    events = torch.tensor([p.target.event for p in patients], device=logits_BK.device)
+    return nll_loss(
+        logits_BK, time_bins, events, alpha=config.alpha, censored_bin=config.censored_bin, reduction="none"
+    )
+
+
+def _batches(num: int, size: int, seed: int) -> Iterator[list[int]]:
+    """Indices in a seeded order, `size` at a time; the last batch may be smaller."""
+    order = np.random.default_rng(seed).permutation(num)
+    for start in range(0, num, size):
+        yield [int(i) for i in order[start : start + size]]
+
+
+def _patch_rng(seed: int, epoch: int, index: int, config: TrainingConfig) -> np.random.Generator | None:
+    """Patches are drawn anew each epoch where training samples them; otherwise a limit takes them evenly spaced."""
+    return np.random.default_rng(derive_seed(seed, epoch, index, "patches")) if config.max_patches else None
+
+
+def _rows(patient: PatientInputs) -> int:
+    return 0 if patient.bag is None else len(patient.bag.patches_PF)
+
+
+def _parts(patients: Sequence[PatientInputs]) -> Iterator[list[PatientInputs]]:
+    """Cut a batch, bags of like length together, into parts of at most `MICRO_BATCH_ROWS` rows (or one patient)."""
+    ordered = sorted(enumerate(patients), key=lambda item: _rows(item[1]))
+    for part in _parts_of_stream(iter(ordered), limit=None):
+        yield [patient for _, patient in part]
+
+
+def _parts_of_stream(
+    patients: Iterator[tuple[int, PatientInputs]], limit: int | None = 256
+) -> Iterator[list[tuple[int, PatientInputs]]]:
+    """Consecutive patients with at most `MICRO_BATCH_ROWS` rows together (or one patient), at most `limit` of them."""
+    part: list[tuple[int, PatientInputs]] = []
+    rows = 0
+    for item in patients:
+        if part and (rows + _rows(item[1]) > MICRO_BATCH_ROWS or len(part) == limit):
+            yield part
+            part, rows = [], 0
+        part.append(item)
+        rows += _rows(item[1])
+    if part:
+        yield part
+
+
+def _device_of(model: MEMamba) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _to_device(patient: PatientInputs, device: torch.device) -> PatientInputs:
+    return patient if device.type == "cpu" else patient.to(device)

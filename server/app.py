@@ -1,0 +1,57 @@
+"""Flower's ServerApp around the round loop, for `flwr run .` and for `flower-server`."""
+
+import logging
+import shlex
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from memamba_core.config.compose import compose_experiment
+from memamba_core.data.genomics import read_signatures
+from memamba_core.errors import ConfigError
+from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint
+
+from .journal import Journal
+from .rounds import FederationResult, run_federation
+from .settle import Run
+
+__all__ = ["app", "run_from_context"]
+
+_log = logging.getLogger(__name__)
+
+
+def run_from_context(grid: Grid, context: Context) -> FederationResult:
+    """Run the federation that Flower's run config selects, and write its model.
+
+    Run config (all text but `fold`): `config-name` and `overrides` (space-separated) select the experiment; `signatures` is
+    the CSV of gene groups; `output` is the folder for `model.safetensors` and the journal, which resumes an interrupted run;
+    `fold` is the test fold, -1 for none.
+
+    Raises:
+        ConfigError: a setting is missing or not usable.
+    """
+    settings = context.run_config
+    config_name, overrides = str(settings["config-name"]), tuple(shlex.split(str(settings["overrides"])))
+    experiment = compose_experiment(overrides=overrides, config_name=config_name)
+    fold, output = int(settings["fold"]), Path(str(settings["output"]))
+    if not settings["output"]:
+        raise ConfigError("run config 'output' is empty; name the folder for the model and the journal")
+    signatures = read_signatures(Path(str(settings["signatures"]))) if settings["signatures"] else None
+    output.mkdir(parents=True, exist_ok=True)
+    run = Run(f"fold-{fold}", experiment, overrides, config_name, fold)
+    journal = Journal(output / "journal", experiment.digest(), fold)
+    result = run_federation(grid, run, signatures=signatures, journal=journal)
+    final = Checkpoint(result.weights, experiment, result.agreement, len(result.rounds), code_digest())
+    save_checkpoint(output, "model", final)
+    _log.info("c_index_histogram on the test fold: %s", result.evaluation.c_index_histogram)
+    return result
+
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Entry point of Flower."""
+    run_from_context(grid, context)

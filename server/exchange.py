@@ -1,0 +1,113 @@
+"""Ask sites and wait a bounded time: requests out, answers or failures back. A failed site is data, not an exception."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from memamba_core.errors import ProtocolError
+from memamba_core.protocol import Phase, WireMessage
+from memamba_core.wire import from_records, to_records
+
+__all__ = ["Answers", "SiteFailure", "ask"]
+
+_log = logging.getLogger(__name__)
+Reply = TypeVar("Reply", bound=WireMessage)
+
+
+@dataclass(frozen=True)
+class SiteFailure:
+    """Why a site gave no usable answer.
+
+    Attributes:
+        code: `Refusal` code, Flower's error code, or 0 for no answer in time.
+        text: a fixed text.
+    """
+
+    code: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Answers(Generic[Reply]):
+    """What came back, by site, in alphabetical order of the keys.
+
+    Attributes:
+        replies: usable answers.
+        failures: the other sites that were asked.
+        bytes_sent, bytes_received: of array and config records, summed over sites.
+    """
+
+    replies: dict[str, Reply]
+    failures: dict[str, SiteFailure]
+    bytes_sent: int
+    bytes_received: int
+
+
+def ask(
+    grid: Grid,
+    phase: Phase,
+    requests: Mapping[str, WireMessage],
+    nodes: Mapping[str, int],
+    reply_class: type[Reply],
+    *,
+    timeout_s: float,
+    group: str = "",
+) -> Answers[Reply]:
+    """Send each site its request and collect the answers that arrive in time.
+
+    Args:
+        grid: Flower's Grid, in process or over the network.
+        phase: sets the message type.
+        requests: site name -> request.
+        nodes: site name -> Flower's node id.
+        reply_class: what a usable answer is.
+        timeout_s: longest wait; also the time a message lives, so that a slow site does not work through stale requests.
+        group: shown in Flower's logs, for example the round.
+    """
+    messages: list[Message] = []
+    bytes_sent = 0
+    site_of_node = {node: site for site, node in nodes.items()}
+    for site in sorted(requests):
+        content = to_records(requests[site])
+        bytes_sent += sum(record.count_bytes() for record in content.array_records.values())
+        messages.append(
+            Message(
+                content=content,
+                dst_node_id=nodes[site],
+                message_type=phase.message_type,
+                ttl=timeout_s,
+                group_id=group or phase.value,
+            )
+        )
+    replies: dict[str, Reply] = {}
+    failures: dict[str, SiteFailure] = {}
+    bytes_received = 0
+    answers = list(grid.send_and_receive(messages, timeout=timeout_s))
+    # ids are given on sending; errors made by the SuperLink carry its own node id, so the sender does not tell the site
+    site_of_message = {m.metadata.message_id: site_of_node[m.metadata.dst_node_id] for m in messages}
+    for message in answers:
+        site = site_of_message.get(message.metadata.reply_to_message_id)
+        if site is None or site in replies or site in failures:
+            _log.warning("dropped an answer to a message that was not sent in this exchange")
+            continue
+        if message.has_error():
+            failures[site] = SiteFailure(message.error.code, message.error.reason or "")
+            continue
+        bytes_received += sum(record.count_bytes() for record in message.content.array_records.values())
+        try:
+            replies[site] = reply_class.from_payload(from_records(message.content))
+        except ProtocolError as error:
+            failures[site] = SiteFailure(0, f"answer refused: {error}")
+    for site in requests:
+        if site not in replies and site not in failures:
+            failures[site] = SiteFailure(0, f"no answer within {timeout_s:.0f} s")
+    return Answers(
+        {site: replies[site] for site in sorted(replies)},
+        {site: failures[site] for site in sorted(failures)},
+        bytes_sent,
+        bytes_received,
+    )

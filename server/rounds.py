@@ -1,0 +1,282 @@
+"""The round loop: settle, then train round by round, then one closing evaluation.
+
+The same in a simulation and over a network; only the Grid differs. After each round the journal holds everything that the next
+one needs.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from flwr.serverapp import Grid
+
+from memamba_core.data.agreement import Agreement
+from memamba_core.errors import FederationError, NoComparablePairError
+from memamba_core.protocol import (
+    EvaluateReply,
+    EvaluateRequest,
+    FactsReply,
+    Metrics,
+    Phase,
+    TrainReply,
+    TrainRequest,
+)
+from memamba_core.survival.histogram import pair_counts_from_histogram
+from memamba_core.survival.metrics import PairCounts
+from memamba_core.training.checkpoint import initial_model, weights_of
+
+from .exchange import Answers, SiteFailure, ask
+from .gate import objection_to
+from .journal import Journal, JournalEntry, RoundRecord
+from .settle import Run, Settlement, settle
+from .strategy import GroupedStrategy
+
+__all__ = ["Evaluation", "FederationResult", "Observer", "run_federation", "summarise_metrics"]
+
+_log = logging.getLogger(__name__)
+Weights = dict[str, npt.NDArray[Any]]
+
+
+class Observer(Protocol):
+    """Told what happens, while it happens."""
+
+    def on_phase(self, phase: Phase, num_sites: int, server_round: int) -> None:
+        """A phase begins; `server_round` is 0 outside of training."""
+        ...
+
+    def on_round(self, record: RoundRecord) -> None:
+        """A round is finished and in the journal."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Aggregates of one set of weights over all sites that told theirs.
+
+    Attributes:
+        num_patients, num_events: of the sites over their floors.
+        loss: mean negative log-likelihood of those patients; None without any.
+        c_index_histogram: concordance from summed risk-by-time counts; None without a comparable pair.
+        c_index_within_site: pairs inside sites, counts added; None likewise.
+        sites: what each site told, and the failures.
+    """
+
+    num_patients: int
+    num_events: int
+    loss: float | None
+    c_index_histogram: float | None
+    c_index_within_site: float | None
+    sites: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class FederationResult:
+    """What a federation ends with."""
+
+    weights: Weights
+    agreement: Agreement
+    facts: dict[str, FactsReply]
+    rounds: tuple[RoundRecord, ...]
+    evaluation: Evaluation
+    failures: dict[str, SiteFailure]
+    warnings: tuple[str, ...]
+
+
+def run_federation(
+    grid: Grid,
+    run: Run,
+    *,
+    signatures: Mapping[str, tuple[str, ...]] | None = None,
+    journal: Journal | None = None,
+    observer: Observer | None = None,
+) -> FederationResult:
+    """Run a federation to its end, or go on with an interrupted one.
+
+    Args:
+        grid: Flower's Grid.
+        run: experiment, fold and names.
+        signatures: gene groups, symbol lists by name.
+        journal: written after each round, and read first: if it holds rounds, they are not done again.
+        observer: told of phases and rounds.
+
+    Raises:
+        FederationError: too few accepted answers, twice in a row; with a journal the run can be resumed.
+        AgreementError: sites declare different things.
+    """
+    past = journal.read() if journal is not None else None
+    _tell(observer, Phase.FACTS, 0)
+    settlement = settle(grid, run, signatures, past.agreement if past else None)
+    weights = past.weights if past else weights_of(initial_model(run.experiment, settlement.agreement))
+    strategy = GroupedStrategy(run.experiment.strategy, list(weights))
+    rounds: tuple[RoundRecord, ...] = ()
+    if past is not None:
+        strategy.restore(past.strategy_state, weights)
+        rounds = past.rounds
+        _log.info("resuming after round %d", len(rounds))
+    for server_round in range(len(rounds) + 1, run.experiment.federation.num_rounds + 1):
+        weights, record = _train_round(grid, run, settlement, strategy, weights, server_round, observer)
+        rounds = (*rounds, record)
+        if journal is not None:
+            journal.write(JournalEntry(weights, strategy.state(), settlement.agreement, rounds))
+        if observer is not None:
+            observer.on_round(record)
+    _tell(observer, Phase.EVALUATE, len(settlement.nodes))
+    evaluation = _evaluate(grid, run, settlement, weights)
+    return FederationResult(
+        weights,
+        settlement.agreement,
+        settlement.facts,
+        rounds,
+        evaluation,
+        settlement.failures,
+        settlement.warnings,
+    )
+
+
+def _train_round(
+    grid: Grid,
+    run: Run,
+    settlement: Settlement,
+    strategy: GroupedStrategy,
+    weights: Weights,
+    server_round: int,
+    observer: Observer | None,
+) -> tuple[Weights, RoundRecord]:
+    """One round; repeated once if too few answers are accepted."""
+    config, start = run.experiment.federation, time.perf_counter()
+    trainers = [site for site, fact in settlement.facts.items() if fact.size_band]
+    asked = strategy.configure(server_round, weights, grid)
+    request = TrainRequest(
+        weights=weights,
+        run_id=run.run_id,
+        config_digest=run.experiment.digest(),
+        agreement_digest=settlement.agreement.digest(),
+        fold=run.fold,
+        server_round=server_round,
+        proximal_mu=asked.get("proximal-mu"),
+    )
+    for attempt in (1, 2):
+        _tell(observer, Phase.TRAIN, len(trainers), server_round)
+        answers = ask(
+            grid,
+            Phase.TRAIN,
+            dict.fromkeys(trainers, request),
+            settlement.nodes,
+            TrainReply,
+            timeout_s=config.round_timeout_s,
+            group=str(server_round),
+        )
+        accepted, refused = _pass_gate(answers, weights, run, settlement)
+        for site, failure in (answers.failures | refused).items():
+            _log.warning("round %d: %s is left out: %s", server_round, site, failure.text)
+        if len(accepted) >= config.min_results:
+            break
+        _log.warning(
+            "round %d: %d accepted answers, federation.min_results is %d (attempt %d of 2)",
+            server_round,
+            len(accepted),
+            config.min_results,
+            attempt,
+        )
+    else:
+        raise FederationError(
+            f"round {server_round}: {len(accepted)} of {len(trainers)} sites gave an accepted answer, twice; "
+            f"federation.min_results is {config.min_results}. The journal holds round {server_round - 1}; resume when the "
+            "sites are back"
+        )
+    new = strategy.aggregate(server_round, accepted, weights)
+    sites = {site: _site_line(reply) for site, reply in accepted.items()}
+    sites |= {site: {"failure": f.text, "code": f.code} for site, f in (answers.failures | refused).items()}
+    record = RoundRecord(
+        server_round,
+        {site: sites[site] for site in sorted(sites)},
+        time.perf_counter() - start,
+        answers.bytes_sent,
+        answers.bytes_received,
+    )
+    return new, record
+
+
+def _pass_gate(
+    answers: Answers[TrainReply], weights: Weights, run: Run, settlement: Settlement
+) -> tuple[dict[str, TrainReply], dict[str, SiteFailure]]:
+    accepted: dict[str, TrainReply] = {}
+    refused: dict[str, SiteFailure] = {}
+    for site, reply in answers.replies.items():
+        objection = objection_to(reply, weights, run.experiment.federation, settlement.facts[site])
+        if objection is None:
+            accepted[site] = reply
+        else:
+            refused[site] = SiteFailure(0, objection)
+    return accepted, refused
+
+
+def _evaluate(grid: Grid, run: Run, settlement: Settlement, weights: Weights) -> Evaluation:
+    """The closing evaluation. Every site gets the final weights, also those without a test patient."""
+    request = EvaluateRequest(
+        weights=weights,
+        run_id=run.run_id,
+        config_digest=run.experiment.digest(),
+        agreement_digest=settlement.agreement.digest(),
+        fold=run.fold,
+    )
+    answers = ask(
+        grid,
+        Phase.EVALUATE,
+        dict.fromkeys(settlement.nodes, request),
+        settlement.nodes,
+        EvaluateReply,
+        timeout_s=run.experiment.federation.round_timeout_s,
+    )
+    for site, failure in answers.failures.items():
+        _log.warning("closing evaluation: %s is left out: %s", site, failure.text)
+    return summarise_metrics(answers.replies, answers.failures)
+
+
+def summarise_metrics(
+    replies: Mapping[str, Metrics], failures: Mapping[str, SiteFailure] | None = None
+) -> Evaluation:
+    """Add up what the sites told. Sites under their floors tell nothing and are not in the sums."""
+    told = [m for m in replies.values() if m.num_patients]
+    with_loss = [m for m in told if m.loss_sum is not None]
+    patients_with_loss = sum(m.num_patients or 0 for m in with_loss)
+    pairs = sum(
+        (PairCounts(m.concordant, m.discordant or 0, m.tied_risk or 0) for m in told if m.concordant is not None),
+        start=PairCounts(0, 0, 0),
+    )
+    histograms = [m.counts["histogram"] for m in told if "histogram" in m.counts]
+    sites = {site: _metrics_line(metrics) for site, metrics in replies.items()}
+    sites |= {site: {"failure": f.text, "code": f.code} for site, f in (failures or {}).items()}
+    return Evaluation(
+        num_patients=sum(m.num_patients or 0 for m in told),
+        num_events=sum(m.num_events or 0 for m in told),
+        loss=sum(m.loss_sum or 0.0 for m in with_loss) / patients_with_loss if patients_with_loss else None,
+        c_index_histogram=_index(pair_counts_from_histogram(np.sum(histograms, axis=0))) if histograms else None,
+        c_index_within_site=_index(pairs),
+        sites={site: sites[site] for site in sorted(sites)},
+    )
+
+
+def _index(pairs: PairCounts) -> float | None:
+    try:
+        return pairs.c_index
+    except NoComparablePairError:
+        return None
+
+
+def _metrics_line(metrics: Metrics) -> dict[str, Any]:
+    """The numbers of one site as they go to `metrics.jsonl`: everything it told but the arrays."""
+    return {name: getattr(metrics, name) for name in Metrics.model_fields if name != "counts"}
+
+
+def _site_line(reply: TrainReply) -> dict[str, Any]:
+    return {"trained": dict(reply.trained), "train_loss": reply.train_loss, "incoming": _metrics_line(reply)}
+
+
+def _tell(observer: Observer | None, phase: Phase, num_sites: int, server_round: int = 0) -> None:
+    if observer is not None:
+        observer.on_phase(phase, num_sites, server_round)

@@ -1,0 +1,263 @@
+"""Before round 1: who is there, what they declare, and what everybody works with. Ends with one agreement and its digest."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from memamba_core.config.experiment import Experiment
+from memamba_core.data.agreement import (
+    Agreement,
+    ColumnMoments,
+    build_agreement,
+    check_declarations,
+    common_gene_columns,
+    merge_moments,
+    scales_features,
+)
+from memamba_core.errors import FederationError
+from memamba_core.protocol import (
+    PROTOCOL_VERSION,
+    AgreementReply,
+    AgreementRequest,
+    FactsReply,
+    FactsRequest,
+    Phase,
+    StatisticsReply,
+    StatisticsRequest,
+    package_version,
+)
+
+from .exchange import SiteFailure, ask
+
+__all__ = ["Run", "Settlement", "settle"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What identifies a run to the sites.
+
+    Attributes:
+        run_id: name of the run; letters, digits, `-`, `_`, `.`.
+        experiment: composed from `config_name` and `overrides`, which the sites compose again.
+        fold: test fold; -1 trains on every patient.
+    """
+
+    run_id: str
+    experiment: Experiment
+    overrides: tuple[str, ...] = ()
+    config_name: str = "experiment"
+    fold: int = -1
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """The outcome: sites that take part, by name.
+
+    Attributes:
+        nodes: Flower's node id of each site.
+        facts: what each declared.
+        agreement: what all hold.
+        failures: sites that were asked and do not take part.
+        warnings: sentences for the person who reads the run.
+    """
+
+    nodes: dict[str, int]
+    facts: dict[str, FactsReply]
+    agreement: Agreement
+    failures: dict[str, SiteFailure]
+    warnings: tuple[str, ...]
+
+
+def settle(
+    grid: Grid,
+    run: Run,
+    signatures: Mapping[str, tuple[str, ...]] | None,
+    agreed: Agreement | None = None,
+) -> Settlement:
+    """Ask facts and statistics, build the agreement and have every site accept it.
+
+    Args:
+        grid: Flower's Grid.
+        run: experiment, fold and names.
+        signatures: gene groups, symbol lists by name; needed where the experiment groups genes by signatures.
+        agreed: the agreement of an interrupted run, which is sent again instead of a new one.
+
+    Raises:
+        FederationError: too few sites answer, two have one name, or a site holds another agreement.
+        AgreementError: declarations differ; the sites on either side are named.
+    """
+    timeout = run.experiment.federation.agreement_timeout_s
+    nodes, facts, failures = _ask_facts(grid, run, timeout)
+    check_declarations(list(facts.values()))
+    warnings: tuple[str, ...] = ()
+    if agreed is None:
+        agreed, lost, warnings = _make_agreement(grid, run, nodes, facts, signatures, timeout)
+        failures |= lost
+    requests = {
+        site: AgreementRequest(
+            run_id=run.run_id,
+            config_digest=run.experiment.digest(),
+            fold=run.fold,
+            agreement=agreed.to_json(),
+            agreement_digest=agreed.digest(),
+            scaling=dict(agreed.scaling()),
+        )
+        for site in facts
+        if site not in failures
+    }
+    answers = ask(grid, Phase.AGREEMENT, requests, nodes, AgreementReply, timeout_s=timeout)
+    failures |= answers.failures
+    for site, reply in answers.replies.items():
+        if reply.agreement_digest != agreed.digest():
+            failures[site] = SiteFailure(0, "accepted another agreement than was sent")
+    for site, failure in failures.items():
+        _log.warning("%s does not take part: %s", site, failure.text)
+    present = [site for site in facts if site not in failures]
+    if len(present) < run.experiment.federation.min_results:
+        raise FederationError(
+            f"{len(present)} sites accepted the agreement, federation.min_results is "
+            f"{run.experiment.federation.min_results}. " + _list_failures(failures)
+        )
+    return Settlement(
+        {site: nodes[site] for site in present}, {site: facts[site] for site in present}, agreed, failures, warnings
+    )
+
+
+def _ask_facts(
+    grid: Grid, run: Run, timeout: float
+) -> tuple[dict[str, int], dict[str, FactsReply], dict[str, SiteFailure]]:
+    """Ask every connected node who it is. Answers are by node until they say their name."""
+    request = FactsRequest(
+        protocol=PROTOCOL_VERSION,
+        package=package_version(),
+        run_id=run.run_id,
+        config_name=run.config_name,
+        overrides=run.overrides,
+        config_digest=run.experiment.digest(),
+        fold=run.fold,
+    )
+    by_node = {f"node {node}": node for node in sorted(grid.get_node_ids())}
+    answers = ask(grid, Phase.FACTS, dict.fromkeys(by_node, request), by_node, FactsReply, timeout_s=timeout)
+    if not answers.replies:
+        raise FederationError("no site answered. " + _list_failures(answers.failures))
+    nodes: dict[str, int] = {}
+    facts: dict[str, FactsReply] = {}
+    for label, reply in answers.replies.items():
+        if reply.site in facts:
+            raise FederationError(
+                f"two nodes ({nodes[reply.site]} and {by_node[label]}) say they are {reply.site}; give each site.yaml a name of its own"
+            )
+        nodes[reply.site], facts[reply.site] = by_node[label], reply
+    return nodes, {site: facts[site] for site in sorted(facts)}, dict(answers.failures)
+
+
+def _make_agreement(
+    grid: Grid,
+    run: Run,
+    nodes: Mapping[str, int],
+    facts: Mapping[str, FactsReply],
+    signatures: Mapping[str, tuple[str, ...]] | None,
+    timeout: float,
+) -> tuple[Agreement, dict[str, SiteFailure], tuple[str, ...]]:
+    config = run.experiment.agreement
+    columns = common_gene_columns(list(facts.values()))
+    scale_features = scales_features(config, list(facts.values()))
+    requests = {
+        site: StatisticsRequest(
+            run_id=run.run_id,
+            config_digest=run.experiment.digest(),
+            fold=run.fold,
+            gene_columns=columns if fact.gene_columns else (),
+            scale_features=scale_features,
+        )
+        for site, fact in facts.items()
+        if fact.size_band
+    }
+    answers = ask(grid, Phase.STATISTICS, requests, nodes, StatisticsReply, timeout_s=timeout)
+    failures = dict(answers.failures)
+    width = max((fact.feature_width for fact in facts.values()), default=0)
+    genes, features, counts = [], [], np.zeros((2, config.grid_num_cells), dtype=np.int64)
+    warnings: list[str] = []
+    for site, reply in answers.replies.items():
+        fact = facts[site]
+        objection = _objection_to_sums(reply, len(columns) if fact.gene_columns else 0, width, config.grid_num_cells)
+        if objection:
+            failures[site] = SiteFailure(0, objection)
+            continue
+        if fact.gene_columns:
+            genes.append(ColumnMoments(**reply.genes))
+        if scale_features and fact.feature_width:
+            features.append(ColumnMoments(**reply.features))
+        counts += np.stack([reply.events["censored"], reply.events["event"]])
+    kept = {site: reply for site, reply in answers.replies.items() if site not in failures}
+    warnings += _strange_sites(kept, facts)
+    agreement = build_agreement(
+        config,
+        list(facts.values()),
+        gene_columns=columns,
+        genes=merge_moments(genes, len(columns)),
+        features=merge_moments(features, width) if scale_features else None,
+        event_counts=counts[1] if config.time_bins == "event_quantiles" else None,
+        signatures=signatures,
+    )
+    return agreement, failures, tuple(warnings)
+
+
+def _objection_to_sums(reply: StatisticsReply, num_genes: int, width: int, num_cells: int) -> str | None:
+    """Why a site's sums may not be added up; None if they may."""
+    for name, arrays, allowed in (("genes", reply.genes, {num_genes}), ("features", reply.features, {0, width})):
+        if set(arrays) != {"count", "mean", "m2"} or {a.shape for a in arrays.values()} - {(n,) for n in allowed}:
+            return f"sums of {name} do not have the agreed shape"
+        if not all(np.isfinite(a).all() for a in arrays.values()) or (arrays["count"] < 0).any() or (arrays["m2"] < 0).any():
+            return f"sums of {name} hold values that are negative or not finite"
+    if set(reply.events) != {"event", "censored"}:
+        return "counts of events do not have the agreed names"
+    for counts in reply.events.values():
+        if counts.shape != (num_cells,) or counts.dtype != np.int64 or (counts < 0).any():
+            return "counts of events do not have the agreed form"
+    return None
+
+
+def _strange_sites(replies: Mapping[str, StatisticsReply], facts: Mapping[str, FactsReply]) -> list[str]:
+    """Sites whose event rate or follow-up is far from the federation's: a hint at a wrong unit or coding, never a proof."""
+    totals = {site: (int(r.events["event"].sum()), int(r.events["censored"].sum())) for site, r in replies.items()}
+    warnings = []
+    for site, (events, censored) in totals.items():
+        others_events = sum(e for s, (e, _) in totals.items() if s != site)
+        others = sum(e + c for s, (e, c) in totals.items() if s != site)
+        num = events + censored
+        if num < 20 or others < 20:
+            continue
+        rate, rest = events / num, others_events / others
+        spread = np.sqrt(max(rest * (1 - rest), 1e-3) * (1 / num + 1 / others))
+        if abs(rate - rest) > 5 * spread:
+            warnings.append(
+                f"{site}: {events} of {num} training patients had the event, {others_events} of {others} elsewhere; it declares "
+                f"that a 1 means {facts[site].event_means!r}. Check clinical.event_means"
+            )
+        own = _median_cell(replies[site])
+        other = _median_cell(*(r for s, r in replies.items() if s != site))
+        if max(own, other) > 6 * (min(own, other) + 1):
+            warnings.append(
+                f"{site}: median follow-up lies in cell {own} of the time grid, elsewhere in cell {other}; it declares "
+                f"{facts[site].time_unit}. Check clinical.time_unit"
+            )
+    for warning in warnings:
+        _log.warning(warning)
+    return warnings
+
+
+def _median_cell(*replies: StatisticsReply) -> int:
+    counts = sum((r.events["event"] + r.events["censored"] for r in replies), start=np.int64(0))
+    cumulative = np.cumsum(counts)
+    return int(np.searchsorted(cumulative, cumulative[-1] / 2))
+
+
+def _list_failures(failures: Mapping[str, SiteFailure]) -> str:
+    listed: Sequence[str] = [f"{site}: {failure.text}" for site, failure in failures.items()]
+    return "; ".join(listed[:10]) + ("; ..." if len(listed) > 10 else "") if listed else "No node is connected."

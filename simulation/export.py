@@ -1,0 +1,219 @@
+"""Writing a cohort as folders that hospitals could serve: `flower-simulate export-sites`.
+
+What the simulation does with views of one cohort can so be tried with real clients, each with its own
+`site.yaml`.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import yaml
+
+from memamba_core.config.simulation import CohortConfig
+from memamba_core.config.site import (
+    ClinicalTable,
+    FeatureFolder,
+    FoldTable,
+    GenomicsTable,
+    SiteConfig,
+    SiteDataConfig,
+)
+from memamba_core.data.features import PatchFolder
+from memamba_core.data.records import Cohort, FeatureStore
+from memamba_core.errors import ConfigError
+
+__all__ = ["export_sites"]
+
+_log = logging.getLogger(__name__)
+
+_HEADER = """\
+# One hospital of a simulation, ready for a client of its own.
+# Paths are relative to this file. Disclosure floors are strict here, unlike in the simulation.
+"""
+_FEATURES = "features"
+_FEATURE_TABLE = "features.csv.gz"
+_GZIP = {"method": "gzip", "mtime": 0}  # no time stamp: the same cohort gives the same bytes
+
+
+def export_sites(
+    cohort: Cohort, cohort_config: CohortConfig, sites: Mapping[str, tuple[str, ...]], output_dir: Path
+) -> tuple[Path, ...]:
+    """Write each hospital of a partition as a folder with everything its client needs.
+
+    A folder holds `site.yaml`, `clinical.csv`, and as far as its patients have them `genomics.csv.gz`,
+    features and `folds.csv`. Files of patch features are linked where the file system allows it (no disk
+    space is used; do not edit them in place), else copied; bags that are not files are written as such in
+    CLAM's layout. Slide-level tables are cut to the patients of the site and keyed by patient; their
+    `groups_file` is copied whole, because families are made from all its names.
+
+    Reading a folder back with `load_cohort` gives the patients of the site, their values and their bags.
+
+    Args:
+        cohort: the patients; the folds they have are written.
+        cohort_config: where it came from; says what the features are called.
+        sites: site name -> case ids, as `partition_cohort` gives them.
+        output_dir: a folder that does not exist or is empty. It appears when everything is written, or not at
+            all.
+
+    Returns:
+        The folders, in the order of `sites`. Where the cohort has folds, a hospital with nobody in one is
+        left out, and a warning says so: it would neither train nor be tested.
+
+    Raises:
+        ConfigError: the folder is not empty.
+        DataError: a bag cannot be read.
+    """
+    output_dir = output_dir.absolute()
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ConfigError(
+            f"{output_dir}: exists and is not an empty folder; nothing was written. Choose a new output_dir"
+        )
+    partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    with_folds = any(r.fold is not None for r in cohort.records)
+    written: list[str] = []
+    try:
+        for name, case_ids in sites.items():
+            hospital = cohort.subset(case_ids)
+            assert len(hospital.records) == len(case_ids) > 0, "sites are a partition of the cohort"
+            if with_folds and all(r.fold is None for r in hospital.records):
+                _log.warning("site %s is left out: none of its patients is in a fold", name)
+                continue
+            _write_site(hospital, cohort_config, name, partial / name, with_folds)
+            written.append(name)
+        partial.replace(output_dir)  # an empty folder gives way
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return tuple(output_dir / name for name in written)
+
+
+def _write_site(
+    hospital: Cohort, cohort_config: CohortConfig, name: str, folder: Path, with_folds: bool
+) -> None:
+    """One hospital."""
+    folder.mkdir()
+    config = SiteConfig(
+        name=name,
+        data=SiteDataConfig(
+            root=Path(),
+            clinical=_write_clinical(hospital, folder),
+            genomics=_write_genes(hospital, folder),
+            features=_write_features(hospital, cohort_config, folder),
+            folds=_write_folds(hospital, folder) if with_folds else None,
+        ),
+        state=Path("state"),
+    )
+    text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    (folder / "site.yaml").write_text(_HEADER + text, encoding="utf-8")
+
+
+def _write_clinical(hospital: Cohort, folder: Path) -> ClinicalTable:
+    """Months and events, whatever units and coding the source had."""
+    records = hospital.records
+    columns: dict[str, list[Any]] = {
+        "case_id": [r.case_id for r in records],
+        "survival_months": [r.time_months for r in records],
+        "event": [int(r.event) for r in records],
+    }
+    slides = any(r.slides for r in records)
+    tss = any(r.tss for r in records)
+    if slides:
+        columns["slide_ids"] = [";".join(r.slides) for r in records]
+    if tss:
+        columns["tss"] = [r.tss or "" for r in records]
+    pd.DataFrame(columns).to_csv(folder / "clinical.csv", index=False)
+    return ClinicalTable(
+        file="clinical.csv", slides="slide_ids" if slides else None, tss="tss" if tss else None
+    )
+
+
+def _write_genes(hospital: Cohort, folder: Path) -> GenomicsTable | None:
+    """Molecular values of those who have them, unscaled."""
+    if hospital.genes is None:
+        return None
+    row_of = {r.case_id: r.gene_row for r in hospital.records if r.gene_row is not None}
+    if not row_of:
+        return None
+    values_NC = hospital.genes.values_NC[list(row_of.values())]
+    table = pd.DataFrame(values_NC, columns=pd.Index(hospital.genes.columns))
+    table.insert(0, "case_id", list(row_of))
+    table.to_csv(folder / "genomics.csv.gz", index=False, compression=_GZIP)
+    return GenomicsTable(file="genomics.csv.gz")
+
+
+def _write_features(hospital: Cohort, cohort_config: CohortConfig, folder: Path) -> FeatureFolder | None:
+    """Features of those who have them."""
+    store, source = hospital.features, cohort_config.features
+    if store is None or not any(store.has(r) for r in hospital.records):
+        return None
+    if store.columns:
+        assert source is not None, "a slide-level table comes from tables"
+        assert cohort_config.root is not None, "CohortConfig checks it"
+        if source.groups_file is not None:
+            shutil.copyfile(cohort_config.root / source.groups_file, folder / "feature_groups.csv")
+        _write_feature_table(hospital, store, folder / _FEATURE_TABLE)
+        groups_file = None if source.groups_file is None else "feature_groups.csv"
+        return source.model_copy(
+            update={"path": _FEATURE_TABLE, "key": "case_id", "groups_file": groups_file}
+        )
+    if isinstance(store, PatchFolder):
+        _link_patch_files(hospital, store, folder / _FEATURES)
+        return FeatureFolder(
+            path=_FEATURES, encoder=store.declared.encoder, magnification=store.declared.magnification
+        )
+    _write_patch_files(hospital, store, folder / _FEATURES / "h5_files")
+    return FeatureFolder(path=_FEATURES, encoder=store.encoder)
+
+
+def _write_feature_table(hospital: Cohort, store: FeatureStore, path: Path) -> None:
+    """One row per slide vector, keyed by patient, in the order in which the store gives them."""
+    case_ids: list[str] = []
+    blocks: list[np.ndarray[Any, Any]] = []
+    for record in hospital.records:
+        bag = store.load(record)
+        if bag is not None:
+            blocks.append(bag.patches_PF.numpy())
+            case_ids += [record.case_id] * len(bag.patches_PF)
+    table = pd.DataFrame(np.concatenate(blocks), columns=pd.Index(store.columns))
+    table.insert(0, "case_id", case_ids)
+    table.to_csv(path, index=False, compression=_GZIP)
+
+
+def _link_patch_files(hospital: Cohort, store: PatchFolder, folder: Path) -> None:
+    """The source's own files: types and attributes stay, and gigabytes are not read."""
+    for slide in (slide for r in hospital.records for slide in r.slides if slide in store.files):
+        source = store.files[slide].resolve()
+        target = folder / ("pt_files" if source.suffix == ".pt" else "h5_files") / f"{slide}{source.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.hardlink_to(source)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, target)
+
+
+def _write_patch_files(hospital: Cohort, store: FeatureStore, folder: Path) -> None:
+    """One file per slide, from bags in memory."""
+    folder.mkdir(parents=True)
+    for record in hospital.records:
+        for slide in record.slides:
+            bag = store.load(replace(record, slides=(slide,)))
+            if bag is not None:
+                with h5py.File(folder / f"{slide}.h5", "w") as file:
+                    file["features"] = bag.patches_PF.numpy()
+                    if bag.coords_P2 is not None:
+                        file["coords"] = bag.coords_P2.numpy()
+
+
+def _write_folds(hospital: Cohort, folder: Path) -> FoldTable:
+    """Who is in which test fold. A patient in none has no row."""
+    folds = [(r.case_id, r.fold) for r in hospital.records if r.fold is not None]
+    pd.DataFrame(folds, columns=pd.Index(["case_id", "fold"])).to_csv(folder / "folds.csv", index=False)
+    return FoldTable(file="folds.csv")

@@ -1,0 +1,244 @@
+"""The three ways to train on a fold, with the same model, bins, scaling and number of epochs: federated, pooled, each hospital alone."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from client.app import build_client_app
+from client.local import SiteWorker
+from client.models import ModelCache
+from memamba_core.config.compose import compose_simulation
+from memamba_core.config.experiment import Experiment
+from memamba_core.config.simulation import SimulationConfig
+from memamba_core.data.agreement import Agreement
+from memamba_core.data.dataset import PatientDataset
+from memamba_core.data.records import Cohort
+from memamba_core.errors import NoComparablePairError
+from memamba_core.model import MEMamba
+from memamba_core.survival.metrics import (
+    concordance_index,
+    count_pairs,
+    integrated_brier_score,
+    time_dependent_auc,
+)
+from memamba_core.training.checkpoint import Weights, initial_model, model_from, weights_of
+from memamba_core.training.seeding import derive_seed
+from memamba_core.training.trainer import Predictions, Span, predict, resolve_device, train
+from server.journal import Journal
+from server.rounds import FederationResult, Observer, run_federation
+from server.settle import Run, settle
+
+from .cohort import SimulatedCohort, prepare_cohort
+from .local_grid import InlineRunner, LocalGrid, ProcessRunner, Runner
+
+__all__ = [
+    "LocalOutcome",
+    "PooledOutcome",
+    "agree_only",
+    "build_worker_app",
+    "open_grid",
+    "predict_fold",
+    "predict_weights",
+    "test_metrics",
+    "train_federated",
+    "train_local",
+    "train_pooled",
+]
+
+
+@dataclass(frozen=True)
+class PooledOutcome:
+    """One model trained on the union of all training patients."""
+
+    weights: Weights
+    predictions: Predictions
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LocalOutcome:
+    """Each hospital alone.
+
+    Attributes:
+        c_index: mean over hospitals, weighted by training patients, of their models on the union test fold.
+        sites: per hospital: training patients and events, `c_index` on the union test fold, `own_c_index` on its own test
+            patients where those have at least 50 comparable pairs; or the reason why it was not trained.
+        seconds: wall time.
+    """
+
+    c_index: float | None
+    sites: dict[str, dict[str, Any]]
+    seconds: float
+
+
+def open_grid(
+    config: SimulationConfig,
+    overrides: tuple[str, ...],
+    cohort: SimulatedCohort,
+    on_reply: Callable[[str], None] | None = None,
+) -> LocalGrid:
+    """A grid over the simulated hospitals, in this process or in `config.workers` others."""
+    if not config.workers:
+        workers, models = {}, ModelCache()
+        for name, site in cohort.sites.items():
+            workers[name] = SiteWorker(site, models)
+        runner: Runner = InlineRunner(build_client_app(lambda context: workers[str(context.node_config["site"])]))
+    else:
+        runner = ProcessRunner(build_worker_app, (overrides,), list(cohort.sites), config.workers)
+    return LocalGrid(list(cohort.sites), runner, on_reply)
+
+
+def build_worker_app(overrides: tuple[str, ...]) -> Any:
+    """The ClientApp of a worker process: composes the settings and reads the cohort again, nothing is pickled."""
+    import torch
+
+    torch.set_num_threads(1)
+    cohort, models = prepare_cohort(compose_simulation(overrides)), ModelCache()
+    workers = {name: SiteWorker(site, models) for name, site in cohort.sites.items()}
+    return build_client_app(lambda context: workers[str(context.node_config["site"])])
+
+
+def train_federated(
+    grid: LocalGrid,
+    run: Run,
+    cohort: SimulatedCohort,
+    journal: Journal | None = None,
+    observer: Observer | None = None,
+) -> FederationResult:
+    """The federation over the simulated hospitals: the server's own round loop."""
+    return run_federation(grid, run, signatures=cohort.signatures, journal=journal, observer=observer)
+
+
+def agree_only(grid: LocalGrid, run: Run, cohort: SimulatedCohort) -> Agreement:
+    """Only the agreement, where no federation is trained: bins and scaling are the same for every method."""
+    return settle(grid, run, cohort.signatures).agreement
+
+
+def train_pooled(
+    cohort: SimulatedCohort,
+    experiment: Experiment,
+    agreement: Agreement,
+    fold: int,
+    device: str = "auto",
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> PooledOutcome:
+    """One model on the union of the training patients, for as many epochs as the federation's sites do in all."""
+    start = time.perf_counter()
+    model = _train_on(cohort.training_cohort(fold, experiment), experiment, agreement, "pooled", fold, device, on_epoch)
+    predictions = predict_fold(model, cohort.test_cohort(fold), experiment, agreement, device)
+    return PooledOutcome(weights_of(model), predictions, time.perf_counter() - start)
+
+
+def train_local(
+    cohort: SimulatedCohort,
+    experiment: Experiment,
+    agreement: Agreement,
+    fold: int,
+    device: str = "auto",
+    on_site: Callable[[str], None] | None = None,
+) -> LocalOutcome:
+    """Each hospital alone, judged on the union test fold.
+
+    The hospitals use the federation's bins and scaling, which flatters them: alone they would not have these.
+    A hospital without an event among its training patients is listed, not trained.
+    """
+    start, union = time.perf_counter(), cohort.test_cohort(fold)
+    sites: dict[str, dict[str, Any]] = {}
+    for name, site in cohort.sites.items():
+        own = site.training_cohort(fold, experiment.seed, experiment.federation.curve_holdout)
+        line: dict[str, Any] = {"num_patients": len(own.records), "num_events": own.num_events}
+        if own.num_events:
+            model = _train_on(own, experiment, agreement, name, fold, device)
+            predictions = predict_fold(model, union, experiment, agreement, device)
+            line["c_index"] = _c_index(predictions)
+            line["own_c_index"] = _own_c_index(predictions, site.test_cohort(fold, experiment.seed))
+        else:
+            line["not_trained"] = "no event among its training patients" if own.records else "no training patient"
+        sites[name] = line
+        if on_site is not None:
+            on_site(name)
+    told = [(line["c_index"], line["num_patients"]) for line in sites.values() if line.get("c_index") is not None]
+    mean = float(np.average(*zip(*told, strict=True))) if told else None  # type: ignore[call-overload]
+    return LocalOutcome(mean, sites, time.perf_counter() - start)
+
+
+def predict_fold(
+    model: MEMamba, cohort: Cohort, experiment: Experiment, agreement: Agreement, device: str = "auto"
+) -> Predictions:
+    """Predictions for a set of patients."""
+    dataset = PatientDataset(cohort, agreement, experiment.agreement)
+    return predict(model, dataset, device=resolve_device(device), loss=experiment.training.loss)
+
+
+def predict_weights(
+    weights: Weights, cohort: Cohort, experiment: Experiment, agreement: Agreement, device: str = "auto"
+) -> Predictions:
+    """The same for weights that came out of a federation."""
+    return predict_fold(model_from(weights, experiment, agreement), cohort, experiment, agreement, device)
+
+
+def test_metrics(predictions: Predictions, training: Cohort, agreement: Agreement) -> dict[str, Any]:
+    """What is reported of a test fold; None where undefined.
+
+    Exact C-index, time-dependent AUC at the agreed edges and their mean, integrated Brier score, mean loss.
+    """
+    outcome = (predictions.survival_NK, predictions.time_months, predictions.event, agreement.time_bin_edges)
+    trained_on = (
+        np.array([r.time_months for r in training.records]),
+        np.array([r.event for r in training.records], dtype=bool),
+    )
+    auc = time_dependent_auc(*outcome, *trained_on)
+    known = [value for value in auc if value is not None]
+    return {
+        "c_index": _c_index(predictions),
+        "num_patients": len(predictions.risk),
+        "num_events": int(predictions.event.sum()),
+        "auc_at_months": {f"{edge:g}": value for edge, value in zip(agreement.time_bin_edges, auc, strict=True)},
+        "auc_mean": float(np.mean(known)) if known else None,
+        "integrated_brier_score": integrated_brier_score(*outcome, *trained_on),
+        "loss": float(predictions.loss.mean()) if len(predictions.loss) else None,
+    }
+
+
+def _train_on(
+    cohort: Cohort,
+    experiment: Experiment,
+    agreement: Agreement,
+    name: str,
+    fold: int,
+    device: str,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> MEMamba:
+    epochs = experiment.federation.num_rounds * experiment.federation.local_epochs
+    model = initial_model(experiment, agreement)
+    train(
+        model,
+        PatientDataset(cohort, agreement, experiment.agreement),
+        config=experiment.training,
+        optimizer=experiment.training.optimizer,
+        span=Span(0, epochs, epochs),
+        seed=derive_seed(experiment.seed, name, fold),
+        device=resolve_device(device),
+        on_epoch=on_epoch,
+    )
+    return model
+
+
+def _c_index(predictions: Predictions) -> float | None:
+    try:
+        return concordance_index(predictions.risk, predictions.time_months, predictions.event)
+    except NoComparablePairError:
+        return None
+
+
+def _own_c_index(predictions: Predictions, own: Cohort, min_pairs: int = 50) -> float | None:
+    """C-index on the hospital's own test patients, where they form enough comparable pairs."""
+    names = {r.case_id for r in own.records}
+    chosen = np.array([case_id in names for case_id in predictions.case_ids], dtype=bool)
+    if not chosen.any():
+        return None
+    pairs = count_pairs(predictions.risk[chosen], predictions.time_months[chosen], predictions.event[chosen])
+    return pairs.c_index if pairs.num_pairs >= min_pairs else None

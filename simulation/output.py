@@ -1,0 +1,148 @@
+"""The output folder: `summary.json` (a stable contract), `metrics.jsonl`, `predictions.csv`, models and figures."""
+
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from memamba_core.atomic import write_atomically
+from memamba_core.config.simulation import SimulationConfig
+from memamba_core.errors import ConfigError
+from memamba_core.protocol import PROTOCOL_VERSION, package_version
+from memamba_core.training.checkpoint import code_digest
+from memamba_core.training.trainer import Predictions
+from server.journal import RoundRecord
+
+from .cohort import SimulatedCohort
+
+__all__ = ["FoldOutcome", "build_summary", "claim_folder", "mean_and_std", "prediction_rows", "round_lines", "write_json"]
+
+METHODS = ("federated", "pooled", "local")
+FoldOutcome = dict[str, Any]
+"""What is kept of a fold: `fold`, one entry per method that was run (None otherwise), `agreement_digest`, `oracle_c_index`."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all."""
+    with write_atomically(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, allow_nan=False, default=_plain) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} does not go into JSON")
+
+
+def round_lines(fold: int, rounds: Sequence[RoundRecord]) -> list[dict[str, Any]]:
+    """Lines of `metrics.jsonl`: one per round and site. Metrics are of the weights that came *into* the round."""
+    return [
+        {"fold": fold, "round": record.server_round, "site": site, **line}
+        for record in rounds
+        for site, line in record.sites.items()
+    ]
+
+
+def prediction_rows(method: str, fold: int, predictions: Predictions, site_of: Mapping[str, str]) -> pd.DataFrame:
+    """Out-of-fold predictions, one row per patient. Local to the machine that holds the cohort anyway."""
+    return pd.DataFrame(
+        {
+            "method": method,
+            "fold": fold,
+            "case_id": predictions.case_ids,
+            "site": [site_of[case_id] for case_id in predictions.case_ids],
+            "risk": predictions.risk,
+            "time_months": predictions.time_months,
+            "event": predictions.event.astype(int),
+        }
+    )
+
+
+def mean_and_std(values: Sequence[float | None]) -> dict[str, float | None] | None:
+    """Mean and sample standard deviation over folds; no deviation with one fold, None if nothing was run."""
+    told = [value for value in values if value is not None]
+    if not told:
+        return None
+    return {"mean": float(np.mean(told)), "std": float(np.std(told, ddof=1)) if len(told) > 1 else None}
+
+
+def build_summary(
+    config: SimulationConfig, cohort: SimulatedCohort, folds: Sequence[FoldOutcome], warnings: Sequence[str]
+) -> dict[str, Any]:
+    """The contents of `summary.json`.
+
+    `folds[].federated|pooled|local` and `c_index` are exact C-indices on the union test fold (for `local`: the mean over
+    hospitals, weighted by training patients); `details` holds everything else. What was not run is null.
+    """
+    records = cohort.cohort.records
+    rounds_bytes = [b for fold in folds if fold["federated"] for b in fold["federated"]["bytes_per_round"]]
+    return {
+        "cohort": config.data.name,
+        "partition": config.partition.name,
+        "num_sites": len(cohort.sites),
+        "num_patients": len(records),
+        "num_events": cohort.cohort.num_events,
+        "num_with_genes": sum(cohort.cohort.has_genes(r) for r in records),
+        "num_with_slides": sum(cohort.cohort.has_slides(r) for r in records),
+        "sites": {
+            name: {"num_patients": len(site.cohort.records), "num_events": site.cohort.num_events}
+            for name, site in cohort.sites.items()
+        },
+        "folds": [{"fold": fold["fold"], **{m: _c_index(fold, m) for m in METHODS}} for fold in folds],
+        "c_index": {m: mean_and_std([_c_index(fold, m) for fold in folds]) for m in METHODS},
+        "oracle_c_index": (mean_and_std([fold["oracle_c_index"] for fold in folds]) or {}).get("mean"),
+        "details": [
+            {key: value for key, value in fold.items() if key != "oracle_c_index"} for fold in folds
+        ],
+        "seconds": sum(fold[m]["seconds"] for fold in folds for m in METHODS if fold[m]),
+        "bytes_per_round": int(np.mean(rounds_bytes)) if rounds_bytes else None,
+        "settings": config.model_dump(mode="json"),
+        "digests": {
+            "experiment": config.experiment.digest(),
+            "code": code_digest(),
+            "agreement": {str(fold["fold"]): fold["agreement_digest"] for fold in folds},
+        },
+        "warnings": list(warnings),
+        "versions": {
+            "memamba-federated": package_version(),
+            "protocol": PROTOCOL_VERSION,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "flwr", "numpy")},
+        },
+        "command": " ".join(["flower-simulate", *sys.argv[1:]]),
+    }
+
+
+def _c_index(fold: FoldOutcome, method: str) -> float | None:
+    return fold[method]["c_index"] if fold[method] else None
+
+
+def claim_folder(config: SimulationConfig, name: str) -> Path:
+    """The folder for the results: the one named, or a new one below `outputs/`.
+
+    Raises:
+        ConfigError: the folder named holds something already.
+    """
+    if config.output_dir is not None:
+        folder = config.output_dir
+        if folder.exists() and any(folder.iterdir()):
+            raise ConfigError(
+                f"output_dir={folder} is not empty; name a new folder, or go on with an interrupted run by resume={folder}"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    number = 1
+    while True:
+        folder = Path("outputs") / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder

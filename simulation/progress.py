@@ -1,0 +1,174 @@
+"""What a person sees while a simulation runs: the cohort, a bar per method with the sites of the round, a table at the end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from memamba_core.config.simulation import SimulationConfig
+from memamba_core.protocol import Phase
+from server.journal import RoundRecord
+
+from .cohort import SimulatedCohort
+
+__all__ = ["ProgressReporter"]
+
+_PHASES = {
+    Phase.FACTS: "asking sites what they have",
+    Phase.EVALUATE: "closing evaluation",
+}
+_METHODS = {
+    "federated": "Federated",
+    "pooled": "Pooled",
+    "local": "Each hospital alone",
+}
+
+
+class ProgressReporter:
+    """Progress bars on a terminal, lines in a log file, nothing if `quiet`.
+
+    Use as a context manager around `simulate`.
+    """
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self._console = console or Console(quiet=quiet)
+        self._bars = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._fold = 0
+        self._num_folds = 1
+        self._answers, self._asked, self._round = 0, 0, 0
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    # Told by `simulate` --------------------------------------------------------------------------------------------------
+
+    def start(self, config: SimulationConfig, cohort: SimulatedCohort) -> None:
+        """Say what is run on what."""
+        self._num_folds = len(config.folds)
+        sizes = sorted((len(site.cohort.records) for site in cohort.sites.values()), reverse=True)
+        records = cohort.cohort.records
+        both = sum(cohort.cohort.has_genes(r) and cohort.cohort.has_slides(r) for r in records)
+        genes, slides = (sum(f(r) for r in records) for f in (cohort.cohort.has_genes, cohort.cohort.has_slides))
+        say = self._console.print
+        say(
+            f"[bold]{config.data.name}[/]: {len(records)} patients, {cohort.cohort.num_events} events; "
+            f"genes {genes}, slides {slides}, both {both}"
+        )
+        say(
+            f"{len(sizes)} hospitals by partition {config.partition.name}: {sizes[0]} to {sizes[-1]} patients, "
+            f"median {sizes[len(sizes) // 2]}"
+        )
+        floors = config.disclosure
+        say(
+            f"disclosure floors: {floors.min_patients} patients, {floors.min_events} events, {floors.min_pairs} pairs"
+            + (" (permissive: nothing leaves this machine)" if floors.min_patients == 1 else "")
+        )
+
+    def start_fold(self, fold: int) -> None:
+        """A fold begins."""
+        self._fold = fold
+
+    def start_method(self, method: str, total: int) -> None:
+        """A method begins, of `total` rounds, epochs or sites."""
+        prefix = f"fold {self._fold} " if self._num_folds > 1 else ""
+        self._task = self._bars.add_task(prefix + _METHODS[method], total=total, note="")
+
+    def on_epoch(self, epoch: int, loss: float) -> None:
+        """An epoch of pooled training is finished."""
+        self._advance(f"loss {loss:.3f}", completed=epoch)
+
+    def on_site(self, site: str) -> None:
+        """A hospital's own model is trained and judged."""
+        self._advance(site)
+
+    # Told by the round loop and the grid -------------------------------------------------------------------------------------
+
+    def on_phase(self, phase: Phase, num_sites: int, server_round: int) -> None:
+        """A phase begins."""
+        self._answers, self._asked, self._round = 0, num_sites, server_round
+        if phase in _PHASES:
+            self._note(_PHASES[phase])
+
+    def on_reply(self, site: str) -> None:
+        """A site answered."""
+        self._answers += 1
+        if self._round:
+            self._note(f"{min(self._answers, self._asked)} of {self._asked} sites")
+
+    def on_round(self, record: RoundRecord) -> None:
+        """A round is finished and in the journal."""
+        told = [(line["train_loss"], line["trained"].get("head", 0)) for line in record.sites.values() if "trained" in line]
+        told = [(loss, count) for loss, count in told if loss is not None]
+        failed = [site for site, line in record.sites.items() if "failure" in line]
+        note = ""
+        if told:
+            note = f"loss {sum(loss * n for loss, n in told) / max(sum(n for _, n in told), 1):.3f}"
+        if failed:
+            note += f", without {', '.join(failed[:3])}" + (" ..." if len(failed) > 3 else "")
+        self._advance(note, completed=record.server_round)
+
+    # At the end --------------------------------------------------------------------------------------------------------------
+
+    def finish(self, summary: Mapping[str, Any], folder: Path) -> None:
+        """Print the table and where everything lies."""
+        table = Table(title=f"C-index on the union test fold, {summary['cohort']}", title_justify="left")
+        table.add_column("method")
+        for fold in summary["folds"]:
+            table.add_column(f"fold {fold['fold']}", justify="right")
+        if len(summary["folds"]) > 1:
+            table.add_column("mean ± std", justify="right")
+        for method, label in _METHODS.items():
+            stats = summary["c_index"][method]
+            if stats is None:
+                continue
+            cells = [_number(fold[method]) for fold in summary["folds"]]
+            if len(cells) > 1:
+                cells.append(f"{stats['mean']:.3f} ± {stats['std']:.3f}" if stats["std"] is not None else "")
+            table.add_row(label, *cells)
+        if summary["oracle_c_index"] is not None:
+            table.add_row(
+                "[dim]best reachable[/]",
+                *[""] * (len(summary["folds"]) - 1),
+                f"{summary['oracle_c_index']:.3f}",
+                *([""] if len(summary["folds"]) > 1 else []),
+            )
+        self._bars.stop()
+        self._console.print(table)
+        for warning in summary["warnings"]:
+            self._console.print(f"[yellow]warning:[/] {warning}")
+        sent = summary["bytes_per_round"]
+        about = f"{summary['seconds']:.0f} s of training" + (f", {sent / 1e6:.1f} MB a round" if sent else "")
+        self._console.print(f"{about}\nresults: {folder / 'summary.json'}\nfigures: {folder / 'figures'}", highlight=False)
+
+    def _advance(self, note: str, completed: int | None = None) -> None:
+        if self._task is not None:
+            step = {"advance": 1} if completed is None else {"completed": completed}
+            self._bars.update(self._task, note=note, **step)  # type: ignore[arg-type]
+
+    def _note(self, note: str) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, note=note)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,257 @@
+"""A simulation from settings to results: folds one after the other, each method once, everything resumable."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from memamba_core.atomic import write_atomically
+from memamba_core.config.compose import experiment_overrides
+from memamba_core.config.simulation import SimulationConfig
+from memamba_core.errors import ConfigError, NoComparablePairError
+from memamba_core.training.checkpoint import (
+    Checkpoint,
+    code_digest,
+    load_checkpoint,
+    save_checkpoint,
+)
+from server.journal import Journal
+from server.settle import Run
+
+from .cohort import SimulatedCohort, prepare_cohort
+from .methods import (
+    agree_only,
+    open_grid,
+    predict_weights,
+    test_metrics,
+    train_federated,
+    train_local,
+    train_pooled,
+)
+from .output import FoldOutcome, build_summary, claim_folder, prediction_rows, round_lines, write_json
+from .pictures import draw_figures
+from .progress import ProgressReporter
+
+__all__ = ["SimulationResult", "simulate"]
+
+_log = logging.getLogger(__name__)
+
+
+class SimulationResult(dict[str, Any]):
+    """The contents of `summary.json`, with the folder it lies in."""
+
+    def __init__(self, summary: dict[str, Any], folder: Path) -> None:
+        super().__init__(summary)
+        self.folder = folder
+
+
+def simulate(
+    config: SimulationConfig, overrides: Sequence[str] = (), progress: ProgressReporter | None = None
+) -> SimulationResult:
+    """Run a simulation and write its output folder.
+
+    Args:
+        config: settings.
+        overrides: those that `config` was composed from, sent to the sites.
+        progress: shows what happens; None shows nothing.
+
+    Raises:
+        ConfigError: settings that do not fit the cohort, an output folder in use, or `resume` of another run.
+        DataError: the cohort cannot be read.
+        FederationError: too few sites gave accepted answers; `resume` goes on after the last finished round.
+    """
+    import torch
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    progress = progress or ProgressReporter(quiet=True)
+    cohort = prepare_cohort(config)
+    folder = _open_folder(config, overrides)
+    with _log_to(folder / "run.log"):
+        progress.start(config, cohort)
+        started = time.perf_counter()
+        outcomes = []
+        for fold in config.folds:
+            outcomes.append(_run_fold(config, tuple(overrides), cohort, fold, folder / f"fold-{fold}", progress))
+            _write_results(config, cohort, outcomes, folder)
+        _log.info("finished in %.1f s", time.perf_counter() - started)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return SimulationResult(summary, folder)
+
+
+def _open_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
+    """The output folder, new or of the run to go on with, whose settings must be those of this run."""
+    settings = config.model_dump(mode="json", exclude={"output_dir", "resume", "workers", "threads", "device"})
+    if config.resume is None:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        folder = claim_folder(config, f"{config.data.name}-{config.partition.name}-{stamp}")
+        write_json(folder / "settings.json", {"overrides": list(overrides), "settings": settings})
+        return folder
+    path = config.resume / "settings.json"
+    if not path.is_file():
+        raise ConfigError(f"resume={config.resume}: no settings.json there; name the output folder of an interrupted run")
+    before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    changed = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
+    if changed:
+        raise ConfigError(
+            f"resume={config.resume}: the run there had other settings for {', '.join(changed)} (they are in {path}); the "
+            "configs or MEMAMBA_DATA have changed since"
+        )
+    return config.resume
+
+
+def _run_fold(
+    config: SimulationConfig,
+    overrides: tuple[str, ...],
+    cohort: SimulatedCohort,
+    fold: int,
+    folder: Path,
+    progress: ProgressReporter,
+) -> FoldOutcome:
+    """All methods of a fold. What is finished is kept in `outcome.json` and not done again."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "outcome.json"
+    outcome: FoldOutcome = {"fold": fold, "federated": None, "pooled": None, "local": None}
+    if path.is_file():
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+    progress.start_fold(fold)
+    experiment, site_of = config.experiment, cohort.site_of()
+    run = Run(f"{config.data.name}-fold-{fold}", experiment, experiment_overrides(overrides), fold=fold)
+    wanted = [m for m in ("federated", "pooled", "local") if config.runs(m) and outcome[m] is None]
+    if not wanted:
+        return outcome
+    grid = open_grid(config, overrides, cohort, progress.on_reply)
+    try:
+        if "federated" in wanted:
+            outcome["federated"] = _federate(config, run, cohort, grid, folder, progress)
+            write_json(path, outcome)
+        agreement = load_checkpoint(folder).agreement if config.runs("federated") else agree_only(grid, run, cohort)
+    finally:
+        grid.close()
+    outcome["agreement_digest"] = agreement.digest()
+    outcome["oracle_c_index"] = _oracle(cohort, fold)
+    if "pooled" in wanted:
+        progress.start_method("pooled", experiment.federation.num_rounds * experiment.federation.local_epochs)
+        pooled = train_pooled(cohort, experiment, agreement, fold, config.device, progress.on_epoch)
+        training = cohort.training_cohort(fold, experiment)
+        outcome["pooled"] = {**test_metrics(pooled.predictions, training, agreement), "seconds": pooled.seconds}
+        _write_table(folder / "predictions-pooled.csv", prediction_rows("pooled", fold, pooled.predictions, site_of))
+        save_checkpoint(
+            folder, "pooled", Checkpoint(pooled.weights, experiment, agreement, experiment.federation.num_rounds, code_digest())
+        )
+        write_json(path, outcome)
+    if "local" in wanted:
+        progress.start_method("local", len(cohort.sites))
+        local = train_local(cohort, experiment, agreement, fold, config.device, progress.on_site)
+        outcome["local"] = asdict(local)
+    write_json(path, outcome)
+    return outcome
+
+
+def _federate(
+    config: SimulationConfig,
+    run: Run,
+    cohort: SimulatedCohort,
+    grid: Any,
+    folder: Path,
+    progress: ProgressReporter,
+) -> dict[str, Any]:
+    """Train the federation of a fold and write its model, predictions and metrics."""
+    start, experiment = time.perf_counter(), config.experiment
+    journal = Journal(folder / "journal", experiment.digest(), run.fold)
+    progress.start_method("federated", experiment.federation.num_rounds)
+    result = train_federated(grid, run, cohort, journal, progress)
+    seconds = sum(record.seconds for record in result.rounds)
+    predictions = predict_weights(
+        result.weights, cohort.test_cohort(run.fold), experiment, result.agreement, config.device
+    )
+    save_checkpoint(
+        folder,
+        "model",
+        Checkpoint(result.weights, experiment, result.agreement, len(result.rounds), code_digest()),
+    )
+    _write_table(
+        folder / "predictions-federated.csv",
+        prediction_rows("federated", run.fold, predictions, cohort.site_of()),
+    )
+    with write_atomically(folder / "metrics.jsonl") as partial:
+        partial.write_text(
+            "".join(json.dumps(line) + "\n" for line in round_lines(run.fold, result.rounds)), encoding="utf-8"
+        )
+    _log.info("fold %d federated in %.1f s", run.fold, time.perf_counter() - start)
+    return {
+        **test_metrics(predictions, cohort.training_cohort(run.fold, experiment), result.agreement),
+        "c_index_histogram": result.evaluation.c_index_histogram,
+        "c_index_within_site": result.evaluation.c_index_within_site,
+        "closing_evaluation": result.evaluation.sites,
+        "time_bin_edges": list(result.agreement.time_bin_edges),
+        "num_gene_columns": len(result.agreement.gene_columns),
+        "num_parameters": int(sum(array.size for array in result.weights.values())),
+        "left_out": {site: failure.text for site, failure in result.failures.items()},
+        "warnings": list(result.warnings),
+        "bytes_per_round": [record.bytes_sent + record.bytes_received for record in result.rounds],
+        "seconds": seconds,
+    }
+
+
+def _oracle(cohort: SimulatedCohort, fold: int) -> float | None:
+    """The best reachable C-index on the test fold of a generated cohort."""
+    if cohort.synthetic is None:
+        return None
+    try:
+        return cohort.synthetic.oracle_c_index_of([r.case_id for r in cohort.test_cohort(fold).records])
+    except NoComparablePairError:
+        return None
+
+
+def _write_results(
+    config: SimulationConfig, cohort: SimulatedCohort, outcomes: Sequence[FoldOutcome], folder: Path
+) -> None:
+    """Everything at the top of the output folder, from what the finished folds left in theirs."""
+    folds = [folder / f"fold-{outcome['fold']}" for outcome in outcomes]
+    lines = [path.read_text(encoding="utf-8") for f in folds if (path := f / "metrics.jsonl").is_file()]
+    with write_atomically(folder / "metrics.jsonl") as partial:
+        partial.write_text("".join(lines), encoding="utf-8")
+    tables = [pd.read_csv(path, dtype={"case_id": str}) for f in folds for path in sorted(f.glob("predictions-*.csv"))]
+    predictions = pd.concat(tables, ignore_index=True) if tables else None
+    if predictions is not None:
+        _write_table(folder / "predictions.csv", predictions)
+    if (folds[0] / "model.json").is_file():
+        save_checkpoint(folder, "model", load_checkpoint(folds[0]))
+    warnings = [w for outcome in outcomes if outcome["federated"] for w in outcome["federated"]["warnings"]]
+    summary = build_summary(config, cohort, outcomes, list(dict.fromkeys(warnings)))
+    draw_figures(folder, summary, predictions, [json.loads(line) for text in lines for line in text.splitlines()])
+    write_json(folder / "summary.json", summary)
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    with write_atomically(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.6g")
+
+
+class _log_to:  # noqa: N801 - reads as a verb where it is used
+    """Send this project's log to a file within the block."""
+
+    def __init__(self, path: Path) -> None:
+        self._handler = logging.FileHandler(path, encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def __enter__(self) -> Callable[..., None]:
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(self._handler)
+            logging.getLogger(name).setLevel(logging.INFO)
+        return _log.info
+
+    def __exit__(self, *_: object) -> None:
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(self._handler)
+        self._handler.close()
+
+
+_LOGGERS = ("memamba_core", "server", "client", "simulation")

@@ -1,0 +1,56 @@
+"""What all tests share: checked tensor shapes, one torch thread, the real data where they are.
+
+Shapes in signatures (jaxtyping) are enforced here and free in production. A numba kernel in a checked package
+needs `@typing.no_type_check` as its innermost decorator: numba cannot compile the checking wrapper.
+"""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# Before anything imports these packages: the hook rewrites them as they are imported.
+install_import_hook(["memamba_core.model", "memamba_core.survival"], "beartype.beartype")
+
+torch.set_num_threads(1)  # pytest-xdist uses the cores
+
+# Time limits of single examples say more about the machine than about the code.
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+_NO_DATA = "the TCGA tables are not here; name their folder in the environment variable MEMAMBA_DATA"
+
+
+def _find_data_root() -> Path | None:
+    """The folder that holds `cohorts/`: $MEMAMBA_DATA, or shared/data beside the repository."""
+    named = os.environ.get("MEMAMBA_DATA")
+    root = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    return root if (root / "cohorts").is_dir() else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `real_data` where the data are not."""
+    if _find_data_root() is None:
+        for item in items:
+            if item.get_closest_marker("real_data"):
+                item.add_marker(pytest.mark.skip(reason=_NO_DATA))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the TCGA tables; skips where there is none. Mark such tests `real_data`."""
+    root = _find_data_root()
+    if root is None:
+        pytest.skip(_NO_DATA)
+    return root

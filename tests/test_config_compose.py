@@ -1,0 +1,266 @@
+"""Composing: overrides in, frozen settings out, with sentences for what does not fit."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+
+from memamba_core.config.compose import (
+    HYDRA_VERSION_BASE,
+    compose_experiment,
+    compose_foreign_experiment,
+    compose_simulation,
+    config_folder,
+    experiment_overrides,
+    hydra_overrides,
+    refuse_unsafe_overrides,
+    simulation_from,
+)
+from memamba_core.config.experiment import Experiment
+from memamba_core.errors import ConfigError
+
+
+def test_an_override_changes_one_setting():
+    assert compose_experiment(["federation.num_rounds=3"]).federation.num_rounds == 3
+
+
+def test_a_setting_that_no_file_shows_can_be_overridden():
+    assert "d_conv" not in (config_folder() / "model" / "default.yaml").read_text()
+    assert compose_experiment(["model.d_conv=3"]).model.d_conv == 3
+
+
+def test_a_group_is_chosen_and_changed_at_once():
+    experiment = compose_experiment(["strategy=fedprox", "strategy.proximal_mu=0.5"])
+    assert experiment.strategy.settings() == {"proximal_mu": 0.5}
+
+
+def test_lists_become_tuples_and_nothing_of_hydra_is_left():
+    dumped = compose_simulation(["agreement.num_bins=3", "agreement.public_edges=[10, 20]"]).model_dump()
+
+    def walk(value):
+        assert type(value).__module__.split(".")[0] not in {"omegaconf", "hydra"}
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ():
+            walk(inner)
+
+    walk(dumped)
+    assert dumped["experiment"]["agreement"]["public_edges"] == (10.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model=foo", ["model/foo", "genomics", "late_fusion"]),
+        ("data=foo", ["data/foo", "synthetic", "tcga_blca"]),
+        ("data.rooot=x", ["unknown setting 'data.rooot'", "root"]),
+        ("modell.dropout=0", ["unknown setting 'modell'", "model"]),
+        ("model.dropuot=0", ["unknown setting 'model.dropuot'", "dropout"]),
+        ("model.dropout=2", ["model.dropout", "got 2", "less than 1"]),
+        ("model.dropout=much", ["model.dropout", "got 'much'", "number"]),
+        ("model.dropout.x=1", ["model.dropout", "number"]),
+        ("model.experts=[genomics,radiology]", ["model.experts.1", "got 'radiology'", "'pathology'"]),
+        ("strategy.proximal_mu=1", ["strategy fedavg has no setting proximal_mu"]),
+        ("partition.alpha=1", ["partition tss has no setting alpha"]),
+        ("folds=[]", ["at least one fold"]),
+        ("seed=1,2", ["seed", "key=[value1,value2]"]),
+        ("seed", ["seed", "EQUAL"]),
+        ("model=null", ["must be a string"]),
+        ("model={a: 1}", ["model"]),
+        ("seed=${oc.env:MEMAMBA_NO_SUCH_VARIABLE}", ["MEMAMBA_NO_SUCH_VARIABLE"]),
+        ("seed=${nowhere}", ["nowhere"]),
+        ("experiment.seed=1", ["unknown setting 'experiment'"]),
+        ("data=tcga_blca", ["data.root=FOLDER", "MEMAMBA_DATA"]),
+    ],
+)
+def test_what_does_not_fit_is_a_sentence_that_names_it_and_what_is_allowed(override, words, monkeypatch):
+    monkeypatch.delenv("MEMAMBA_DATA", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        compose_simulation([override])
+    text = str(caught.value)
+    assert override in text
+    assert all(word in text for word in words), text
+    assert "\n" not in text
+
+
+def test_an_unknown_settings_file_is_refused_with_those_that_exist():
+    with pytest.raises(ConfigError, match=r"no settings file '\.\./x'; there are: experiment, simulate"):
+        compose_experiment(config_name="../x")
+
+
+def test_the_simulation_is_no_experiment():
+    with pytest.raises(ConfigError, match="unknown setting"):
+        compose_experiment(config_name="simulate")
+
+
+# --- the digest ---
+
+
+def test_digest_changes_with_a_setting_and_not_with_the_order_in_which_settings_were_given():
+    one = compose_experiment(["seed=1", "model.d_model=16"])
+    other = compose_experiment(["model.d_model=16", "seed=1"])
+    assert one.digest() == other.digest() != compose_experiment(["seed=1"]).digest()
+    values = Experiment().model_dump(mode="json")
+    turned_round = {
+        key: dict(reversed(v.items())) if isinstance(v, dict) else v for key, v in reversed(values.items())
+    }
+    assert Experiment.parse(turned_round, "test").digest() == Experiment().digest()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["partition=iid", "data.synthetic.effect=1", "output_dir=x"],
+        ["federation.num_rounds=3", "compare=true", "model=late_fusion", "model.d_conv=3"],
+        ["strategy=fedadam", "strategy.tau=0.1", "seed=5", "folds=[0,1]", "++training.batch_size=8"],
+        [
+            "agreement.time_bins=public",
+            "agreement.public_edges=[6, 12.5, 1e2]",
+            "hydra.verbose=true",
+            "workers=2",
+        ],
+        [
+            "training.max_patches=null",
+            "model.experts=[genomics]",
+            "model.scans=[]",
+            "federation.max_update_norm=3",
+        ],
+    ],
+)
+def test_a_site_composes_the_same_digest_as_the_simulation(overrides):
+    simulation = compose_simulation(overrides)
+    sent = experiment_overrides(overrides)
+    assert compose_foreign_experiment("experiment", sent).digest() == simulation.experiment.digest()
+
+
+def test_overrides_for_hydra_and_for_sites_are_each_others_way_back():
+    given_ = ["model=genomics", "model.d_conv=3", "seed=1"]
+    assert hydra_overrides(given_) == ["model=genomics", "++model.d_conv=3", "++seed=1"]
+    assert experiment_overrides(hydra_overrides(given_)) == tuple(given_)
+    options = ["--multirun", "hydra.verbose=true", "hydra/launcher=basic", "~model", "+model.x=1"]
+    assert hydra_overrides(options) == options
+
+
+# --- inside other users of Hydra, and from threads ---
+
+
+def test_composing_leaves_an_outer_hydra_as_it_was():
+    with hydra.initialize_config_dir(str(config_folder()), version_base=HYDRA_VERSION_BASE):
+        outer = GlobalHydra.instance().hydra
+        config = hydra.compose("simulate", overrides=hydra_overrides(["seed=3", "model.d_conv=3"]))
+        assert isinstance(config, DictConfig)
+        simulation = simulation_from(config)
+        assert compose_simulation(["seed=3", "model.d_conv=3"]) == simulation
+        with pytest.raises(ConfigError):
+            compose_experiment(["model=foo"])
+        assert GlobalHydra.instance().hydra is outer
+        hydra.compose("experiment")
+    assert not GlobalHydra.instance().is_initialized()
+    compose_experiment()
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_threads_do_not_disturb_each_other():
+    with ThreadPoolExecutor(8) as pool:
+        seeds = list(pool.map(lambda seed: compose_experiment([f"seed={seed}"]).seed, range(24)))
+    assert seeds == list(range(24))
+
+
+def test_a_composed_simulation_may_be_a_plain_mapping():
+    config = {"seed": 4, "data": {"name": "x", "synthetic": {}}}
+    assert simulation_from(config) == simulation_from(OmegaConf.create(config))
+    assert simulation_from(config).experiment.seed == 4
+
+
+def test_a_missing_value_is_named():
+    with pytest.raises(ConfigError, match="seed"):
+        simulation_from({"seed": "???", "data": {"name": "x", "synthetic": {}}})
+
+
+# --- what comes over the network ---
+
+UNSAFE = [
+    "seed=${oc.env:SECRET}",
+    "seed='${oc.env:SECRET}'",
+    "seed=$\\{x}",
+    "hydra.searchpath=[file:///tmp]",
+    "hydra/launcher=basic",
+    "hydra.run.dir=/tmp/x",
+    "model._target_=os.system",
+    "_target_=os.system",
+    "model={_target_:os.system}",
+    "+model.new=1",
+    "++model.d_model=8",
+    "~model",
+    "~model.d_model",
+    "model@training=default",
+    "model@_global_=default",
+    "+defaults=[/x]",
+    "defaults=[experiment]",
+    "model=../data/tcga_blca",
+    "model=/etc/passwd",
+    "model=[genomics,late_fusion]",
+    "model=foo",
+    "model",
+    "model.d_model",
+    "model.d_model.x=1",
+    "model.nothing=1",
+    "data.root=/etc",
+    "data=tcga_blca",
+    "output_dir=x",
+    "partition=iid",
+    "seed=1,2",
+    "seed=range(1,3)",
+    "seed=int(3)",
+    "seed=[[1]]",
+    "seed={a:1}",
+    "seed=1\nmodel.d_model=8",
+    "seed=1\n",
+    " seed=1",
+    "seed= 1",
+    "seed=",
+    'seed="1"',
+    "seed=１",
+    "",
+    "=1",
+    "seed=" + "1" * 300,
+]
+
+
+@pytest.mark.parametrize("override", UNSAFE)
+def test_what_may_not_come_from_outside_is_refused_before_it_is_composed(override, monkeypatch):
+    monkeypatch.setenv("SECRET", "3")
+    monkeypatch.setattr("memamba_core.config.compose._compose", lambda *_: pytest.fail("was composed"))
+    with pytest.raises(ConfigError):
+        compose_foreign_experiment("experiment", [override])
+
+
+def test_too_many_overrides_are_refused():
+    refuse_unsafe_overrides(["seed=1"] * 100)
+    with pytest.raises(ConfigError, match="101"):
+        refuse_unsafe_overrides(["seed=1"] * 101)
+
+
+def test_overrides_of_a_simulation_that_sites_would_refuse_are_told_at_once():
+    with pytest.raises(ConfigError, match="may not come from outside"):
+        experiment_overrides(["output_dir=x", "strategy.name='fedavg'"])
+
+
+def test_a_foreign_settings_file_must_be_an_installed_one():
+    for name in ("../experiment", "/etc/passwd", "experiment.yaml", "", "hydra/config"):
+        with pytest.raises(ConfigError, match="no settings file"):
+            compose_foreign_experiment(name, [])
+
+
+@given(st.text(max_size=30))
+def test_whatever_is_let_through_names_a_setting_of_the_experiment_and_a_plain_value(text):
+    override = f"model.d_model={text}"
+    try:
+        refuse_unsafe_overrides([override])
+    except ConfigError:
+        return
+    assert not set(text) & set("${}()@/\\'\"=~:*?<>|&;\n")
+    assert text
