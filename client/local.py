@@ -206,11 +206,11 @@ class SiteWorker:
     def _curve_metrics(self, session: Session, model: MEMamba) -> Metrics:
         """Metrics of the incoming weights: on the holdout, on the test fold if that was asked for, or none."""
         federation = session.experiment.federation
-        if federation.curve_on_test_fold:
-            return self._metrics(session, model, self._dataset(session, "test"))
-        if federation.curve_holdout:
-            return self._metrics(session, model, self._dataset(session, "holdout"))
-        return Metrics(counts={})
+        if not (federation.curve_on_test_fold or federation.curve_holdout):
+            return Metrics(counts={})
+        dataset = self._dataset(session, "test" if federation.curve_on_test_fold else "holdout")
+        # a histogram is nearly a list of patients: it is told once, in the closing evaluation, and not every round
+        return self._metrics(session, model, dataset).model_copy(update={"counts": {}})
 
     def _metrics(self, session: Session, model: MEMamba, dataset: PatientDataset) -> Metrics:
         if not len(dataset):

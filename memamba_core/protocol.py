@@ -173,7 +173,7 @@ class WireMessage(pydantic.BaseModel):
             if name in cls.array_sets or info.annotation == dict[str, int]:
                 values.setdefault(info.alias or name, {})
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(values, by_alias=True, by_name=False)
         except pydantic.ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise ProtocolError(f"{cls.__name__} does not have the agreed form: {faults}") from None

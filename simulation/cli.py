@@ -71,9 +71,10 @@ def _guarded(config: Any, overrides: tuple[str, ...], *, export: bool) -> int:
 def _simulate(config: Any, overrides: tuple[str, ...]) -> None:
     if config.resume is not None:
         config, overrides = _settings_of(config.resume, overrides)
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # it logs every aggregation of every group
     from .progress import ProgressReporter
     from .run import simulate
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # it logs every aggregation of every group, and sets its own level on import
 
     with ProgressReporter() as progress:
         try:

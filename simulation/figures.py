@@ -321,13 +321,13 @@ def draw_comparison(path: Path, table: Mapping[str, Sequence[float | None]], ora
 
 @contextmanager
 def _figure(path: Path, width: float, height: float) -> "Iterator[Figure]":
-    """A figure of so many inches; when the block ends without an error it is written, whole or not at all."""
+    """A figure of so many inches, written whole when the block ends without an error."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # The defaults first, so that a user's matplotlibrc does not restyle the figures; pyplot, its current figure
-    # and its interactive backends are not involved.
+    # The defaults first, so that a user's matplotlibrc does not restyle the figures; pyplot, its current
+    # figure and its interactive backends are not involved.
     with style.context(["default", _STYLE]):
         figure = Figure(figsize=(width, height))
         figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
@@ -471,7 +471,7 @@ def _say(axes: "Axes", text: str) -> None:
 
 def _caption(figure: "Figure", text: str) -> None:
     """Small print under a figure, wrapped to its width."""
-    text = "\n".join(textwrap.wrap(text, width=int(15.5 * figure.get_figwidth())))  # characters per inch
+    text = "\n".join(textwrap.wrap(text, width=int(16 * figure.get_figwidth())))  # characters per inch
     figure.supxlabel(text, fontsize=7.5, color=_MUTED, x=0.01, ha="left")
 
 

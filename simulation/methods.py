@@ -160,8 +160,9 @@ def train_local(
         sites[name] = line
         if on_site is not None:
             on_site(name)
-    told = [(line["c_index"], line["num_patients"]) for line in sites.values() if line.get("c_index") is not None]
-    mean = float(np.average(*zip(*told, strict=True))) if told else None  # type: ignore[call-overload]
+    told = [line for line in sites.values() if line.get("c_index") is not None]
+    weights = [line["num_patients"] for line in told]
+    mean = float(np.average([line["c_index"] for line in told], weights=weights)) if told else None
     return LocalOutcome(mean, sites, time.perf_counter() - start)
 
 

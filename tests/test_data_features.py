@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memamba_core.config.site import FeatureFolder
@@ -118,11 +118,9 @@ def test_a_cap_of_zero_is_refused():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("leading", [False, True])
-@pytest.mark.parametrize("coords_dtype", [np.int32, np.int64, np.uint16, None])
+@pytest.mark.parametrize("coords_dtype", [np.int32, np.int64, None])
 @pytest.mark.parametrize("kind", ["h5", "gzip", "pt", "pt_old"])
 def test_patches_come_row_by_row_in_every_form(tmp_path, dtype, leading, coords_dtype, kind):
-    if kind.startswith("pt") and coords_dtype == np.uint16:
-        pytest.skip("torch has no such tensors in old files")
     shuffle = np.random.default_rng(1).permutation(10)
     if coords_dtype is None:
         shuffle = np.arange(10)
@@ -131,7 +129,9 @@ def test_patches_come_row_by_row_in_every_form(tmp_path, dtype, leading, coords_
     if leading:
         features, coords = features[None], None if coords is None else coords[None]
     if kind in ("h5", "gzip"):
-        storage = {"chunks": (*features.shape[:-2], 3, WIDTH), "compression": "gzip"} if kind == "gzip" else {}
+        storage = (
+            {"chunks": (*features.shape[:-2], 3, WIDTH), "compression": "gzip"} if kind == "gzip" else {}
+        )
         path = write_h5(tmp_path / "s.h5", features, coords, **storage)
     else:
         content = {"feats": torch.from_numpy(features)}
@@ -176,10 +176,25 @@ def test_long_files_are_read_in_blocks_of_any_length(tmp_path, monkeypatch):
         (np.zeros((2, 3, 4), "f4"), None, "features", ("shape [2, 3, 4]", "wanted [patches, width]")),
         (np.zeros(5, "f4"), None, "features", ("shape [5]", "Extract")),
         (np.zeros((2, 4), "i4"), None, "features", ("int32", "wanted float16")),
-        (np.zeros((2, 4), "f4"), np.zeros((3, 2), "i4"), "features", ("coords", "[3, 2]", "[2, 2]", "Extract")),
+        (
+            np.zeros((2, 4), "f4"),
+            np.zeros((3, 2), "i4"),
+            "features",
+            ("coords", "[3, 2]", "[2, 2]", "Extract"),
+        ),
         (np.zeros((2, 4), "f4"), np.zeros((2, 2), "f4"), "features", ("coords", "float32", "integers")),
-        (np.zeros((2, 4), "f4"), grid(2), "patches", ("holds coords, patches", "`features`", "data.features.path")),
-        (np.full((2, 4), np.nan, "f4"), None, "features", ("not finite", "Extract this slide again", "remove")),
+        (
+            np.zeros((2, 4), "f4"),
+            grid(2),
+            "patches",
+            ("holds coords, patches", "`features`", "data.features.path"),
+        ),
+        (
+            np.full((2, 4), np.nan, "f4"),
+            None,
+            "features",
+            ("not finite", "Extract this slide again", "remove"),
+        ),
         (np.full((2, 4), 1e300), None, "features", ("not finite", "row 1")),
     ],
 )
@@ -234,8 +249,13 @@ def test_a_pickle_dressed_up_as_tensors_is_not_run(tmp_path):
 
 
 def test_a_pt_of_something_else_says_what_was_wanted(tmp_path):
-    assert "holds a list where a tensor was wanted" in refusal(read_patches, write_pt(tmp_path / "a.pt", [1, 2]))
-    assert "holds labels; wanted" in refusal(read_patches, write_pt(tmp_path / "b.pt", {"labels": torch.zeros(1)}))
+    assert "holds a list where a tensor was wanted" in refusal(
+        read_patches, write_pt(tmp_path / "a.pt", [1, 2])
+    )
+    assert "holds labels; wanted" in refusal(
+        read_patches, write_pt(tmp_path / "b.pt", {"labels": torch.zeros(1)})
+    )
+    assert "holds a NoneType where" in refusal(read_patches, write_pt(tmp_path / "n.pt", None))
     path = write_pt(tmp_path / "c.pt", {"features": torch.zeros(1, 2), "coords": [1]})
     assert "holds a list where a tensor was wanted" in refusal(read_patches, path)
 
@@ -317,7 +337,13 @@ def test_the_width_comes_from_the_first_readable_slide_with_a_patch(tmp_path):
     store = open_folder(tmp_path)
     assert store.width == WIDTH
     message = refusal(store.load, patient("c", "d"))
-    for word in (str(tmp_path / "d.h5"), "width 9", "4 in", str(tmp_path / "c.h5"), "extract all slides with one"):
+    for word in (
+        str(tmp_path / "d.h5"),
+        "width 9",
+        "4 in",
+        str(tmp_path / "c.h5"),
+        "extract all slides with one",
+    ):
         assert word in message
     assert "a.h5: cannot be read" in refusal(store.load, patient("a"))
     assert store.load(patient("b")) is None
@@ -357,6 +383,7 @@ def test_slides_are_concatenated_in_the_records_order(tmp_path):
     assert not store.has(patient())
 
 
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4),
     cap=st.integers(1, 60),

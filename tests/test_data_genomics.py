@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memamba_core.config.site import GenomicsTable
@@ -30,11 +30,15 @@ def test_molecular_columns_are_read_unscaled_and_the_rest_is_ignored(tmp_path):
     assert case_ids == ("p1", "p2")
     assert genes.columns == ("TP53_mut", "ERBB2_cnv", "A_rnaseq")
     assert genes.values_NC.dtype == np.float32
-    np.testing.assert_array_equal(genes.values_NC, np.array([[1, -2, 14071.5], [0, np.nan, 0.25]], np.float32))
+    np.testing.assert_array_equal(
+        genes.values_NC, np.array([[1, -2, 14071.5], [0, np.nan, 0.25]], np.float32)
+    )
 
 
 def test_parquet_and_gzip_hold_the_same_as_csv(tmp_path):
-    frame = pd.DataFrame({"case_id": ["p1", "p2"], "A_cnv": [1, None], "B_rnaseq": [0.5, -3.25], "C_mut": [True, False]})
+    frame = pd.DataFrame(
+        {"case_id": ["p1", "p2"], "A_cnv": [1, None], "B_rnaseq": [0.5, -3.25], "C_mut": [True, False]}
+    )
     frame.to_parquet(tmp_path / "g.parquet", index=False)
     frame.astype({"C_mut": int}).to_csv(tmp_path / "g.csv.gz", index=False)
     a, b = (read_genes(GenomicsTable(file=f"g.{kind}"), tmp_path) for kind in ("parquet", "csv.gz"))
@@ -44,7 +48,9 @@ def test_parquet_and_gzip_hold_the_same_as_csv(tmp_path):
 
 
 def test_only_the_agreed_columns_are_read(tmp_path):
-    _, genes = read(tmp_path, "case_id,A_cnv,B_cnv,C_mut\np,1,2,0\n", columns=["C_mut", "A_cnv", "ABSENT_mut"])
+    _, genes = read(
+        tmp_path, "case_id,A_cnv,B_cnv,C_mut\np,1,2,0\n", columns=["C_mut", "A_cnv", "ABSENT_mut"]
+    )
     assert genes.columns == ("A_cnv", "C_mut")
     np.testing.assert_array_equal(genes.values_NC, [[1, 0]])
 
@@ -65,7 +71,11 @@ def test_bare_mutation_columns_are_renamed_and_clinical_ones_never(tmp_path):
         ("case_id,A_cnv\np1,inf\n", {}, ("'A_cnv'", "row 1", "infinite", "empty")),
         ("case_id,A_cnv\np1,1e50\n", {}, ("'A_cnv'", "row 1", "float32")),
         ("case_id,A_cnv\np1, 1e50\n", {}, ("'A_cnv'", "row 1", "float32")),
-        ("case_id,A_cnv\np1,1\np1,2\n", {}, ("'case_id'", "repeats a patient", "row 2", "one row per patient")),
+        (
+            "case_id,A_cnv\np1,1\np1,2\n",
+            {},
+            ("'case_id'", "repeats a patient", "row 2", "one row per patient"),
+        ),
         ("case_id,A_cnv\n,1\n", {}, ("'case_id'", "is empty", "row 1", "identifier")),
         ("Case_ID,A_cnv\np,1\n", {}, ("'case_id'", "'Case_ID'", "data.genomics.case_id")),
         ("case_id,A,B\np,1,0\n", {}, ("SYMBOL_rnaseq", "data.genomics.bare_columns")),
@@ -114,7 +124,9 @@ def test_signatures_that_are_absent_or_no_text(tmp_path):
 
 def test_a_group_catches_every_kind_of_its_symbols():
     columns = ("A_rnaseq", "B_mut", "A_mut", "C_cnv", "A_cnv", "HLA_DRA_cnv")
-    groups = build_gene_groups(columns, {"x": ("A",), "none": ("Q",), "y": ("HLA_DRA", "A", "B")}, "signatures")
+    groups = build_gene_groups(
+        columns, {"x": ("A",), "none": ("Q",), "y": ("HLA_DRA", "A", "B")}, "signatures"
+    )
     assert groups == {"x": (0, 2, 4), "y": (0, 1, 2, 4, 5)}
     assert list(groups) == ["x", "y"]
     assert build_gene_groups(columns, None, "kind") == {"rnaseq": (0,), "cnv": (3, 4, 5), "mut": (1, 2)}
@@ -123,6 +135,7 @@ def test_a_group_catches_every_kind_of_its_symbols():
 SYMBOLS = st.text("ABC", min_size=1, max_size=2)
 
 
+@settings(max_examples=50)
 @given(
     columns=st.lists(st.tuples(SYMBOLS, st.sampled_from(KINDS)), min_size=1, unique=True),
     signatures=st.dictionaries(st.text("xyz", min_size=1), st.lists(SYMBOLS, min_size=1), min_size=1),
@@ -136,13 +149,17 @@ def test_groups_hold_a_column_exactly_if_they_hold_its_symbol(columns, signature
     for name, symbols in signatures.items():
         slow = tuple(i for i, (symbol, _) in enumerate(columns) if symbol in symbols)
         assert groups.get(name, ()) == slow
-    assert sorted(i for g in build_gene_groups(names, None, "kind").values() for i in g) == list(range(len(names)))
+    assert sorted(i for g in build_gene_groups(names, None, "kind").values() for i in g) == list(
+        range(len(names))
+    )
 
 
 def test_groups_refuse_what_they_cannot_use():
     with pytest.raises(ConfigError, match="no signatures table; name one, or set gene_groups=kind"):
         build_gene_groups(("A_cnv",), None, "signatures")
-    with pytest.raises(DataError, match="none of the 1 gene groups catches any of the 1 .* set gene_groups=kind"):
+    with pytest.raises(
+        DataError, match=r"none of the 1 gene groups catches any of the 1 .* set gene_groups=kind"
+    ):
         build_gene_groups(("A_cnv",), {"x": ("B",)}, "signatures")
     with pytest.raises(DataError, match="column 'age' is not molecular; wanted SYMBOL_rnaseq"):
         build_gene_groups(("age",), None, "kind")

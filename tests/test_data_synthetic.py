@@ -16,7 +16,7 @@ SMALL = SyntheticConfig(num_patients=60, num_sites=4, patches=(5, 12), num_genes
 
 
 def large(risk: str, **settings: object) -> SyntheticConfig:
-    values = {"num_patients": 3000, "patches": (10, 20), "num_genes": 6, "feature_width": 4, **settings}
+    values = {"num_patients": 2000, "patches": (10, 20), "num_genes": 6, "feature_width": 4, **settings}
     return SyntheticConfig.parse({"risk": risk, **values}, "test")
 
 
@@ -29,20 +29,11 @@ def outcomes(generated: SyntheticCohort) -> tuple[np.ndarray, np.ndarray]:
     return np.array([r.time_months for r in records]), np.array([r.event for r in records])
 
 
-def gene_values(generated: SyntheticCohort) -> tuple[np.ndarray, np.ndarray]:
-    """Patients with genes, and the mean of their driver genes as observed."""
-    genes = generated.cohort.genes
-    assert genes is not None
-    having = [r for r in generated.cohort.records if r.gene_row is not None]
-    drivers = [genes.columns.index(column) for column in generated.driver_columns]
-    return np.array([r.case_id for r in having]), genes.values_NC[[r.gene_row for r in having]][:, drivers]
-
-
-def share_of_rare(generated: SyntheticCohort, record) -> float:
+def rare_patches(generated: SyntheticCohort, record) -> np.ndarray:
     """From what the generator knows of the patches; the features themselves are tested apart."""
     features = generated.cohort.features
     assert isinstance(features, MemoryFeatures)
-    return float(np.concatenate([features.slides[slide].rare_P for slide in record.slides]).mean())
+    return np.concatenate([features.slides[slide].rare_P for slide in record.slides])
 
 
 def test_the_same_settings_give_the_same_patients_whatever_the_global_state():
@@ -160,14 +151,34 @@ def test_rare_patches_lie_together_on_the_grid_and_stand_out():
 
 
 def test_batch_effects_shift_hospitals_but_not_the_planted_directions():
-    generated = generate_cohort(large("both", batch_effect=2.0, num_sites=4, missing_genes=0))
-    case_ids, drivers_ND = gene_values(generated)
-    score = np.array([generated.gene_score[c] for c in case_ids])
-    np.testing.assert_allclose(drivers_ND.sum(axis=1) / drivers_ND.sum(axis=1).std(), score, atol=0.1)
-    tss = np.array([r.tss for r in generated.cohort.records])
-    means = np.array([generated.cohort.genes.values_NC[tss == t].mean(axis=0) for t in np.unique(tss)])
-    is_rna = np.array([c.endswith("_rnaseq") for c in generated.cohort.genes.columns])
-    assert means[:, is_rna].std(axis=0).max() > 0.5
+    config = SyntheticConfig(
+        num_patients=400, num_sites=4, batch_effect=2.0, missing_genes=0, missing_slides=0
+    )
+    generated = generate_cohort(config)
+    records, genes = generated.cohort.records, generated.cohort.genes
+    drivers = [genes.columns.index(column) for column in generated.driver_columns]
+    assert len(drivers) == 3
+    # Variance of a sum of three genes that correlate by 0.5: 3 + 6 x 0.5.
+    read_off = genes.values_NC[:, drivers].sum(axis=1) / np.sqrt(6)
+    np.testing.assert_allclose(read_off, in_order(generated, generated.gene_score), atol=1e-5)
+
+    patches = {r.case_id: generated.cohort.features.load(r).patches_PF.numpy() for r in records}
+    rare = {r.case_id: rare_patches(generated, r) for r in records}
+    here = [
+        (patches[c][rare[c]].mean(axis=0) - patches[c][~rare[c]].mean(axis=0))
+        for c in patches
+        if rare[c].any()
+    ]
+    direction = np.mean(here, axis=0) / np.linalg.norm(np.mean(here, axis=0))
+    along = {c: p @ direction for c, p in patches.items()}
+    tss = np.array([r.tss for r in records])
+    for code in np.unique(tss):
+        at_site = [r.case_id for r in records if r.tss == code]
+        assert abs(np.concatenate([along[c][~rare[c]] for c in at_site]).mean()) < 0.5
+        assert np.concatenate([along[c][rare[c]] for c in at_site]).mean() == pytest.approx(6, abs=0.5)
+    rna = [i for i, column in enumerate(genes.columns) if column.endswith("_rnaseq")]
+    means = np.array([genes.values_NC[tss == code][:, rna].mean(axis=0) for code in np.unique(tss)])
+    assert means.std(axis=0).mean() > 1
 
 
 @pytest.mark.parametrize("risk", RISKS)
@@ -192,7 +203,7 @@ def share_above(generated: SyntheticCohort) -> np.ndarray:
     """Planted share of rare patches less `rare_fraction` (0.1); score and share are the same up to scale."""
     records = generated.cohort.records
     with_slides = [i for i, r in enumerate(records) if r.slides]
-    share = np.array([share_of_rare(generated, records[i]) for i in with_slides])
+    share = np.array([rare_patches(generated, records[i]).mean() for i in with_slides])
     score = in_order(generated, generated.patch_score)
     slope, offset = np.polyfit(score[with_slides], share, 1)
     return slope * score + offset - 0.1
@@ -201,7 +212,7 @@ def share_above(generated: SyntheticCohort) -> np.ndarray:
 def test_the_patch_score_is_the_share_of_rare_patches():
     generated = generate_cohort(large("patches"))
     records = [r for r in generated.cohort.records if r.slides]
-    share = np.array([share_of_rare(generated, r) for r in records])
+    share = np.array([rare_patches(generated, r).mean() for r in records])
     score = np.array([generated.patch_score[r.case_id] for r in records])
     assert np.corrcoef(share, score)[0, 1] == pytest.approx(1)
     assert share.mean() == pytest.approx(0.1, abs=0.01)
@@ -264,7 +275,7 @@ def test_without_effect_the_oracle_guesses():
 @pytest.mark.parametrize("effect", [0.5, 2.0])
 def test_as_many_are_censored_as_asked(share, effect):
     generated = generate_cohort(large("genes", censoring=share, effect=effect))
-    assert 1 - generated.cohort.num_events / 3000 == pytest.approx(share, abs=0.03)
+    assert 1 - generated.cohort.num_events / 2000 == pytest.approx(share, abs=0.04)
 
 
 def test_times_have_the_configured_median_and_proportional_hazards():
@@ -272,14 +283,14 @@ def test_times_have_the_configured_median_and_proportional_hazards():
     time, _ = outcomes(generated)
     # Under the model, time x hazard is exponential with mean 1 whatever the risk.
     scaled = time * np.log(2) / 20 * np.exp(in_order(generated, generated.true_risk))
-    assert scaled.mean() == pytest.approx(1, abs=0.06)
-    assert np.median(scaled) == pytest.approx(np.log(2), abs=0.05)
+    assert scaled.mean() == pytest.approx(1, abs=0.08)
+    assert np.median(scaled) == pytest.approx(np.log(2), abs=0.06)
     low = in_order(generated, generated.true_risk) < 0
-    assert scaled[low].mean() == pytest.approx(scaled[~low].mean(), abs=0.12)
+    assert scaled[low].mean() == pytest.approx(scaled[~low].mean(), abs=0.15)
 
 
 def ridge_c_index(risk: str) -> tuple[float, float]:
-    """C-index on a fifth of the default cohort of a linear model of genes and mean patch, and the oracle's."""
+    """C-index of a linear model of genes and mean patch on a fifth of the default cohort; the oracle there."""
     generated = generate_cohort(
         SyntheticConfig.parse({"risk": risk, "missing_genes": 0, "missing_slides": 0}, "")
     )

@@ -153,7 +153,6 @@ def test_an_array_set_that_holds_no_arrays_is_refused_by_name(message_type):
             message_type.from_payload(Payload(payload.fields, {**payload.arrays, name: {"w": [1.0]}}))
 
 
-@pytest.mark.xfail(reason="from_payload validates by name as well as by alias", strict=False)
 @pytest.mark.parametrize("message_type", MESSAGES)
 def test_the_spelling_of_python_is_not_accepted_from_the_wire(message_type):
     payload = example(message_type)

@@ -186,6 +186,13 @@ def test_log_rank_p_is_none_where_there_is_nothing_to_test(time, event, group):
     )
 
 
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.booleans()), max_size=12))
+def test_log_rank_p_is_a_probability_or_none(patients):
+    group, time, event = _arrays(patients)
+    p_value = log_rank_p(time, event, group.astype(np.int64))
+    assert p_value is None or 0 <= p_value <= 1
+
+
 def test_weighted_measures_are_those_of_scikit_survival_inside_follow_up():
     survival_NK, time, event = _cohort(150, 1)
     _, train_time, train_event = _cohort(300, 2)

@@ -15,6 +15,15 @@ class Settings(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Python takes True for 1; a person who writes `num_rounds: yes` meant something else."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
+            raise ValueError("Input should be a number")
+        return value
+
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str) -> Self:
         """Check `values` and build the settings from them.

@@ -6,7 +6,9 @@ machine only (paths, devices, limits) is not here but in `site` and `simulation`
 
 import hashlib
 import json
-from typing import Literal, Self
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -246,6 +248,15 @@ class StrategyConfig(Settings):
     num_malicious_sites: int | None = Field(None, ge=0)
     """Krum: how many sites may be hostile."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_defaults(cls, values: Any) -> Any:
+        """The named strategy's own defaults, so that saying them or not gives the same settings and digest."""
+        if not isinstance(values, Mapping):
+            return values
+        defaults = _STRATEGY_SETTINGS.get(values.get("name", "fedavg"), {})
+        return {**values, **{k: v for k, v in defaults.items() if values.get(k) is None}}
+
     @model_validator(mode="after")
     def _only_what_is_used(self) -> Self:
         used = _STRATEGY_SETTINGS[self.name]
@@ -257,9 +268,8 @@ class StrategyConfig(Settings):
         return self
 
     def settings(self) -> dict[str, float]:
-        """The named strategy's own settings, its defaults filled in."""
-        defaults = _STRATEGY_SETTINGS[self.name]
-        return {k: v if getattr(self, k) is None else getattr(self, k) for k, v in defaults.items()}
+        """The named strategy's own settings."""
+        return {name: getattr(self, name) for name in _STRATEGY_SETTINGS[self.name]}
 
 
 class Experiment(Settings):
@@ -275,5 +285,10 @@ class Experiment(Settings):
 
     def digest(self) -> str:
         """SHA-256 (hex) over the settings in canonical JSON."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(self)
+
+
+@cache
+def _digest(experiment: Experiment) -> str:
+    text = json.dumps(experiment.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -173,6 +174,10 @@ class Agreement:
 
     def digest(self) -> str:
         """SHA-256 (hex) over the fields and the scaling."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         sha = hashlib.sha256(self.to_json().encode())
         for name, array in self.scaling().items():
             sha.update(name.encode())

@@ -1,6 +1,7 @@
 """One file of patch features, `.h5` or `.pt`: its facts without its data, and its rows in slide order."""
 
 import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,26 +144,28 @@ def _opened(path: Path) -> Iterator[_Content]:
         raise DataError(
             f"{path}: the file was there when the folder was read and is gone. Start again"
         ) from None
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, EOFError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({type(error).__name__}); it is truncated or damaged. Copy or extract "
-            "this slide again, or remove the file: a slide without a file is left out"
-        ) from error
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, error) from error
 
 
 def _load_pt(path: Path) -> tuple[Any, Any]:
     """Features and coordinates of a `.pt` file. Never runs code from it."""
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"
     try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"PK"
-        # Mapped where the format allows, so that a capped bag touches only its own pages.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            # On the way to refusing a foreign pickle, torch asks its user to report a missing feature.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            # Mapped where the format allows, so that a capped bag touches only its own pages.
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError:
         raise DataError(
             f"{path}: is not a file of tensors alone; a pickle of other objects can run code and is not "
             "opened. Save it again with torch.save, from a tensor or from a dictionary of tensors "
             "`features` and `coords`"
         ) from None
+    except Exception as error:  # from a damaged file torch raises whatever its parser stumbles over
+        raise _damaged(path, error) from error
     coords = None
     if isinstance(loaded, dict):
         coords = loaded.get("coords")
@@ -171,8 +174,8 @@ def _load_pt(path: Path) -> tuple[Any, Any]:
             raise DataError(_without_features(path, map(str, loaded)))
     else:
         features = loaded
-    for value in (features, coords):
-        if not isinstance(value, torch.Tensor | None):
+    for value, wanted in ((features, torch.Tensor), (coords, torch.Tensor | None)):
+        if not isinstance(value, wanted):
             raise DataError(
                 f"{path}: holds a {type(value).__name__} where a tensor was wanted. Save a tensor, or a "
                 "dictionary of tensors `features` and `coords`"
@@ -224,6 +227,13 @@ def _content(path: Path, features: Any, coords: Any, attributes: dict[str, Any])
 def _attribute_text(value: Any) -> str:
     """An HDF5 attribute as text: writers store text, bytes or numbers."""
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path}: cannot be read ({type(error).__name__}); it is truncated or damaged. Copy or extract this "
+        "slide again, or remove the file: a slide without a file is left out"
+    )
 
 
 def _without_features(path: Path, names: Any) -> str:

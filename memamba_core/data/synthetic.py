@@ -162,7 +162,7 @@ def generate_cohort(config: SyntheticConfig) -> SyntheticCohort:
     records = tuple(
         PatientRecord(
             case_id=case_id,
-            time_months=float(time_N[i]),
+            time_months=round(float(time_N[i]), 4),  # a few minutes; exact in a CSV
             event=bool(event_N[i]),
             slides=tuple(slides_of[case_id]) if has_slides_N[i] else (),
             gene_row=int(row_N[i]) if has_genes_N[i] else None,

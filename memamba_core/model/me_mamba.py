@@ -60,8 +60,8 @@ class MEMamba(nn.Module):
         num_experts = pathology + genomics + synergistic
         if not num_experts:
             raise ConfigError(
-                f"experts is {list(config.experts)}, but the sites agreed on {spec.feature_width} slide features "
-                f"and {len(spec.gene_groups)} gene groups; name an expert of what they have"
+                f"experts is {list(config.experts)}, but the sites agreed on {spec.feature_width} slide "
+                f"features and {len(spec.gene_groups)} gene groups; name an expert of what they have"
             )
         self.pathology = PathologyBranch(config, spec, own_head=expert_heads) if pathology else None
         self.genomics = GenomicsBranch(config, spec, own_head=expert_heads) if genomics else None

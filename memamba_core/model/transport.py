@@ -4,6 +4,7 @@ That ME-Mamba finds token-level correspondences by optimal transport is in its a
 The cost and the choice of plans are this project's.
 """
 
+import warnings
 from typing import Final, Literal, assert_never
 
 import torch
@@ -42,7 +43,7 @@ def transport_plan(cost_BPG: Float[Tensor, "B P G"], config: ModelConfig) -> Flo
     early is used as it is.
 
     Raises:
-        ConfigError: `exact` on more than `transport_exact_limit` pairs.
+        ConfigError: `exact` on more than `transport_exact_limit` pairs; `unbalanced` with too small an epsilon.
     """
     if config.transport == "relaxed":
         return relaxed_plan(cost_BPG, config.transport_epsilon, config.anchor)
@@ -103,21 +104,28 @@ def _solve(cost_PG: Tensor, config: ModelConfig) -> Tensor:
                 warn=False,
             )
         case "unbalanced":
-            plan_PG = ot.unbalanced.sinkhorn_unbalanced(
-                patches_P,
-                genes_G,
-                cost_PG,
-                epsilon,
-                config.transport_marginal,
-                method="sinkhorn_stabilized",
-                numItermax=_MAX_ITERATIONS,
-                stopThr=_MARGINAL_TOLERANCE,
-            )
+            with warnings.catch_warnings():  # of an early end; unlike its sibling it cannot be told not to
+                warnings.simplefilter("ignore", UserWarning)
+                plan_PG = ot.unbalanced.sinkhorn_unbalanced(
+                    patches_P,
+                    genes_G,
+                    cost_PG,
+                    epsilon,
+                    config.transport_marginal,
+                    method="sinkhorn_stabilized",
+                    numItermax=_MAX_ITERATIONS,
+                    stopThr=_MARGINAL_TOLERANCE,
+                )
+            if cost_PG.isfinite().all() and not plan_PG.isfinite().all():
+                raise ConfigError(
+                    f"transport is unbalanced and transport_epsilon {epsilon:g}: too small, POT's iterations "
+                    "underflow; take 0.005 or more, or transport=relaxed"
+                )
         case "exact":
             if num_patches * num_genes > config.transport_exact_limit:
                 raise ConfigError(
-                    f"transport is exact and a patient has {num_patches} x {num_genes} pairs of tokens; at most "
-                    f"{config.transport_exact_limit} are allowed: take transport=relaxed, or fewer patches"
+                    f"transport is exact, and a patient has {num_patches} x {num_genes} pairs of tokens; "
+                    f"{config.transport_exact_limit} pairs are allowed: take transport=relaxed or fewer patches"
                 )
             plan_PG = ot.emd(patches_P, genes_G, cost_PG)
         case "relaxed":

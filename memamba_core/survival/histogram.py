@@ -10,9 +10,9 @@ three cells.
 
 What the cells cost, on simulated cohorts of 600 patients with K = 4 (a test holds it to that):
 
-* Risk: pairs inside a cell count half, which pulls the index towards 0.5. The mean error is 0.001 or less (at
-  most 0.004) where risks spread over 4 cells or more, counted as their standard deviation; 0.004 (at most 0.01)
-  over 2 cells; 0.04 over half a cell, as in the first rounds, when all patients have nearly the same risk.
+* Risk: pairs inside a cell count half, which pulls the index towards 0.5. The mean error is about 0.001 (at
+  most 0.004) where the standard deviation of risk is 4 cells or more; 0.004 (at most 0.01) where it is 2;
+  0.04 where it is half a cell, as in the first rounds, when all patients have nearly the same risk.
 * Time: pairs inside a cell are not compared. They are the hard ones (two events weeks apart), so the index
   *rises*: with 6-month cells by 0.002 where the median survival is 200 months, by 0.005 at 90, by 0.015 at 30
   and by 0.03 at 12. Do not set it beside an exact index without saying so.

@@ -1,0 +1,172 @@
+"""Test folds: nobody is tested twice, folds are even, and contradictory split files are refused."""
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memamba_core.config.site import ClinicalTable, GenomicsTable, SiteDataConfig
+from memamba_core.data.manifest import load_cohort
+from memamba_core.data.records import Cohort, PatientRecord
+from memamba_core.errors import ConfigError, DataError
+from simulation.folds import assign_folds
+
+
+def cohort_of(events: list[bool]) -> Cohort:
+    return Cohort(
+        tuple(PatientRecord(f"P{i:04d}", float(i), event, fold=99) for i, event in enumerate(events))
+    )
+
+
+def folds_of(cohort: Cohort) -> dict[str, int | None]:
+    return {r.case_id: r.fold for r in cohort.records}
+
+
+def assign(cohort: Cohort, source: str, *, splits=None, num_folds=5, seed=0, sites=None) -> Cohort:
+    return assign_folds(
+        cohort, source=source, splits=splits, num_folds=num_folds, seed=seed, sites=sites or {}
+    )
+
+
+def write_splits(folder, *folds: tuple[list[str], list[str]]):
+    """Files as MCAT publishes them: an unnamed counter, and two columns of which the shorter is padded."""
+    folder.mkdir(exist_ok=True)
+    for k, (train, val) in enumerate(folds):
+        rows = [
+            f"{i},{(train[i : i + 1] or [''])[0]},{(val[i : i + 1] or [''])[0]}"
+            for i in range(max(len(train), len(val)))
+        ]
+        (folder / f"splits_{k}.csv").write_text("\n".join([",train,val", *rows]) + "\n")
+    return folder
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=80), st.integers(2, 12), st.integers(0, 99), st.randoms())
+def test_random_folds_are_balanced_and_the_order_of_the_table_plays_no_part(events, num_folds, seed, random):
+    cohort = cohort_of(events)
+    if num_folds > len(events):
+        with pytest.raises(ConfigError, match=rf"num_folds={num_folds}, but the cohort has {len(events)}"):
+            assign(cohort, "random", num_folds=num_folds, seed=seed)
+        return
+    assigned = assign(cohort, "random", num_folds=num_folds, seed=seed)
+    assert [r.case_id for r in assigned.records] == [r.case_id for r in cohort.records]
+    for group in ([True], [False], [True, False]):
+        sizes = [sum(r.fold == k and r.event in group for r in assigned.records) for k in range(num_folds)]
+        assert sum(sizes) == sum(e in group for e in events)
+        assert max(sizes) - min(sizes) <= 1
+    shuffled = list(cohort.records)
+    random.shuffle(shuffled)
+    again = assign(Cohort(tuple(shuffled)), "random", num_folds=num_folds, seed=seed)
+    assert folds_of(again) == folds_of(assigned)
+
+
+def test_the_seed_decides_random_folds():
+    cohort = cohort_of([i % 3 == 0 for i in range(60)])
+    assert folds_of(assign(cohort, "random", seed=1)) != folds_of(assign(cohort, "random", seed=2))
+
+
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=30), st.integers(2, 6))
+def test_site_grouped_folds_hold_out_whole_sites_evenly(sizes, num_folds):
+    cohort = cohort_of([i % 2 == 0 for i in range(sum(sizes))])
+    case_ids = iter(r.case_id for r in cohort.records)
+    sites = {f"site-{i:02d}": tuple(next(case_ids) for _ in range(size)) for i, size in enumerate(sizes)}
+    if len(sizes) < num_folds:
+        with pytest.raises(ConfigError, match=rf"num_folds={num_folds}, but there are {len(sizes)} sites"):
+            assign(cohort, "site_grouped", num_folds=num_folds, sites=sites)
+        return
+    fold_of = folds_of(assign(cohort, "site_grouped", num_folds=num_folds, sites=sites))
+    for members in sites.values():
+        assert len({fold_of[case_id] for case_id in members}) == 1
+    held_out = [sum(fold == k for fold in fold_of.values()) for k in range(num_folds)]
+    assert min(held_out) > 0
+    assert max(held_out) - min(held_out) <= max(sizes)
+    reversed_sites = dict(reversed(sites.items()))
+    assert folds_of(assign(cohort, "site_grouped", num_folds=num_folds, sites=reversed_sites)) == fold_of
+
+
+def test_without_split_files_the_cohort_source_is_random():
+    cohort = cohort_of([i % 3 == 0 for i in range(40)])
+    assert folds_of(assign(cohort, "cohort")) == folds_of(assign(cohort, "random"))
+
+
+def test_the_fold_is_the_file_whose_val_holds_the_patient(tmp_path, caplog):
+    a, b, c, d, stranger = "P0000", "P0001", "P0002", "P0003", "P9999"
+    folds = ([b, c, stranger], [a]), ([a, stranger], [b, c]), ([a, b, c], [stranger])
+    splits = write_splits(tmp_path / "splits", *folds)
+    with caplog.at_level(logging.WARNING):
+        assigned = assign(cohort_of([True, False, True, False]), "cohort", splits=splits)
+    assert folds_of(assigned) == {a: 0, b: 1, c: 1, d: None}
+    assert [record.getMessage().partition(" in ")[0] for record in caplog.records] == [
+        "1 patients are",
+        "1 patients of the splits",
+    ]
+    assert not any(case_id in caplog.text for case_id in (a, b, c, d, stranger))
+
+
+def test_split_files_that_contradict_each_other_are_refused(tmp_path):
+    a, b, c, d = "P0000", "P0001", "P0002", "P0003"
+    cohort = cohort_of([True, False, True, False])
+    good = (([c, d], [a, b]), ([a, b], [c, d]))
+    assigned = assign(cohort, "cohort", splits=write_splits(tmp_path / "good", *good))
+    assert folds_of(assigned) == {a: 0, b: 0, c: 1, d: 1}
+    for first, second, message in (
+        (
+            ([c, d], [a, b]),
+            ([a], [c, d, b]),
+            r"s_1\.csv: column 'val' repeats .* another file's val in row 3",
+        ),
+        (
+            ([c, d, b], [a, b]),
+            ([a, b], [c, d]),
+            r"s_0\.csv: column 'val' repeats a patient of train in row 2",
+        ),
+        (([c, d], [a, b, a]), ([a, b], [c, d]), r"s_0\.csv: column 'val' repeats a patient in row 3"),
+        (([c, c, d], [a, b]), ([a, b], [c, d]), r"s_0\.csv: column 'train' repeats a patient in row 2"),
+        (([c], [a, b]), ([a, b], [c, d]), r"s_0\.csv: column 'train' lacks 1 patients"),
+        (([c, d], [a]), ([a, b], [c, d]), r"s_1\.csv: column 'train' .* are in no val in row 2"),
+    ):
+        folder = write_splits(tmp_path / "bad", first, second)
+        with pytest.raises(DataError, match=message) as error:
+            assign(cohort, "cohort", splits=folder)
+        assert not any(case_id in str(error.value) for case_id in (a, b, c, d))
+
+
+def test_split_files_that_are_not_there_or_of_another_cohort(tmp_path):
+    cohort = cohort_of([True, False])
+    with pytest.raises(ConfigError, match=r"found 0 files.*fold_source=random"):
+        assign(cohort, "cohort", splits=tmp_path / "absent")
+    folder = write_splits(tmp_path / "gap", (["b"], ["a"]), (["a"], ["b"]))
+    with pytest.raises(DataError, match=r"none of the cohort's 2 patients is in these splits \(2 patients\)"):
+        assign(cohort, "cohort", splits=folder)
+    (folder / "splits_1.csv").rename(folder / "splits_2.csv")
+    with pytest.raises(ConfigError, match=r"found 2 files splits_\*\.csv, but not splits_1\.csv"):
+        assign(cohort, "cohort", splits=folder)
+    (folder / "splits_2.csv").rename(folder / "splits_1.csv")
+    (folder / "splits_1.csv").write_text(",train,test\n0,a,b\n")
+    with pytest.raises(DataError, match=r"splits_1\.csv: no column 'val'"):
+        assign(cohort, "cohort", splits=folder)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("cohort_name", "table"),
+    [
+        ("tcga_blca", "tcga_blca_mcat"),
+        ("tcga_luad", "tcga_luad_mcat"),
+        ("tcga_ucec", "tcga_ucec_mcat"),
+        ("tcga_brca", "tcga_brca_porpoise"),
+        ("tcga_gbmlgg", "tcga_gbmlgg_porpoise"),
+    ],
+)
+def test_the_published_splits_hold_every_patient_once(data_root, caplog, cohort_name, table):
+    config = SiteDataConfig(
+        root=data_root / "cohorts",
+        clinical=ClinicalTable(file=f"{table}.csv.gz"),
+        genomics=GenomicsTable(file=f"{table}.csv.gz"),
+    )
+    cohort = load_cohort(config)
+    assigned = assign(cohort, "cohort", splits=data_root / "splits" / cohort_name)
+    sizes = [sum(r.fold == k for r in assigned.records) for k in range(5)]
+    assert sum(sizes) == len(cohort.records)
+    assert max(sizes) - min(sizes) <= 2
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
