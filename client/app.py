@@ -9,9 +9,6 @@ from typing import TypeVar
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
-from .local import SiteWorker
-from .session import RefusedError
-from .site import open_site
 from memamba_core.config.site import load_site_config
 from memamba_core.errors import AgreementError, ConfigError, DataError, ProtocolError
 from memamba_core.protocol import (
@@ -25,6 +22,10 @@ from memamba_core.protocol import (
     WireMessage,
 )
 from memamba_core.wire import from_records, to_records
+
+from .local import SiteWorker
+from .session import RefusedError
+from .site import open_site
 
 __all__ = ["app", "build_client_app"]
 
@@ -101,7 +102,9 @@ def _worker_from_context(context: Context) -> SiteWorker:
         )
     folders = sorted(path.parent for path in Path(sites).glob("*/site.yaml"))
     if int(number) >= len(folders):
-        raise ConfigError(f"{sites} holds {len(folders)} sites, this is node {number}: start at most {len(folders)} nodes")
+        raise ConfigError(
+            f"{sites} holds {len(folders)} sites, this is node {number}: start at most {len(folders)} nodes"
+        )
     return _worker_of_folder(folders[int(number)] / "site.yaml")
 
 

@@ -1,6 +1,7 @@
 """What a hospital does with each message: plain functions of requests and its own patients, without Flower.
 
-Each answer holds aggregates over the site's floors and weights, by the classes of `memamba_core.protocol`; nothing else leaves.
+Each answer holds aggregates over the site's floors and weights, by the classes of `memamba_core.protocol`; nothing
+else leaves.
 """
 
 from collections.abc import Mapping
@@ -9,9 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .models import ModelCache
-from .session import RefusedError, Session, SessionStore
-from .site import Site
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import (
     Agreement,
@@ -47,8 +45,11 @@ from memamba_core.training.checkpoint import Checkpoint, code_digest, save_check
 from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import Predictions, Span, predict, resolve_device, train
 
-__all__ = ["SiteWorker", "site_metrics"]
+from .models import ModelCache
+from .session import RefusedError, Session, SessionStore
+from .site import Site
 
+__all__ = ["SiteWorker", "site_metrics"]
 
 
 class SiteWorker:
@@ -162,7 +163,7 @@ class SiteWorker:
         )
 
     def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
-        """Evaluate the final weights on the site's patients of the test fold, and keep them in the site's state folder."""
+        """Evaluate the final weights on the patients of the test fold, and keep them in the site's state folder."""
         session = self._sessions.get(request.run_id, request.config_digest, request.fold, request.agreement_digest)
         model = self._load(session, request.weights)
         metrics = self._metrics(session, model, self._dataset(session, "test"))
@@ -216,7 +217,9 @@ class SiteWorker:
         if not len(dataset):
             return Metrics(counts={})
         device = resolve_device(self.site.config.device)
-        return site_metrics(predict(model, dataset, device=device, loss=session.experiment.training.loss), session, self.site)
+        return site_metrics(
+            predict(model, dataset, device=device, loss=session.experiment.training.loss), session, self.site
+        )
 
 
 def site_metrics(predictions: Predictions, session: Session, site: Site) -> Metrics:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .site import Site
 from memamba_core.atomic import write_atomically
 from memamba_core.config.compose import compose_foreign_experiment
 from memamba_core.config.experiment import Experiment
@@ -16,6 +15,8 @@ from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError, MemambaError
 from memamba_core.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, package_version
+
+from .site import Site
 
 __all__ = ["RefusedError", "Session", "SessionStore"]
 
@@ -76,7 +77,8 @@ class SessionStore:
 
         Args:
             run_id: as in the request that opened it.
-            config_digest, fold: must be those it was opened with.
+            config_digest: must be the one it was opened with.
+            fold: likewise.
             agreement_digest: must be of the agreement it holds; None before there is one.
 
         Raises:
@@ -110,7 +112,8 @@ class SessionStore:
         ours = (PROTOCOL_VERSION, package_version())
         if (request.protocol, request.package) != ours:
             raise RefusedError(
-                Refusal.VERSION, f"coordinator runs protocol {request.protocol}, package {request.package}; here: {ours}"
+                Refusal.VERSION,
+                f"coordinator runs protocol {request.protocol}, package {request.package}; here: {ours}",
             )
         if not _RUN_ID.fullmatch(request.run_id):  # it names a folder of the state volume
             raise RefusedError(Refusal.MESSAGE, "the run id has other characters than letters, digits, '-', '_', '.'")
@@ -119,7 +122,9 @@ class SessionStore:
         except ConfigError as error:
             raise RefusedError(Refusal.OVERRIDE, str(error)) from None
         if experiment.digest() != request.config_digest:
-            raise RefusedError(Refusal.CONFIG, f"composed digest {experiment.digest()}, asked for {request.config_digest}")
+            raise RefusedError(
+                Refusal.CONFIG, f"composed digest {experiment.digest()}, asked for {request.config_digest}"
+            )
         objection = self._site.refusal_by_policy(experiment)
         if objection is not None:
             raise RefusedError(Refusal.POLICY, objection)

@@ -1,8 +1,9 @@
 """What crosses the wire between coordinator and sites: the only list of what may leave a site.
 
-Each message is a frozen class here. A class is its fields (numbers, texts, lists of them) and named sets of arrays; Flower
-records are made of these in `server` and `client`, at the edge. Names on the wire are kebab-case, and only this file knows
-both spellings. A message with an unknown key, a missing key or a wrong type is refused with `ProtocolError`.
+Each message is a frozen class here. A class is its fields (numbers, texts, lists of them) and named sets of arrays;
+Flower records are made of these in `server` and `client`, at the edge. Names on the wire are kebab-case, and only
+this file knows both spellings. A message with an unknown key, a missing key or a wrong type is refused with
+`ProtocolError`.
 
 =============  ============================  ==============================================================
 phase          coordinator -> site           site -> coordinator

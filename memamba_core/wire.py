@@ -3,6 +3,9 @@
 Coordinator and sites both need it and are strangers to each other, so its home is below both.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from memamba_core.errors import ProtocolError
@@ -33,8 +36,10 @@ def from_records(records: RecordDict) -> Payload:
         raise ProtocolError(f"got records {sorted(records)}; wanted one config record {_FIELDS!r} and arrays")
     try:
         arrays = {
-            name: {key: array.numpy() for key, array in record.items()} for name, record in records.array_records.items()
+            name: {key: array.numpy() for key, array in record.items()}
+            for name, record in records.array_records.items()
         }
     except (TypeError, ValueError, EOFError, OSError) as error:  # what numpy raises on bytes that are not an array
         raise ProtocolError(f"an array cannot be decoded: {type(error).__name__}") from None
-    return Payload(dict(records.config_records[_FIELDS]), arrays)
+    fields: Mapping[str, Any] = records.config_records[_FIELDS]
+    return Payload(dict(fields), arrays)

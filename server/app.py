@@ -24,9 +24,9 @@ _log = logging.getLogger(__name__)
 def run_from_context(grid: Grid, context: Context) -> FederationResult:
     """Run the federation that Flower's run config selects, and write its model.
 
-    Run config (all text but `fold`): `config-name` and `overrides` (space-separated) select the experiment; `signatures` is
-    the CSV of gene groups; `output` is the folder for `model.safetensors` and the journal, which resumes an interrupted run;
-    `fold` is the test fold, -1 for none.
+    Run config (all text but `fold`): `config-name` and `overrides` (space-separated) select the experiment;
+    `signatures` is the CSV of gene groups; `output` is the folder for `model.safetensors` and the journal, which
+    resumes an interrupted run; `fold` is the test fold, -1 for none.
 
     Raises:
         ConfigError: a setting is missing or not usable.

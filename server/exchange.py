@@ -1,11 +1,14 @@
-"""Ask sites and wait a bounded time: requests out, answers or failures back. A failed site is data, not an exception."""
+"""Ask sites and wait a bounded time: requests out, answers or failures back.
+
+A failed site is data, not an exception.
+"""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from memamba_core.errors import ProtocolError
@@ -65,14 +68,19 @@ def ask(
         requests: site name -> request.
         nodes: site name -> Flower's node id.
         reply_class: what a usable answer is.
-        timeout_s: longest wait; also the time a message lives, so that a slow site does not work through stale requests.
+        timeout_s: longest wait; also the time a message lives, so that a slow site does not work through stale
+            requests.
         group: shown in Flower's logs, for example the round.
     """
     messages: list[Message] = []
+    converted: dict[
+        int, RecordDict
+    ] = {}  # sites that get the same request share its records: weights are converted once
     bytes_sent = 0
     site_of_node = {node: site for site, node in nodes.items()}
     for site in sorted(requests):
-        content = to_records(requests[site])
+        request = requests[site]
+        content = converted.get(id(request)) or converted.setdefault(id(request), to_records(request))
         bytes_sent += sum(record.count_bytes() for record in content.array_records.values())
         messages.append(
             Message(
@@ -90,8 +98,8 @@ def ask(
     # ids are given on sending; errors made by the SuperLink carry its own node id, so the sender does not tell the site
     site_of_message = {m.metadata.message_id: site_of_node[m.metadata.dst_node_id] for m in messages}
     for message in answers:
-        site = site_of_message.get(message.metadata.reply_to_message_id)
-        if site is None or site in replies or site in failures:
+        site = site_of_message.get(message.metadata.reply_to_message_id, "")
+        if not site or site in replies or site in failures:
             _log.warning("dropped an answer to a message that was not sent in this exchange")
             continue
         if message.has_error():

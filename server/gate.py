@@ -1,4 +1,7 @@
-"""Every reply is checked before it is averaged: Flower's strategies believe whatever arrives, one NaN poisons them all."""
+"""Every reply is checked before it is averaged.
+
+Flower's strategies believe whatever arrives: one NaN poisons a mean and a median, a huge count takes the model over.
+"""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""The state of a run after each round, written whole before the next begins: kill anything, and it goes on from there."""
+"""The state of a run after each round, written whole before the next begins.
+
+Kill anything, start it again: it goes on from there.
+"""
 
 import json
 import logging

@@ -1,7 +1,7 @@
 """The round loop: settle, then train round by round, then one closing evaluation.
 
-The same in a simulation and over a network; only the Grid differs. After each round the journal holds everything that the next
-one needs.
+The same in a simulation and over a network; only the Grid differs. After each round the journal holds everything
+that the next one needs.
 """
 
 import logging
@@ -185,8 +185,8 @@ def _train_round(
     else:
         raise FederationError(
             f"round {server_round}: {len(accepted)} of {len(trainers)} sites gave an accepted answer, twice; "
-            f"federation.min_results is {config.min_results}. The journal holds round {server_round - 1}; resume when the "
-            "sites are back"
+            f"federation.min_results is {config.min_results}. The journal holds "
+            f"round {server_round - 1}; resume when the sites are back"
         )
     new = strategy.aggregate(server_round, accepted, weights)
     sites = {site: _site_line(reply) for site, reply in accepted.items()}
@@ -237,9 +237,7 @@ def _evaluate(grid: Grid, run: Run, settlement: Settlement, weights: Weights) ->
     return summarise_metrics(answers.replies, answers.failures)
 
 
-def summarise_metrics(
-    replies: Mapping[str, Metrics], failures: Mapping[str, SiteFailure] | None = None
-) -> Evaluation:
+def summarise_metrics(replies: Mapping[str, Metrics], failures: Mapping[str, SiteFailure] | None = None) -> Evaluation:
     """Add up what the sites told. Sites under their floors tell nothing and are not in the sums."""
     told = [m for m in replies.values() if m.num_patients]
     with_loss = [m for m in told if m.loss_sum is not None]

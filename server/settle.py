@@ -1,4 +1,7 @@
-"""Before round 1: who is there, what they declare, and what everybody works with. Ends with one agreement and its digest."""
+"""Before round 1: who is there, what they declare, and what everybody works with.
+
+Ends with one agreement, whose digest every site has confirmed.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -150,7 +153,8 @@ def _ask_facts(
     for label, reply in answers.replies.items():
         if reply.site in facts:
             raise FederationError(
-                f"two nodes ({nodes[reply.site]} and {by_node[label]}) say they are {reply.site}; give each site.yaml a name of its own"
+                f"two nodes ({nodes[reply.site]} and {by_node[label]}) say they are {reply.site}; give each site.yaml "
+                "a name of its own"
             )
         nodes[reply.site], facts[reply.site] = by_node[label], reply
     return nodes, {site: facts[site] for site in sorted(facts)}, dict(answers.failures)
@@ -213,7 +217,11 @@ def _objection_to_sums(reply: StatisticsReply, num_genes: int, width: int, num_c
     for name, arrays, allowed in (("genes", reply.genes, {num_genes}), ("features", reply.features, {0, width})):
         if set(arrays) != {"count", "mean", "m2"} or {a.shape for a in arrays.values()} - {(n,) for n in allowed}:
             return f"sums of {name} do not have the agreed shape"
-        if not all(np.isfinite(a).all() for a in arrays.values()) or (arrays["count"] < 0).any() or (arrays["m2"] < 0).any():
+        if (
+            not all(np.isfinite(a).all() for a in arrays.values())
+            or (arrays["count"] < 0).any()
+            or (arrays["m2"] < 0).any()
+        ):
             return f"sums of {name} hold values that are negative or not finite"
     if set(reply.events) != {"event", "censored"}:
         return "counts of events do not have the agreed names"
@@ -224,7 +232,7 @@ def _objection_to_sums(reply: StatisticsReply, num_genes: int, width: int, num_c
 
 
 def _strange_sites(replies: Mapping[str, StatisticsReply], facts: Mapping[str, FactsReply]) -> list[str]:
-    """Sites whose event rate or follow-up is far from the federation's: a hint at a wrong unit or coding, never a proof."""
+    """Sites whose event rate or follow-up is far from the others': a hint at a wrong unit or coding, never a proof."""
     totals = {site: (int(r.events["event"].sum()), int(r.events["censored"].sum())) for site, r in replies.items()}
     warnings = []
     for site, (events, censored) in totals.items():
@@ -237,8 +245,8 @@ def _strange_sites(replies: Mapping[str, StatisticsReply], facts: Mapping[str, F
         spread = np.sqrt(max(rest * (1 - rest), 1e-3) * (1 / num + 1 / others))
         if abs(rate - rest) > 5 * spread:
             warnings.append(
-                f"{site}: {events} of {num} training patients had the event, {others_events} of {others} elsewhere; it declares "
-                f"that a 1 means {facts[site].event_means!r}. Check clinical.event_means"
+                f"{site}: {events} of {num} training patients had the event, {others_events} of {others} elsewhere; "
+                f"it declares that a 1 means {facts[site].event_means!r}. Check clinical.event_means"
             )
         own = _median_cell(replies[site])
         other = _median_cell(*(r for s, r in replies.items() if s != site))

@@ -1,7 +1,7 @@
 """Flower's strategies, one instance per parameter group, so that a site counts only for the experts it exercised.
 
-The strategies are used through `configure_train` and `aggregate_train` alone; the loop around them is `rounds`. A group that no
-site trained in a round stays as it was.
+The strategies are used through `configure_train` and `aggregate_train` alone; the loop around them is `rounds`. A
+group that no site trained in a round stays as it was.
 """
 
 import logging
@@ -33,7 +33,8 @@ __all__ = ["GroupedStrategy"]
 Weights = dict[str, npt.NDArray[Any]]
 _log = logging.getLogger(__name__)
 _WHOLE_UPDATE = frozenset({"krum"})
-"""Strategies that judge a site's update as a whole: the model is one group for them, and every site must have trained all of it."""
+"""Strategies that judge a site's update as a whole: the model is one group for them, and every site must have
+trained all of it."""
 _WHOLE_MODEL = "model"
 
 
@@ -54,7 +55,11 @@ class GroupedStrategy:
         self._strategies = {group: _build_strategy(config) for group in self._names}
 
     def configure(self, server_round: int, weights: Mapping[str, npt.NDArray[Any]], grid: Grid) -> dict[str, float]:
-        """Tell the strategies what is sent in this round; gives back what they ask of the sites (FedProx: `proximal-mu`)."""
+        """Tell the strategies what is sent in this round.
+
+        Returns:
+            What they ask of the sites: FedProx' `proximal-mu`, else nothing.
+        """
         asked: dict[str, float] = {}
         for group, names in self._names.items():
             config = ConfigRecord()
@@ -118,8 +123,8 @@ class GroupedStrategy:
                 attribute = "momentum_vector" if kind == "momentum" else kind
                 if strategy is None or not hasattr(strategy, attribute) or set(arrays) != set(names):
                     raise CheckpointError(
-                        f"the journal holds {kind} of {group}, which strategy {self._config.name} on this model does not "
-                        "have; resume with the settings of the interrupted run"
+                        f"the journal holds {kind} of {group}, which strategy {self._config.name} on this "
+                        "model does not have; resume with the settings of the interrupted run"
                     )
                 ordered = {name: arrays[name] for name in names}
                 setattr(strategy, attribute, list(ordered.values()) if kind == "momentum" else ordered)
@@ -135,9 +140,9 @@ class GroupedStrategy:
             union = frozenset().union(*trained.values())
             partial = sorted(site for site, groups in trained.items() if groups != union)
             raise FederationError(
-                f"strategy {self._config.name} judges whole updates, but modalities are missing: {', '.join(partial[:5])} "
-                "trained fewer experts than others. Use strategy=fedmedian or strategy=fedtrimmedavg, or sites with the "
-                "same modalities"
+                f"strategy {self._config.name} judges whole updates, but modalities are missing: "
+                f"{', '.join(partial[:5])} trained fewer experts than others. Use strategy=fedmedian or "
+                "strategy=fedtrimmedavg, or sites with the same modalities"
             )
 
 
@@ -154,7 +159,9 @@ def _build_strategy(config: StrategyConfig) -> FedAvg:
         return FedProx(proximal_mu=settings["proximal_mu"], **everyone)
     if config.name == "fedavgm":
         return FedAvgM(
-            server_learning_rate=settings["server_learning_rate"], server_momentum=settings["server_momentum"], **everyone
+            server_learning_rate=settings["server_learning_rate"],
+            server_momentum=settings["server_momentum"],
+            **everyone,
         )
     if config.name in ("fedadam", "fedyogi"):
         kind = FedAdam if config.name == "fedadam" else FedYogi
@@ -173,7 +180,5 @@ def _to_arrays(weights: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) ->
 
 def _to_message(reply: TrainReply, names: Sequence[str], count: int) -> Message:
     """A reply as the strategies want it: one group's arrays and `num-examples`."""
-    content = RecordDict(
-        {"arrays": _to_arrays(reply.weights, names), "metrics": MetricRecord({"num-examples": count})}
-    )
+    content = RecordDict({"arrays": _to_arrays(reply.weights, names), "metrics": MetricRecord({"num-examples": count})})
     return Message(content=content, dst_node_id=0, message_type="train")

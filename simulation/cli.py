@@ -74,7 +74,9 @@ def _simulate(config: Any, overrides: tuple[str, ...]) -> None:
     from .progress import ProgressReporter
     from .run import simulate
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)  # it logs every aggregation of every group, and sets its own level on import
+    logging.getLogger("flwr").setLevel(
+        logging.ERROR
+    )  # it logs every aggregation of every group, and sets its own level on import
 
     with ProgressReporter() as progress:
         try:

@@ -90,7 +90,9 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
     existing = {r.fold for r in cohort.records if r.fold is not None}
     absent = sorted(set(config.folds) - existing)
     if absent:
-        raise ConfigError(f"folds={list(config.folds)}: no patient is in fold {absent[0]}; the cohort has {sorted(existing)}")
+        raise ConfigError(
+            f"folds={list(config.folds)}: no patient is in fold {absent[0]}; the cohort has {sorted(existing)}"
+        )
     sites = {
         name: Site(
             SiteConfig(

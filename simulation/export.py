@@ -95,9 +95,7 @@ def export_sites(
     return tuple(output_dir / name for name in written)
 
 
-def _write_site(
-    hospital: Cohort, cohort_config: CohortConfig, name: str, folder: Path, with_folds: bool
-) -> None:
+def _write_site(hospital: Cohort, cohort_config: CohortConfig, name: str, folder: Path, with_folds: bool) -> None:
     """One hospital."""
     folder.mkdir()
     config = SiteConfig(
@@ -130,9 +128,7 @@ def _write_clinical(hospital: Cohort, folder: Path) -> ClinicalTable:
     if tss:
         columns["tss"] = [r.tss or "" for r in records]
     pd.DataFrame(columns).to_csv(folder / "clinical.csv", index=False)
-    return ClinicalTable(
-        file="clinical.csv", slides="slide_ids" if slides else None, tss="tss" if tss else None
-    )
+    return ClinicalTable(file="clinical.csv", slides="slide_ids" if slides else None, tss="tss" if tss else None)
 
 
 def _write_genes(hospital: Cohort, folder: Path) -> GenomicsTable | None:
@@ -161,14 +157,10 @@ def _write_features(hospital: Cohort, cohort_config: CohortConfig, folder: Path)
             shutil.copyfile(cohort_config.root / source.groups_file, folder / "feature_groups.csv")
         _write_feature_table(hospital, store, folder / _FEATURE_TABLE)
         groups_file = None if source.groups_file is None else "feature_groups.csv"
-        return source.model_copy(
-            update={"path": _FEATURE_TABLE, "key": "case_id", "groups_file": groups_file}
-        )
+        return source.model_copy(update={"path": _FEATURE_TABLE, "key": "case_id", "groups_file": groups_file})
     if isinstance(store, PatchFolder):
         _link_patch_files(hospital, store, folder / _FEATURES)
-        return FeatureFolder(
-            path=_FEATURES, encoder=store.declared.encoder, magnification=store.declared.magnification
-        )
+        return FeatureFolder(path=_FEATURES, encoder=store.declared.encoder, magnification=store.declared.magnification)
     _write_patch_files(hospital, store, folder / _FEATURES / "h5_files")
     return FeatureFolder(path=_FEATURES, encoder=store.encoder)
 

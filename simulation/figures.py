@@ -238,9 +238,7 @@ def draw_site_bars(path: Path, sites: Sequence[SiteBar], overall: float | None) 
             _say(axes, "No site has enough comparable pairs")
         left_out = len(sites) - len(drawn)
         if left_out:
-            _caption(
-                figure, f"{left_out} of {len(sites)} sites not shown: too few comparable pairs or patients."
-            )
+            _caption(figure, f"{left_out} of {len(sites)} sites not shown: too few comparable pairs or patients.")
 
 
 def draw_comparison(path: Path, table: Mapping[str, Sequence[float | None]], oracle: float | None) -> None:
@@ -377,9 +375,7 @@ def _draw_survival(
     curve = fitter.survival_function_.iloc[:, 0]
     band = fitter.confidence_interval_
     axes.step(curve.index, curve.to_numpy(), where="post", color=color, label=label)
-    axes.fill_between(
-        band.index, band.iloc[:, 0], band.iloc[:, 1], step="post", color=color, alpha=0.15, linewidth=0
-    )
+    axes.fill_between(band.index, band.iloc[:, 0], band.iloc[:, 1], step="post", color=color, alpha=0.15, linewidth=0)
     censored = time_months[~event]
     axes.plot(
         censored,
@@ -407,9 +403,7 @@ def _draw_numbers_at_risk(
         label.set_color(color)
         for tick in ticks:
             at_risk = int(np.count_nonzero(time_months[members] >= tick))
-            axes.text(
-                tick, row, str(at_risk), ha="center", va="center", fontsize=8.5, color=color, clip_on=False
-            )
+            axes.text(tick, row, str(at_risk), ha="center", va="center", fontsize=8.5, color=color, clip_on=False)
 
 
 _Group = tuple[str, str, npt.NDArray[np.bool_]]

@@ -68,9 +68,7 @@ def assign_folds(
 def _draw(cohort: Cohort, num_folds: int, rng: np.random.Generator) -> dict[str, int]:
     """Shuffle within events and within censored, then deal round: sizes and events are as even as can be."""
     if num_folds > len(cohort.records):
-        raise ConfigError(
-            f"num_folds={num_folds}, but the cohort has {len(cohort.records)} patients; lower num_folds"
-        )
+        raise ConfigError(f"num_folds={num_folds}, but the cohort has {len(cohort.records)} patients; lower num_folds")
     dealt: list[str] = []
     for event in (True, False):
         stratum = sorted(r.case_id for r in cohort.records if r.event == event)
@@ -120,8 +118,7 @@ def _read_splits(folder: Path) -> dict[str, int]:
         table.refuse("train", ~train.isin(expected | {""}), "has patients who are in no val", _NO_THIRD_SET)
         if missing := len(expected.difference(train)):
             raise DataError(
-                f"{table.path}: column 'train' lacks {missing} patients who are in val of another file. "
-                f"{_NO_THIRD_SET}"
+                f"{table.path}: column 'train' lacks {missing} patients who are in val of another file. {_NO_THIRD_SET}"
             )
     return fold_of
 

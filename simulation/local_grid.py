@@ -1,7 +1,8 @@
-"""Flower's Grid in one process, or a few: the ServerApp's messages go straight to the ClientApp, without Ray or a network.
+"""Flower's Grid in one process, or a few: messages go straight to the ClientApp, without Ray or a network.
 
-Every message is a copy, as over a network: clients that shared record objects would see each other's changes. Uses three names
-of Flower that are not public (`Run`, `TaskIdentity`, the message id in the metadata); they are used nowhere else here.
+Every message is a copy, as over a network: clients that shared record objects would see each other's changes. Uses
+three names of Flower that are not public (`Run`, `TaskIdentity`, the message id in the metadata); they are used
+nowhere else here.
 """
 
 import copy
@@ -60,7 +61,7 @@ _client_app_of_worker: ClientApp | None = None
 
 
 def _start_worker(build: Callable[..., ClientApp], arguments: tuple[Any, ...]) -> None:
-    global _client_app_of_worker  # noqa: PLW0603 - the one thing a worker process is for
+    global _client_app_of_worker
     _client_app_of_worker = build(*arguments)
 
 
@@ -209,4 +210,3 @@ def _answer(client_app: ClientApp, site: str, message: Message) -> Message:
 def _act_as(node: int) -> None:
     """Flower stamps messages with the identity of the process; here one process plays all parts."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, node
-

@@ -1,4 +1,7 @@
-"""The three ways to train on a fold, with the same model, bins, scaling and number of epochs: federated, pooled, each hospital alone."""
+"""The three ways to train on a fold: federated, pooled, each hospital alone.
+
+All with the same model, bins, scaling and number of epochs.
+"""
 
 import time
 from collections.abc import Callable
@@ -64,8 +67,8 @@ class LocalOutcome:
 
     Attributes:
         c_index: mean over hospitals, weighted by training patients, of their models on the union test fold.
-        sites: per hospital: training patients and events, `c_index` on the union test fold, `own_c_index` on its own test
-            patients where those have at least 50 comparable pairs; or the reason why it was not trained.
+        sites: per hospital: training patients and events, `c_index` on the union test fold, `own_c_index` on its own
+            test patients where those have at least 50 comparable pairs; or the reason why it was not trained.
         seconds: wall time.
     """
 

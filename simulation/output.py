@@ -21,11 +21,20 @@ from server.journal import RoundRecord
 
 from .cohort import SimulatedCohort
 
-__all__ = ["FoldOutcome", "build_summary", "claim_folder", "mean_and_std", "prediction_rows", "round_lines", "write_json"]
+__all__ = [
+    "FoldOutcome",
+    "build_summary",
+    "claim_folder",
+    "mean_and_std",
+    "prediction_rows",
+    "round_lines",
+    "write_json",
+]
 
 METHODS = ("federated", "pooled", "local")
 FoldOutcome = dict[str, Any]
-"""What is kept of a fold: `fold`, one entry per method that was run (None otherwise), `agreement_digest`, `oracle_c_index`."""
+"""What is kept of a fold: `fold`, one entry per method that was run (None otherwise), `agreement_digest`,
+`oracle_c_index`."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -77,8 +86,8 @@ def build_summary(
 ) -> dict[str, Any]:
     """The contents of `summary.json`.
 
-    `folds[].federated|pooled|local` and `c_index` are exact C-indices on the union test fold (for `local`: the mean over
-    hospitals, weighted by training patients); `details` holds everything else. What was not run is null.
+    `folds[].federated|pooled|local` and `c_index` are exact C-indices on the union test fold (for `local`: the mean
+    over hospitals, weighted by training patients); `details` holds everything else. What was not run is null.
     """
     records = cohort.cohort.records
     rounds_bytes = [b for fold in folds if fold["federated"] for b in fold["federated"]["bytes_per_round"]]
@@ -97,9 +106,7 @@ def build_summary(
         "folds": [{"fold": fold["fold"], **{m: _c_index(fold, m) for m in METHODS}} for fold in folds],
         "c_index": {m: mean_and_std([_c_index(fold, m) for fold in folds]) for m in METHODS},
         "oracle_c_index": (mean_and_std([fold["oracle_c_index"] for fold in folds]) or {}).get("mean"),
-        "details": [
-            {key: value for key, value in fold.items() if key != "oracle_c_index"} for fold in folds
-        ],
+        "details": [{key: value for key, value in fold.items() if key != "oracle_c_index"} for fold in folds],
         "seconds": sum(fold[m]["seconds"] for fold in folds for m in METHODS if fold[m]),
         "bytes_per_round": int(np.mean(rounds_bytes)) if rounds_bytes else None,
         "settings": config.model_dump(mode="json"),
@@ -133,7 +140,8 @@ def claim_folder(config: SimulationConfig, name: str) -> Path:
         folder = config.output_dir
         if folder.exists() and any(folder.iterdir()):
             raise ConfigError(
-                f"output_dir={folder} is not empty; name a new folder, or go on with an interrupted run by resume={folder}"
+                f"output_dir={folder} is not empty; name a new folder, or go on with an interrupted run by "
+                f"resume={folder}"
             )
         folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -18,9 +18,7 @@ Sites = dict[str, tuple[str, ...]]
 _MOST_CODES_IN_A_NAME = 4
 
 
-def partition_cohort(
-    cohort: Cohort, config: PartitionConfig, *, tss_table: Path | None = None, seed: int = 0
-) -> Sites:
+def partition_cohort(cohort: Cohort, config: PartitionConfig, *, tss_table: Path | None = None, seed: int = 0) -> Sites:
     """Give every patient of the cohort to one hospital.
 
     * ``tss``: one per tissue source site; named ``tss-2F``.

@@ -15,7 +15,8 @@ from .figures import SiteBar, draw_comparison, draw_kaplan_meier, draw_learning_
 __all__ = ["draw_figures", "learning_curve", "rank_within_fold"]
 
 MIN_PAIRS = 50
-"""A site's bar needs this many comparable pairs: fewer say nothing, and an 11-patient site with one death reports 1.000."""
+"""A site's bar needs this many comparable pairs: fewer say nothing, and an 11-patient site with one death reports
+1.000."""
 
 
 def draw_figures(
@@ -58,9 +59,9 @@ def draw_figures(
 def learning_curve(
     lines: Sequence[Mapping[str, Any]],
 ) -> tuple[list[int], list[float | None], dict[str, list[float | None]]]:
-    """Rounds, training loss and, where a holdout was evaluated, its loss and C-index inside sites; patients weigh the same.
+    """Rounds, training loss and, where a holdout was evaluated, its loss and C-index inside sites.
 
-    Metrics in line r are of the weights that came into round r, so they are drawn at r - 1.
+    Means are over patients, whatever their site. Metrics in line r are of the weights that came into round r, so they are drawn at r - 1.
     """
     table = pd.json_normalize([dict(line) for line in lines], sep=".")
     for column in ("train_loss", "trained.head", *(f"incoming.{c}" for c in _INCOMING)):
@@ -69,7 +70,9 @@ def learning_curve(
     rounds = sorted(int(r) for r in table["round"].unique())
     by_round = table.groupby("round")
     weight = table["trained.head"].where(table["train_loss"].notna())
-    loss = (table["train_loss"] * weight).groupby(table["round"]).sum(min_count=1) / weight.groupby(table["round"]).sum()
+    loss = (table["train_loss"] * weight).groupby(table["round"]).sum(min_count=1) / weight.groupby(
+        table["round"]
+    ).sum()
     train_loss = [_none_if_nan(loss.get(r)) for r in rounds]
     sums = by_round[[f"incoming.{c}" for c in _INCOMING]].sum(min_count=1).rename(columns=lambda c: c.split(".")[1])
     if sums["num_patients"].isna().all():
@@ -91,13 +94,13 @@ _INCOMING = ("num_patients", "loss_sum", "concordant", "discordant", "tied_risk"
 
 
 def rank_within_fold(predictions: pd.DataFrame) -> np.ndarray:
-    """Risk as a rank in (0, 1] among the patients of the same fold: each fold has a model, and so a scale, of its own."""
+    """Risk as a rank in (0, 1] among the patients of the same fold: each fold has a model, and a scale, of its own."""
     ranks = predictions.groupby("fold")["risk"].rank(pct=True)
     return np.asarray(ranks, dtype=np.float64)
 
 
 def _site_bars(predictions: pd.DataFrame) -> list[SiteBar]:
-    """A bar per hospital from its out-of-fold predictions: pairs inside the hospital and inside a fold, counts added."""
+    """A bar per hospital from its out-of-fold predictions; pairs inside hospital and fold are counted."""
     bars = []
     for site, rows in predictions.groupby("site"):
         pairs = [

@@ -1,4 +1,4 @@
-"""What a person sees while a simulation runs: the cohort, a bar per method with the sites of the round, a table at the end."""
+"""What a person sees of a simulation: the cohort, a bar per method with the sites of the round, a table at the end."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from memamba_core.config.simulation import SimulationConfig
@@ -60,7 +68,8 @@ class ProgressReporter:
     ) -> None:
         self._bars.stop()
 
-    # Told by `simulate` --------------------------------------------------------------------------------------------------
+    # Told by `simulate`
+    # --------------------------------------------------------------------------------------------------
 
     def start(self, config: SimulationConfig, cohort: SimulatedCohort) -> None:
         """Say what is run on what."""
@@ -101,7 +110,8 @@ class ProgressReporter:
         """A hospital's own model is trained and judged."""
         self._advance(site)
 
-    # Told by the round loop and the grid -------------------------------------------------------------------------------------
+    # Told by the round loop and the grid
+    # -------------------------------------------------------------------------------------
 
     def on_phase(self, phase: Phase, num_sites: int, server_round: int) -> None:
         """A phase begins."""
@@ -117,7 +127,9 @@ class ProgressReporter:
 
     def on_round(self, record: RoundRecord) -> None:
         """A round is finished and in the journal."""
-        told = [(line["train_loss"], line["trained"].get("head", 0)) for line in record.sites.values() if "trained" in line]
+        told = [
+            (line["train_loss"], line["trained"].get("head", 0)) for line in record.sites.values() if "trained" in line
+        ]
         told = [(loss, count) for loss, count in told if loss is not None]
         failed = [site for site, line in record.sites.items() if "failure" in line]
         note = ""
@@ -127,7 +139,8 @@ class ProgressReporter:
             note += f", without {', '.join(failed[:3])}" + (" ..." if len(failed) > 3 else "")
         self._advance(note, completed=record.server_round)
 
-    # At the end --------------------------------------------------------------------------------------------------------------
+    # At the end
+    # --------------------------------------------------------------------------------------------------------------
 
     def finish(self, summary: Mapping[str, Any], folder: Path) -> None:
         """Print the table and where everything lies."""
@@ -158,7 +171,9 @@ class ProgressReporter:
             self._console.print(f"[yellow]warning:[/] {warning}")
         sent = summary["bytes_per_round"]
         about = f"{summary['seconds']:.0f} s of training" + (f", {sent / 1e6:.1f} MB a round" if sent else "")
-        self._console.print(f"{about}\nresults: {folder / 'summary.json'}\nfigures: {folder / 'figures'}", highlight=False)
+        self._console.print(
+            f"{about}\nresults: {folder / 'summary.json'}\nfigures: {folder / 'figures'}", highlight=False
+        )
 
     def _advance(self, note: str, completed: int | None = None) -> None:
         if self._task is not None:

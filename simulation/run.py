@@ -95,13 +95,15 @@ def _open_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
         return folder
     path = config.resume / "settings.json"
     if not path.is_file():
-        raise ConfigError(f"resume={config.resume}: no settings.json there; name the output folder of an interrupted run")
+        raise ConfigError(
+            f"resume={config.resume}: no settings.json there; name the output folder of an interrupted run"
+        )
     before = json.loads(path.read_text(encoding="utf-8"))["settings"]
     changed = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
     if changed:
         raise ConfigError(
-            f"resume={config.resume}: the run there had other settings for {', '.join(changed)} (they are in {path}); the "
-            "configs or MEMAMBA_DATA have changed since"
+            f"resume={config.resume}: the run there had other settings for {', '.join(changed)} (they are in {path}); "
+            "the configs or MEMAMBA_DATA have changed since"
         )
     return config.resume
 
@@ -143,7 +145,9 @@ def _run_fold(
         outcome["pooled"] = {**test_metrics(pooled.predictions, training, agreement), "seconds": pooled.seconds}
         _write_table(folder / "predictions-pooled.csv", prediction_rows("pooled", fold, pooled.predictions, site_of))
         save_checkpoint(
-            folder, "pooled", Checkpoint(pooled.weights, experiment, agreement, experiment.federation.num_rounds, code_digest())
+            folder,
+            "pooled",
+            Checkpoint(pooled.weights, experiment, agreement, experiment.federation.num_rounds, code_digest()),
         )
         write_json(path, outcome)
     if "local" in wanted:

@@ -129,9 +129,7 @@ def test_patches_come_row_by_row_in_every_form(tmp_path, dtype, leading, coords_
     if leading:
         features, coords = features[None], None if coords is None else coords[None]
     if kind in ("h5", "gzip"):
-        storage = (
-            {"chunks": (*features.shape[:-2], 3, WIDTH), "compression": "gzip"} if kind == "gzip" else {}
-        )
+        storage = {"chunks": (*features.shape[:-2], 3, WIDTH), "compression": "gzip"} if kind == "gzip" else {}
         path = write_h5(tmp_path / "s.h5", features, coords, **storage)
     else:
         content = {"feats": torch.from_numpy(features)}
@@ -249,12 +247,8 @@ def test_a_pickle_dressed_up_as_tensors_is_not_run(tmp_path):
 
 
 def test_a_pt_of_something_else_says_what_was_wanted(tmp_path):
-    assert "holds a list where a tensor was wanted" in refusal(
-        read_patches, write_pt(tmp_path / "a.pt", [1, 2])
-    )
-    assert "holds labels; wanted" in refusal(
-        read_patches, write_pt(tmp_path / "b.pt", {"labels": torch.zeros(1)})
-    )
+    assert "holds a list where a tensor was wanted" in refusal(read_patches, write_pt(tmp_path / "a.pt", [1, 2]))
+    assert "holds labels; wanted" in refusal(read_patches, write_pt(tmp_path / "b.pt", {"labels": torch.zeros(1)}))
     assert "holds a NoneType where" in refusal(read_patches, write_pt(tmp_path / "n.pt", None))
     path = write_pt(tmp_path / "c.pt", {"features": torch.zeros(1, 2), "coords": [1]})
     assert "holds a list where a tensor was wanted" in refusal(read_patches, path)

@@ -30,9 +30,7 @@ def test_molecular_columns_are_read_unscaled_and_the_rest_is_ignored(tmp_path):
     assert case_ids == ("p1", "p2")
     assert genes.columns == ("TP53_mut", "ERBB2_cnv", "A_rnaseq")
     assert genes.values_NC.dtype == np.float32
-    np.testing.assert_array_equal(
-        genes.values_NC, np.array([[1, -2, 14071.5], [0, np.nan, 0.25]], np.float32)
-    )
+    np.testing.assert_array_equal(genes.values_NC, np.array([[1, -2, 14071.5], [0, np.nan, 0.25]], np.float32))
 
 
 def test_parquet_and_gzip_hold_the_same_as_csv(tmp_path):
@@ -48,9 +46,7 @@ def test_parquet_and_gzip_hold_the_same_as_csv(tmp_path):
 
 
 def test_only_the_agreed_columns_are_read(tmp_path):
-    _, genes = read(
-        tmp_path, "case_id,A_cnv,B_cnv,C_mut\np,1,2,0\n", columns=["C_mut", "A_cnv", "ABSENT_mut"]
-    )
+    _, genes = read(tmp_path, "case_id,A_cnv,B_cnv,C_mut\np,1,2,0\n", columns=["C_mut", "A_cnv", "ABSENT_mut"])
     assert genes.columns == ("A_cnv", "C_mut")
     np.testing.assert_array_equal(genes.values_NC, [[1, 0]])
 
@@ -124,9 +120,7 @@ def test_signatures_that_are_absent_or_no_text(tmp_path):
 
 def test_a_group_catches_every_kind_of_its_symbols():
     columns = ("A_rnaseq", "B_mut", "A_mut", "C_cnv", "A_cnv", "HLA_DRA_cnv")
-    groups = build_gene_groups(
-        columns, {"x": ("A",), "none": ("Q",), "y": ("HLA_DRA", "A", "B")}, "signatures"
-    )
+    groups = build_gene_groups(columns, {"x": ("A",), "none": ("Q",), "y": ("HLA_DRA", "A", "B")}, "signatures")
     assert groups == {"x": (0, 2, 4), "y": (0, 1, 2, 4, 5)}
     assert list(groups) == ["x", "y"]
     assert build_gene_groups(columns, None, "kind") == {"rnaseq": (0,), "cnv": (3, 4, 5), "mut": (1, 2)}
@@ -149,17 +143,13 @@ def test_groups_hold_a_column_exactly_if_they_hold_its_symbol(columns, signature
     for name, symbols in signatures.items():
         slow = tuple(i for i, (symbol, _) in enumerate(columns) if symbol in symbols)
         assert groups.get(name, ()) == slow
-    assert sorted(i for g in build_gene_groups(names, None, "kind").values() for i in g) == list(
-        range(len(names))
-    )
+    assert sorted(i for g in build_gene_groups(names, None, "kind").values() for i in g) == list(range(len(names)))
 
 
 def test_groups_refuse_what_they_cannot_use():
     with pytest.raises(ConfigError, match="no signatures table; name one, or set gene_groups=kind"):
         build_gene_groups(("A_cnv",), None, "signatures")
-    with pytest.raises(
-        DataError, match=r"none of the 1 gene groups catches any of the 1 .* set gene_groups=kind"
-    ):
+    with pytest.raises(DataError, match=r"none of the 1 gene groups catches any of the 1 .* set gene_groups=kind"):
         build_gene_groups(("A_cnv",), {"x": ("B",)}, "signatures")
     with pytest.raises(DataError, match="column 'age' is not molecular; wanted SYMBOL_rnaseq"):
         build_gene_groups(("age",), None, "kind")

@@ -22,9 +22,7 @@ def clinical(root: Path, text: str, **columns):
     return read_clinical(ClinicalTable(file="clinical.csv", **columns), root)
 
 
-def make_site(
-    root: Path, *, genes="p1,2\np3,\np9,1\n", slides=("a", "c"), folds=None, rows=ROWS
-) -> SiteDataConfig:
+def make_site(root: Path, *, genes="p1,2\np3,\np9,1\n", slides=("a", "c"), folds=None, rows=ROWS) -> SiteDataConfig:
     """Three patients: p1 has both, p2 a slide, p3 a row of genes in which nothing is measured."""
     (root / "clinical.csv").write_text(HEADER + rows)
     (root / "genes.csv").write_text(f"case_id,A_cnv\n{genes}")
@@ -271,9 +269,7 @@ COUNTS = {  # DATA.md: patients, slides, deaths
 @pytest.mark.real_data
 @pytest.mark.parametrize("cohort", COUNTS)
 def test_real_tables_have_the_patients_that_data_md_counts(data_root, cohort):
-    records = read_clinical(
-        ClinicalTable(file=f"cohorts/{cohort}.csv.gz", slides="slide_ids", tss="tss"), data_root
-    )
+    records = read_clinical(ClinicalTable(file=f"cohorts/{cohort}.csv.gz", slides="slide_ids", tss="tss"), data_root)
     counts = len(records), sum(len(r.slides) for r in records), sum(r.event for r in records)
     assert counts == COUNTS[cohort]
     assert all(r.tss == r.case_id[5:7] for r in records)  # leading zeros are kept
@@ -285,9 +281,7 @@ def test_days_of_the_real_registry_are_the_months_of_the_cohort(data_root, tmp_p
     months = read_clinical(ClinicalTable(file="cohorts/tcga_blca_mcat.csv.gz"), data_root)
     registry = pd.read_csv(data_root / "reference" / "tcga_cdr_selected.csv.gz", dtype=str)
     registry[registry["type"] == "BLCA"].to_csv(tmp_path / "blca.csv", index=False)
-    table = ClinicalTable(
-        file="blca.csv", case_id="bcr_patient_barcode", time="OS.time", time_unit="days", event="OS"
-    )
+    table = ClinicalTable(file="blca.csv", case_id="bcr_patient_barcode", time="OS.time", time_unit="days", event="OS")
     days = {r.case_id: r for r in read_clinical(table, tmp_path)}
     assert len(months) == 373
     assert all(days[r.case_id].event == r.event for r in months)
@@ -309,15 +303,11 @@ def test_a_real_cohort_with_bags_of_three_patients(data_root):
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize(
-    ("table", "cohort", "patients"), [("luad_mcat", "luad", 422), ("brca_porpoise", "brca", 884)]
-)
+@pytest.mark.parametrize(("table", "cohort", "patients"), [("luad_mcat", "luad", 422), ("brca_porpoise", "brca", 884)])
 def test_real_slide_level_features_join_by_patient(data_root, table, cohort, patients):
     config = SiteDataConfig(
         root=data_root,
         clinical=ClinicalTable(file=f"cohorts/tcga_{table}.csv.gz"),
-        features=FeatureFolder(
-            path=f"hif/{cohort}_hif.csv.gz", encoder="hif", groups_file="hif/hif_names.csv"
-        ),
+        features=FeatureFolder(path=f"hif/{cohort}_hif.csv.gz", encoder="hif", groups_file="hif/hif_names.csv"),
     )
     assert len(load_cohort(config).records) == patients

@@ -152,9 +152,7 @@ def test_groups_file_refusals(tmp_path, groups, words):
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize(
-    ("cohort", "patients", "slides", "missing"), [("luad", 444, 501, 144), ("brca", 904, 904, 0)]
-)
+@pytest.mark.parametrize(("cohort", "patients", "slides", "missing"), [("luad", 444, 501, 144), ("brca", 904, 904, 0)])
 def test_real_features_are_read(data_root, cohort, patients, slides, missing):
     store = open_table(data_root, path=f"hif/{cohort}_hif.csv.gz", groups_file="hif/hif_names.csv")
     assert store.values_SF.shape == (slides, 607)

@@ -95,9 +95,7 @@ def test_modalities_are_missing_as_often_as_asked_and_nobody_lacks_both(genes, s
     assert sum(not cohort.has_genes(r) for r in cohort.records) == round(100 * genes)
     assert sum(not cohort.has_slides(r) for r in cohort.records) == round(100 * slides)
     assert all(cohort.has_genes(r) or cohort.has_slides(r) for r in cohort.records)
-    assert [r.gene_row for r in cohort.records if cohort.has_genes(r)] == list(
-        range(100 - round(100 * genes))
-    )
+    assert [r.gene_row for r in cohort.records if cohort.has_genes(r)] == list(range(100 - round(100 * genes)))
 
 
 def test_gene_groups_catch_every_column_and_the_drivers_are_in_one():
@@ -151,9 +149,7 @@ def test_rare_patches_lie_together_on_the_grid_and_stand_out():
 
 
 def test_batch_effects_shift_hospitals_but_not_the_planted_directions():
-    config = SyntheticConfig(
-        num_patients=400, num_sites=4, batch_effect=2.0, missing_genes=0, missing_slides=0
-    )
+    config = SyntheticConfig(num_patients=400, num_sites=4, batch_effect=2.0, missing_genes=0, missing_slides=0)
     generated = generate_cohort(config)
     records, genes = generated.cohort.records, generated.cohort.genes
     drivers = [genes.columns.index(column) for column in generated.driver_columns]
@@ -164,11 +160,7 @@ def test_batch_effects_shift_hospitals_but_not_the_planted_directions():
 
     patches = {r.case_id: generated.cohort.features.load(r).patches_PF.numpy() for r in records}
     rare = {r.case_id: rare_patches(generated, r) for r in records}
-    here = [
-        (patches[c][rare[c]].mean(axis=0) - patches[c][~rare[c]].mean(axis=0))
-        for c in patches
-        if rare[c].any()
-    ]
+    here = [(patches[c][rare[c]].mean(axis=0) - patches[c][~rare[c]].mean(axis=0)) for c in patches if rare[c].any()]
     direction = np.mean(here, axis=0) / np.linalg.norm(np.mean(here, axis=0))
     along = {c: p @ direction for c, p in patches.items()}
     tss = np.array([r.tss for r in records])
@@ -291,14 +283,10 @@ def test_times_have_the_configured_median_and_proportional_hazards():
 
 def ridge_c_index(risk: str) -> tuple[float, float]:
     """C-index of a linear model of genes and mean patch on a fifth of the default cohort; the oracle there."""
-    generated = generate_cohort(
-        SyntheticConfig.parse({"risk": risk, "missing_genes": 0, "missing_slides": 0}, "")
-    )
+    generated = generate_cohort(SyntheticConfig.parse({"risk": risk, "missing_genes": 0, "missing_slides": 0}, ""))
     cohort = generated.cohort
     rows = [
-        np.concatenate(
-            [cohort.genes.values_NC[r.gene_row], cohort.features.load(r).patches_PF.mean(dim=0).numpy()]
-        )
+        np.concatenate([cohort.genes.values_NC[r.gene_row], cohort.features.load(r).patches_PF.mean(dim=0).numpy()])
         for r in cohort.records
     ]
     x = np.array(rows, dtype=np.float64)

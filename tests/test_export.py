@@ -266,7 +266,5 @@ def test_tcga_patients_with_slide_level_features_come_back(data_root, tmp_path):
         features=FeatureFolder(path="hif/luad_hif.csv.gz", encoder="hif", groups_file="hif/hif_names.csv"),
     )
     cohort = load_cohort(data)
-    sites = {
-        name: ids for name, ids in partition_cohort(cohort, BY_TSS).items() if name in ("tss-05", "tss-44")
-    }
+    sites = {name: ids for name, ids in partition_cohort(cohort, BY_TSS).items() if name in ("tss-05", "tss-44")}
     assert_round_trip(cohort, cohort_config(data), sites, tmp_path / "sites")

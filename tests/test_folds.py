@@ -14,9 +14,7 @@ from simulation.folds import assign_folds
 
 
 def cohort_of(events: list[bool]) -> Cohort:
-    return Cohort(
-        tuple(PatientRecord(f"P{i:04d}", float(i), event, fold=99) for i, event in enumerate(events))
-    )
+    return Cohort(tuple(PatientRecord(f"P{i:04d}", float(i), event, fold=99) for i, event in enumerate(events)))
 
 
 def folds_of(cohort: Cohort) -> dict[str, int | None]:
@@ -24,9 +22,7 @@ def folds_of(cohort: Cohort) -> dict[str, int | None]:
 
 
 def assign(cohort: Cohort, source: str, *, splits=None, num_folds=5, seed=0, sites=None) -> Cohort:
-    return assign_folds(
-        cohort, source=source, splits=splits, num_folds=num_folds, seed=seed, sites=sites or {}
-    )
+    return assign_folds(cohort, source=source, splits=splits, num_folds=num_folds, seed=seed, sites=sites or {})
 
 
 def write_splits(folder, *folds: tuple[list[str], list[str]]):

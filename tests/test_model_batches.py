@@ -47,9 +47,7 @@ def test_batch_equals_one_by_one(model):
     together, alone = model(patients), [model([one]) for one in patients]
     torch.testing.assert_close(together.logits_BK, torch.cat([output.logits_BK for output in alone]))
     for term in ("mmd", "transport_cost"):
-        torch.testing.assert_close(
-            getattr(together, term), sum(getattr(output, term) for output in alone) / 9
-        )
+        torch.testing.assert_close(getattr(together, term), sum(getattr(output, term) for output in alone) / 9)
     for name, (rows, logits_bK) in together.expert_logits.items():
         assert sorted(rows.tolist()) == [i for i, output in enumerate(alone) if name in output.expert_logits]
         for row, logits_K in zip(rows.tolist(), logits_bK, strict=True):

@@ -55,9 +55,7 @@ def test_the_state_holds_float32_parameters_only():
 
 def test_marks_for_the_optimizer():
     parameters = dict(build_model(SMALL, SPEC, seed=0).named_parameters())
-    assert [n for n, p in parameters.items() if hasattr(p, "_skip_weight_decay")] == [
-        "genomics.linear_skip.weight"
-    ]
+    assert [n for n, p in parameters.items() if hasattr(p, "_skip_weight_decay")] == ["genomics.linear_skip.weight"]
     free = {n.rpartition(".")[2] for n, p in parameters.items() if getattr(p, "_no_weight_decay", False)}
     assert free == {"A_log", "D", "bias", "second_bias"}
 
@@ -122,13 +120,9 @@ def test_half_precision_bags_are_read():
     torch.testing.assert_close(model([half]).logits_BK, model([one]).logits_BK, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    "options", [{"anchor": "patches"}, {"mmd_tokens": "plan"}, {"transport": "unbalanced"}]
-)
+@pytest.mark.parametrize("options", [{"anchor": "patches"}, {"mmd_tokens": "plan"}, {"transport": "unbalanced"}])
 def test_synergistic_options_change_something(options):
-    plain, other = (
-        build_model(SMALL.model_copy(update=o), SPEC, seed=0).eval()(patients()) for o in ({}, options)
-    )
+    plain, other = (build_model(SMALL.model_copy(update=o), SPEC, seed=0).eval()(patients()) for o in ({}, options))
     assert not torch.equal(plain.logits_BK, other.logits_BK) or not torch.equal(plain.mmd, other.mmd)
 
 

@@ -1,4 +1,4 @@
-"""Which parameters learn from which patient: what is missing teaches nothing to the expert that would read it."""
+"""Which parameters learn from which patient: what is missing teaches its expert nothing."""
 
 import pytest
 import torch
@@ -7,9 +7,7 @@ from memamba_core.config.experiment import ModelConfig
 from memamba_core.model import PARAMETER_GROUPS, build_model, parameter_group
 from memamba_core.records import Bag, InputSpec, PatientInputs, SurvivalTarget
 
-SPEC = InputSpec(
-    num_bins=3, num_genes=6, gene_groups={"a": (0, 1, 2), "b": (2, 3), "c": (4, 5)}, feature_width=7
-)
+SPEC = InputSpec(num_bins=3, num_genes=6, gene_groups={"a": (0, 1, 2), "b": (2, 3), "c": (4, 5)}, feature_width=7)
 
 
 def patient(modalities, seed=0):
@@ -60,9 +58,7 @@ def test_groups_that_learn(experts, modalities, groups):
 @pytest.mark.parametrize("scans", [(), ("conventional",), ("attention",)])
 @pytest.mark.parametrize("transport", ["relaxed", "exact"])
 def test_settings_do_not_change_the_groups(scans, transport):
-    config = ModelConfig(
-        d_model=8, d_state=2, scans=scans, transport=transport, linear_skip=False, anchor="patches"
-    )
+    config = ModelConfig(d_model=8, d_state=2, scans=scans, transport=transport, linear_skip=False, anchor="patches")
     model = build_model(config, SPEC, seed=0)
     for modalities in ("patches genes", "patches", "genes"):
         assert learners(model, [patient(modalities)]) == model.groups_of(patient(modalities))

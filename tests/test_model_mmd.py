@@ -60,9 +60,7 @@ def test_zero_where_a_set_has_fewer_than_two_tokens():
 
 def test_grows_with_the_shift_between_the_sets():
     shift = torch.linspace(-1, 1, 6, dtype=torch.float64)
-    near, middle, far = (
-        squared_mmd(tokens(1, 40, 0), tokens(1, 40, 1) + s * shift).item() for s in (0.0, 1.0, 5.0)
-    )
+    near, middle, far = (squared_mmd(tokens(1, 40, 0), tokens(1, 40, 1) + s * shift).item() for s in (0.0, 1.0, 5.0))
     assert near < middle < far
 
 

@@ -48,9 +48,7 @@ def run(tensors, backend, **options):
 def assert_alike(got, wanted, **tolerance):
     for name, value in wanted.items():
         scale = max(1.0, value.abs().max().item())
-        torch.testing.assert_close(
-            got[name] / scale, value / scale, **tolerance, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(got[name] / scale, value / scale, **tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -109,9 +107,7 @@ def test_gradcheck(backend, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize(
-    ("rate", "step"), [(-1e-12, 1.0), (-1e4, 50.0), (-1.0, 1e4), (-1e-6, 1e5), (-5.0, 1e-9)]
-)
+@pytest.mark.parametrize(("rate", "step"), [(-1e-12, 1.0), (-1e4, 50.0), (-1.0, 1e4), (-1e-6, 1e5), (-5.0, 1e-9)])
 def test_stays_finite_and_right_at_extremes(backend, rate, step, monkeypatch):
     """States that never fade, that fade at once, and step sizes far outside of training."""
     monkeypatch.setattr(scan_chunked, "_SEGMENT_ELEMENTS", 256)
@@ -158,9 +154,7 @@ def test_two_passes_at_a_time(backend):
     assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
     found = {}
-    threads = [
-        threading.Thread(target=lambda i=i: found.update({i: run(one, backend)["A"]})) for i in range(3)
-    ]
+    threads = [threading.Thread(target=lambda i=i: found.update({i: run(one, backend)["A"]})) for i in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -46,10 +46,10 @@ def test_dtype(tensors):
 
 def test_device(tensors):
     tensors["B"] = tensors["B"].to("meta")
-    with pytest.raises(ValueError, match="^B is on meta, u is on cpu"):
+    with pytest.raises(ValueError, match=r"^B is on meta, u is on cpu"):
         selective_scan(**tensors)
 
 
 def test_backend(tensors):
-    with pytest.raises(ConfigError, match="'warp'; this installation has: auto, reference, chunked"):
+    with pytest.raises(ConfigError, match=r"'warp'; this installation has: auto, reference, chunked"):
         selective_scan(**tensors, backend="warp")

@@ -16,9 +16,7 @@ def test_group_linear_is_one_linear_per_group():
     start = 0
     for g, columns in enumerate(GROUPS.values()):
         weight = layer.weight[start : start + len(columns)]
-        torch.testing.assert_close(
-            layer(values_BC)[:, g], values_BC[:, list(columns)] @ weight + layer.bias[g]
-        )
+        torch.testing.assert_close(layer(values_BC)[:, g], values_BC[:, list(columns)] @ weight + layer.bias[g])
         start += len(columns)
 
 

@@ -21,9 +21,7 @@ from memamba_core.errors import ConfigError, DataError
 from simulation.partition import partition_cohort
 
 CODES = ("01", "05", "2F", "A8", "NA", "ZZ")
-DATA = SiteDataConfig(
-    root=".", clinical=ClinicalTable(file="x.csv"), features=FeatureFolder(path="x", encoder="x")
-)
+DATA = SiteDataConfig(root=".", clinical=ClinicalTable(file="x.csv"), features=FeatureFolder(path="x", encoder="x"))
 
 
 def cohort_of(codes: list[str | None], events: list[bool] | None = None) -> Cohort:
@@ -218,9 +216,7 @@ def test_tcga_by_tissue_source_site(data_root, table, num_sites, num_patients):
     tss_table = data_root / "reference" / "tcga_tss_codes.csv"
     sites = partition_cohort(cohort, PartitionConfig(), tss_table=tss_table)
     assert (len(sites), sum(map(len, sites.values()))) == (num_sites, num_patients)
-    merged = partition_cohort(
-        cohort, PartitionConfig(name="tss_merged", min_patients=50), tss_table=tss_table
-    )
+    merged = partition_cohort(cohort, PartitionConfig(name="tss_merged", min_patients=50), tss_table=tss_table)
     assert 2 < len(merged) < num_sites
     assert min(map(len, merged.values())) >= 50
     if "brca" in table:

@@ -58,9 +58,7 @@ def config_folder() -> Path:
     """
     folder = Path(__file__).resolve().parents[2] / "configs"
     if not (folder / "experiment.yaml").is_file():
-        raise ConfigError(
-            f"{folder}: this package's settings files are missing; install memamba-federated again"
-        )
+        raise ConfigError(f"{folder}: this package's settings files are missing; install memamba-federated again")
     return folder
 
 
@@ -144,9 +142,7 @@ def experiment_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
         ConfigError: one of them is not plain enough to be sent (`refuse_unsafe_overrides`).
     """
     opened = (override.removeprefix("++") for override in overrides)  # undo `hydra_overrides`
-    kept = tuple(
-        o for o in opened if re.split(r"\W", o.lstrip("+~"), maxsplit=1)[0] in Experiment.model_fields
-    )
+    kept = tuple(o for o in opened if re.split(r"\W", o.lstrip("+~"), maxsplit=1)[0] in Experiment.model_fields)
     refuse_unsafe_overrides(kept)
     return kept
 
@@ -164,9 +160,7 @@ def refuse_unsafe_overrides(overrides: Sequence[str]) -> None:
         ConfigError: naming the first override that is not allowed, and the allowed form.
     """
     if len(overrides) > _MAX_FOREIGN_OVERRIDES:
-        raise ConfigError(
-            f"got {len(overrides)} overrides from outside; allowed are {_MAX_FOREIGN_OVERRIDES}"
-        )
+        raise ConfigError(f"got {len(overrides)} overrides from outside; allowed are {_MAX_FOREIGN_OVERRIDES}")
     groups, settings = config_groups(), set(_leaves(Experiment))
     for override in overrides:
         match = _PLAIN_OVERRIDE.fullmatch(override) if len(override) <= _MAX_FOREIGN_LENGTH else None
@@ -180,9 +174,7 @@ def refuse_unsafe_overrides(overrides: Sequence[str]) -> None:
             if value not in groups[key]:
                 raise ConfigError(f"override {override!r}: options of {key} are {', '.join(groups[key])}")
         elif key not in settings:
-            raise ConfigError(
-                f"override {override!r} may not come from outside: no setting of the experiment"
-            )
+            raise ConfigError(f"override {override!r} may not come from outside: no setting of the experiment")
 
 
 def _leaves(cls: type[Settings], prefix: str = "") -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The experiment: everything that all sites of a federation must do alike.
 
-A digest over these settings travels with every message; a site that composes something else refuses. What belongs to one
-machine only (paths, devices, limits) is not here but in `site` and `simulation`.
+A digest over these settings travels with every message; a site that composes something else refuses. What belongs to
+one machine only (paths, devices, limits) is not here but in `site` and `simulation`.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ __all__ = [
 
 ExpertName = Literal["pathology", "genomics", "synergistic"]
 ScanName = Literal["conventional", "attention"]
+_UNBALANCED_EPSILON = 0.003
 
 
 class AgreementConfig(Settings):
@@ -76,7 +77,7 @@ class ModelConfig(Settings):
     d_model: int = Field(32, ge=4, le=4096)
     """Width D of a token."""
     num_layers: int = Field(1, ge=1, le=24)
-    """Layers in each unimodal expert."""
+    """Layers in each unimodal expert; without scans there is nothing to stack."""
     num_backbone_layers: int = Field(1, ge=1, le=24)
     """Mamba layers behind the fused tokens."""
     scans: tuple[ScanName, ...] = ("conventional", "attention")
@@ -112,9 +113,9 @@ class ModelConfig(Settings):
     anchor: Literal["genes", "patches"] = "genes"
     """Onto which tokens the other modality is carried."""
     mmd_tokens: Literal["subsample", "plan"] = "subsample"
-    """Patch tokens in the fusion loss: a seeded subsample, or all of them weighted by the plan's marginal."""
+    """Patch tokens in the fusion loss: a seeded subsample, or those to which the plan gives most, with its weights."""
     mmd_max_tokens: int = Field(512, ge=2)
-    """Size of that subsample."""
+    """Most patch tokens in the fusion loss, which costs their square."""
     hazard_bias: float = -1.5
     """Initial bias of the logits: hazards start near 0.18."""
 
@@ -128,6 +129,12 @@ class ModelConfig(Settings):
             names = getattr(self, name)
             if len(set(names)) != len(names):
                 raise ValueError(f"{name} names one twice: {list(names)}")
+        if self.num_layers > 1 and not self.scans:
+            raise ValueError(f"num_layers={self.num_layers} with scans=[] would change nothing; layers are scans")
+        if self.transport == "unbalanced" and self.transport_epsilon < _UNBALANCED_EPSILON:
+            raise ValueError(
+                f"transport=unbalanced needs transport_epsilon >= {_UNBALANCED_EPSILON}; below, it underflows"
+            )
         return self
 
 

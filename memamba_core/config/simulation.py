@@ -118,7 +118,8 @@ class SimulationConfig(Settings):
     folds: tuple[int, ...] = (0,)
     """Test folds to run, one after the other."""
     methods: tuple[Literal["federated", "pooled", "local"], ...] = ("federated",)
-    """What is run on each fold: the federation, one model on pooled data, each hospital alone; same folds and budget."""
+    """What is run on each fold: the federation, one model on pooled data, each hospital alone; same folds and
+    budget."""
     compare: bool = False
     """Short for all three methods."""
     disclosure: DisclosureConfig = DisclosureConfig(min_patients=1, min_events=0, min_pairs=1)

@@ -39,7 +39,8 @@ class ClinicalTable(Settings):
     event_means: Literal["happened", "censored"] = "happened"
     """What a 1 in that column says. `censored` is the coding of MCAT's `censorship` column."""
     tss: str | None = None
-    """Column of the TCGA tissue source site code, where there is one; read as text (leading zeros, and `NA` is a code)."""
+    """Column of the TCGA tissue source site code, where there is one; read as text (leading zeros, and `NA` is a
+    code)."""
 
 
 class GenomicsTable(Settings):
@@ -100,7 +101,16 @@ class LimitsConfig(Settings):
     local_epochs: int = Field(5, ge=1)
     max_patches: int = Field(20_000, ge=1)
     """Patches of one patient held in memory; a larger bag is sampled evenly over the slide."""
-    strategies: tuple[str, ...] = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum")
+    strategies: tuple[str, ...] = (
+        "fedavg",
+        "fedprox",
+        "fedavgm",
+        "fedadam",
+        "fedyogi",
+        "fedmedian",
+        "fedtrimmedavg",
+        "krum",
+    )
     """Strategies this site takes part in."""
 
 

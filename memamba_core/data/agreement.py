@@ -1,8 +1,8 @@
 """What sites agree on before round 1: time bins, gene columns and groups, scaling; and the sums it is made from.
 
 A site never computes bins or scaling from its own data alone. It sends sums (`column_moments`, `count_events`), the
-coordinator adds them up (`merge_moments`, `build_agreement`), and everybody works with the same `Agreement`, whose digest
-travels with every later message.
+coordinator adds them up (`merge_moments`, `build_agreement`), and everybody works with the same `Agreement`, whose
+digest travels with every later message.
 """
 
 import hashlib
@@ -40,9 +40,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 _log = logging.getLogger(__name__)
-_FEATURE_CLIP = (
-    15.0  # of log-transformed slide-level features, before summing: areas reach 1e8, log1p(1e8) = 18
-)
+_FEATURE_CLIP = 15.0  # of log-transformed slide-level features, before summing: areas reach 1e8, log1p(1e8) = 18
 
 
 @dataclass(frozen=True)
@@ -107,13 +105,9 @@ class Agreement:
             ("feature_scale", self.feature_scale, {0, self.feature_width}),
         ):
             if array.shape not in {(n,) for n in allowed}:
-                raise AgreementError(
-                    f"{name} has shape {array.shape}, wanted one of lengths {sorted(allowed)}"
-                )
+                raise AgreementError(f"{name} has shape {array.shape}, wanted one of lengths {sorted(allowed)}")
             if not np.isfinite(array).all() or (name.endswith("scale") and (array <= 0).any()):
-                raise AgreementError(
-                    f"{name} holds values that are not finite, or a scale that is not positive"
-                )
+                raise AgreementError(f"{name} holds values that are not finite, or a scale that is not positive")
         edges = self.time_bin_edges
         if not edges or any(b <= a for a, b in zip((0.0, *edges), edges, strict=False)):
             raise AgreementError(f"time_bin_edges must be positive and ascending, got {list(edges)}")
@@ -159,16 +153,14 @@ class Agreement:
             AgreementError: a field is missing, unknown or does not fit the others.
         """
         try:
-            plain = json.loads(text)
-            groups = {
-                name: {g: tuple(int(i) for i in columns) for g, columns in plain.pop(name).items()}
-                for name in ("gene_groups", "feature_groups")
-            }
-            lists = {
-                name: tuple(plain.pop(name)) for name in ("time_bin_edges", "gene_columns", "feature_columns")
-            }
-            arrays = {name.replace("-", "_"): np.asarray(a, dtype=np.float64) for name, a in scaling.items()}
-            return cls(**plain, **lists, **groups, **arrays)
+            values: dict[str, Any] = json.loads(text)
+            for name in ("gene_groups", "feature_groups"):
+                values[name] = {g: tuple(int(i) for i in columns) for g, columns in values[name].items()}
+            for name in ("time_bin_edges", "gene_columns", "feature_columns"):
+                values[name] = tuple(values[name])
+            for name, array in scaling.items():
+                values[name.replace("-", "_")] = np.asarray(array, dtype=np.float64)
+            return cls(**values)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise AgreementError(f"the agreement does not have the agreed fields: {error}") from None
 
@@ -219,13 +211,9 @@ def _moments_of(block_NC: FloatArray) -> ColumnMoments:
     return ColumnMoments(count, mean, (np.where(known, filled - mean, 0.0) ** 2).sum(axis=0))
 
 
-def count_events(
-    times: Sequence[float], events: Sequence[bool], config: AgreementConfig
-) -> dict[str, IntArray]:
+def count_events(times: Sequence[float], events: Sequence[bool], config: AgreementConfig) -> dict[str, IntArray]:
     """Events and censored patients per cell of the coarse time grid (`grid_step_months` wide, the last cell open)."""
-    cells = np.minimum(np.asarray(times) // config.grid_step_months, config.grid_num_cells - 1).astype(
-        np.int64
-    )
+    cells = grid_cells(np.asarray(times, dtype=np.float64), config.grid_step_months, config.grid_num_cells)
     happened = np.asarray(events, dtype=bool)
     return {
         "event": np.bincount(cells[happened], minlength=config.grid_num_cells).astype(np.int64),
@@ -339,9 +327,7 @@ def build_agreement(
     """
     varies = genes.m2 > 1e-12 * np.maximum(genes.count, 1.0)
     if gene_columns and not varies.all():
-        _log.warning(
-            "%d molecular columns are constant over the federation and are left out", int((~varies).sum())
-        )
+        _log.warning("%d molecular columns are constant over the federation and are left out", int((~varies).sum()))
     columns = tuple(c for c, v in zip(gene_columns, varies, strict=True) if v)
     groups = build_gene_groups(columns, signatures, by=config.gene_groups) if columns else {}
     used = sorted({i for members in groups.values() for i in members})

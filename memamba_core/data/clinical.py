@@ -50,9 +50,7 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
         table.require(column, f"data.clinical.{setting}")
     text = table.text(list(dict.fromkeys(columns.values())))
     case_ids = text[config.case_id]
-    table.refuse(
-        config.case_id, case_ids == "", "is empty", "Write the patient's identifier, or take the row out"
-    )
+    table.refuse(config.case_id, case_ids == "", "is empty", "Write the patient's identifier, or take the row out")
     months = _parse_months(table, text[config.time], config)
     events = _parse_events(table, text[config.event], config)
     codes = None if config.tss is None else text[config.tss].to_numpy(object)
@@ -66,9 +64,7 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
         what = "contradicts an earlier row of the same patient"
         remedy = "Correct it: the rows of one patient differ in the slide only"
         table.refuse(column, values != values[first], what, remedy)
-    slides = (
-        {} if config.slides is None else _parse_slides(table, case_ids, config.slides, text[config.slides])
-    )
+    slides = {} if config.slides is None else _parse_slides(table, case_ids, config.slides, text[config.slides])
     return [
         PatientRecord(
             case_id=case_ids[row],

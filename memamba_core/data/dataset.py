@@ -82,9 +82,7 @@ class PatientDataset:
             genes_C=None if row is None else self._genes_NC[row],
         )
 
-    def _load_bag(
-        self, record: PatientRecord, max_patches: int | None, rng: np.random.Generator | None
-    ) -> Bag | None:
+    def _load_bag(self, record: PatientRecord, max_patches: int | None, rng: np.random.Generator | None) -> Bag | None:
         features = self.cohort.features
         if features is None or not self.agreement.feature_width or not features.has(record):
             return None
@@ -128,11 +126,7 @@ class PatientDataset:
 
     def _check_features(self) -> None:
         features = self.cohort.features
-        if (
-            features is not None
-            and self.agreement.feature_width
-            and features.width != self.agreement.feature_width
-        ):
+        if features is not None and self.agreement.feature_width and features.width != self.agreement.feature_width:
             raise AgreementError(
                 f"the site's features are {features.width} wide, the agreement says {self.agreement.feature_width}; "
                 "all sites need features of one encoder"

@@ -40,9 +40,7 @@ def find_patch_files(path: Path, encoder: str, magnification: float | None) -> d
             slide.
     """
     if not path.is_dir():
-        raise DataError(
-            f"{path}: no such folder; wanted patch features in CLAM's or TRIDENT's layout. {_CORRECT_PATH}"
-        )
+        raise DataError(f"{path}: no such folder; wanted patch features in CLAM's or TRIDENT's layout. {_CORRECT_PATH}")
     clam = [path / name for name in CLAM_FOLDERS if (path / name).is_dir()]
     folders = clam or ([path] if _files(path) else [_choose_trident(path, encoder, magnification)])
     found: dict[str, Path] = {}
@@ -81,9 +79,7 @@ def _choose_trident(path: Path, encoder: str, magnification: float | None) -> Pa
             f".pt files. {_CORRECT_PATH}"
         )
     listed = ", ".join(str(folder.relative_to(path)) for folder in candidates)
-    named = [
-        folder for folder in candidates if folder.name.casefold() == f"{TRIDENT_PREFIX}{encoder}".casefold()
-    ]
+    named = [folder for folder in candidates if folder.name.casefold() == f"{TRIDENT_PREFIX}{encoder}".casefold()]
     if not named:
         raise DataError(
             f"{path}: no folder {TRIDENT_PREFIX}{encoder}; found {listed}. Set data.features.encoder to what "

@@ -35,8 +35,7 @@ def open_features(config: FeatureFolder, root: Path) -> FeatureStore:
         return open_slide_table(config, root)
     if path.is_file() and path.suffix in PATCH_SUFFIXES:
         raise DataError(
-            f"{path}: is a single file; wanted the folder that holds it. Set data.features.path to "
-            f"{path.parent}"
+            f"{path}: is a single file; wanted the folder that holds it. Set data.features.path to {path.parent}"
         )
     return open_patch_folder(config, root)
 
@@ -109,9 +108,7 @@ class PatchFolder:
                 parts.append(read_patches(path, chosen))
         coords = [coords_P2 for _, coords_P2 in parts if coords_P2 is not None]
         return Bag(
-            patches_PF=torch.from_numpy(
-                parts[0][0] if len(parts) == 1 else np.concatenate([p for p, _ in parts])
-            ),
+            patches_PF=torch.from_numpy(parts[0][0] if len(parts) == 1 else np.concatenate([p for p, _ in parts])),
             coords_P2=torch.from_numpy(np.concatenate(coords)) if len(coords) == len(parts) else None,
         )
 
@@ -128,9 +125,7 @@ def open_patch_folder(config: FeatureFolder, root: Path) -> PatchFolder:
     for path in files.values():
         try:
             facts = inspect_patch_file(path)
-        except (
-            DataError
-        ) as error:  # one bad slide must not hide the others; reading that patient will say so again
+        except DataError as error:  # one bad slide must not hide the others; reading that patient will say so again
             damaged = damaged or error
             continue
         if facts.num_patches:
@@ -151,10 +146,7 @@ def _check_declared(path: Path, facts: PatchFileFacts, declared: FeatureFolder) 
             f"{declared.encoder!r}. Correct the setting, or point data.features.path to the other encoder's "
             "folder"
         )
-    if (
-        None not in (facts.magnification, declared.magnification)
-        and facts.magnification != declared.magnification
-    ):
+    if None not in (facts.magnification, declared.magnification) and facts.magnification != declared.magnification:
         raise DataError(
             f"{path}: was made at {facts.magnification:g}x, but data.features.magnification says "
             f"{declared.magnification:g}. Correct the setting, or point data.features.path to the other "

@@ -66,11 +66,7 @@ def read_genes(
     names = {column: column for column in table.columns if MOLECULAR.fullmatch(column)}
     if config.bare_columns == "mut":
         known = CLINICAL_COLUMNS.union(name.lower() for name in clinical_columns)
-        bare = [
-            c
-            for c in table.columns
-            if c and c not in names and c.lower() not in known and c != config.case_id
-        ]
+        bare = [c for c in table.columns if c and c not in names and c.lower() not in known and c != config.case_id]
         for column in table.binary_columns(bare):
             if f"{column}_mut" in names:
                 raise DataError(
@@ -114,9 +110,7 @@ def read_signatures(path: Path) -> dict[str, tuple[str, ...]]:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read as CSV in UTF-8 ({type(error).__name__}). Export it again"
-        ) from None
+        raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({type(error).__name__}). Export it again") from None
     header = rows[0] if rows else []
     groups: dict[str, tuple[str, ...]] = {}
     for index in range(max(map(len, rows), default=0)):
@@ -127,11 +121,7 @@ def read_signatures(path: Path) -> dict[str, tuple[str, ...]]:
         if name and symbols:
             groups[name] = symbols
         elif name or symbols:
-            what = (
-                f"group {name!r} has no gene symbol"
-                if name
-                else f"column {index + 1} has symbols but no name"
-            )
+            what = f"group {name!r} has no gene symbol" if name else f"column {index + 1} has symbols but no name"
             raise DataError(f"{path}: {what}. Wanted the group's name in the header and its symbols below")
     if not groups:
         raise DataError(f"{path}: is empty; wanted a CSV with one column of gene symbols per group")
@@ -161,9 +151,7 @@ def build_gene_groups(
     for column in columns:
         match = MOLECULAR.fullmatch(column)
         if match is None:
-            raise DataError(
-                f"column {column!r} is not molecular; wanted SYMBOL_rnaseq, SYMBOL_cnv or SYMBOL_mut"
-            )
+            raise DataError(f"column {column!r} is not molecular; wanted SYMBOL_rnaseq, SYMBOL_cnv or SYMBOL_mut")
         parts.append((match["symbol"], match["kind"]))
     if by == "kind":
         caught = {kind: [i for i, (_, k) in enumerate(parts) if k == kind] for kind in KINDS}
@@ -173,9 +161,7 @@ def build_gene_groups(
         )
     else:
         members = {name: frozenset(symbols) for name, symbols in signatures.items()}
-        caught = {
-            name: [i for i, (s, _) in enumerate(parts) if s in symbols] for name, symbols in members.items()
-        }
+        caught = {name: [i for i, (s, _) in enumerate(parts) if s in symbols] for name, symbols in members.items()}
     groups = {name: tuple(indices) for name, indices in caught.items() if indices}
     if not groups:
         raise DataError(

@@ -66,9 +66,7 @@ def _join_genes(
     wanted: Collection[str] | None,
 ) -> tuple[list[PatientRecord], GeneTable]:
     """Records that know their row of the molecular table, which is cut to these patients."""
-    not_genes = [
-        c for c in (clinical.case_id, clinical.time, clinical.event, clinical.slides, clinical.tss) if c
-    ]
+    not_genes = [c for c in (clinical.case_id, clinical.time, clinical.event, clinical.slides, clinical.tss) if c]
     case_ids, table = read_genes(config, root, columns=wanted, clinical_columns=not_genes)
     measured = np.flatnonzero(~np.isnan(table.values_NC).all(axis=1)).tolist()
     row_of = {case_ids[row]: row for row in measured}
@@ -85,16 +83,12 @@ def _join_genes(
     return joined, GeneTable(table.columns, table.values_NC[rows])
 
 
-def _check_features(
-    records: list[PatientRecord], features: FeatureStore, config: FeatureFolder, root: Path
-) -> None:
+def _check_features(records: list[PatientRecord], features: FeatureStore, config: FeatureFolder, root: Path) -> None:
     """Log how many patients and slides have features; refuse features that fit nobody."""
     found = sum(features.has(r) for r in records)
     slides = [replace(r, slides=(slide,)) for r in records for slide in r.slides]
     absent = sum(not features.has(slide) for slide in slides)
-    log.info(
-        "features: %d of %d patients; absent for %d of %d slides", found, len(records), absent, len(slides)
-    )
+    log.info("features: %d of %d patients; absent for %d of %d slides", found, len(records), absent, len(slides))
     if not found:
         raise NoPatientsError(
             f"{root / config.path}: has features of none of the {len(records)} patients, for whom the "

@@ -141,9 +141,7 @@ def _opened(path: Path) -> Iterator[_Content]:
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: the file was there when the folder was read and is gone. Start again"
-        ) from None
+        raise DataError(f"{path}: the file was there when the folder was read and is gone. Start again") from None
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise _damaged(path, error) from error
 
@@ -195,13 +193,10 @@ def _content(path: Path, features: Any, coords: Any, attributes: dict[str, Any])
         shape = (0, 0)
     if len(shape) != 2 or (shape[0] and not shape[1]):
         raise DataError(
-            f"{path}: features have shape {list(features.shape)}; wanted [patches, width]. Extract this "
-            "slide again"
+            f"{path}: features have shape {list(features.shape)}; wanted [patches, width]. Extract this slide again"
         )
     if kind.kind != "f":
-        raise DataError(
-            f"{path}: features are {kind}; wanted float16, float32 or float64. Extract this slide again"
-        )
+        raise DataError(f"{path}: features are {kind}; wanted float16, float32 or float64. Extract this slide again")
     if coords is not None:
         coords = np.asarray(coords)
         if coords.ndim == 3 and coords.shape[0] == 1:

@@ -6,9 +6,7 @@ import numpy.typing as npt
 __all__ = ["choose_rows"]
 
 
-def choose_rows(
-    num_rows: int, max_rows: int | None, rng: np.random.Generator | None
-) -> npt.NDArray[np.int64]:
+def choose_rows(num_rows: int, max_rows: int | None, rng: np.random.Generator | None) -> npt.NDArray[np.int64]:
     """Ascending indices of the rows that are kept, exactly min(max_rows, num_rows) of them.
 
     Counted over all slides of a patient, one after the other, so that each slide keeps its share: evenly

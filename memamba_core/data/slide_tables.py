@@ -97,9 +97,7 @@ def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
     try:
         pattern = re.compile(config.columns)
     except re.error as error:
-        raise ConfigError(
-            f"data.features.columns: {config.columns!r} is no regular expression: {error}"
-        ) from None
+        raise ConfigError(f"data.features.columns: {config.columns!r} is no regular expression: {error}") from None
     columns = tuple(c for c in table.columns if c != config.key and pattern.search(c))
     if not columns:
         raise DataError(
@@ -144,8 +142,7 @@ def build_families(names: Sequence[str]) -> tuple[str, ...]:
     """
     kinds = [_kind(name) for name in names]
     families = [
-        f"{kind}: {about}" if (about := _object(name)) else kind
-        for kind, name in zip(kinds, names, strict=True)
+        f"{kind}: {about}" if (about := _object(name)) else kind for kind, name in zip(kinds, names, strict=True)
     ]
     return tuple(
         family if families.count(family) >= SMALLEST_FAMILY else kind

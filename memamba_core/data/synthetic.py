@@ -141,9 +141,7 @@ def generate_cohort(config: SyntheticConfig) -> SyntheticCohort:
     for_hospitals, for_genes, for_patches, for_missing, for_times = (
         np.random.default_rng(s) for s in np.random.SeedSequence(config.seed).spawn(5)
     )
-    hospital_N = np.repeat(
-        np.arange(config.num_sites), _hospital_sizes(config.num_patients, config.num_sites)
-    )
+    hospital_N = np.repeat(np.arange(config.num_sites), _hospital_sizes(config.num_patients, config.num_sites))
     codes = for_hospitals.permutation([_letters(i) for i in range(config.num_sites)])
     tss = [str(codes[h]) for h in hospital_N]
     case_ids = [f"SYN-{code}-{i:04d}" for i, code in enumerate(tss)]
@@ -223,10 +221,7 @@ def _group_edges(num_symbols: int) -> list[int]:
 def _gene_groups(symbols: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Six runs of symbols; each but the last also holds the first symbol of the next."""
     edges = _group_edges(len(symbols))
-    return {
-        f"Pathway {g + 1}": symbols[edges[g] : edges[g + 1] + (g + 1 < _NUM_GROUPS)]
-        for g in range(_NUM_GROUPS)
-    }
+    return {f"Pathway {g + 1}": symbols[edges[g] : edges[g + 1] + (g + 1 < _NUM_GROUPS)] for g in range(_NUM_GROUPS)}
 
 
 def _draw_genes(
@@ -246,9 +241,7 @@ def _draw_genes(
     own_NC = rng.standard_normal((num, len(symbols)))
     rna_NC = np.sqrt(_COEXPRESSION) * pathway_NG[:, group_C] + np.sqrt(1 - _COEXPRESSION) * own_NC
     with_cnv, with_mut = symbols[::3], symbols[::6]
-    cnv_NC = rng.choice(
-        [-2.0, -1.0, 0.0, 1.0, 2.0], p=[0.05, 0.15, 0.6, 0.15, 0.05], size=(num, len(with_cnv))
-    )
+    cnv_NC = rng.choice([-2.0, -1.0, 0.0, 1.0, 2.0], p=[0.05, 0.15, 0.6, 0.15, 0.05], size=(num, len(with_cnv)))
     mut_NC = (rng.random((num, len(with_mut))) < 0.15).astype(np.float64)
 
     num_drivers = min(_NUM_DRIVERS, int((group_C == 0).sum()))
@@ -279,9 +272,7 @@ def _draw_slides(
     rare_F = rng.standard_normal(width)
     rare_F /= np.linalg.norm(rare_F)
     tissue_TF = _without_direction(_TISSUE_SPREAD * rng.standard_normal((_NUM_TISSUES, width)), rare_F)
-    shift_SF = _without_direction(
-        config.batch_effect * rng.standard_normal((config.num_sites, width)), rare_F
-    )
+    shift_SF = _without_direction(config.batch_effect * rng.standard_normal((config.num_sites, width)), rare_F)
 
     slides_of: dict[str, dict[str, SlideFeatures]] = {}
     share_N = np.zeros(len(case_ids))
@@ -331,9 +322,7 @@ def _draw_missing(config: SyntheticConfig, rng: np.random.Generator) -> tuple[Bo
     """Who has genes and who has slides: the configured shares exactly (rounded), nobody without both."""
     order = rng.permutation(config.num_patients)
     num_without_genes = round(config.missing_genes * config.num_patients)
-    num_without_slides = min(
-        round(config.missing_slides * config.num_patients), len(order) - num_without_genes
-    )
+    num_without_slides = min(round(config.missing_slides * config.num_patients), len(order) - num_without_genes)
     has_genes_N, has_slides_N = np.ones((2, config.num_patients), dtype=np.bool_)
     has_genes_N[order[:num_without_genes]] = False
     has_slides_N[order[num_without_genes : num_without_genes + num_without_slides]] = False

@@ -3,6 +3,7 @@
 import csv
 import difflib
 import gzip
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,7 @@ class Table:
         """
         cells = self._cells(columns, strings_can_be_null=False)
         trimmed = [pa.compute.utf8_trim_whitespace(_as_text(cells[column])) for column in columns]
-        frame = pd.DataFrame(
-            {c: t.to_pandas() for c, t in zip(columns, trimmed, strict=True)}, columns=list(columns)
-        )
+        frame = pd.DataFrame({c: t.to_pandas() for c, t in zip(columns, trimmed, strict=True)}, columns=list(columns))
         if frame.empty:
             raise DataError(f"{self.path}: has a header but no rows. Write one row per patient below it")
         return frame
@@ -157,9 +156,7 @@ def open_table(path: Path) -> Table:
             twice.
     """
     if not path.name.endswith(TABLE_SUFFIXES):
-        raise DataError(
-            f"{path}: wanted a table that ends in {', '.join(TABLE_SUFFIXES)}. Export it as one of these"
-        )
+        raise DataError(f"{path}: wanted a table that ends in {', '.join(TABLE_SUFFIXES)}. Export it as one of these")
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*") if p.name.endswith(TABLE_SUFFIXES))[:8]
         raise DataError(
@@ -173,18 +170,10 @@ def open_table(path: Path) -> Table:
     if not any(columns):
         raise DataError(f"{path}: is empty; wanted a header of column names and a row per patient")
     if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
-        raise DataError(
-            f"{path}: its header has no comma, but a semicolon or tab. Export it with commas between cells"
-        )
-    twice = (
-        sorted({column for column in columns if columns.count(column) > 1})
-        if len(set(columns)) < len(columns)
-        else []
-    )
-    if twice:
-        raise DataError(
-            f"{path}: column {twice[0]!r} appears {columns.count(twice[0])} times. Keep one of them"
-        )
+        raise DataError(f"{path}: its header has no comma, but a semicolon or tab. Export it with commas between cells")
+    twice = next((column for column, count in Counter(columns).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: column {twice!r} appears {columns.count(twice)} times. Keep one of them")
     return Table(path, columns)
 
 
@@ -200,9 +189,7 @@ def _read_header(path: Path) -> tuple[str, ...]:
     if path.suffix == ".parquet":
         return tuple(pa.parquet.read_schema(path).names)
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(
-        path, "rt", encoding="utf-8-sig", newline=""
-    ) as lines:  # -sig: spreadsheets write a byte order mark
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:  # -sig: spreadsheets write a byte order mark
         return tuple(next(csv.reader(lines), ()))
 
 
@@ -226,6 +213,5 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     """For a damaged file. The library's own text is left out: it may quote cells."""
     kind = "parquet" if path.suffix == ".parquet" else "CSV in UTF-8"
     return DataError(
-        f"{path}: cannot be read as {kind} ({type(error).__name__}); it is damaged or of another kind. "
-        "Export it again"
+        f"{path}: cannot be read as {kind} ({type(error).__name__}); it is damaged or of another kind. Export it again"
     )

@@ -30,9 +30,7 @@ class GatedAttention(nn.Module):
         return scores_BL1.squeeze(2)
 
 
-def attention_pool(
-    tokens_BLD: Float[Tensor, "B L D"], scores_BL: Float[Tensor, "B L"]
-) -> Float[Tensor, "B D"]:
+def attention_pool(tokens_BLD: Float[Tensor, "B L D"], scores_BL: Float[Tensor, "B L"]) -> Float[Tensor, "B D"]:
     """Mean of the tokens weighted by the softmax of their scores, at least in float32."""
     with no_autocast(tokens_BLD.device):
         return torch.bmm(scores_BL.softmax(dim=1).unsqueeze(1), widen(tokens_BLD)).squeeze(1)

@@ -161,9 +161,7 @@ class MEMamba(nn.Module):
             assert self.pathology is not None
             assert rows == [0]
             return self.pathology.row_attention(patches_BPF)[0]
-        raise ValueError(
-            "no attention over patches: the patient has no bag, or the model no pathology expert"
-        )
+        raise ValueError("no attention over patches: the patient has no bag, or the model no pathology expert")
 
     def describe(self) -> str:
         """One line for a log: how many parameters, in which groups, and how the scan is computed."""
@@ -194,9 +192,7 @@ class MEMamba(nn.Module):
             if self.pathology is not None and patient.bag is not None:
                 patches_PF = patient.bag.patches_PF
                 assert len(patches_PF), "an empty bag is a missing modality: its reader gives None"
-                assert patches_PF.ndim == 2, (
-                    f"a bag has shape {tuple(patches_PF.shape)}; wanted (patches, features)"
-                )
+                assert patches_PF.ndim == 2, f"a bag has shape {tuple(patches_PF.shape)}; wanted (patches, features)"
                 assert patches_PF.shape[1] == self._spec.feature_width, (
                     f"a bag has {patches_PF.shape[1]} features; {self._spec.feature_width} were agreed on"
                 )

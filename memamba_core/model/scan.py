@@ -63,9 +63,7 @@ def reference_scan(
         delta = F.softplus(delta)
     state_BEN = u.new_zeros(u.shape[0], *A.shape)
     outputs: list[Tensor] = []
-    for u_BE, delta_BE, B_BN, C_BN in zip(
-        u.unbind(2), delta.unbind(2), B.unbind(2), C.unbind(2), strict=True
-    ):
+    for u_BE, delta_BE, B_BN, C_BN in zip(u.unbind(2), delta.unbind(2), B.unbind(2), C.unbind(2), strict=True):
         decay_BEN = torch.exp(delta_BE[:, :, None] * A)
         state_BEN = decay_BEN * state_BEN + (delta_BE * u_BE)[:, :, None] * B_BN[:, None, :]
         outputs.append((state_BEN * C_BN[:, None, :]).sum(2))
@@ -90,9 +88,7 @@ def choose_backend(name: str) -> str:
     if name == "auto":
         return "chunked"
     if name not in SCAN_BACKENDS:
-        raise ConfigError(
-            f"scan_backend is {name!r}; this installation has: auto, {', '.join(SCAN_BACKENDS)}"
-        )
+        raise ConfigError(f"scan_backend is {name!r}; this installation has: auto, {', '.join(SCAN_BACKENDS)}")
     return name
 
 

@@ -7,8 +7,8 @@ Nothing is ever divided by a product of decays, so a decay that underflows to 0 
 forgotten.
 
 The gradient is written by hand: autograd would keep every step of the loop. Between the passes only the state
-at the start of each segment is kept; the backward pass makes the rest of a segment again, which costs less
-than to fetch it.
+at the start of each segment is kept; the backward pass makes the rest of a segment again, in about the time
+that it takes to keep it.
 """
 
 import math
@@ -61,9 +61,7 @@ class _Scan(torch.autograd.Function):
     """y[t] = sum over n of C[t] h[t], without bias, bypass or gate."""
 
     @staticmethod
-    def forward(
-        ctx: Any, u_BLE: Tensor, delta_BLE: Tensor, A_NE: Tensor, B_BLN: Tensor, C_BLN: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, u_BLE: Tensor, delta_BLE: Tensor, A_NE: Tensor, B_BLN: Tensor, C_BLN: Tensor) -> Tensor:
         A_NE = A_NE.contiguous()
         segments = _segments(u_BLE, A_NE)
         drive_BLE = delta_BLE * u_BLE
@@ -103,9 +101,7 @@ class _Scan(torch.autograd.Function):
         later_BNE: Tensor | None = None  # what the steps after the segment pass back to its last state
         with no_autocast(A_NE.device):
             for part, start_BNE in zip(reversed(segments), [*reversed(starts), None], strict=True):
-                decay_BSNE, states_BSNE, grad_BSNE, work_BSNE = (
-                    b[:, : part.stop - part.start] for b in buffers
-                )
+                decay_BSNE, states_BSNE, grad_BSNE, work_BSNE = (b[:, : part.stop - part.start] for b in buffers)
                 drive_BSE, delta_BSE, B_BSN = drive_BLE[:, part], delta_BLE[:, part], B_BLN[:, part]
                 _run(decay_BSNE, states_BSNE, drive_BSE, delta_BSE, A_NE, B_BSN, start_BNE)
 
@@ -181,9 +177,7 @@ def _work(count: int, u_BLE: Tensor, first: slice, A_NE: Tensor) -> tuple[Tensor
     size, name = math.prod(shape), str(u_BLE.dtype)
     memory: Tensor | None = getattr(_scratch, name, None)
     if memory is None or memory.numel() < size:
-        with torch.inference_mode(
-            False
-        ):  # memory made in inference mode could not be written to outside of it
+        with torch.inference_mode(False):  # memory made in inference mode could not be written to outside of it
             memory = u_BLE.new_empty(size)
         setattr(_scratch, name, memory)
     return memory[:size].view(shape).unbind(0)

@@ -1,8 +1,8 @@
 """Floors: a number about fewer people than the site allows does not leave it.
 
-A site of one patient makes every sum that patient's own value, and a concordance over two pairs says who died first. The floors
-are the site's own (`site.yaml: disclosure`), strict by default; only the simulation, where nothing leaves the machine, loosens
-them.
+A site of one patient makes every sum that patient's own value, and a concordance over two pairs says who died first.
+The floors are the site's own (`site.yaml: disclosure`), strict by default; only the simulation, where nothing leaves
+the machine, loosens them.
 """
 
 import numpy as np

@@ -48,14 +48,10 @@ def check_patients(
         )
     for name, values in {"time_months": time_months, **predictions}.items():
         if len(values) != len(event):
-            raise ValueError(
-                f"{name} has {len(values)} entries and event {len(event)}; give one of each per patient"
-            )
+            raise ValueError(f"{name} has {len(values)} entries and event {len(event)}; give one of each per patient")
         num_bad = int(np.count_nonzero(~np.isfinite(values)))
         if num_bad:
-            raise ValueError(
-                f"{name} has {num_bad} values that are not finite; such patients cannot be ranked"
-            )
+            raise ValueError(f"{name} has {num_bad} values that are not finite; such patients cannot be ranked")
 
 
 @dataclass(frozen=True)

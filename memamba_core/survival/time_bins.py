@@ -86,9 +86,7 @@ def assign_time_bin(time_months: float, edges: Sequence[float]) -> int:
     return bisect.bisect_right(edges, time_months)
 
 
-def assign_time_bins(
-    times_months: Float[np.ndarray, " n"], edges: Sequence[float]
-) -> Int64[np.ndarray, " n"]:
+def assign_time_bins(times_months: Float[np.ndarray, " n"], edges: Sequence[float]) -> Int64[np.ndarray, " n"]:
     """`assign_time_bin` for many patients at once."""
     _check_times(times_months)
     return np.searchsorted(np.asarray(edges, dtype=np.float64), times_months, side="right").astype(np.int64)

@@ -1,4 +1,4 @@
-"""Trained models on disk: weights as safetensors, everything needed to use them as JSON beside it. No pickle anywhere."""
+"""Trained models on disk: weights as safetensors, everything needed to use them as JSON beside it. No pickle."""
 
 import hashlib
 import json
@@ -71,7 +71,9 @@ def model_from(weights: Mapping[str, npt.NDArray[Any]], experiment: Experiment, 
     if expected != got:
         strange = sorted(set(got.items()) ^ set(expected.items()))[:3]
         raise CheckpointError(f"these are not weights of this model; first differences (name, shape): {strange}")
-    model.load_state_dict({name: torch.from_numpy(np.array(array, dtype=np.float32)) for name, array in weights.items()})
+    model.load_state_dict(
+        {name: torch.from_numpy(np.array(array, dtype=np.float32)) for name, array in weights.items()}
+    )
     return model
 
 

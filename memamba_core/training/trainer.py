@@ -1,7 +1,7 @@
-"""The only loop over patients: a batch is a list of patients, gradients are accumulated over parts of it that fit in memory.
+"""The only loop over patients: a batch is a list of them, gradients are accumulated over parts that fit in memory.
 
-Pooled training, a hospital alone and a site of a federation all call `train`; they differ in how much of the run they cover
-(`Span`) and in the proximal term.
+Pooled training, a hospital alone and a site of a federation all call `train`; they differ in how much of the run
+they cover (`Span`) and in the proximal term.
 """
 
 import logging
@@ -128,11 +128,14 @@ def train(
     for epoch in range(span.first, span.first + span.num):
         epoch_loss = 0.0
         with seeded(derive_seed(seed, epoch, "dropout")):
-            for number, indices in enumerate(_batches(len(dataset), config.batch_size, derive_seed(seed, epoch, "order"))):
+            for number, indices in enumerate(
+                _batches(len(dataset), config.batch_size, derive_seed(seed, epoch, "order"))
+            ):
                 progress = (epoch + number / steps_per_epoch) / span.total
                 set_learning_rate(step.optimizer, optimizer.learning_rate * learning_rate_factor(config, progress))
                 patients = [
-                    dataset.load(i, max_patches=config.max_patches, rng=_patch_rng(seed, epoch, i, config)) for i in indices
+                    dataset.load(i, max_patches=config.max_patches, rng=_patch_rng(seed, epoch, i, config))
+                    for i in indices
                 ]
                 for index, patient in zip(indices, patients, strict=True):
                     for group in model.groups_of(patient):
@@ -221,7 +224,9 @@ class _Step:
             for indices, logits_bK in output.expert_logits.values():
                 chosen = [inputs[i] for i in indices.tolist()]
                 # summed over those who have the modality, divided by all: a patient weighs the same in any batch
-                loss = loss + weights.expert_weight * _likelihood(logits_bK.float(), chosen, weights).sum() / len(inputs)
+                loss = loss + weights.expert_weight * _likelihood(logits_bK.float(), chosen, weights).sum() / len(
+                    inputs
+                )
         return loss, likelihood.detach()
 
     def _add_proximal_gradient(self) -> None:
