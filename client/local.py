@@ -99,12 +99,13 @@ class SiteWorker:
         genes = ColumnMoments.zeros(len(request.gene_columns))
         if with_genes and len(with_genes) >= floors.min_patients:
             genes = _gene_moments(cohort, request.gene_columns, [r.gene_row for r in with_genes], session.experiment)
+            genes = _over_floor(genes, floors.min_patients)
         features = ColumnMoments.zeros(cohort.features.width if cohort.features and request.scale_features else 0)
         if with_slides and len(with_slides) >= floors.min_patients and cohort.features is not None:
             limit = self.site.config.limits.max_patches
             bags = (cohort.features.load(r, limit) for r in with_slides)
             rows = (transform_features(bag.patches_PF.numpy()) for bag in bags if bag is not None)
-            features = column_moments(rows, cohort.features.width)
+            features = _over_floor(column_moments(rows, cohort.features.width), floors.min_patients)
         events = count_events([r.time_months for r in cohort.records], [r.event for r in cohort.records], config)
         if len(cohort.records) < floors.min_patients or cohort.num_events < floors.min_events:
             events = {name: np.zeros_like(counts) for name, counts in events.items()}
@@ -152,8 +153,10 @@ class SiteWorker:
             device=resolve_device(config.device),
             proximal_mu=request.proximal_mu or 0.0,
         )
-        if not np.isfinite(result.mean_loss):
-            raise RefusedError(Refusal.NOT_FINITE, f"the mean training loss is {result.mean_loss}")
+        if not np.isfinite(result.mean_loss) or not result.steps:
+            raise RefusedError(
+                Refusal.NOT_FINITE, f"mean training loss {result.mean_loss}, {result.skipped_steps} steps left out"
+            )
         enough = len(dataset) >= config.disclosure.min_patients
         return TrainReply(
             **{name: getattr(metrics, name) for name in Metrics.model_fields},
@@ -251,3 +254,9 @@ def _gene_moments(
         )
     values = cohort.genes.values_NC[np.ix_([r for r in rows if r is not None], [position[c] for c in columns])]
     return column_moments([transform_genes(values, experiment.agreement)], len(columns))
+
+
+def _over_floor(moments: ColumnMoments, floor: int) -> ColumnMoments:
+    """Zeros for the columns that were measured in fewer patients than the floor: their mean would say who has what."""
+    enough = moments.count >= floor
+    return ColumnMoments(*(np.where(enough, part, 0.0) for part in moments.arrays().values()))

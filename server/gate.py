@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from memamba_core.config.experiment import FederationConfig
 from memamba_core.model import parameter_group
-from memamba_core.protocol import SIZE_BANDS, FactsReply, TrainReply
+from memamba_core.protocol import SIZE_BANDS, FactsReply, Metrics, TrainReply
+from memamba_core.survival.histogram import NUM_RISK_BINS
 
-__all__ = ["objection_to"]
+__all__ = ["most_patients", "objection_to", "objection_to_metrics"]
 
 Weights = Mapping[str, npt.NDArray[Any]]
 
@@ -28,13 +29,44 @@ def objection_to(reply: TrainReply, sent: Weights, config: FederationConfig, fac
     return _objection_to_counts(reply, sent, config, facts) or _objection_to_weights(reply.weights, sent, config)
 
 
+def most_patients(facts: FactsReply, config: FederationConfig) -> int:
+    """The most training patients that a site can have by the size band it declared."""
+    above = [lower - 1 for lower in SIZE_BANDS if lower > facts.size_band]
+    return min([config.max_patients_per_site, *above])
+
+
+def objection_to_metrics(metrics: Metrics, num_cells: int) -> str | None:
+    """Why a site's metrics may not be added up, or even written down; None if they may.
+
+    Args:
+        metrics: of an evaluation, or of the weights that came into a round.
+        num_cells: of the agreed time grid.
+    """
+    for name, value in metrics.model_dump(include={*Metrics.model_fields} - {"counts"}).items():
+        if value is not None and not 0 <= value < math.inf:
+            return f"{name} is {value}"
+    num_patients = metrics.num_patients or 0
+    if (metrics.num_events or 0) > num_patients:
+        return f"{metrics.num_events} events among {num_patients} patients"
+    pairs = (metrics.concordant or 0) + (metrics.discordant or 0) + (metrics.tied_risk or 0)
+    if pairs > num_patients * (num_patients - 1) // 2:
+        return f"{pairs} comparable pairs among {num_patients} patients"
+    if set(metrics.counts) - {"histogram"}:
+        return f"counts by other names than 'histogram': {sorted(metrics.counts)[:3]}"
+    for counts in metrics.counts.values():
+        if counts.shape != (2, NUM_RISK_BINS, num_cells) or counts.dtype != np.int64 or (counts < 0).any():
+            return "the histogram does not have the agreed form"
+        if (counts > num_patients).any() or counts.sum() != num_patients:
+            return f"the histogram does not count the {num_patients} patients"
+    return None
+
+
 def _objection_to_counts(reply: TrainReply, sent: Weights, config: FederationConfig, facts: FactsReply) -> str | None:
     known = {parameter_group(name) for name in sent}
     strange = sorted(set(reply.trained) - known)
     if strange:
         return f"counts for parameter groups that the model does not have: {strange[:3]}"
-    above = [lower for lower in SIZE_BANDS if lower > facts.size_band]
-    most = min(min(above) - 1 if above else config.max_patients_per_site, config.max_patients_per_site)
+    most = most_patients(facts, config)
     for group, count in reply.trained.items():
         if not 0 <= count <= most:
             return f"claims {count} patients for {group}; it declared a band that ends at {most}"

@@ -54,12 +54,14 @@ class JournalEntry:
         strategy_state: of `GroupedStrategy`.
         agreement: of the federation.
         rounds: records of the finished rounds.
+        warnings: sentences about the sites, found when the agreement was made.
     """
 
     weights: Weights
     strategy_state: Weights
     agreement: Agreement
     rounds: tuple[RoundRecord, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class Journal:
@@ -86,13 +88,16 @@ class Journal:
             "agreement": entry.agreement.to_json(),
             "agreement_digest": entry.agreement.digest(),
             "rounds": [asdict(record) for record in entry.rounds],
+            "warnings": entry.warnings,
         }
         path = self._folder / f"round-{len(entry.rounds):05d}.safetensors"
         with write_atomically(path) as partial:
             partial.write_bytes(
-                save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"journal": json.dumps(about)})
+                save({name: np.asarray(a, order="C") for name, a in arrays.items()}, {"journal": json.dumps(about)})
             )
-        for old in self._states()[:-2]:
+        states = self._states()
+        before = [state for state in states if state < path]
+        for old in {*states} - {path, *before[-1:]}:  # a later one was damaged, or the run would have gone on from it
             old.unlink()
 
     def read(self) -> JournalEntry | None:
@@ -130,7 +135,7 @@ class Journal:
         if agreement.digest() != about["agreement_digest"]:
             raise CheckpointError("the agreement in the journal is not the one it was written with")
         rounds = tuple(RoundRecord(**record) for record in about["rounds"])
-        return JournalEntry(parts["weights"], parts["strategy"], agreement, rounds)
+        return JournalEntry(parts["weights"], parts["strategy"], agreement, rounds, tuple(about["warnings"]))
 
 
 class _ForeignJournalError(CheckpointError):

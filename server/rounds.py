@@ -30,7 +30,7 @@ from memamba_core.survival.metrics import PairCounts
 from memamba_core.training.checkpoint import initial_model, weights_of
 
 from .exchange import Answers, SiteFailure, ask
-from .gate import objection_to
+from .gate import objection_to, objection_to_metrics
 from .journal import Journal, JournalEntry, RoundRecord
 from .settle import Run, Settlement, settle
 from .strategy import GroupedStrategy
@@ -113,6 +113,7 @@ def run_federation(
     weights = past.weights if past else weights_of(initial_model(run.experiment, settlement.agreement))
     strategy = GroupedStrategy(run.experiment.strategy, list(weights))
     rounds: tuple[RoundRecord, ...] = ()
+    warnings = past.warnings if past else settlement.warnings
     if past is not None:
         strategy.restore(past.strategy_state, weights)
         rounds = past.rounds
@@ -121,7 +122,7 @@ def run_federation(
         weights, record = _train_round(grid, run, settlement, strategy, weights, server_round, observer)
         rounds = (*rounds, record)
         if journal is not None:
-            journal.write(JournalEntry(weights, strategy.state(), settlement.agreement, rounds))
+            journal.write(JournalEntry(weights, strategy.state(), settlement.agreement, rounds, warnings))
         if observer is not None:
             observer.on_round(record)
     _tell(observer, Phase.EVALUATE, len(settlement.nodes))
@@ -133,7 +134,7 @@ def run_federation(
         rounds,
         evaluation,
         settlement.failures,
-        settlement.warnings,
+        warnings,
     )
 
 
@@ -207,7 +208,9 @@ def _pass_gate(
     accepted: dict[str, TrainReply] = {}
     refused: dict[str, SiteFailure] = {}
     for site, reply in answers.replies.items():
-        objection = objection_to(reply, weights, run.experiment.federation, settlement.facts[site])
+        objection = objection_to(
+            reply, weights, run.experiment.federation, settlement.facts[site]
+        ) or objection_to_metrics(reply, run.experiment.agreement.grid_num_cells)
         if objection is None:
             accepted[site] = reply
         else:
@@ -232,9 +235,14 @@ def _evaluate(grid: Grid, run: Run, settlement: Settlement, weights: Weights) ->
         EvaluateReply,
         timeout_s=run.experiment.federation.round_timeout_s,
     )
-    for site, failure in answers.failures.items():
+    objections = {
+        site: objection_to_metrics(reply, run.experiment.agreement.grid_num_cells)
+        for site, reply in answers.replies.items()
+    }
+    failures = answers.failures | {site: SiteFailure(0, text) for site, text in objections.items() if text}
+    for site, failure in failures.items():
         _log.warning("closing evaluation: %s is left out: %s", site, failure.text)
-    return summarise_metrics(answers.replies, answers.failures)
+    return summarise_metrics({s: r for s, r in answers.replies.items() if s not in failures}, failures)
 
 
 def summarise_metrics(replies: Mapping[str, Metrics], failures: Mapping[str, SiteFailure] | None = None) -> Evaluation:

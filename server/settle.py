@@ -34,6 +34,7 @@ from memamba_core.protocol import (
 )
 
 from .exchange import SiteFailure, ask
+from .gate import most_patients
 
 __all__ = ["Run", "Settlement", "settle"]
 
@@ -189,7 +190,10 @@ def _make_agreement(
     warnings: list[str] = []
     for site, reply in answers.replies.items():
         fact = facts[site]
-        objection = _objection_to_sums(reply, len(columns) if fact.gene_columns else 0, width, config.grid_num_cells)
+        num_genes = len(columns) if fact.gene_columns else 0
+        num_features = fact.feature_width if scale_features else 0
+        most = most_patients(fact, run.experiment.federation)
+        objection = _objection_to_sums(reply, num_genes, num_features, config.grid_num_cells, most)
         if objection:
             failures[site] = SiteFailure(0, objection)
             continue
@@ -212,10 +216,14 @@ def _make_agreement(
     return agreement, failures, tuple(warnings)
 
 
-def _objection_to_sums(reply: StatisticsReply, num_genes: int, width: int, num_cells: int) -> str | None:
-    """Why a site's sums may not be added up; None if they may."""
-    for name, arrays, allowed in (("genes", reply.genes, {num_genes}), ("features", reply.features, {0, width})):
-        if set(arrays) != {"count", "mean", "m2"} or {a.shape for a in arrays.values()} - {(n,) for n in allowed}:
+def _objection_to_sums(
+    reply: StatisticsReply, num_genes: int, num_features: int, num_cells: int, most: int
+) -> str | None:
+    """Why a site's sums may not be added up; None if they may. `most` patients is what its size band allows."""
+    for name, arrays, width in (("genes", reply.genes, num_genes), ("features", reply.features, num_features)):
+        if set(arrays) != {"count", "mean", "m2"} or any(
+            a.shape != (width,) or a.dtype != np.float64 for a in arrays.values()
+        ):
             return f"sums of {name} do not have the agreed shape"
         if (
             not all(np.isfinite(a).all() for a in arrays.values())
@@ -228,6 +236,9 @@ def _objection_to_sums(reply: StatisticsReply, num_genes: int, width: int, num_c
     for counts in reply.events.values():
         if counts.shape != (num_cells,) or counts.dtype != np.int64 or (counts < 0).any():
             return "counts of events do not have the agreed form"
+    claimed = max(reply.genes["count"].max(initial=0), *(c.max(initial=0) for c in reply.events.values()))
+    if claimed > most or sum(int(c.sum()) for c in reply.events.values()) > most:
+        return f"counts more patients than its size band, which ends at {most}"
     return None
 
 
@@ -250,7 +261,7 @@ def _strange_sites(replies: Mapping[str, StatisticsReply], facts: Mapping[str, F
             )
         own = _median_cell(replies[site])
         other = _median_cell(*(r for s, r in replies.items() if s != site))
-        if max(own, other) > 6 * (min(own, other) + 1):
+        if max(own, other) + 0.5 > 6 * (min(own, other) + 0.5):  # middles of the cells; a month is 30 days
             warnings.append(
                 f"{site}: median follow-up lies in cell {own} of the time grid, elsewhere in cell {other}; it declares "
                 f"{facts[site].time_unit}. Check clinical.time_unit"

@@ -174,8 +174,27 @@ def _build_strategy(config: StrategyConfig) -> FedAvg:
     return {"fedavg": FedAvg, "fedmedian": FedMedian}[config.name](**everyone)
 
 
+class _ValuesInHand(Array):
+    """An array for strategies in this process: they ask for `numpy()`, and get what there is.
+
+    An `Array` of Flower's own is serialised when made and parsed when asked, two or three copies of every site's
+    weights on the way from the gate to the average. Never sent: it holds no bytes.
+    """
+
+    def __init__(self, values: npt.NDArray[Any]) -> None:
+        super().__init__(dtype=str(values.dtype), shape=values.shape, stype="numpy.ndarray", data=b"")
+        self._values = values
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """The values themselves, which no strategy writes to."""
+        return self._values
+
+
 def _to_arrays(weights: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> ArrayRecord:
-    return ArrayRecord({name: Array(weights[name]) for name in names})
+    record = ArrayRecord()
+    for name in names:  # one by one: from a dict, the record would make arrays of its own
+        record[name] = _ValuesInHand(weights[name])
+    return record
 
 
 def _to_message(reply: TrainReply, names: Sequence[str], count: int) -> Message:

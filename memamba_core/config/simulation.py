@@ -21,11 +21,11 @@ class SyntheticConfig(Settings):
     risk: Literal["genes", "patches", "both", "interaction"] = "both"
     """Where the risk lies: in genes, in a rare kind of patch, in the sum of both, or in an interaction of both (XOR)
     that has no marginal effect."""
-    effect: float = Field(2.0, ge=0)
+    effect: float = Field(1.5, ge=0)
     """Log hazard ratio per standard deviation of the planted score."""
     num_genes: int = Field(60, ge=6)
-    patches: tuple[int, int] = (40, 120)
-    """Fewest and most patches of a patient."""
+    patches: tuple[int, int] = (48, 96)
+    """Fewest and most patches of a patient; bags come in four sizes between them."""
     feature_width: int = Field(32, ge=4)
     rare_fraction: float = Field(0.1, gt=0, le=0.5)
     """Typical share of the patches that carry the risk."""
@@ -37,7 +37,7 @@ class SyntheticConfig(Settings):
     """Share of patients without a slide."""
     censoring: float = Field(0.4, ge=0, lt=1)
     """Expected share of censored patients."""
-    median_months: float = Field(30.0, gt=0)
+    median_months: float = Field(60.0, gt=0)
     """Median time to event of a patient of average risk, in months."""
     seed: int = Field(7, ge=0)
     """Of the cohort, so that runs with several `seed` see the same patients."""

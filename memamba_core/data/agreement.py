@@ -8,8 +8,9 @@ digest travels with every later message.
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Self
 
@@ -109,8 +110,8 @@ class Agreement:
             if not np.isfinite(array).all() or (name.endswith("scale") and (array <= 0).any()):
                 raise AgreementError(f"{name} holds values that are not finite, or a scale that is not positive")
         edges = self.time_bin_edges
-        if not edges or any(b <= a for a, b in zip((0.0, *edges), edges, strict=False)):
-            raise AgreementError(f"time_bin_edges must be positive and ascending, got {list(edges)}")
+        if not edges or not all(a < b < math.inf for a, b in zip((0.0, *edges), edges, strict=False)):
+            raise AgreementError(f"time_bin_edges must be positive, finite and ascending, got {list(edges)}")
         self.input_spec()
 
     def input_spec(self) -> InputSpec:
@@ -160,6 +161,8 @@ class Agreement:
                 values[name] = tuple(values[name])
             for name, array in scaling.items():
                 values[name.replace("-", "_")] = np.asarray(array, dtype=np.float64)
+            if missing := sorted({f.name for f in fields(cls)} - set(values)):
+                raise AgreementError(f"the agreement does not have the agreed fields: {missing} missing")
             return cls(**values)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise AgreementError(f"the agreement does not have the agreed fields: {error}") from None

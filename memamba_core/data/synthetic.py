@@ -29,6 +29,7 @@ _NUM_GROUPS = 6
 _NUM_DRIVERS = 3  # genes of the first group that make the gene score
 _COEXPRESSION = 0.5  # correlation of the expression of two genes of a group
 _NUM_TISSUES = 3  # ordinary kinds of patches
+_NUM_BAG_SIZES = 4
 _TISSUE_SPREAD = 0.5  # standard deviation of their centres, in every feature
 _RARE_SHIFT = 6.0  # distance of the rare kind, in standard deviations of a patch
 _PATCH_SIZE = 512  # level-0 pixels between neighbouring patches
@@ -274,11 +275,13 @@ def _draw_slides(
     tissue_TF = _without_direction(_TISSUE_SPREAD * rng.standard_normal((_NUM_TISSUES, width)), rare_F)
     shift_SF = _without_direction(config.batch_effect * rng.standard_normal((config.num_sites, width)), rare_F)
 
+    # A few sizes only: bags of one size are computed together, and an example should not take an hour on a laptop.
+    sizes_of_bags = np.unique(np.linspace(*config.patches, _NUM_BAG_SIZES).astype(np.int64))
     slides_of: dict[str, dict[str, SlideFeatures]] = {}
     share_N = np.zeros(len(case_ids))
     high_N = rng.random(len(case_ids)) < 0.5
     for i, case_id in enumerate(case_ids):
-        num = int(rng.integers(config.patches[0], config.patches[1] + 1))
+        num = int(rng.choice(sizes_of_bags))
         distance = rng.random()  # of the share from `rare_fraction`, uniform, so that the share is uniform
         middle = config.rare_fraction * num
         if high_N[i]:

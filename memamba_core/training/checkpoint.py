@@ -132,14 +132,19 @@ def load_checkpoint(folder: Path, name: str = "model") -> Checkpoint:
         if about["digests"]["weights"] != blob_digest:
             raise CheckpointError(f"{weights_path} is not the file that {json_path.name} describes; copy both anew")
         scaling = {key: np.asarray(values, dtype=np.float64) for key, values in about["scaling"].items()}
+        agreement = Agreement.from_json(json.dumps(about["agreement"]), scaling)
+        if about["digests"]["agreement"] != agreement.digest():
+            raise CheckpointError(f"{json_path}: bins, genes or scaling were changed by hand; copy the file anew")
         return Checkpoint(
             weights=load_arrays(weights_path),
             experiment=Experiment.parse(about["experiment"], str(json_path)),
-            agreement=Agreement.from_json(json.dumps(about["agreement"]), scaling),
+            agreement=agreement,
             server_round=about["server_round"],
             code=about["digests"]["code"],
         )
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:  # any shape that JSON can have
         raise CheckpointError(f"{folder}: no usable checkpoint {name!r}: {error}") from None
 
 

@@ -1,0 +1,480 @@
+"""Two plain baselines on the simulation's own folds: ridge Cox on principal components, and age + sex.
+
+    MEMAMBA_DATA=FOLDER python benchmarks/baselines.py [--cohorts tcga_blca ...] [--histology] [--output FILE.json]
+
+A model that cannot beat these has learned nothing that a regression does not know. They see the patients, folds,
+columns and transforms that `flower-simulate data=...` sees, all training patients pooled, and are judged by the same
+C-index on the same test fold.
+
+* Age + sex: Cox regression (lifelines). A missing age is the median of the training patients.
+* Ridge Cox: signed log, clip, scaling with the training patients' moments (the project's own functions), principal
+  components of the training patients, then Cox regression with a ridge penalty (scikit-survival).
+
+How many components and how strong a penalty is decided anew in every fold, on its training patients alone, by
+five-fold cross-validated partial likelihood (Verweij & van Houwelingen, Stat Med 1993): the inner folds go through
+scaling and components again. All other settings are the constants below; none was chosen by looking at test folds.
+"""
+
+import argparse
+import json
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from lifelines import CoxPHFitter
+from lifelines.exceptions import ConvergenceWarning
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from sklearn.decomposition import PCA
+from sklearn.model_selection import StratifiedKFold
+from sksurv.linear_model import CoxnetSurvivalAnalysis
+from sksurv.util import Surv
+
+from memamba_core.config.compose import compose_simulation
+from memamba_core.config.simulation import SimulationConfig
+from memamba_core.data.agreement import column_moments, transform_features, transform_genes
+from memamba_core.data.genomics import build_gene_groups
+from memamba_core.data.records import Cohort
+from memamba_core.data.tables import open_table
+from memamba_core.survival.metrics import concordance_index
+from simulation.cohort import SimulatedCohort, prepare_cohort
+
+COHORTS = ("tcga_blca", "tcga_brca", "tcga_ucec", "tcga_gbmlgg", "tcga_luad")
+HISTOLOGY_COHORTS = ("tcga_luad_hif", "tcga_brca_hif")
+FOLDS = (0, 1, 2, 3, 4)
+LABELS = {"age_sex": "age + sex", "genes": "ridge, genes", "histology": "ridge, slides", "both": "ridge, both"}
+
+COMPONENTS = (4, 8, 16, 32, 64, 128)
+"""Numbers of principal components to choose from; those above what the inner training patients span are not tried."""
+PENALTIES = tuple(float(p) for p in np.geomspace(10.0, 1e-4, 21))
+"""Ridge penalties to choose from, per patient: `-loglik / n + penalty / 2 * |beta|^2`, on scores whose first component
+has variance 1."""
+INNER_FOLDS = 5
+SEED = 0
+"""Of the inner folds."""
+AGE_SEX_PENALTY = 0.01
+"""Just enough for a finite answer: where no man of the BRCA training patients has died, there is none without."""
+_ALMOST_RIDGE = 1e-6  # scikit-survival's path solver wants an L1 share above zero; this one changes no digit shown
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The columns of one modality, transformed but not scaled.
+
+    Attributes:
+        values_NC: one row per patient; NaN where not measured.
+        scale_floor: lower bound of the standard deviation by which a column is divided.
+        clip: scaled values are clipped to +-this.
+    """
+
+    values_NC: FloatArray
+    scale_floor: float = 0.0
+    clip: float = 5.0
+
+    def rows(self, index: npt.NDArray[Any]) -> Self:
+        """Some of the patients."""
+        return type(self)(self.values_NC[index], self.scale_floor, self.clip)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Scaling and principal components of a block, fitted on some patients and applied to any."""
+
+    center: FloatArray
+    scale: FloatArray
+    axes_KC: FloatArray
+    unit: float
+
+    def scores(self, block: Block) -> FloatArray:
+        """Scores on the components [n, K], in units of the first one's standard deviation among the fitted."""
+        return _scale(block, self.center, self.scale) @ self.axes_KC.T / self.unit
+
+
+def fit_projection(block: Block) -> Projection:
+    """Learn centre, scale and the first `max(COMPONENTS)` principal components of the patients in `block`."""
+    moments = column_moments([block.values_NC], block.values_NC.shape[1])
+    scale = np.where(moments.std > 1e-6, np.maximum(moments.std, block.scale_floor), 1.0)  # constant columns stay zero
+    scaled = _scale(block, moments.mean, scale)
+    pca = PCA(min(max(COMPONENTS), *scaled.shape), svd_solver="full").fit(scaled)
+    # The mean of clipped values is not quite zero; PCA's own centring only shifts all scores, which Cox does not see.
+    return Projection(moments.mean, scale, pca.components_, float(np.sqrt(pca.explained_variance_[0])))
+
+
+def _scale(block: Block, center: FloatArray, scale: FloatArray) -> FloatArray:
+    """Z-scores, clipped; what was not measured becomes the mean."""
+    return np.nan_to_num(np.clip((block.values_NC - center) / scale, -block.clip, block.clip), nan=0.0)
+
+
+@dataclass(frozen=True)
+class RidgeCox:
+    """A fitted ridge Cox regression on the principal components of one or more blocks.
+
+    Attributes:
+        projections: one per block.
+        num_components: of each block.
+        penalty: chosen or given.
+        coefficients: of the joined scores.
+    """
+
+    projections: tuple[Projection, ...]
+    num_components: int
+    penalty: float
+    coefficients: FloatArray
+
+    def risk(self, blocks: Sequence[Block]) -> FloatArray:
+        """Log hazard ratio of each patient; higher is worse."""
+        return _join([p.scores(b) for p, b in zip(self.projections, blocks, strict=True)], self.num_components) @ (
+            self.coefficients
+        )
+
+
+def fit_ridge_cox(
+    blocks: Sequence[Block],
+    time_months: FloatArray,
+    event: BoolArray,
+    *,
+    components: Sequence[int] = COMPONENTS,
+    penalties: Sequence[float] = PENALTIES,
+) -> RidgeCox:
+    """Choose the number of components and the penalty on these patients alone, then fit on all of them.
+
+    Args:
+        blocks: one per modality, the same patients in each. Each keeps its own components, so that three thousand
+            genes do not drown six hundred features of slides.
+        time_months: follow-up.
+        event: True: it happened at that time.
+        components: numbers to choose from; one number is not chosen but used.
+        penalties: descending penalties to choose from; one likewise.
+    """
+    if len(components) * len(penalties) > 1:
+        num, penalty = choose_settings(blocks, time_months, event, components=components, penalties=penalties)
+    else:
+        num, penalty = components[0], penalties[0]
+    projections = tuple(fit_projection(block) for block in blocks)
+    scores = _join([p.scores(b) for p, b in zip(projections, blocks, strict=True)], num)
+    return RidgeCox(projections, num, penalty, _fit_path(scores, time_months, event, [penalty])[:, 0])
+
+
+def choose_settings(
+    blocks: Sequence[Block],
+    time_months: FloatArray,
+    event: BoolArray,
+    *,
+    components: Sequence[int] = COMPONENTS,
+    penalties: Sequence[float] = PENALTIES,
+) -> tuple[int, float]:
+    """Number of components and penalty with the best cross-validated partial likelihood.
+
+    Of a fold left out it counts what the fold adds: the likelihood of everybody less that of everybody else, both
+    with coefficients that have not seen the fold. Unlike a C-index inside small folds it uses every pair. Ties go to
+    fewer components and the stronger penalty.
+    """
+    inner = StratifiedKFold(INNER_FOLDS, shuffle=True, random_state=SEED)
+    gains = np.zeros((len(components), len(penalties)))
+    for fit, _ in inner.split(np.zeros(len(event)), event):
+        projections = [fit_projection(block.rows(fit)) for block in blocks]
+        scores = [p.scores(b) for p, b in zip(projections, blocks, strict=True)]
+        most = max(s.shape[1] for s in scores)
+        for i, num in enumerate(components):
+            if num > most:
+                gains[i] = -np.inf
+                continue
+            joined = _join(scores, num)
+            path = _fit_path(joined[fit], time_months[fit], event[fit], penalties)
+            for j, risk in enumerate((joined @ path).T):
+                everybody = partial_log_likelihood(risk, time_months, event)
+                gains[i, j] += everybody - partial_log_likelihood(risk[fit], time_months[fit], event[fit])
+    i, j = np.unravel_index(int(gains.argmax()), gains.shape)
+    return components[i], penalties[j]
+
+
+def partial_log_likelihood(risk: FloatArray, time_months: FloatArray, event: BoolArray) -> float:
+    """Cox's log partial likelihood of log hazard ratios, ties as in Breslow."""
+    order = np.argsort(-time_months, kind="stable")
+    risk, times, event = risk[order], time_months[order], event[order]
+    at_risk = np.logaddexp.accumulate(risk)
+    last_tied = np.searchsorted(-times, -times, side="right") - 1  # everybody with the same time is at risk
+    return float((risk - at_risk[last_tied])[event].sum())
+
+
+def _join(scores: Sequence[FloatArray], num_components: int) -> FloatArray:
+    """The first components of each block side by side."""
+    return np.concatenate([s[:, :num_components] for s in scores], axis=1)
+
+
+def _fit_path(
+    scores_NK: FloatArray, time_months: FloatArray, event: BoolArray, penalties: Sequence[float]
+) -> FloatArray:
+    """Coefficients [K, number of penalties]; each fit starts from the one before, with the stronger penalty."""
+    model = CoxnetSurvivalAnalysis(l1_ratio=_ALMOST_RIDGE, alphas=list(penalties), tol=1e-9)
+    model.fit(scores_NK, Surv.from_arrays(event, time_months))
+    path = np.asarray(model.coef_, dtype=np.float64)
+    # The solver stops where a weaker penalty no longer changes the fit; the last one stands for the rest.
+    return np.pad(path, ((0, 0), (0, len(penalties) - path.shape[1])), mode="edge")
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """C-index of one model on one test fold.
+
+    Attributes:
+        fold: the test fold.
+        c_index: exact, on all pairs of the test fold.
+        num_components, penalty: as chosen on the training patients; None for age + sex.
+    """
+
+    fold: int
+    c_index: float
+    num_components: int | None = None
+    penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class Patients:
+    """A cohort as plain arrays, one row per patient.
+
+    Attributes:
+        time_months, event: True: it happened at that time.
+        fold: test fold; -1 in none.
+        age_sex_N2: columns `age` and `is_female` of the clinical table; NaN where not told.
+        blocks: `genes`, and `histology` where the cohort has slide-level features.
+    """
+
+    time_months: FloatArray
+    event: BoolArray
+    fold: npt.NDArray[np.int64]
+    age_sex_N2: FloatArray
+    blocks: dict[str, Block]
+
+
+def read_patients(config: SimulationConfig) -> Patients:
+    """Read a cohort as the simulation does: its patients, its folds, and the columns that its model would see."""
+    simulated = prepare_cohort(config)
+    cohort = simulated.cohort
+    records = cohort.records
+    blocks = {"genes": _genes(simulated, config)} if cohort.genes is not None else {}
+    if cohort.features is not None:
+        blocks["histology"] = _histology(cohort, config.experiment.agreement.scaled_clip)
+    return Patients(
+        time_months=np.array([r.time_months for r in records]),
+        event=np.array([r.event for r in records], dtype=bool),
+        fold=np.array([-1 if r.fold is None else r.fold for r in records]),
+        age_sex_N2=_age_and_sex(config, cohort),
+        blocks=blocks,
+    )
+
+
+def _genes(simulated: SimulatedCohort, config: SimulationConfig) -> Block:
+    """Transformed molecular values in the columns that some gene group catches; the model sees no others."""
+    cohort, agreement = simulated.cohort, config.experiment.agreement
+    table = cohort.genes
+    assert table is not None
+    groups = build_gene_groups(table.columns, simulated.signatures, by=agreement.gene_groups)
+    columns = sorted({index for group in groups.values() for index in group})
+    values = np.full((len(cohort.records), len(columns)), np.nan)
+    for row, record in enumerate(cohort.records):
+        if record.gene_row is not None:
+            values[row] = table.values_NC[record.gene_row, columns]
+    return Block(transform_genes(values, agreement), agreement.gene_scale_floor, agreement.scaled_clip)
+
+
+def _histology(cohort: Cohort, clip: float) -> Block:
+    """Transformed features of slides, averaged over a patient's slides."""
+    assert cohort.features is not None
+    values = np.full((len(cohort.records), cohort.features.width), np.nan)
+    for row, record in enumerate(cohort.records):
+        bag = cohort.features.load(record)
+        if bag is not None:
+            moments = column_moments([transform_features(bag.patches_PF.numpy())], cohort.features.width)
+            values[row] = np.where(moments.count > 0, moments.mean, np.nan)
+    return Block(values, clip=clip)
+
+
+def _age_and_sex(config: SimulationConfig, cohort: Cohort) -> FloatArray:
+    """Columns `age` and `is_female` of the clinical table, in the order of the cohort."""
+    clinical, root = config.data.clinical, config.data.root
+    assert clinical is not None
+    assert root is not None
+    table = open_table(root / clinical.file)
+    for column in ("age", "is_female"):
+        table.require(column)
+    case_ids = table.text([clinical.case_id])[clinical.case_id]
+    row_of = {case_id: row for row, case_id in enumerate(case_ids)}
+    values = table.numbers(["age", "is_female"]).astype(np.float64)
+    return values[[row_of[record.case_id] for record in cohort.records]]
+
+
+@dataclass(frozen=True)
+class AgeSexCox:
+    """A fitted Cox regression on age and sex.
+
+    Attributes:
+        model: of lifelines.
+        medians: of the training patients; they stand for missing values.
+        used: which of the two columns vary: in endometrial cancer everybody is a woman.
+    """
+
+    model: CoxPHFitter
+    medians: FloatArray
+    used: BoolArray
+
+    def risk(self, age_sex_N2: FloatArray) -> FloatArray:
+        """Log hazard ratio of each patient; higher is worse."""
+        filled = np.where(np.isnan(age_sex_N2), self.medians, age_sex_N2)
+        return self.model.predict_log_partial_hazard(pd.DataFrame(filled[:, self.used])).to_numpy(np.float64)
+
+
+def fit_age_sex(patients: Patients, fold: int) -> AgeSexCox:
+    """Fit on everybody outside the test fold."""
+    train, _ = _split(patients, fold)
+    values = patients.age_sex_N2[train]
+    medians = np.nanmedian(values, axis=0)
+    filled = np.where(np.isnan(values), medians, values)
+    used = filled.std(axis=0) > 0
+    frame = pd.DataFrame(filled[:, used]).assign(time=patients.time_months[train], event=patients.event[train])
+    with warnings.catch_warnings():  # that nearly all of BRCA are women is known, and what the penalty is for
+        warnings.filterwarnings("ignore", "(?s).*very low variance", ConvergenceWarning)
+        return AgeSexCox(CoxPHFitter(penalizer=AGE_SEX_PENALTY).fit(frame, "time", "event"), medians, used)
+
+
+def fit_ridge(patients: Patients, names: Sequence[str], fold: int) -> RidgeCox:
+    """Choose and fit on everybody outside the test fold, from the blocks named."""
+    train, _ = _split(patients, fold)
+    blocks = [patients.blocks[name].rows(train) for name in names]
+    return fit_ridge_cox(blocks, patients.time_months[train], patients.event[train])
+
+
+def _split(patients: Patients, fold: int) -> tuple[BoolArray, BoolArray]:
+    """Training and test patients; those in no fold are neither, as in the simulation."""
+    return (patients.fold >= 0) & (patients.fold != fold), patients.fold == fold
+
+
+def evaluate_fold(patients: Patients, names: Sequence[str], fold: int) -> FoldResult:
+    """Fit and judge on the test fold; without names of blocks, age + sex."""
+    _, test = _split(patients, fold)
+    chosen: dict[str, Any] = {}
+    if names:
+        model = fit_ridge(patients, names, fold)
+        risk = model.risk([patients.blocks[name].rows(test) for name in names])
+        chosen = {"num_components": model.num_components, "penalty": model.penalty}
+    else:
+        risk = fit_age_sex(patients, fold).risk(patients.age_sex_N2[test])
+    return FoldResult(fold, concordance_index(risk, patients.time_months[test], patients.event[test]), **chosen)
+
+
+def run_cohort(name: str) -> dict[str, Any]:
+    """All models on all folds of a cohort.
+
+    Returns:
+        Numbers of patients, events and columns, `seconds`, and in `models` for each model its folds with `mean` and
+        `std` (of a sample, over folds).
+    """
+    start = time.perf_counter()
+    complete = name in HISTOLOGY_COHORTS
+    config = compose_simulation([f"data={name}", f"data.complete_cases={str(complete).lower()}"])
+    patients = read_patients(config)
+    kinds: dict[str, tuple[str, ...]] = {"age_sex": (), "genes": ("genes",)}
+    if complete:
+        kinds |= {"histology": ("histology",), "both": ("histology", "genes")}
+    models: dict[str, Any] = {}
+    for kind, blocks in kinds.items():
+        results = [evaluate_fold(patients, blocks, fold) for fold in FOLDS]
+        values = [r.c_index for r in results]
+        models[kind] = {
+            "mean": float(np.mean(values)),
+            "std": float(np.std(values, ddof=1)),
+            "folds": [asdict(r) for r in results],
+        }
+    return {
+        "cohort": name,
+        "num_patients": len(patients.event),
+        "num_events": int(patients.event.sum()),
+        "num_columns": {block: values.values_NC.shape[1] for block, values in patients.blocks.items()},
+        "models": models,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def show(outcomes: Sequence[dict[str, Any]]) -> Table:
+    """A row per cohort and model: mean, spread and every fold, with what was chosen there."""
+    table = Table(
+        title="C-index: mean ± sample std over the test folds, and each of them", box=box.SIMPLE, pad_edge=False
+    )
+    for column in ("cohort", "model", "mean ± std", *(str(fold) for fold in FOLDS)):
+        table.add_column(column, justify="left" if column in ("cohort", "model") else "right", no_wrap=True)
+    for outcome in outcomes:
+        for index, (kind, model) in enumerate(outcome["models"].items()):
+            table.add_row(
+                outcome["cohort"].removeprefix("tcga_") if index == 0 else "",
+                LABELS[kind],
+                f"{_digits(model['mean'])} ± {_digits(model['std'])}",
+                *(_digits(r["c_index"]) for r in model["folds"]),
+            )
+        table.add_section()
+    return table
+
+
+def _digits(value: float) -> str:
+    """Three digits; without the leading zero the table fits into 80 columns."""
+    return f"{value:.3f}".removeprefix("0")
+
+
+def describe(outcome: dict[str, Any]) -> str:
+    """A line on a cohort: its size, time taken, and what was chosen in the folds."""
+    columns = ", ".join(f"{num} columns of {name}" for name, num in outcome["num_columns"].items())
+    size = f"{outcome['num_patients']} patients, {outcome['num_events']} deaths, {columns}"
+    lines = [f"{outcome['cohort']}: {size}; {outcome['seconds']:.0f} s"]
+    for kind, model in outcome["models"].items():
+        if model["folds"][0]["num_components"] is not None:
+            chosen = ", ".join(f"{r['num_components']} ({r['penalty']:.2g})" for r in model["folds"])
+            lines.append(f"  {LABELS[kind]}: components (penalty) chosen per fold: {chosen}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, and write it as JSON where asked to."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    known = (*COHORTS, *HISTOLOGY_COHORTS)
+    parser.add_argument("--cohorts", nargs="+", choices=known, default=None, help="default: the five of MCAT")
+    parser.add_argument(
+        "--histology", action="store_true", help=f"add {' and '.join(HISTOLOGY_COHORTS)}: slides, genes, both"
+    )
+    parser.add_argument("--output", type=Path, help="also write the numbers to this JSON file")
+    options = parser.parse_args(arguments)
+    console = Console()
+    if not os.environ.get("MEMAMBA_DATA"):
+        console.print(
+            "skipped: the baselines need the TCGA tables; name their folder in the environment variable MEMAMBA_DATA",
+            soft_wrap=True,
+        )
+        return
+    names = list(options.cohorts or COHORTS) + (list(HISTOLOGY_COHORTS) if options.histology else [])
+    outcomes = []
+    for name in dict.fromkeys(names):
+        outcomes.append(run_cohort(name))
+        console.print(describe(outcomes[-1]), highlight=False, soft_wrap=True)
+    console.print(show(outcomes))
+    if len(five := [o for o in outcomes if o["cohort"] in COHORTS]) == len(COHORTS):
+        means = {kind: np.mean([o["models"][kind]["mean"] for o in five]) for kind in ("age_sex", "genes")}
+        console.print(
+            "mean of the five cohorts: " + ", ".join(f"{LABELS[kind]} {mean:.3f}" for kind, mean in means.items()),
+            highlight=False,
+        )
+    if options.output is not None:
+        settings = {"components": COMPONENTS, "penalties": PENALTIES, "inner_folds": INNER_FOLDS, "seed": SEED}
+        options.output.write_text(json.dumps({"settings": settings, "cohorts": outcomes}, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

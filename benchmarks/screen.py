@@ -1,0 +1,114 @@
+"""Compare settings on inner holdouts of the training folds: how this project's defaults were chosen, and how to choose yours.
+
+Of each outer fold's training patients a seeded quarter (stratified by event) is held out, a model is trained on the rest and
+judged on that quarter. Patients of an outer test fold are never read for their own fold.
+
+    python benchmarks/screen.py --cohorts tcga_blca,tcga_luad --base "model=genomics" \
+        "" "model.scans=[]" "training.optimizer.learning_rate=0.003"
+
+Each argument is one setting: overrides separated by spaces, on top of --base. With --method federated the hospitals of
+`partition=tss` are trained together, else one pooled model.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from memamba_core.config.compose import compose_simulation, experiment_overrides
+from memamba_core.data.records import Cohort
+from memamba_core.survival.metrics import concordance_index
+from server.settle import Run
+from simulation.cohort import SimulatedCohort, prepare_cohort
+from simulation.folds import assign_folds
+from simulation.methods import agree_only, open_grid, predict_weights, train_federated, train_pooled
+
+HELD_OUT = 0  # of the four inner folds
+
+
+def inner_cohort(outer: SimulatedCohort, fold: int, seed: int) -> SimulatedCohort:
+    """The training patients of an outer fold, with inner folds of their own."""
+    known = outer.cohort.subset([r.case_id for r in outer.cohort.records if r.fold not in (None, fold)])
+    known = assign_folds(known, source="random", splits=None, num_folds=4, seed=seed, sites={})
+    by_id = {r.case_id: r for r in known.records}
+
+    def inner(cohort: Cohort) -> Cohort:
+        return replace(cohort, records=tuple(by_id[r.case_id] for r in cohort.records if r.case_id in by_id))
+
+    sites = {name: replace(site, cohort=inner(site.cohort)) for name, site in outer.sites.items()}
+    return replace(outer, cohort=known, sites={n: s for n, s in sites.items() if s.cohort.records})
+
+
+def screen(cohort_name: str, setting: str, method: str, folds: Sequence[int], seeds: Sequence[int]) -> list[float]:
+    """C-index on the inner holdouts, one per outer fold and seed."""
+    indices = []
+    for seed in seeds:
+        overrides = (f"data={cohort_name}", f"seed={seed}", *shlex.split(setting))
+        config = compose_simulation(overrides)
+        outer = prepare_cohort(config)
+        for fold in folds:
+            cohort = inner_cohort(outer, fold, seed)
+            run = Run(f"inner-{fold}", config.experiment, experiment_overrides(overrides), fold=HELD_OUT)
+            grid = open_grid(config, overrides, cohort)
+            if method == "federated":
+                result = train_federated(grid, run, cohort)
+                test = cohort.test_cohort(HELD_OUT)
+                predictions = predict_weights(result.weights, test, config.experiment, result.agreement)
+            else:
+                agreement = agree_only(grid, run, cohort)
+                predictions = train_pooled(cohort, config.experiment, agreement, HELD_OUT).predictions
+            indices.append(concordance_index(predictions.risk, predictions.time_months, predictions.event))
+    return indices
+
+
+def main() -> None:
+    """Print a table of settings by cohorts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="+", help='overrides of one setting, for example "model.scans=[]"')
+    parser.add_argument("--cohorts", default="tcga_blca,tcga_brca,tcga_ucec,tcga_gbmlgg,tcga_luad")
+    parser.add_argument("--base", default="model=genomics", help="overrides under every setting")
+    parser.add_argument("--method", choices=["pooled", "federated"], default="pooled")
+    parser.add_argument("--folds", default="0,1,2,3,4")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--output", type=Path, help="also write the numbers as JSON lines")
+    arguments = parser.parse_args()
+    console = Console()
+    if not os.environ.get("MEMAMBA_DATA") and "tcga" in arguments.cohorts:
+        console.print("skipped: set MEMAMBA_DATA to the folder of the TCGA tables")
+        return
+    torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    for name in ("memamba_core", "server"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    cohorts = arguments.cohorts.split(",")
+    folds, seeds = ([int(n) for n in text.split(",")] for text in (arguments.folds, arguments.seeds))
+    table = Table(title=f"C-index on inner holdouts, {arguments.method}, base {arguments.base!r}", title_justify="left")
+    for name in ("setting", *cohorts, "mean", "s"):
+        table.add_column(name, justify="left" if name == "setting" else "right")
+    for setting in arguments.settings:
+        start = time.perf_counter()
+        overrides = f"{arguments.base} {setting}"
+        scores = {name: screen(name, overrides, arguments.method, folds, seeds) for name in cohorts}
+        means = {name: float(np.mean(values)) for name, values in scores.items()}
+        mean, seconds = float(np.mean(list(means.values()))), time.perf_counter() - start
+        table.add_row(setting or "(base)", *(f"{m:.3f}" for m in means.values()), f"{mean:.4f}", f"{seconds:.0f}")
+        print(f"{setting or '(base)'}: {mean:.4f} {({n: round(m, 4) for n, m in means.items()})}", flush=True)  # noqa: T201
+        if arguments.output:
+            line = {"base": arguments.base, "setting": setting, "method": arguments.method, "scores": scores}
+            with arguments.output.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

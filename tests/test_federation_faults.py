@@ -1,0 +1,318 @@
+"""A site that fails is data, not an exception: the round goes on without it, and the record and the log name it."""
+
+import json
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from federation_fixtures import GENES_ONLY, Federation, tiny
+from memamba_core.data.dataset import PatientDataset
+from memamba_core.errors import AgreementError, DataError, FederationError
+from memamba_core.protocol import FactsReply, Refusal, StatisticsReply
+from memamba_core.training.trainer import train
+from memamba_core.wire import from_records, to_records
+from server.journal import Journal
+
+SETTINGS = tiny(*GENES_ONLY, "federation.num_rounds=1")
+BAD = "site-02"
+
+
+def only_in(message_type, change):
+    """A fault in one kind of message; `change` gets the records of the honest answer."""
+
+    def fault(message, reply):
+        if message.metadata.message_type != message_type:
+            return reply
+        return Message(change(reply.content), reply_to=message)
+
+    return fault
+
+
+def with_arrays(records, name, change):
+    arrays = {key: array.numpy().copy() for key, array in records.array_records[name].items()}
+    change(arrays)
+    records[name] = ArrayRecord({key: Array(array) for key, array in arrays.items()})
+    return records
+
+
+def with_fields(records, **fields):
+    records["fields"] = ConfigRecord({**records.config_records["fields"], **fields})
+    return records
+
+
+def poison(arrays):
+    next(iter(arrays.values())).reshape(-1)[0] = np.nan
+
+
+def widen(arrays):
+    arrays[next(iter(arrays))] = np.zeros((2, 2, 2), np.float32)
+
+
+def extra_record(records):
+    records["diary"] = ConfigRecord({"patient": "x"})
+    return records
+
+
+def broken_array(records):
+    records["weights"] = ArrayRecord({"w": Array("float32", (1,), "numpy.ndarray", b"nonsense")})
+    return records
+
+
+FAULTS = {
+    "NaN": (lambda r: with_arrays(r, "weights", poison), "not finite"),
+    "wrong shape": (lambda r: with_arrays(r, "weights", widen), "(2, 2, 2)"),
+    "missing key": (lambda r: with_arrays(r, "weights", lambda a: a.pop(next(iter(a)))), "names"),
+    "negative count": (lambda r: with_fields(r, **{"trained.head": -5}), "-5 patients"),
+    "a billion patients": (lambda r: with_fields(r, **{"trained.head": 10**9}), "1000000000 patients"),
+    "count as text": (lambda r: with_fields(r, **{"trained.head": "many"}), "trained"),
+    "unknown field": (lambda r: with_fields(r, mood="good"), "mood"),
+    "NaN in the loss": (lambda r: with_fields(r, **{"loss-sum": float("nan")}), "loss_sum is nan"),
+    "extra record": (extra_record, "diary"),
+    "no message at all": (lambda r: RecordDict(), "fields"),
+    "bytes that are no array": (broken_array, "decoded"),
+}
+
+
+@pytest.fixture(scope="module")
+def honest():
+    return Federation(SETTINGS).train()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_round_goes_on_without_the_site_and_names_it(name, caplog):
+    change, words = FAULTS[name]
+    federation = Federation(SETTINGS, faults={BAD: only_in("train", change)})
+    result = federation.train()
+    (record,) = result.rounds
+    assert words in record.sites[BAD]["failure"]
+    assert set(record.sites) == set(federation.sites)
+    assert all("trained" in record.sites[site] for site in federation.sites if site != BAD)
+    assert f"round 1: {BAD} is left out" in caplog.text
+    assert all(np.isfinite(array).all() for array in result.weights.values())
+
+
+def test_a_site_left_out_has_no_influence(honest):
+    """Whatever it sends, the weights are those of the sites that are left."""
+    results = [
+        Federation(SETTINGS, faults={BAD: only_in("train", FAULTS[name][0])}).train().weights
+        for name in ("NaN", "a billion patients")
+    ]
+    for name, array in results[0].items():
+        np.testing.assert_array_equal(array, results[1][name])
+    assert any(not np.array_equal(array, honest.weights[name]) for name, array in results[0].items())
+
+
+PATIENT = "Jane Doe, born 1950-01-01"
+
+
+def test_what_an_exception_says_stays_at_the_site(monkeypatch, caplog, tmp_path):
+    federation = Federation(SETTINGS)
+    replies = []
+
+    bad_ids = {r.case_id for r in federation.cohort.sites[BAD].cohort.records}
+
+    def raising(model, dataset, **options):
+        if dataset.records[0].case_id in bad_ids:
+            raise RuntimeError(f"/data/clinical.csv: {PATIENT} has no slide")
+        return train(model, dataset, **options)
+
+    monkeypatch.setattr("client.local.train", raising)
+    federation.faults = dict.fromkeys(federation.sites, lambda message, reply: replies.append(reply) or reply)
+    result = federation.train(journal=Journal(tmp_path, federation.config.experiment.digest(), 0))
+    (record,) = result.rounds
+    assert record.sites[BAD] == {"failure": Refusal.INTERNAL.text, "code": Refusal.INTERNAL.code}
+    told = [repr(result.rounds), repr(result.failures), repr(result.evaluation)]
+    told += [repr(r.error) if r.has_error() else repr(r.content) for r in replies]
+    told += [path.read_bytes().decode("latin1") for path in tmp_path.iterdir()]
+    assert any(r.has_error() for r in replies)
+    for text in told:
+        assert "Jane" not in text
+        assert "clinical.csv" not in text
+    by_logger = {record.name: record for record in caplog.records if record.exc_info}
+    assert "Jane" in str(by_logger["client.app"].exc_info[1])  # the site's own log has all of it
+    for line in caplog.records:
+        if not line.name.startswith("client"):
+            assert "Jane" not in line.getMessage()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: with_fields(r, **{"loss-sum": float("inf")}),
+        lambda r: with_fields(r, **{"num-events": 10**6}),
+        lambda r: with_arrays(r, "counts", lambda a: a.update(histogram=np.zeros((2, 3, 4), np.int64))),
+        lambda r: with_arrays(r, "counts", lambda a: a.update(histogram=-a["histogram"])),
+        lambda r: broken_array(r),
+    ],
+    ids=["infinite loss", "a million events", "another grid", "negative counts", "nonsense"],
+)
+def test_a_bad_closing_evaluation_is_left_out(change, caplog):
+    federation = Federation(SETTINGS, faults={BAD: only_in("evaluate", change)})
+    result = federation.train()
+    assert "failure" in result.evaluation.sites[BAD]
+    assert f"closing evaluation: {BAD} is left out" in caplog.text
+    others = [line for site, line in result.evaluation.sites.items() if site != BAD]
+    assert result.evaluation.num_patients == sum(line["num_patients"] for line in others) > 0
+    assert np.isfinite(result.evaluation.loss)
+    json.dumps(result.evaluation.sites, allow_nan=False)
+
+
+def lie_about(reply_class, records, **changes):
+    reply = reply_class.from_payload(from_records(records))
+    return to_records(reply.model_copy(update=changes))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: with_arrays(r, "genes", lambda a: a.update(mean=a["mean"][:-1])),
+        lambda r: with_arrays(r, "genes", lambda a: a.update({k: v[:0] for k, v in a.items()})),
+        lambda r: with_arrays(r, "genes", lambda a: a.update(m2=-a["m2"] - 1)),
+        lambda r: with_arrays(r, "genes", lambda a: a.update(mean=a["mean"] * np.nan)),
+        lambda r: with_arrays(r, "genes", lambda a: a.update(count=a["count"] * 1e9)),
+        lambda r: with_arrays(r, "events", lambda a: a.update(event=a["event"][:-1])),
+        lambda r: with_arrays(r, "events", lambda a: a.update(event=a["event"] - 1)),
+        lambda r: with_arrays(r, "events", lambda a: a.update(event=a["event"] + 10**17)),
+        lambda r: with_arrays(r, "events", lambda a: a.pop("event")),
+    ],
+    ids=[
+        "short mean",
+        "empty sums",
+        "negative m2",
+        "NaN",
+        "a billion patients",
+        "short grid",
+        "negative events",
+        "too many events",
+        "no events",
+    ],
+)
+def test_sums_that_cannot_be_are_not_added_up(change):
+    """The agreement is then that of the other sites, to the last bit."""
+    federation = Federation(SETTINGS, faults={BAD: only_in("query.statistics", change)})
+    result = federation.train()
+    assert set(result.failures) == {BAD}
+    assert set(result.rounds[0].sites) == set(federation.sites) - {BAD}
+    absent = Federation(SETTINGS)
+    without = absent.train(sites=[site for site in absent.sites if site != BAD])
+    assert result.agreement.digest() == without.agreement.digest()
+
+
+def test_sites_under_the_floor_send_zeros_and_still_receive():
+    floors = ("disclosure.min_patients=10", "disclosure.min_events=1")  # sites train on 9 to 11 patients
+    federation = Federation(tiny(*GENES_ONLY, *floors, "federation.num_rounds=1"))
+    sums = {}
+
+    def listen(site):
+        def hear(message, reply):
+            if message.metadata.message_type == "query.statistics":
+                sums[site] = StatisticsReply.from_payload(from_records(reply.content))
+            return reply
+
+        return hear
+
+    federation.faults = {site: listen(site) for site in federation.sites}
+    result = federation.train()
+    sizes = {site: result.rounds[0].sites[site]["trained"]["head"] for site in federation.sites}
+    small = {site for site, size in sizes.items() if size < 10}
+    assert small
+    assert small != set(sizes)
+    for site, reply in sums.items():
+        told = sum(array.sum() for arrays in (reply.genes, reply.events) for array in arrays.values())
+        assert (told == 0) == (site in small)
+    assert set(result.facts) == set(federation.sites)
+    assert all(federation.workers[site]._sessions._sessions["test"].agreement is not None for site in small)
+    assert all(result.rounds[0].sites[site]["train_loss"] is None for site in small)
+    assert all(result.facts[site].num_patients is None for site in small)
+
+
+def test_a_column_that_few_patients_have_is_not_summed():
+    """A mean over one measured patient would be that patient's value."""
+    federation = Federation(tiny(*GENES_ONLY, "disclosure.min_patients=3"))
+    genes = federation.cohort.cohort.genes
+    site = federation.cohort.sites[BAD]
+    rows = [r.gene_row for r in site.training_cohort(0, 0).records]
+    genes.values_NC[rows[2:], 4] = np.nan
+    heard = []
+    federation.faults = {BAD: only_in("query.statistics", lambda r: heard.append(r) or r)}
+    federation.train()
+    reply = StatisticsReply.from_payload(from_records(heard[0]))
+    columns = sorted(genes.columns)
+    hidden = columns.index(genes.columns[4])
+    assert [reply.genes[name][hidden] for name in ("count", "mean", "m2")] == [0, 0, 0]
+    assert (np.delete(reply.genes["count"], hidden) == len(rows)).all()
+
+
+# The federation as a whole
+
+
+def test_too_few_answers_end_the_run_after_a_second_try_and_it_can_be_resumed(tmp_path):
+    settings = tiny(*GENES_ONLY, "federation.min_results=4", "federation.num_rounds=3")
+    undisturbed = Federation(settings).train()
+    federation = Federation(settings)
+    journal = Journal(tmp_path, federation.config.experiment.digest(), 0)
+    calls = []
+
+    def away_in_round_2(message, reply):
+        if message.metadata.message_type == "train":
+            calls.append(message.content.config_records["fields"]["server-round"])
+            if calls[-1] == 2:
+                return Message(RecordDict(), reply_to=message)
+        return reply
+
+    federation.faults = {BAD: away_in_round_2}
+    with pytest.raises(FederationError, match=r"round 2: 3 of 4 sites .* twice; .*min_results is 4.* resume"):
+        federation.train(journal=journal)
+    assert calls == [1, 2, 2]
+    federation.faults = {}
+    result = federation.train(journal=journal)
+    for name, array in undisturbed.weights.items():
+        np.testing.assert_array_equal(result.weights[name], array)
+
+
+def test_a_site_that_stumbles_once_is_in_the_repeated_round(tmp_path):
+    federation = Federation(tiny(*GENES_ONLY, "federation.min_results=4", "federation.num_rounds=1"))
+    stumbles = iter([True])
+    federation.faults = {
+        BAD: lambda m, r: Message(RecordDict(), reply_to=m) if m.metadata.message_type == "train" and next(stumbles, False) else r
+    }
+    result = federation.train()
+    assert "trained" in result.rounds[0].sites[BAD]
+
+
+def test_nobody_there_is_said():
+    federation = Federation(SETTINGS)
+    with pytest.raises(FederationError, match=r"no site answered\. No node is connected"):
+        federation.train(sites=[])
+
+
+def test_two_nodes_with_one_name_are_an_error():
+    federation = Federation(SETTINGS)
+    take_the_name = only_in("query.facts", lambda r: lie_about(FactsReply, r, site="site-01"))
+    federation.faults = {BAD: take_the_name}
+    with pytest.raises(FederationError, match=r"two nodes \(2 and 3\) say they are site-01"):
+        federation.train()
+
+
+def test_another_encoder_ends_the_run_with_both_sides_named():
+    federation = Federation(tiny("federation.num_rounds=1"))
+    federation.faults = {BAD: only_in("query.facts", lambda r: lie_about(FactsReply, r, encoder="ctranspath"))}
+    with pytest.raises(AgreementError, match=r"'synthetic' at site-01, site-03, site-04; 'ctranspath' at site-02"):
+        federation.train()
+
+
+def test_an_unreadable_bag_costs_one_site(monkeypatch):
+    federation = Federation(tiny("federation.num_rounds=1"))
+    load = PatientDataset.load
+    bad_ids = {r.case_id for r in federation.cohort.sites[BAD].cohort.records}
+
+    def broken(dataset, index, **options):
+        if dataset.records[index].case_id in bad_ids:
+            raise DataError(f"/data/{dataset.records[index].case_id}.h5 is truncated")
+        return load(dataset, index, **options)
+
+    monkeypatch.setattr(PatientDataset, "load", broken)
+    result = federation.train()
+    assert result.rounds[0].sites[BAD] == {"failure": Refusal.DATA.text, "code": Refusal.DATA.code}
+    assert result.evaluation.sites[BAD]["code"] == Refusal.DATA.code

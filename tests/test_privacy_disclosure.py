@@ -1,0 +1,61 @@
+"""Every number has a floor: one below it, the number is not there; on it, it is."""
+
+import numpy as np
+import pytest
+
+from memamba_core.config.site import DisclosureConfig
+from memamba_core.privacy.disclosure import disclose_metrics, told
+from memamba_core.survival.metrics import PairCounts
+
+FLOORS = DisclosureConfig(min_patients=10, min_events=5, min_pairs=50)
+PAIRS = PairCounts(30, 15, 5)
+PAIR_NAMES = {"concordant", "discordant", "tied_risk"}
+
+
+def disclosed(num_patients=10, num_events=5, pairs=PAIRS):
+    metrics = disclose_metrics(
+        FLOORS,
+        num_patients=num_patients,
+        num_events=num_events,
+        loss_sum=3.5,
+        pairs=pairs,
+        histogram=np.ones((2, 3, 4), dtype=np.int64),
+    )
+    values = metrics.model_dump(exclude={"counts"}, exclude_none=True)
+    return values, set(metrics.counts)
+
+
+def test_on_all_floors_everything_is_told():
+    values, counts = disclosed()
+    assert values == {
+        "num_patients": 10,
+        "num_events": 5,
+        "loss_sum": 3.5,
+        "concordant": 30,
+        "discordant": 15,
+        "tied_risk": 5,
+    }
+    assert counts == {"histogram"}
+
+
+def test_under_the_floor_of_patients_nothing_is_told():
+    assert disclosed(num_patients=9) == ({}, set())
+
+
+def test_under_the_floor_of_events_nothing_that_is_made_of_events_is_told():
+    assert disclosed(num_events=4) == ({"num_patients": 10, "loss_sum": 3.5}, set())
+
+
+def test_under_the_floor_of_pairs_no_pair_is_told():
+    values, counts = disclosed(pairs=PairCounts(30, 15, 4))
+    assert set(values) == {"num_patients", "num_events", "loss_sum"}
+    assert counts == {"histogram"}
+
+
+@pytest.mark.parametrize(("count", "answer"), [(9, None), (10, 10), (11, 11), (0, None)])
+def test_a_count(count, answer):
+    assert told(count, 10) == answer
+
+
+def test_deployment_is_strict_by_default():
+    assert DisclosureConfig() == FLOORS

@@ -1,0 +1,260 @@
+"""One step of training: micro-batches, decay groups, learning rates, the proximal term, losses that are not finite."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from federation_fixtures import Federation, tiny
+from memamba_core.config.experiment import OptimizerConfig, TrainingConfig
+from memamba_core.data.dataset import PatientDataset
+from memamba_core.training import trainer
+from memamba_core.training.checkpoint import initial_model, weights_of
+from memamba_core.training.optim import build_optimizer, learning_rate_factor
+from memamba_core.training.trainer import Span, predict, train
+from server.settle import settle
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Experiment (no dropout: its mask depends on how a batch is cut), agreement and patients of one cohort."""
+    federation = Federation(tiny("model.dropout=0", "data.synthetic.patches=[1,6]"))
+    agreement = settle(federation.grid(), federation.run(), federation.cohort.signatures).agreement
+    experiment = federation.config.experiment
+    return experiment, agreement, PatientDataset(federation.cohort.cohort, agreement, experiment.agreement)
+
+
+def small(dataset, num):
+    cohort = dataset.cohort
+    records = dataclasses.replace(cohort, records=cohort.records[:num])
+    return PatientDataset(records, dataset.agreement, dataset.config)
+
+
+def config(**changes):
+    return TrainingConfig.model_validate({"schedule": "constant", "warmup_fraction": 0.0, "batch_size": 8, **changes})
+
+
+def trained(parts, num=16, *, seed=3, span=Span(0, 2, 2), optimizer=None, settings=None, **options):  # noqa: B008
+    experiment, agreement, dataset = parts
+    model = initial_model(experiment, agreement)
+    result = train(
+        model,
+        small(dataset, num),
+        config=settings or config(),
+        optimizer=optimizer or OptimizerConfig(),
+        span=span,
+        seed=seed,
+        device=CPU,
+        **options,
+    )
+    return weights_of(model), result
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_the_same_seed_gives_the_same_weights_bit_by_bit(parts):
+    torch.manual_seed(1)  # what the caller's generator holds does not matter
+    first, _ = trained(parts, settings=config(max_patches=2))
+    torch.manual_seed(2)
+    assert same(first, trained(parts, settings=config(max_patches=2))[0])
+    assert not same(first, trained(parts, settings=config(max_patches=2), seed=4)[0])
+
+
+def test_training_leaves_the_callers_generator_alone(parts):
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    trained(parts, num=4)
+    torch.testing.assert_close(torch.rand(3), wanted)
+
+
+def test_a_batch_cut_into_parts_has_the_same_gradient(parts, monkeypatch):
+    """SGD with rate 1 and no clipping: the difference of the weights is the gradient."""
+    plain = OptimizerConfig(name="sgd", learning_rate=1.0, weight_decay=0.0, skip_weight_decay=0.0)
+    settings = config(batch_size=16, gradient_clip=1e9, loss={"expert_weight": 0.5, "transport_weight": 0.1})
+    experiment, agreement, dataset = parts
+    experiment = experiment.model_copy(update={"training": settings})
+    options = {"span": Span(0, 1, 1), "optimizer": plain, "settings": settings}
+    counted = []
+    cut = trainer._parts
+
+    def counting(patients):
+        found = list(cut(patients))
+        counted.append(len(found))
+        return iter(found)
+
+    monkeypatch.setattr(trainer, "_parts", counting)
+    whole, whole_result = trained((experiment, agreement, dataset), **options)
+    monkeypatch.setattr(trainer, "MICRO_BATCH_ROWS", 5)
+    pieces, pieces_result = trained((experiment, agreement, dataset), **options)
+    assert counted[0] == 1
+    assert counted[1] > 4
+    assert whole_result.mean_loss == pytest.approx(pieces_result.mean_loss, rel=1e-6)
+    assert whole_result.trained == pieces_result.trained
+    start = weights_of(initial_model(experiment, agreement))
+    for name in whole:
+        scale = np.abs(whole[name] - start[name]).max() + 1e-6
+        np.testing.assert_allclose(pieces[name], whole[name], atol=1e-4 * scale + 1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "progress", "factor"),
+    [
+        ({"warmup_fraction": 0.1}, 0.0, 0.01),
+        ({"warmup_fraction": 0.1}, 0.05, 0.5),
+        ({"warmup_fraction": 0.1}, 0.1, 1.0),
+        ({"warmup_fraction": 0.1}, 0.55, 0.5),
+        ({"warmup_fraction": 0.1}, 0.325, (1 + math.sqrt(0.5)) / 2),
+        ({"warmup_fraction": 0.1}, 1.0, 0.0),
+        ({"warmup_fraction": 0.0}, 0.0, 1.0),
+        ({"warmup_fraction": 0.0, "schedule": "constant"}, 0.0, 1.0),
+        ({"warmup_fraction": 0.2, "schedule": "constant"}, 0.1, 0.5),
+        ({"warmup_fraction": 0.2, "schedule": "constant"}, 0.9, 1.0),
+    ],
+)
+def test_learning_rates_over_a_run(settings, progress, factor):
+    settings = TrainingConfig.model_validate({"schedule": "cosine", **settings})
+    assert learning_rate_factor(settings, progress) == pytest.approx(factor, abs=1e-12)
+
+
+def test_rounds_continue_the_schedule(parts, monkeypatch):
+    """Two rounds of one epoch run through the same learning rates as one call over two epochs."""
+    rates = []
+    monkeypatch.setattr(trainer, "set_learning_rate", lambda optimizer, rate: rates.append(rate))
+    settings = TrainingConfig(batch_size=8)
+    trained(parts, span=Span(0, 2, 2), settings=settings)
+    together, rates[:] = list(rates), []
+    trained(parts, span=Span(0, 1, 2), settings=settings)
+    trained(parts, span=Span(1, 1, 2), settings=settings)
+    assert rates == together
+    assert len(set(rates)) == len(rates) == 4
+
+
+def test_weight_decay_spares_vectors_and_the_state_of_the_scan(parts):
+    experiment, agreement, _ = parts
+    model = initial_model(experiment, agreement)
+    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.02, skip_weight_decay=0.3))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    by_name = {name: decay[id(p)] for name, p in model.named_parameters()}
+    skips = {name for name in by_name if "linear_skip" in name}
+    assert skips
+    for name, parameter in model.named_parameters():
+        if name in skips:
+            wanted = 0.3
+        elif name.endswith(("A_log", ".D", "bias")) or parameter.ndim < 2:  # some biases are tables, one row a group
+            wanted = 0.0
+        else:
+            wanted = 0.02
+        assert by_name[name] == wanted, name
+    assert any(name.endswith("A_log") for name in by_name)
+    assert set(by_name.values()) == {0.0, 0.02, 0.3}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(by_name)
+
+
+def test_the_proximal_term_has_the_gradient_of_its_formula(parts):
+    """(mu/2) ||w - w_incoming||^2 has gradient mu (w - w_incoming), on the parameters that are trained."""
+    experiment, agreement, dataset = parts
+    model = initial_model(experiment, agreement)
+    step = trainer._Step(model, config(gradient_clip=1e9), OptimizerConfig(name="sgd", learning_rate=1e-9), 0.5)
+    patients = [dataset.load(i) for i in range(8)]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    anchor = [a.clone() for a in step.anchor]
+    step(patients)
+    with_term = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    step.proximal_mu = 0.0
+    step(patients)
+    compared = 0
+    for parameter, start, got in zip(model.parameters(), anchor, with_term, strict=True):
+        assert (parameter.grad is None) == (got is None)
+        if got is not None:
+            torch.testing.assert_close(got - parameter.grad, 0.5 * (parameter.detach() - start), atol=1e-5, rtol=1e-4)
+            compared += 1
+    assert compared > 10
+
+
+def test_a_large_mu_holds_the_weights_where_they_were(parts):
+    start = weights_of(initial_model(*parts[:2]))
+
+    def moved(mu):
+        weights, _ = trained(parts, proximal_mu=mu, span=Span(0, 4, 4), optimizer=OptimizerConfig(name="sgd"))
+        return sum(float(((weights[name] - start[name]) ** 2).sum()) for name in start)
+
+    assert moved(500.0) < 0.5 * moved(0.0)
+
+
+def test_steps_with_a_gradient_that_is_not_finite_are_left_out(parts, monkeypatch, caplog):
+    experiment, agreement, dataset = parts
+    likelihood = trainer._likelihood
+    calls = []
+
+    def sometimes_nan(logits, patients, settings):
+        calls.append(len(patients))
+        return likelihood(logits, patients, settings) * (math.nan if len(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(trainer, "_likelihood", sometimes_nan)
+    weights, result = trained(parts, span=Span(0, 1, 1))
+    assert (result.steps, result.skipped_steps) == (1, 1)
+    assert all(np.isfinite(array).all() for array in weights.values())
+    assert not same(weights, weights_of(initial_model(experiment, agreement)))
+    assert "1 of 2 steps were left out" in caplog.text
+
+
+def test_counts_are_of_distinct_patients(parts):
+    _, once = trained(parts, span=Span(0, 1, 1))
+    _, thrice = trained(parts, span=Span(0, 3, 3))
+    assert once.trained == thrice.trained
+    assert once.trained["head"] == 16
+    assert once.trained["genomics"] + once.trained["absent_genomics"] == 16
+
+
+def test_every_epoch_is_told(parts):
+    told = []
+    _, result = trained(parts, span=Span(1, 2, 4), on_epoch=lambda epoch, loss: told.append((epoch, loss)))
+    assert [epoch for epoch, _ in told] == [2, 3]
+    assert result.mean_loss == pytest.approx(np.mean([loss for _, loss in told]))
+
+
+def test_bfloat16_trains_float32_weights_to_nearly_the_same(parts):
+    full, _ = trained(parts)
+    half, result = trained(parts, settings=config(precision="bfloat16"))
+    assert all(array.dtype == np.float32 for array in half.values())
+    assert not same(full, half)
+    assert result.mean_loss == pytest.approx(trained(parts)[1].mean_loss, rel=0.05)
+
+
+def test_nobody_cannot_be_trained_on(parts):
+    with pytest.raises(ValueError, match="empty"):
+        trained(parts, num=0)
+
+
+def test_predictions_do_not_depend_on_how_patients_are_grouped(parts, monkeypatch):
+    experiment, agreement, dataset = parts
+    model = initial_model(experiment, agreement)
+    together = predict(model, dataset, device=CPU)
+    monkeypatch.setattr(trainer, "MICRO_BATCH_ROWS", 1)
+    alone = predict(model, dataset, device=CPU)
+    for name in ("risk", "survival_NK", "loss"):
+        np.testing.assert_allclose(getattr(alone, name), getattr(together, name), atol=1e-5)
+    assert together.case_ids == alone.case_ids == tuple(r.case_id for r in dataset.records)
+    assert np.ptp(together.risk) > 0
+
+
+def test_nobody_is_predicted_as_nobody(parts):
+    experiment, agreement, dataset = parts
+    empty = predict(initial_model(experiment, agreement), small(dataset, 0), device=CPU)
+    assert empty.risk.shape == (0,)
+    assert empty.survival_NK.shape == (0, 4)
+
+
+def test_case_ids_do_not_show_in_logs(parts):
+    experiment, agreement, dataset = parts
+    text = repr(predict(initial_model(experiment, agreement), small(dataset, 2), device=CPU))
+    assert dataset.records[0].case_id not in text

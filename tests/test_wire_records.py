@@ -1,0 +1,139 @@
+"""Messages as Flower records and back; what is not a message of ours is refused by name."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memamba_core import protocol
+from memamba_core.errors import ProtocolError
+from memamba_core.protocol import FactsReply, StatisticsReply, StatisticsRequest, TrainReply, WireMessage
+from memamba_core.wire import from_records, to_records
+
+VALUES = {
+    int: st.integers(-(2**62), 2**62),
+    bool: st.booleans(),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    str: st.text(max_size=10),
+    tuple[str, ...]: st.lists(st.text(max_size=5), max_size=3).map(tuple),
+    dict[str, int]: st.dictionaries(st.sampled_from(["pathology", "head"]), st.integers(0, 9)),
+}
+ARRAYS = st.dictionaries(
+    st.sampled_from(["a.weight", "b"]),
+    st.sampled_from([np.zeros((0, 3), np.float32), np.array(2.5), np.arange(6, dtype=np.int64).reshape(2, 3)]),
+)
+MESSAGES = [
+    member
+    for name in protocol.__all__
+    if isinstance(member := getattr(protocol, name), type) and issubclass(member, WireMessage)
+    if member is not WireMessage
+]
+
+
+def a_message(draw, message_type):
+    def value(name, annotation):
+        if name in message_type.array_sets:
+            return draw(ARRAYS)
+        optional = [part for part in getattr(annotation, "__args__", ()) if part in VALUES]
+        return draw(st.none() | VALUES[optional[0]] if annotation not in VALUES else VALUES[annotation])
+
+    return message_type(**{name: value(name, info.annotation) for name, info in message_type.model_fields.items()})
+
+
+@pytest.mark.parametrize("message_type", MESSAGES, ids=lambda m: m.__name__)
+@given(data=st.data())
+def test_a_message_comes_back_as_it_was_sent(message_type, data):
+    message = a_message(data.draw, message_type)
+    back = message_type.from_payload(from_records(to_records(message)))
+    for name in message_type.model_fields:
+        sent, got = getattr(message, name), getattr(back, name)
+        if name in message_type.array_sets:
+            assert sent.keys() == got.keys()
+            for key, array in sent.items():
+                assert (got[key].dtype, got[key].shape) == (array.dtype, array.shape)
+                np.testing.assert_array_equal(got[key], array)
+        else:
+            assert got == sent
+            assert type(got) is type(sent)
+
+
+def test_empty_lists_and_array_sets_survive():
+    request = StatisticsRequest(run_id="r", config_digest="d", fold=0, gene_columns=(), scale_features=False)
+    assert StatisticsRequest.from_payload(from_records(to_records(request))) == request
+    reply = StatisticsReply(genes={}, features={}, events={})
+    back = StatisticsReply.from_payload(from_records(to_records(reply)))
+    assert (back.genes, back.features, back.events) == ({}, {}, {})
+
+
+def records(**extra):
+    return RecordDict({"fields": ConfigRecord({"agreement-digest": "x"}), **extra})
+
+
+@pytest.mark.parametrize(
+    ("strange", "word"),
+    [
+        (records(notes=ConfigRecord({"patient": "Doe"})), "notes"),
+        (records(metrics=MetricRecord({"loss": 1.0})), "metrics"),
+        (RecordDict({"settings": ConfigRecord({})}), "settings"),
+        (RecordDict(), "fields"),
+    ],
+    ids=["second config record", "metric record", "other name", "nothing"],
+)
+def test_foreign_records_are_refused(strange, word):
+    with pytest.raises(ProtocolError, match=word):
+        from_records(strange)
+
+
+def zip_of_an_array():
+    buffer = io.BytesIO()
+    np.savez(buffer, x=np.zeros(2))
+    return buffer.getvalue()
+
+
+def npy_that_claims_a_huge_shape():
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (10**15,)})
+    return buffer.getvalue()
+
+
+def npy_of_objects():
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"not an array", b"PK\x03\x04 not a zip", zip_of_an_array(), npy_that_claims_a_huge_shape(), npy_of_objects()],
+    ids=["empty", "text", "broken zip", "zip", "petabyte", "pickled objects"],
+)
+def test_bytes_that_are_no_array_are_refused(data):
+    array = Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=data)
+    with pytest.raises(ProtocolError, match="an array cannot be decoded"):
+        from_records(records(weights=ArrayRecord({"w": array})))
+
+
+def test_an_unknown_serialisation_is_refused():
+    array = Array(dtype="float32", shape=(2,), stype="torch.pickle", data=b"")
+    with pytest.raises(ProtocolError, match="TypeError"):
+        from_records(records(weights=ArrayRecord({"w": array})))
+
+
+def test_a_broken_zip_is_what_numpy_chokes_on_otherwise():
+    """Why the reader catches more than ValueError."""
+    with pytest.raises(zipfile.BadZipFile):
+        np.load(io.BytesIO(b"PK\x03\x04 not a zip"), allow_pickle=False)
+
+
+def test_one_message_is_not_taken_for_another():
+    facts = FactsReply(
+        **dict.fromkeys(("site", "time_unit", "event_means", "encoder"), "x"),
+        **dict.fromkeys(("feature_columns", "feature_families", "gene_columns"), ()),
+        **dict.fromkeys(("feature_width", "size_band", "pathology_band", "genomics_band"), 1),
+    )
+    with pytest.raises(ProtocolError, match="gene-columns: Extra inputs"):
+        TrainReply.from_payload(from_records(to_records(facts)))
