@@ -195,8 +195,8 @@ def choose_settings(
             for j, risk in enumerate((joined @ path).T):
                 everybody = partial_log_likelihood(risk, time_months, event)
                 gains[i, j] += everybody - partial_log_likelihood(risk[fit], time_months[fit], event[fit])
-    i, j = np.unravel_index(int(gains.argmax()), gains.shape)
-    return components[i], penalties[j]
+    best, strength = divmod(int(gains.argmax()), len(penalties))
+    return components[best], penalties[strength]
 
 
 def partial_log_likelihood(risk: FloatArray, time_months: FloatArray, event: BoolArray) -> float:
@@ -332,7 +332,8 @@ class AgeSexCox:
     def risk(self, age_sex_N2: FloatArray) -> FloatArray:
         """Log hazard ratio of each patient; higher is worse."""
         filled = np.where(np.isnan(age_sex_N2), self.medians, age_sex_N2)
-        return self.model.predict_log_partial_hazard(pd.DataFrame(filled[:, self.used])).to_numpy(np.float64)
+        risk = self.model.predict_log_partial_hazard(pd.DataFrame(filled[:, self.used]))
+        return np.asarray(risk, dtype=np.float64)
 
 
 def fit_age_sex(patients: Patients, fold: int) -> AgeSexCox:
@@ -468,7 +469,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(five := [o for o in outcomes if o["cohort"] in COHORTS]) == len(COHORTS):
         means = {kind: np.mean([o["models"][kind]["mean"] for o in five]) for kind in ("age_sex", "genes")}
         console.print(
-            "mean of the five cohorts: " + ", ".join(f"{LABELS[kind]} {mean:.3f}" for kind, mean in means.items()),
+            "mean of the five cohorts: " + "; ".join(f"{LABELS[kind]} {mean:.3f}" for kind, mean in means.items()),
             highlight=False,
         )
     if options.output is not None:

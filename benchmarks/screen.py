@@ -1,7 +1,7 @@
-"""Compare settings on inner holdouts of the training folds: how this project's defaults were chosen, and how to choose yours.
+"""Compare settings on inner holdouts of the training folds: how this project's defaults were chosen.
 
-Of each outer fold's training patients a seeded quarter (stratified by event) is held out, a model is trained on the rest and
-judged on that quarter. Patients of an outer test fold are never read for their own fold.
+Of each outer fold's training patients a seeded quarter (stratified by event) is held out, a model is trained on the
+rest and judged on that quarter. Patients of an outer test fold are never read for their own fold.
 
     python benchmarks/screen.py --cohorts tcga_blca,tcga_luad --base "model=genomics" \
         "" "model.scans=[]" "training.optimizer.learning_rate=0.003"
@@ -53,13 +53,14 @@ def screen(cohort_name: str, setting: str, method: str, folds: Sequence[int], se
     """C-index on the inner holdouts, one per outer fold and seed."""
     indices = []
     for seed in seeds:
-        overrides = (f"data={cohort_name}", f"seed={seed}", *shlex.split(setting))
+        merged = dict(o.split("=", 1) for o in (f"data={cohort_name}", f"seed={seed}", *shlex.split(setting)))
+        overrides = tuple(f"{key}={value}" for key, value in merged.items())  # a later one wins over the base
         config = compose_simulation(overrides)
         outer = prepare_cohort(config)
         for fold in folds:
             cohort = inner_cohort(outer, fold, seed)
             run = Run(f"inner-{fold}", config.experiment, experiment_overrides(overrides), fold=HELD_OUT)
-            grid = open_grid(config, overrides, cohort)
+            grid = open_grid(config, cohort)
             if method == "federated":
                 result = train_federated(grid, run, cohort)
                 test = cohort.test_cohort(HELD_OUT)
@@ -102,7 +103,7 @@ def main() -> None:
         means = {name: float(np.mean(values)) for name, values in scores.items()}
         mean, seconds = float(np.mean(list(means.values()))), time.perf_counter() - start
         table.add_row(setting or "(base)", *(f"{m:.3f}" for m in means.values()), f"{mean:.4f}", f"{seconds:.0f}")
-        print(f"{setting or '(base)'}: {mean:.4f} {({n: round(m, 4) for n, m in means.items()})}", flush=True)  # noqa: T201
+        print(f"{setting or '(base)'}: {mean:.4f} { ({n: round(m, 4) for n, m in means.items()}) }", flush=True)
         if arguments.output:
             line = {"base": arguments.base, "setting": setting, "method": arguments.method, "scores": scores}
             with arguments.output.open("a", encoding="utf-8") as file:

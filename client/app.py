@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
@@ -84,7 +85,9 @@ def _refuse(error: Exception, message: Message) -> Message:
 
 @cache
 def _worker_of_folder(site_yaml: Path) -> SiteWorker:
-    return SiteWorker(open_site(load_site_config(site_yaml)))
+    config = load_site_config(site_yaml)
+    torch.set_num_threads(config.threads)
+    return SiteWorker(open_site(config))
 
 
 def _worker_from_context(context: Context) -> SiteWorker:

@@ -109,6 +109,8 @@ class SiteWorker:
         events = count_events([r.time_months for r in cohort.records], [r.event for r in cohort.records], config)
         if len(cohort.records) < floors.min_patients or cohort.num_events < floors.min_events:
             events = {name: np.zeros_like(counts) for name, counts in events.items()}
+        if not request.count_events:
+            events = {}
         return StatisticsReply(genes=dict(genes.arrays()), features=dict(features.arrays()), events=dict(events))
 
     def agreement(self, request: AgreementRequest) -> AgreementReply:

@@ -243,6 +243,7 @@ class StatisticsRequest(WireMessage):
         config_digest, run_id, fold: as before.
         gene_columns: the columns that all sites with molecular data have, in this order.
         scale_features: whether sums over feature columns are asked too.
+        count_events: whether events are counted on the time grid; not with public time bins.
     """
 
     run_id: str
@@ -250,6 +251,7 @@ class StatisticsRequest(WireMessage):
     fold: int
     gene_columns: tuple[str, ...]
     scale_features: bool
+    count_events: bool
 
 
 class StatisticsReply(WireMessage):
@@ -259,7 +261,7 @@ class StatisticsReply(WireMessage):
         genes: `count`, `mean`, `m2` per gene column (float64), of transformed and clipped values; `m2` is the sum of
             squared deviations from `mean` (Chan et al. 1983), so that sites can be added up without cancellation.
         features: the same per feature column, empty if not asked.
-        events: `event` and `censored`, int64 counts per cell of the coarse time grid.
+        events: `event` and `censored`, int64 counts per cell of the coarse time grid; empty if not asked.
     """
 
     array_sets: ClassVar[tuple[str, ...]] = ("genes", "features", "events")

@@ -39,7 +39,7 @@ def run_from_context(grid: Grid, context: Context) -> FederationResult:
         raise ConfigError("run config 'output' is empty; name the folder for the model and the journal")
     signatures = read_signatures(Path(str(settings["signatures"]))) if settings["signatures"] else None
     output.mkdir(parents=True, exist_ok=True)
-    run = Run(f"fold-{fold}", experiment, overrides, config_name, fold)
+    run = Run(f"run-{context.run_id}-fold-{fold}", experiment, overrides, config_name, fold)
     journal = Journal(output / "journal", experiment.digest(), fold)
     result = run_federation(grid, run, signatures=signatures, journal=journal)
     final = Checkpoint(result.weights, experiment, result.agreement, len(result.rounds), code_digest())

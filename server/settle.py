@@ -14,6 +14,7 @@ from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import (
     Agreement,
     ColumnMoments,
+    agree_on_time_bins,
     build_agreement,
     check_declarations,
     common_gene_columns,
@@ -172,6 +173,7 @@ def _make_agreement(
     config = run.experiment.agreement
     columns = common_gene_columns(list(facts.values()))
     scale_features = scales_features(config, list(facts.values()))
+    count = config.time_bins == "event_quantiles"
     requests = {
         site: StatisticsRequest(
             run_id=run.run_id,
@@ -179,21 +181,22 @@ def _make_agreement(
             fold=run.fold,
             gene_columns=columns if fact.gene_columns else (),
             scale_features=scale_features,
+            count_events=count,
         )
         for site, fact in facts.items()
-        if fact.size_band
+        if fact.size_band and (columns or scale_features or count)
     }
     answers = ask(grid, Phase.STATISTICS, requests, nodes, StatisticsReply, timeout_s=timeout)
     failures = dict(answers.failures)
     width = max((fact.feature_width for fact in facts.values()), default=0)
-    genes, features, counts = [], [], np.zeros((2, config.grid_num_cells), dtype=np.int64)
+    genes, features, counts = [], [], np.zeros(config.grid_num_cells, dtype=np.int64)
     warnings: list[str] = []
     for site, reply in answers.replies.items():
         fact = facts[site]
         num_genes = len(columns) if fact.gene_columns else 0
         num_features = fact.feature_width if scale_features else 0
         most = most_patients(fact, run.experiment.federation)
-        objection = _objection_to_sums(reply, num_genes, num_features, config.grid_num_cells, most)
+        objection = _objection_to_sums(reply, num_genes, num_features, config.grid_num_cells if count else None, most)
         if objection:
             failures[site] = SiteFailure(0, objection)
             continue
@@ -201,23 +204,33 @@ def _make_agreement(
             genes.append(ColumnMoments(**reply.genes))
         if scale_features and fact.feature_width:
             features.append(ColumnMoments(**reply.features))
-        counts += np.stack([reply.events["censored"], reply.events["event"]])
+        if count:
+            counts += reply.events["event"]
     kept = {site: reply for site, reply in answers.replies.items() if site not in failures}
-    warnings += _strange_sites(kept, facts)
+    edges: tuple[float, ...] | None = config.public_edges
+    if count:
+        warnings += _strange_sites(kept, facts)
+        edges = agree_on_time_bins(config, counts)
+        if edges is None:
+            warnings.append(
+                f"{int(counts.sum())} events over the floors give fewer than {config.num_bins - 1} distinct time-bin "
+                f"edges; the public edges {list(config.public_edges)} months apply"
+            )
+            _log.warning(warnings[-1])
     agreement = build_agreement(
         config,
         list(facts.values()),
         gene_columns=columns,
         genes=merge_moments(genes, len(columns)),
         features=merge_moments(features, width) if scale_features else None,
-        event_counts=counts[1] if config.time_bins == "event_quantiles" else None,
+        time_bin_edges=edges or config.public_edges,
         signatures=signatures,
     )
     return agreement, failures, tuple(warnings)
 
 
 def _objection_to_sums(
-    reply: StatisticsReply, num_genes: int, num_features: int, num_cells: int, most: int
+    reply: StatisticsReply, num_genes: int, num_features: int, num_cells: int | None, most: int
 ) -> str | None:
     """Why a site's sums may not be added up; None if they may. `most` patients is what its size band allows."""
     for name, arrays, width in (("genes", reply.genes, num_genes), ("features", reply.features, num_features)):
@@ -231,12 +244,12 @@ def _objection_to_sums(
             or (arrays["m2"] < 0).any()
         ):
             return f"sums of {name} hold values that are negative or not finite"
-    if set(reply.events) != {"event", "censored"}:
+    if set(reply.events) != ({"event", "censored"} if num_cells is not None else set()):
         return "counts of events do not have the agreed names"
     for counts in reply.events.values():
         if counts.shape != (num_cells,) or counts.dtype != np.int64 or (counts < 0).any():
             return "counts of events do not have the agreed form"
-    claimed = max(reply.genes["count"].max(initial=0), *(c.max(initial=0) for c in reply.events.values()))
+    claimed = max([a.max(initial=0) for a in (reply.genes["count"], *reply.events.values())])
     if claimed > most or sum(int(c.sum()) for c in reply.events.values()) > most:
         return f"counts more patients than its size band, which ends at {most}"
     return None

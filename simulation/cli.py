@@ -6,7 +6,7 @@ Torch is imported after the settings are known, so that `--help` and a mistyped 
 import json
 import logging
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from memamba_core.config.compose import (
@@ -16,13 +16,13 @@ from memamba_core.config.compose import (
     hydra_overrides,
     simulation_from,
 )
+from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
 from memamba_core.errors import ConfigError, MemambaError
 
 __all__ = ["main"]
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
-_FREE_ON_RESUME = ("workers", "threads", "device")  # of the machine, not of the result
 
 
 def main() -> None:
@@ -31,11 +31,17 @@ def main() -> None:
     export = arguments[:1] == ["export-sites"]
     if export:
         arguments = arguments[1:]
-    sys.exit(_run_hydra(arguments, export=export))
+    options = any(argument.startswith("-") for argument in arguments)
+    sys.exit(_run_hydra(arguments, export=export) if options else _run_plain(tuple(arguments), export=export))
+
+
+def _run_plain(overrides: tuple[str, ...], *, export: bool) -> int:
+    """Compose the settings from overrides alone and do the work."""
+    return _guarded(lambda: compose_simulation(overrides), overrides, export=export)
 
 
 def _run_hydra(arguments: list[str], *, export: bool) -> int:
-    """Let Hydra compose the settings (with its own `--help`, `--cfg`, `--multirun`), then do the work."""
+    """Let Hydra read its own options first (`--help`, `--cfg`, `--multirun`, `--config-dir`), then do the work."""
     import hydra
 
     status = 0
@@ -45,17 +51,17 @@ def _run_hydra(arguments: list[str], *, export: bool) -> int:
         from hydra.core.hydra_config import HydraConfig
 
         overrides = tuple(o.removeprefix("++") for o in HydraConfig.get().overrides.task)
-        status = max(status, _guarded(config, overrides, export=export))
+        status = max(status, _guarded(lambda: simulation_from(config), overrides, export=export))
 
     sys.argv = [sys.argv[0], *hydra_overrides(arguments)]
     hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(config_folder()), config_name="simulate")(work)()
     return status
 
 
-def _guarded(config: Any, overrides: tuple[str, ...], *, export: bool) -> int:
+def _guarded(compose: Callable[[], SimulationConfig], overrides: tuple[str, ...], *, export: bool) -> int:
     """Do the work and turn what a person can mend into one sentence and an exit code."""
     try:
-        settings = simulation_from(config)
+        settings = compose()
         if export:
             _export(settings)
         else:
@@ -68,9 +74,9 @@ def _guarded(config: Any, overrides: tuple[str, ...], *, export: bool) -> int:
     return 0
 
 
-def _simulate(config: Any, overrides: tuple[str, ...]) -> None:
+def _simulate(config: SimulationConfig, overrides: tuple[str, ...]) -> None:
     if config.resume is not None:
-        config, overrides = _settings_of(config.resume, overrides)
+        config, overrides = _settings_of(config, overrides)
     from .progress import ProgressReporter
     from .run import simulate
 
@@ -87,24 +93,29 @@ def _simulate(config: Any, overrides: tuple[str, ...]) -> None:
     progress.finish(result, result.folder)
 
 
-def _settings_of(folder: Path, overrides: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+def _settings_of(config: SimulationConfig, overrides: tuple[str, ...]) -> tuple[SimulationConfig, tuple[str, ...]]:
     """The settings of an interrupted run, from its folder; only what belongs to the machine may be given anew."""
-    given = [o for o in overrides if not o.startswith("resume=")]
-    strange = [o for o in given if o.split("=")[0] not in _FREE_ON_RESUME]
+    folder = config.resume
+    assert folder is not None
+    strange = [o for o in overrides if o.split("=")[0] not in (*MACHINE_SETTINGS, "resume")]
     if strange:
         raise ConfigError(
-            f"resume takes its settings from {folder}; besides it only {', '.join(_FREE_ON_RESUME)} may be given, got "
+            f"resume takes its settings from {folder}; besides it only {', '.join(MACHINE_SETTINGS)} may be given, got "
             f"{' '.join(strange)}"
         )
     path = folder / "settings.json"
     if not path.is_file():
         raise ConfigError(f"resume={folder}: no settings.json there; name the output folder of an interrupted run")
-    before = tuple(json.loads(path.read_text(encoding="utf-8"))["overrides"])
-    kept = tuple(o for o in before if o.split("=")[0] not in ("output_dir", *(g.split("=")[0] for g in given)))
-    return compose_simulation([*kept, *given, f"resume={folder}"]), (*kept, *given)
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not readable as JSON ({error}); this run cannot be resumed") from None
+    machine = {name: getattr(config, name) for name in MACHINE_SETTINGS}
+    settings = SimulationConfig.parse({**before["settings"], **machine, "resume": folder}, str(path))
+    return settings, tuple(before["overrides"])
 
 
-def _export(config: Any) -> None:
+def _export(config: SimulationConfig) -> None:
     from .cohort import prepare_cohort
     from .export import export_sites
 

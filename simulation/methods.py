@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from flwr.clientapp import ClientApp
 
 from client.app import build_client_app
 from client.local import SiteWorker
 from client.models import ModelCache
-from memamba_core.config.compose import compose_simulation
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.agreement import Agreement
@@ -79,7 +79,6 @@ class LocalOutcome:
 
 def open_grid(
     config: SimulationConfig,
-    overrides: tuple[str, ...],
     cohort: SimulatedCohort,
     on_reply: Callable[[str], None] | None = None,
 ) -> LocalGrid:
@@ -90,16 +89,16 @@ def open_grid(
             workers[name] = SiteWorker(site, models)
         runner: Runner = InlineRunner(build_client_app(lambda context: workers[str(context.node_config["site"])]))
     else:
-        runner = ProcessRunner(build_worker_app, (overrides,), list(cohort.sites), config.workers)
+        runner = ProcessRunner(build_worker_app, (config.model_dump(mode="json"),), list(cohort.sites), config.workers)
     return LocalGrid(list(cohort.sites), runner, on_reply)
 
 
-def build_worker_app(overrides: tuple[str, ...]) -> Any:
-    """The ClientApp of a worker process: composes the settings and reads the cohort again, nothing is pickled."""
+def build_worker_app(settings: dict[str, Any]) -> ClientApp:
+    """The ClientApp of a worker process, which reads the cohort again: only plain settings cross the border."""
     import torch
 
     torch.set_num_threads(1)
-    cohort, models = prepare_cohort(compose_simulation(overrides)), ModelCache()
+    cohort, models = prepare_cohort(SimulationConfig.parse(settings, "worker")), ModelCache()
     workers = {name: SiteWorker(site, models) for name, site in cohort.sites.items()}
     return build_client_app(lambda context: workers[str(context.node_config["site"])])
 

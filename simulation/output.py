@@ -2,7 +2,7 @@
 
 import json
 import platform
-import sys
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -82,7 +82,11 @@ def mean_and_std(values: Sequence[float | None]) -> dict[str, float | None] | No
 
 
 def build_summary(
-    config: SimulationConfig, cohort: SimulatedCohort, folds: Sequence[FoldOutcome], warnings: Sequence[str]
+    config: SimulationConfig,
+    cohort: SimulatedCohort,
+    folds: Sequence[FoldOutcome],
+    warnings: Sequence[str],
+    overrides: Sequence[str],
 ) -> dict[str, Any]:
     """The contents of `summary.json`.
 
@@ -122,7 +126,7 @@ def build_summary(
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "flwr", "numpy")},
         },
-        "command": " ".join(["flower-simulate", *sys.argv[1:]]),
+        "command": shlex.join(["flower-simulate", *overrides]),
     }
 
 
@@ -138,6 +142,8 @@ def claim_folder(config: SimulationConfig, name: str) -> Path:
     """
     if config.output_dir is not None:
         folder = config.output_dir
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"output_dir={folder} is a file; name a new folder")
         if folder.exists() and any(folder.iterdir()):
             raise ConfigError(
                 f"output_dir={folder} is not empty; name a new folder, or go on with an interrupted run by "

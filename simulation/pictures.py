@@ -61,7 +61,8 @@ def learning_curve(
 ) -> tuple[list[int], list[float | None], dict[str, list[float | None]]]:
     """Rounds, training loss and, where a holdout was evaluated, its loss and C-index inside sites.
 
-    Means are over patients, whatever their site. Metrics in line r are of the weights that came into round r, so they are drawn at r - 1.
+    Means are over patients, whatever their site. Metrics in line r are of the weights that came into round r, so they
+    are drawn at r - 1.
     """
     table = pd.json_normalize([dict(line) for line in lines], sep=".")
     for column in ("train_loss", "trained.head", *(f"incoming.{c}" for c in _INCOMING)):

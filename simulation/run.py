@@ -13,7 +13,7 @@ import pandas as pd
 
 from memamba_core.atomic import write_atomically
 from memamba_core.config.compose import experiment_overrides
-from memamba_core.config.simulation import SimulationConfig
+from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
 from memamba_core.errors import ConfigError, NoComparablePairError
 from memamba_core.training.checkpoint import (
     Checkpoint,
@@ -79,7 +79,7 @@ def simulate(
         outcomes = []
         for fold in config.folds:
             outcomes.append(_run_fold(config, tuple(overrides), cohort, fold, folder / f"fold-{fold}", progress))
-            _write_results(config, cohort, outcomes, folder)
+            _write_results(config, overrides, cohort, outcomes, folder)
         _log.info("finished in %.1f s", time.perf_counter() - started)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return SimulationResult(summary, folder)
@@ -87,7 +87,7 @@ def simulate(
 
 def _open_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
     """The output folder, new or of the run to go on with, whose settings must be those of this run."""
-    settings = config.model_dump(mode="json", exclude={"output_dir", "resume", "workers", "threads", "device"})
+    settings = config.model_dump(mode="json", exclude={"output_dir", "resume", *MACHINE_SETTINGS})
     if config.resume is None:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         folder = claim_folder(config, f"{config.data.name}-{config.partition.name}-{stamp}")
@@ -128,7 +128,7 @@ def _run_fold(
     wanted = [m for m in ("federated", "pooled", "local") if config.runs(m) and outcome[m] is None]
     if not wanted:
         return outcome
-    grid = open_grid(config, overrides, cohort, progress.on_reply)
+    grid = open_grid(config, cohort, progress.on_reply)
     try:
         if "federated" in wanted:
             outcome["federated"] = _federate(config, run, cohort, grid, folder, progress)
@@ -215,7 +215,11 @@ def _oracle(cohort: SimulatedCohort, fold: int) -> float | None:
 
 
 def _write_results(
-    config: SimulationConfig, cohort: SimulatedCohort, outcomes: Sequence[FoldOutcome], folder: Path
+    config: SimulationConfig,
+    overrides: Sequence[str],
+    cohort: SimulatedCohort,
+    outcomes: Sequence[FoldOutcome],
+    folder: Path,
 ) -> None:
     """Everything at the top of the output folder, from what the finished folds left in theirs."""
     folds = [folder / f"fold-{outcome['fold']}" for outcome in outcomes]
@@ -229,7 +233,7 @@ def _write_results(
     if (folds[0] / "model.json").is_file():
         save_checkpoint(folder, "model", load_checkpoint(folds[0]))
     warnings = [w for outcome in outcomes if outcome["federated"] for w in outcome["federated"]["warnings"]]
-    summary = build_summary(config, cohort, outcomes, list(dict.fromkeys(warnings)))
+    summary = build_summary(config, cohort, outcomes, list(dict.fromkeys(warnings)), overrides)
     draw_figures(folder, summary, predictions, [json.loads(line) for text in lines for line in text.splitlines()])
     write_json(folder / "summary.json", summary)
 

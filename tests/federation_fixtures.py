@@ -98,5 +98,3 @@ class Federation:
         self.asked.append((site, message.metadata.message_type))
         reply = self._app(message=message, context=context)
         return self.faults[site](message, reply) if site in self.faults else reply
-
-

@@ -1,7 +1,6 @@
 """What the coordinator makes of declarations and sums: columns, groups, bins, and what everybody then holds."""
 
 import dataclasses
-import logging
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from memamba_core.config.experiment import AgreementConfig
 from memamba_core.data.agreement import (
     Agreement,
+    agree_on_time_bins,
     build_agreement,
     check_declarations,
     column_moments,
@@ -39,7 +39,7 @@ def facts(site, **changes):
     return FACTS.model_copy(update={"site": site, **changes})
 
 
-def build(config=KIND, declared=(FACTS,), *, genes=None, events=None, features=None):
+def build(config=KIND, declared=(FACTS,), *, genes=None, edges=(12.0, 24.0, 48.0), features=None):
     columns = common_gene_columns(declared)
     if genes is None:
         genes = column_moments([np.random.default_rng(0).standard_normal((20, len(columns)))], len(columns))
@@ -49,7 +49,7 @@ def build(config=KIND, declared=(FACTS,), *, genes=None, events=None, features=N
         gene_columns=columns,
         genes=genes,
         features=features,
-        event_counts=events,
+        time_bin_edges=edges,
         signatures=None,
     )
 
@@ -116,21 +116,13 @@ def test_features_are_scaled_where_that_makes_sense(scaling, columns, wanted):
 def test_edges_are_read_off_the_summed_events():
     events = np.zeros(60, dtype=np.int64)
     events[[1, 3, 6, 10]] = 10
-    assert build(events=events).time_bin_edges == (12.0, 24.0, 42.0)
+    assert agree_on_time_bins(KIND, events) == (12.0, 24.0, 42.0)
 
 
-def test_too_few_events_fall_back_to_the_public_edges_and_say_so(caplog):
+def test_too_few_distinct_edges_are_none():
     events = np.zeros(60, dtype=np.int64)
     events[4] = 3
-    agreement = build(events=events)
-    assert agreement.time_bin_edges == KIND.public_edges
-    assert "3 events over the floors give fewer than 3 distinct time-bin edges" in caplog.text
-
-
-def test_public_edges_ask_nothing_of_the_data(caplog):
-    with caplog.at_level(logging.WARNING):
-        assert build(events=None).time_bin_edges == KIND.public_edges
-    assert not caplog.text
+    assert agree_on_time_bins(KIND, events) is None
 
 
 def test_events_are_counted_in_cells_whose_lines_are_the_edges():
@@ -211,9 +203,7 @@ CHANGES = {
 
 def test_the_digest_depends_on_every_field():
     changed = {name: dataclasses.replace(AGREEMENT, **{name: value}).digest() for name, value in CHANGES.items()}
-    wide = dataclasses.replace(
-        AGREEMENT, feature_width=3, feature_center=np.zeros(0), feature_scale=np.zeros(0)
-    )
+    wide = dataclasses.replace(AGREEMENT, feature_width=3, feature_center=np.zeros(0), feature_scale=np.zeros(0))
     narrow = dataclasses.replace(wide, feature_width=2)
     digests = [AGREEMENT.digest(), *changed.values(), wide.digest(), narrow.digest()]
     assert len(set(digests)) == len(digests)

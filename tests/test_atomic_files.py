@@ -18,8 +18,13 @@ def test_the_file_appears_only_when_it_is_whole(tmp_path):
 def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, interruption):
     path = tmp_path / "a.json"
     path.write_text("old")
-    with pytest.raises(interruption), write_atomically(path) as partial:
-        partial.write_text("ne")
-        raise interruption
+
+    def write_and_stop():
+        with write_atomically(path) as partial:
+            partial.write_text("ne")
+            raise interruption
+
+    with pytest.raises(interruption):
+        write_and_stop()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

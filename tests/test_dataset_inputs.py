@@ -134,10 +134,8 @@ def test_an_agreement_without_genes_or_slides_leaves_them_unread():
 
 
 def test_an_agreed_column_that_is_gone_is_named():
-    with pytest.raises(AgreementError, match="1 of 2 agreed gene columns .* example B_cnv"):
-        PatientDataset(
-            Cohort(RECORDS, GeneTable(("A_rnaseq",), VALUES[:, :1]), cohort().features), AGREEMENT, CONFIG
-        )
+    with pytest.raises(AgreementError, match=r"1 of 2 agreed gene columns .* example B_cnv"):
+        PatientDataset(Cohort(RECORDS, GeneTable(("A_rnaseq",), VALUES[:, :1]), cohort().features), AGREEMENT, CONFIG)
 
 
 def test_features_of_another_width_are_refused():

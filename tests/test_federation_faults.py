@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from federation_fixtures import GENES_ONLY, Federation, tiny
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from federation_fixtures import GENES_ONLY, Federation, tiny
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import AgreementError, DataError, FederationError
 from memamba_core.protocol import FactsReply, Refusal, StatisticsReply
@@ -275,7 +275,9 @@ def test_a_site_that_stumbles_once_is_in_the_repeated_round(tmp_path):
     federation = Federation(tiny(*GENES_ONLY, "federation.min_results=4", "federation.num_rounds=1"))
     stumbles = iter([True])
     federation.faults = {
-        BAD: lambda m, r: Message(RecordDict(), reply_to=m) if m.metadata.message_type == "train" and next(stumbles, False) else r
+        BAD: lambda m, r: (
+            Message(RecordDict(), reply_to=m) if m.metadata.message_type == "train" and next(stumbles, False) else r
+        )
     }
     result = federation.train()
     assert "trained" in result.rounds[0].sites[BAD]

@@ -4,8 +4,10 @@ import dataclasses
 import json
 
 import pytest
-
 from federation_fixtures import GENES_ONLY, Federation, tiny
+
+from client.local import SiteWorker
+from client.session import RefusedError
 from memamba_core.config.site import DisclosureConfig, LimitsConfig
 from memamba_core.errors import FederationError
 from memamba_core.protocol import (
@@ -19,8 +21,6 @@ from memamba_core.protocol import (
     package_version,
 )
 from memamba_core.training.checkpoint import initial_model, load_checkpoint, weights_of
-from client.local import SiteWorker
-from client.session import RefusedError
 from server.settle import settle
 
 SETTINGS = tiny(*GENES_ONLY, "federation.num_rounds=1", "federation.local_epochs=2")
@@ -53,7 +53,9 @@ def requests(federation, agreement):
     settings = {"config_name": run.config_name, "overrides": run.overrides}
     return {
         FactsRequest: FactsRequest(protocol=PROTOCOL_VERSION, package=package_version(), **settings, **base),
-        StatisticsRequest: StatisticsRequest(gene_columns=agreement.gene_columns, scale_features=False, **base),
+        StatisticsRequest: StatisticsRequest(
+            gene_columns=agreement.gene_columns, scale_features=False, count_events=True, **base
+        ),
         AgreementRequest: AgreementRequest(agreement=agreement.to_json(), scaling=dict(agreement.scaling()), **held),
         TrainRequest: TrainRequest(weights=weights, server_round=1, **held),
         EvaluateRequest: EvaluateRequest(weights=weights, **held),
@@ -172,7 +174,9 @@ def test_training_before_an_agreement_is_refused(site, requests):
 
 def test_an_agreement_that_is_not_what_its_digest_says_is_refused(site, requests, agreement):
     worker = SiteWorker(site)
-    edges = agreement.to_json().replace(json.dumps(list(agreement.time_bin_edges), separators=(",", ":")), "[1.0,2.0,3.0]")
+    edges = agreement.to_json().replace(
+        json.dumps(list(agreement.time_bin_edges), separators=(",", ":")), "[1.0,2.0,3.0]"
+    )
     assert edges != agreement.to_json()
     assert refusal(worker, requests, FactsRequest, AgreementRequest, agreement=edges) is Refusal.AGREEMENT
     scaling = {**agreement.scaling(), "gene-center": agreement.gene_center + 1}

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-
 from federation_fixtures import GENES_ONLY, Federation, tiny
+
 from memamba_core.errors import CheckpointError
 from memamba_core.training.seeding import derive_seed
 from server.journal import Journal
 
 BOTH = tiny("federation.num_rounds=3", "federation.curve_holdout=0.25")
-FAST = tiny(*GENES_ONLY)
+FAST = tiny(*GENES_ONLY, "federation.curve_holdout=0.25")
 
 
 class StopAfter:
@@ -34,7 +34,9 @@ def assert_same(a, b):
     for name, array in a.weights.items():
         np.testing.assert_array_equal(array, b.weights[name], err_msg=name)
     assert a.agreement.digest() == b.agreement.digest()
-    assert [dataclasses.replace(r, seconds=0) for r in a.rounds] == [dataclasses.replace(r, seconds=0) for r in b.rounds]
+    assert [dataclasses.replace(r, seconds=0) for r in a.rounds] == [
+        dataclasses.replace(r, seconds=0) for r in b.rounds
+    ]
     assert a.evaluation == b.evaluation
     assert a.warnings == b.warnings
 
@@ -55,10 +57,10 @@ def interrupted(settings, folder, *, after):
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "fedavgm", "fedyogi", "fedprox"])
 def test_a_resumed_run_is_the_undisturbed_one(strategy, tmp_path):
-    settings = (*BOTH, f"strategy={strategy}")
+    settings = (*(BOTH if strategy == "fedadam" else FAST), f"strategy={strategy}")
     undisturbed = Federation(settings).train()
     assert_same(interrupted(settings, tmp_path, after=2 if strategy == "fedadam" else 1), undisturbed)
-    assert undisturbed.rounds[1].sites["site-01"]["incoming"]["loss_sum"] > 0
+    assert undisturbed.rounds[1].sites["site-01"]["incoming"]["loss_sum"] > 0  # something is compared
 
 
 def test_a_run_stopped_after_its_last_round_only_evaluates(tmp_path):
@@ -78,9 +80,9 @@ def test_a_damaged_newest_state_costs_one_round(tmp_path):
 
 def test_what_was_warned_of_is_still_known_after_a_resume(tmp_path):
     """The warnings are found with the agreement, which a resumed run does not make again."""
-    settings = tiny(*GENES_ONLY, "data.synthetic.num_patients=120", "agreement.grid_step_months=1")
+    settings = tiny(*GENES_ONLY, "data.synthetic.num_patients=120")
 
-    def mistaken(self=None):
+    def mistaken():
         federation = Federation(settings)
         site = federation.cohort.sites["site-03"]
         records = tuple(dataclasses.replace(r, time_months=r.time_months * 60) for r in site.cohort.records)
@@ -93,9 +95,8 @@ def test_what_was_warned_of_is_still_known_after_a_resume(tmp_path):
     journal = Journal(tmp_path, federation.config.experiment.digest(), 0)
     with pytest.raises(KeyboardInterrupt):
         federation.train(journal=journal, observer=StopAfter(1))
-    (warning,) = mistaken().train(journal=journal).warnings
-    assert "site-03" in warning
-    assert "clinical.time_unit" in warning
+    warnings = mistaken().train(journal=journal).warnings
+    assert any(w.startswith("site-03: median follow-up") and "clinical.time_unit" in w for w in warnings)
 
 
 def test_other_settings_do_not_go_on_with_the_journal(tmp_path):
@@ -117,15 +118,21 @@ def test_a_sites_result_does_not_depend_on_who_else_is_there():
     assert len(seeds) == 12
     assert derive_seed(0, "a", 11, "b") != derive_seed(0, "a", 1, "1b")
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert derive_seed(0, "st-elsewhere", 3, "order") == 4219842911862463846
+    assert derive_seed(0, "st-elsewhere", 3, "order") == 8499041062883371616
 
 
 @pytest.mark.parametrize(
     "change",
-    ["seed=1", "federation.local_epochs=2", "strategy=fedprox", "strategy=fedmedian", "federation.optimizer.learning_rate=0.01"],
+    [
+        "seed=1",
+        "federation.local_epochs=2",
+        "strategy=fedprox",
+        "strategy=fedmedian",
+        "federation.optimizer.learning_rate=0.01",
+    ],
 )
 def test_a_setting_changes_the_weights(change):
     """House rule 10: an option that changes nothing is removed."""
-    base = Federation(FAST).train()
-    changed = Federation(tiny(*GENES_ONLY, change, *(("strategy.proximal_mu=5",) if "fedprox" in change else ()))).train()
+    several_steps = (*GENES_ONLY, "training.batch_size=4")  # the proximal term is zero in the first step of a round
+    base, changed = Federation(tiny(*several_steps)).train(), Federation(tiny(*several_steps, change)).train()
     assert any(not np.array_equal(base.weights[name], changed.weights[name]) for name in base.weights)

@@ -98,7 +98,14 @@ def test_float32_values_do_not_overflow_the_norm():
 
 @pytest.mark.parametrize(
     ("size_band", "limit", "most"),
-    [(0, 100_000, 0), (1, 100_000, 9), (250, 100_000, 499), (1000, 100_000, 100_000), (1000, 1200, 1200), (250, 300, 300)],
+    [
+        (0, 100_000, 0),
+        (1, 100_000, 9),
+        (250, 100_000, 499),
+        (1000, 100_000, 100_000),
+        (1000, 1200, 1200),
+        (250, 300, 300),
+    ],
 )
 def test_the_most_patients_a_band_allows(size_band, limit, most):
     assert most_patients(facts(size_band), FederationConfig(max_patients_per_site=limit)) == most

@@ -21,7 +21,13 @@ AGREEMENT = Agreement(
 
 def entry(num_rounds):
     rounds = tuple(
-        RoundRecord(r, {"north": {"trained": {"head": 3}, "train_loss": 1 / r}, "south": {"failure": "x", "code": 108}}, 0.1, 5, 6)
+        RoundRecord(
+            r,
+            {"north": {"trained": {"head": 3}, "train_loss": 1 / r}, "south": {"failure": "x", "code": 108}},
+            0.1,
+            5,
+            6,
+        )
         for r in range(1, num_rounds + 1)
     )
     return JournalEntry(

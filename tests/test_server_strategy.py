@@ -75,7 +75,9 @@ def momentum_twin(config):
     weights, velocity = some_weights(999), dict.fromkeys(SHAPES, 0.0)
     for server_round in (1, 2):
         for name in SHAPES:
-            velocity[name] = config["server_momentum"] * velocity[name] + weights[name] - weighted_mean(server_round, name)
+            velocity[name] = (
+                config["server_momentum"] * velocity[name] + weights[name] - weighted_mean(server_round, name)
+            )
             weights[name] = weights[name] - config["server_learning_rate"] * velocity[name]
         yield dict(weights)
 

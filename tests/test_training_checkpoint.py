@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-
 from federation_fixtures import GENES_ONLY, Federation, tiny
+
 from memamba_core.errors import CheckpointError
 from memamba_core.training.checkpoint import (
     Checkpoint,
@@ -27,7 +27,9 @@ def checkpoint():
     federation = Federation(tiny(*GENES_ONLY))
     agreement = settle(federation.grid(), federation.run(), federation.cohort.signatures).agreement
     experiment = federation.config.experiment
-    weights = {name: array + np.float32(0.1) for name, array in weights_of(initial_model(experiment, agreement)).items()}
+    weights = {
+        name: array + np.float32(0.1) for name, array in weights_of(initial_model(experiment, agreement)).items()
+    }
     return Checkpoint(weights, experiment, agreement, 7, code_digest())
 
 

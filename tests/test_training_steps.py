@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from federation_fixtures import Federation, tiny
+
 from memamba_core.config.experiment import OptimizerConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.training import trainer
@@ -191,7 +191,7 @@ def test_a_large_mu_holds_the_weights_where_they_were(parts):
 
 
 def test_steps_with_a_gradient_that_is_not_finite_are_left_out(parts, monkeypatch, caplog):
-    experiment, agreement, dataset = parts
+    experiment, agreement, _ = parts
     likelihood = trainer._likelihood
     calls = []
 

@@ -62,7 +62,9 @@ def test_a_message_comes_back_as_it_was_sent(message_type, data):
 
 
 def test_empty_lists_and_array_sets_survive():
-    request = StatisticsRequest(run_id="r", config_digest="d", fold=0, gene_columns=(), scale_features=False)
+    request = StatisticsRequest(
+        run_id="r", config_digest="d", fold=0, gene_columns=(), scale_features=False, count_events=True
+    )
     assert StatisticsRequest.from_payload(from_records(to_records(request))) == request
     reply = StatisticsReply(genes={}, features={}, events={})
     back = StatisticsReply.from_payload(from_records(to_records(reply)))
@@ -108,7 +110,14 @@ def npy_of_objects():
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"not an array", b"PK\x03\x04 not a zip", zip_of_an_array(), npy_that_claims_a_huge_shape(), npy_of_objects()],
+    [
+        b"",
+        b"not an array",
+        b"PK\x03\x04 not a zip",
+        zip_of_an_array(),
+        npy_that_claims_a_huge_shape(),
+        npy_of_objects(),
+    ],
     ids=["empty", "text", "broken zip", "zip", "petabyte", "pickled objects"],
 )
 def test_bytes_that_are_no_array_are_refused(data):

@@ -9,7 +9,11 @@ from memamba_core.config.base import Settings
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import ClinicalTable, DisclosureConfig, FeatureFolder, GenomicsTable
 
-__all__ = ["CohortConfig", "PartitionConfig", "SimulationConfig", "SyntheticConfig"]
+__all__ = ["MACHINE_SETTINGS", "CohortConfig", "PartitionConfig", "SimulationConfig", "SyntheticConfig"]
+
+
+MACHINE_SETTINGS = ("workers", "threads", "device")
+"""Settings of the machine, not of the result: a resumed run may have others."""
 
 
 class SyntheticConfig(Settings):

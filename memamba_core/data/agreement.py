@@ -27,6 +27,7 @@ from memamba_core.survival.time_bins import edges_from_event_counts, grid_cells
 __all__ = [
     "Agreement",
     "ColumnMoments",
+    "agree_on_time_bins",
     "build_agreement",
     "check_declarations",
     "column_moments",
@@ -309,7 +310,7 @@ def build_agreement(
     gene_columns: tuple[str, ...],
     genes: ColumnMoments,
     features: ColumnMoments | None,
-    event_counts: IntArray | None,
+    time_bin_edges: tuple[float, ...],
     signatures: Mapping[str, tuple[str, ...]] | None,
 ) -> Agreement:
     """The agreement from the sites' declarations and their summed statistics.
@@ -322,7 +323,7 @@ def build_agreement(
         gene_columns: the columns that `genes` counts.
         genes: summed moments of transformed gene values.
         features: summed moments of transformed features, None where they are not scaled.
-        event_counts: summed events per cell of the time grid; None uses the public edges.
+        time_bin_edges: from `agree_on_time_bins`.
         signatures: gene groups, symbol lists by name; needed for `gene_groups=signatures`.
 
     Raises:
@@ -345,7 +346,7 @@ def build_agreement(
             members.setdefault(family, []).append(index)
         families = {family: tuple(indices) for family, indices in members.items()}
     return Agreement(
-        time_bin_edges=_time_bin_edges(config, event_counts),
+        time_bin_edges=time_bin_edges,
         gene_columns=tuple(columns[i] for i in used),
         gene_groups={name: tuple(position[i] for i in indices) for name, indices in groups.items()},
         encoder=first.encoder if first else "",
@@ -365,16 +366,9 @@ def _feature_scale(features: ColumnMoments) -> FloatArray:
     return np.where(std > 1e-6, std, 1.0)
 
 
-def _time_bin_edges(config: AgreementConfig, event_counts: IntArray | None) -> tuple[float, ...]:
-    if event_counts is None:
-        return config.public_edges
-    edges = edges_from_event_counts(event_counts, config.grid_step_months, config.num_bins)
-    if edges is None:
-        _log.warning(
-            "%d events over the floors give fewer than %d distinct time-bin edges; the public edges %s months apply",
-            int(event_counts.sum()),
-            config.num_bins - 1,
-            list(config.public_edges),
-        )
-        return config.public_edges
-    return edges
+def agree_on_time_bins(config: AgreementConfig, event_counts: IntArray) -> tuple[float, ...] | None:
+    """The K-1 inner edges from events summed over sites; None where too few are over the floors.
+
+    Then the public edges of the settings apply, and whoever asked says so.
+    """
+    return edges_from_event_counts(event_counts, config.grid_step_months, config.num_bins)

@@ -1,0 +1,31 @@
+"""The agreement over the wire: what is asked of the hospitals, and what the run says where the data do not suffice."""
+
+from federation_fixtures import GENES_ONLY, Federation, tiny
+
+from server.settle import settle
+
+
+def test_public_time_bins_ask_no_counts_of_the_hospitals():
+    federation = Federation(tiny(*GENES_ONLY, "agreement.time_bins=public"))
+    seen = []
+
+    def watch(message, reply):
+        if message.metadata.message_type == "query.statistics":
+            seen.append((message.content["fields"]["count-events"], "events" in reply.content.array_records))
+        return reply
+
+    federation.faults = dict.fromkeys(federation.sites, watch)
+    settlement = settle(federation.grid(), federation.run(), federation.cohort.signatures)
+    assert settlement.agreement.time_bin_edges == federation.config.experiment.agreement.public_edges
+    assert settlement.warnings == ()
+    assert seen
+    assert not any(asked for asked, _ in seen)
+
+
+def test_too_few_distinct_edges_fall_back_to_the_public_ones_and_the_run_says_so():
+    federation = Federation(tiny(*GENES_ONLY, "agreement.grid_step_months=1000"))
+    settlement = settle(federation.grid(), federation.run(), federation.cohort.signatures)
+    assert settlement.agreement.time_bin_edges == federation.config.experiment.agreement.public_edges
+    assert any("fewer than 3 distinct time-bin edges; the public edges" in w for w in settlement.warnings)
+    result = federation.train()
+    assert result.warnings == settlement.warnings

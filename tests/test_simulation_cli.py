@@ -1,0 +1,84 @@
+"""`flower-simulate` at the keyboard: a mistake is exit code 2 and one sentence that says what to do."""
+
+import json
+
+import pytest
+from federation_fixtures import GENES_ONLY, tiny
+
+from simulation import cli
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["flower-simulate", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder, and no data named in the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEMAMBA_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["federation.num_round=3"], ["unknown setting", "num_round", "num_rounds"]),
+        (["typo=1"], ["unknown setting 'typo'", "methods"]),
+        (["data.synthetic.patients=10"], ["patients", "num_patients"]),
+        (["strategy=fedavgg"], ["fedavgg", "fedavgm"]),
+        (["data=nowhere"], ["data/nowhere", "synthetic"]),
+        (["data=tcga_blca"], ["data.root=FOLDER", "MEMAMBA_DATA"]),
+        (["data=tcga_blca", "data.root=/no/such/folder"], ["/no/such/folder", "no such folder", "data.root=FOLDER"]),
+        (["federation.num_rounds=0"], ["num_rounds", "0", "greater than or equal to 1"]),
+        (["federation.num_rounds=many"], ["num_rounds", "many", "integer"]),
+        (["resume=nothing-there"], ["nothing-there", "settings.json", "interrupted run"]),
+        (["resume=a", "federation.num_rounds=3"], ["takes its settings from a", "federation.num_rounds=3"]),
+        (["methods=[]"], ["methods", "federated"]),
+        (["model=genomics", "data.synthetic.missing_genes=0.7", "data.synthetic.missing_slides=0.7"], ["add up"]),
+        (["export-sites"], ["output_dir=FOLDER"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(here, monkeypatch, capsys, arguments, words):
+    assert call(monkeypatch, *arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.strip().splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+    assert list(here.iterdir()) == []
+
+
+def test_a_run_prints_its_table_and_writes_where_it_says(here, monkeypatch, capsys):
+    assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 0
+    shown = capsys.readouterr().out
+    assert "48 patients" in shown
+    assert "Federated" in shown
+    assert "permissive: nothing leaves" in shown
+    summary = json.loads((here / "out" / "summary.json").read_text())
+    assert f"{summary['folds'][0]['federated']:.3f}" in shown
+    assert [path.name for path in here.iterdir()] == ["out"]
+    settings = json.loads((here / "out" / "settings.json").read_text())
+    assert "federation.num_rounds=2" in settings["overrides"]
+    assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 2
+    assert "out is not empty" in capsys.readouterr().err
+    assert call(monkeypatch, "resume=out", "threads=1") == 0  # a finished run: nothing is done again
+    assert json.loads((here / "out" / "summary.json").read_text())["folds"] == summary["folds"]
+
+
+def test_a_file_in_the_way_is_said(here, monkeypatch, capsys):
+    (here / "out").write_text("mine")
+    assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 2
+    assert "output_dir=out is a file" in capsys.readouterr().err
+    assert (here / "out").read_text() == "mine"
+
+
+def test_a_settings_file_that_is_damaged_is_said(here, monkeypatch, capsys):
+    (here / "out").mkdir()
+    (here / "out" / "settings.json").write_text("{")
+    assert call(monkeypatch, "resume=out") == 2
+    assert "settings.json" in capsys.readouterr().err
