@@ -31,7 +31,8 @@ from memamba_core.survival.metrics import concordance_index
 from server.settle import Run
 from simulation.cohort import SimulatedCohort, prepare_cohort
 from simulation.folds import assign_folds
-from simulation.methods import agree_only, open_grid, predict_weights, train_federated, train_pooled
+from simulation.grid import open_grid
+from simulation.methods import agree_only, predict_weights, train_federated, train_pooled
 
 HELD_OUT = 0  # of the four inner folds
 

@@ -9,13 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.clientapp import ClientApp
 
-from client.app import build_client_app
-from client.local import SiteWorker
-from client.models import ModelCache
 from memamba_core.config.experiment import Experiment
-from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.data.records import Cohort
@@ -34,15 +29,13 @@ from server.journal import Journal
 from server.rounds import FederationResult, Observer, run_federation
 from server.settle import Run, settle
 
-from .cohort import SimulatedCohort, prepare_cohort
-from .local_grid import InlineRunner, LocalGrid, ProcessRunner, Runner
+from .cohort import SimulatedCohort
+from .local_grid import LocalGrid
 
 __all__ = [
     "LocalOutcome",
     "PooledOutcome",
     "agree_only",
-    "build_worker_app",
-    "open_grid",
     "predict_fold",
     "predict_weights",
     "test_metrics",
@@ -75,32 +68,6 @@ class LocalOutcome:
     c_index: float | None
     sites: dict[str, dict[str, Any]]
     seconds: float
-
-
-def open_grid(
-    config: SimulationConfig,
-    cohort: SimulatedCohort,
-    on_reply: Callable[[str], None] | None = None,
-) -> LocalGrid:
-    """A grid over the simulated hospitals, in this process or in `config.workers` others."""
-    if not config.workers:
-        workers, models = {}, ModelCache()
-        for name, site in cohort.sites.items():
-            workers[name] = SiteWorker(site, models)
-        runner: Runner = InlineRunner(build_client_app(lambda context: workers[str(context.node_config["site"])]))
-    else:
-        runner = ProcessRunner(build_worker_app, (config.model_dump(mode="json"),), list(cohort.sites), config.workers)
-    return LocalGrid(list(cohort.sites), runner, on_reply)
-
-
-def build_worker_app(settings: dict[str, Any]) -> ClientApp:
-    """The ClientApp of a worker process, which reads the cohort again: only plain settings cross the border."""
-    import torch
-
-    torch.set_num_threads(1)
-    cohort, models = prepare_cohort(SimulationConfig.parse(settings, "worker")), ModelCache()
-    workers = {name: SiteWorker(site, models) for name, site in cohort.sites.items()}
-    return build_client_app(lambda context: workers[str(context.node_config["site"])])
 
 
 def train_federated(

@@ -25,9 +25,9 @@ from server.journal import Journal
 from server.settle import Run
 
 from .cohort import SimulatedCohort, prepare_cohort
+from .grid import open_grid
 from .methods import (
     agree_only,
-    open_grid,
     predict_weights,
     test_metrics,
     train_federated,

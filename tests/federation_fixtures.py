@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from flwr.app import Context, Message
 
@@ -43,6 +44,9 @@ Fault = Callable[[Message, Message], Message]
 """From a request and the honest answer to what the hospital sends instead; it may raise."""
 
 
+_compose = cache(compose_simulation)  # Hydra takes as long as two rounds; settings are frozen
+
+
 def tiny(*overrides: str) -> tuple[str, ...]:
     """`TINY` with changes; each key once, because Hydra refuses a key that is given twice."""
     merged = dict(o.split("=", 1) for o in (*TINY, *overrides))
@@ -64,7 +68,7 @@ class Federation:
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.config: SimulationConfig = compose_simulation(self.overrides)
+        self.config: SimulationConfig = _compose(self.overrides)
         self.cohort: SimulatedCohort = prepare_cohort(self.config)
         self.restart()
 

@@ -99,12 +99,15 @@ PLANTED = (
     "data.synthetic.censoring=0.3",
     "model.dropout=0.1",
     "training.batch_size=32",
-    "federation.num_rounds=20",
-    "federation.local_epochs=2",
     "methods=[federated,pooled]",
     "threads=1",
 )
-GENES = ("data.synthetic.risk=genes", "data.synthetic.patches=[1,1]", "model=genomics")
+GENES = (
+    "data.synthetic.risk=genes",
+    "data.synthetic.patches=[1,1]",
+    "model=genomics",
+    "federation.num_rounds=15",
+)
 PATCHES = (
     "data.synthetic.risk=patches",
     "data.synthetic.patches=[24,24]",  # bags of one size are computed together
@@ -112,6 +115,8 @@ PATCHES = (
     "model=pathology",
     "model.d_model=16",
     "model.d_state=4",
+    "federation.num_rounds=15",
+    "federation.local_epochs=2",
     "federation.optimizer.learning_rate=0.003",
     "training.optimizer.learning_rate=0.003",
 )

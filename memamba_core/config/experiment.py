@@ -98,8 +98,8 @@ class ModelConfig(Settings):
     """SELU self-normalises (Klambauer 2017); ELU is what MCAT's code does."""
     gene_dropout: Literal["plain", "alpha"] = "plain"
     """Dropout in the group networks. Alpha dropout is the self-normalising choice; plain did better on real cohorts."""
-    dropout: float = Field(0.25, ge=0, lt=1)
-    """Dropout rate in token networks and head."""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """Dropout rate in token networks and head; cohorts of a few hundred patients want much of it."""
     linear_skip: bool = True
     """This project's own: a linear path from the scaled genes to one shift of all logits."""
     transport: Literal["relaxed", "sinkhorn", "unbalanced", "exact"] = "relaxed"
@@ -198,8 +198,11 @@ class FederationConfig(Settings):
     num_rounds: int = Field(20, ge=1, le=10_000)
     local_epochs: int = Field(1, ge=1, le=100)
     """Passes over a site's patients in a round."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """At the sites; its state is new each round."""
+    optimizer: OptimizerConfig = OptimizerConfig(
+        name="sgd", learning_rate=0.3, weight_decay=0.0, skip_weight_decay=0.0
+    )
+    """At the sites; its state is new each round. Plain SGD did better than AdamW where sites have a handful of patients
+    (docs/RESULTS.md); its weight decay is not decoupled from so large a learning rate, hence none."""
     min_results: int = Field(1, ge=1)
     """Fewest accepted answers for a round to count."""
     round_timeout_s: float = Field(3600.0, gt=0)

@@ -19,7 +19,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-__all__ = ["LANES", "TILE", "scan_backward", "scan_forward", "sum_parts"]
+__all__ = ["EXP2_TABLE", "LANES", "TILE", "scan_backward", "scan_forward", "sum_parts"]
 
 LANES: Final = 16
 """Channels in a vector."""
@@ -60,13 +60,13 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, _IR_VECTOR)
 
 
-def _instruction(emit: Callable[..., Any], arity: int, result: Any = _vector) -> Any:
+def _instruction(emit: Callable[..., Any], arity: int) -> Any:
     """A function of `arity` vectors that is one or a few LLVM instructions: `emit(builder, *values)`."""
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return emit(builder, *values)
 
-    signature = result(*[_vector] * arity)
+    signature = _vector(*[_vector] * arity)
     if arity == 1:
         return intrinsic(lambda typing, a: (signature, lower))
     if arity == 2:
@@ -79,16 +79,6 @@ def _emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     # `fmuladd` and not `fma`: without the instruction it is two, and not 16 calls of a library.
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
     return builder.call(function, [a, b, c])
-
-
-def _emit_lane_sum(builder: Any, a: Any) -> Any:
-    width = LANES
-    while width > 1:
-        width //= 2
-        low, high = (ir.Constant(ir.VectorType(_IR_INDEX, width), list(range(s, s + width))) for s in (0, width))
-        undefined = ir.Constant(a.type, ir.Undefined)
-        a = builder.fadd(builder.shuffle_vector(a, undefined, low), builder.shuffle_vector(a, undefined, high))
-    return builder.extract_element(a, _IR_INDEX(0))
 
 
 def _emit_low_bits_as_exponent(builder: Any, a: Any) -> Any:
@@ -109,8 +99,6 @@ where_negative = _instruction(
     3,
 )
 """b where a < 0, c elsewhere."""
-lane_sum = _instruction(_emit_lane_sum, 1, types.float32)
-"""The sum over the lanes, always in the same order."""
 _low_bits_as_exponent = _instruction(_emit_low_bits_as_exponent, 1)
 _add = _instruction(lambda builder, a, b: builder.fadd(a, b), 2)
 _sub = _instruction(lambda builder, a, b: builder.fsub(a, b), 2)
@@ -193,6 +181,32 @@ def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def lane_sums(typing: Any, array: Any, index: Any, step: Any) -> Any:
+    """Lane i of the result is the sum over the lanes of the i-th vector: they lie `step` numbers apart."""
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        first = _address(context, builder, array, index, values, ir.FloatType())
+        vectors = []
+        for i in range(LANES):
+            offset = builder.mul(values[2], ir.Constant(values[2].type, i))
+            vectors.append(builder.load(builder.bitcast(builder.gep(first, [offset]), _IR_VECTOR.as_pointer())))
+            vectors[-1].align = 4
+        # Half as many vectors with twice as many sums each, until it is one vector of LANES sums.
+        width = LANES
+        while width > 1:
+            width //= 2
+            halves = [lane for lane in range(2 * LANES) if not lane & width]
+            masks = [ir.Constant(_IR_BITS, [lane + shift for lane in halves]) for shift in (0, width)]
+            vectors = [
+                builder.fadd(*(builder.shuffle_vector(a, b, mask) for mask in masks))
+                for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+            ]
+        return vectors[0]
+
+    return _vector(array, index, step), lower
+
+
+@intrinsic
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
     """Asks for the cache line of `array[index]`, which may lie outside of the array."""
 
@@ -206,50 +220,70 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
     return types.none(array, index), lower
 
 
+_helper = njit(nogil=True, error_model="numpy")
 _inlined = njit(forceinline=True, nogil=True, error_model="numpy")
 
-# 2^f for |f| <= 1/2: 1 + f (c1 + f (c2 + ...)), relative error 2e-9, fitted by us. Exact at 0, where slow decays are.
-_EXP2_C1, _EXP2_C2, _EXP2_C3 = 0.6931471824645996, 0.24022647738456726, 0.055503323674201965
-_EXP2_C4, _EXP2_C5, _EXP2_C6 = 0.00961843691766262, 0.0013398875016719103, 0.00015353361959569156
 # Adding it rounds to whole numbers and leaves them, plus the bias 127 of an exponent, in the lowest bits.
 _ROUNDING = float(3 * 2**22 + 127)
+# 2^f for |f| <= 1/2 is 1 + f (c1 + f (c2 + ...)), relative error 2e-9. Exact at 0, where slow decays are. The fits here
+# and below are our own: least maximum of the relative error (Lawson's iteration).
+EXP2_TABLE = np.array(
+    [
+        _ROUNDING,
+        0.00015353361959569156, 0.0013398875016719103, 0.00961843691766262,
+        0.055503323674201965, 0.24022647738456726, 0.6931471824645996, 1.0,
+    ],
+    np.float32,
+)  # fmt: skip
+"""What `exp2` needs in registers. An argument of the kernels: LLVM would load constants again in every step."""
 _LOG2_E, _LN2 = 1.4426950408889634, 0.6931471805599453
 _LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.428606765330187e-06  # the first has few bits: its multiples are exact
-# log((1 + s) / (1 - s)) = s (2 + s^2 (c1 + ...)) for s <= 1/3, relative error 4e-9, fitted by us.
+# log((1 + s) / (1 - s)) = s (2 + s^2 (c1 + ...)) for s <= 1/3, relative error 4e-9.
 _LOG_C1, _LOG_C2, _LOG_C3, _LOG_C4 = 0.666664183139801, 0.4002152681350708, 0.28001806139945984, 0.2801198959350586
+_SMALLEST_EXPONENT, _LARGEST_EXPONENT = -127.0, 128.0  # 0 and infinity
 
 
 @_inlined
 @no_type_check
-def _scaled_power_of_two(fraction, rounded):
+def _exp2_constants(table):
+    """`EXP2_TABLE` as vectors."""
+    return (
+        broadcast(table, (0,)), broadcast(table, (1,)), broadcast(table, (2,)), broadcast(table, (3,)),
+        broadcast(table, (4,)), broadcast(table, (5,)), broadcast(table, (6,)), broadcast(table, (7,)),
+    )  # fmt: skip
+
+
+@_inlined
+@no_type_check
+def _scaled_power_of_two(fraction, rounded, constants):
     """2^fraction times the power of two whose exponent is in the lowest bits of `rounded`."""
-    p = fma(fraction, splat(_EXP2_C6), splat(_EXP2_C5))
-    p = fma(fraction, p, splat(_EXP2_C4))
-    p = fma(fraction, p, splat(_EXP2_C3))
-    p = fma(fraction, p, splat(_EXP2_C2))
-    p = fma(fraction, p, splat(_EXP2_C1))
-    p = fma(fraction, p, splat(1.0))
+    p = fma(fraction, constants[1], constants[2])
+    p = fma(fraction, p, constants[3])
+    p = fma(fraction, p, constants[4])
+    p = fma(fraction, p, constants[5])
+    p = fma(fraction, p, constants[6])
+    p = fma(fraction, p, constants[7])
     return p * _low_bits_as_exponent(rounded)
 
 
 @_inlined
 @no_type_check
-def exp2(x):
-    """2^x; 0 below 2^-126, infinite from 2^127.5 on."""
-    x = smaller(larger(x, splat(-127.0)), splat(128.0))
-    rounded = x + splat(_ROUNDING)
-    return _scaled_power_of_two(x - (rounded - splat(_ROUNDING)), rounded)
+def exp2(x, constants):
+    """2^x for x <= 128, where it is infinite; 0 below 2^-126. Larger x are for the caller to keep away."""
+    x = larger(x, splat(_SMALLEST_EXPONENT))
+    rounded = x + constants[0]
+    return _scaled_power_of_two(x - (rounded - constants[0]), rounded, constants)
 
 
 @_inlined
 @no_type_check
-def exp_of_negative(x):
+def exp_of_negative(x, constants):
     """e^x for x <= 0, to the last bit or two: x is not scaled, which would cost digits where it is large."""
     x = larger(x, splat(-88.0))
-    rounded = fma(x, splat(_LOG2_E), splat(_ROUNDING))
-    whole = rounded - splat(_ROUNDING)
+    rounded = fma(x, splat(_LOG2_E), constants[0])
+    whole = rounded - constants[0]
     rest = fma(whole, splat(-_LN2_LOW), fma(whole, splat(-_LN2_HIGH), x))
-    return _scaled_power_of_two(rest * splat(_LOG2_E), rounded)
+    return _scaled_power_of_two(rest * splat(_LOG2_E), rounded, constants)
 
 
 @_inlined
@@ -260,17 +294,17 @@ def _minus_magnitude(x):
 
 @_inlined
 @no_type_check
-def sigmoid(x):
+def sigmoid(x, constants):
     """1 / (1 + e^-x), with a full relative precision on both sides."""
-    w = exp_of_negative(_minus_magnitude(x))
+    w = exp_of_negative(_minus_magnitude(x), constants)
     return where_negative(x, w, splat(1.0)) / (splat(1.0) + w)
 
 
 @_inlined
 @no_type_check
-def softplus(x):
+def softplus(x, constants):
     """log(1 + e^x), with a full relative precision where it is nearly 0, too."""
-    w = exp_of_negative(_minus_magnitude(x))
+    w = exp_of_negative(_minus_magnitude(x), constants)
     s = w / (splat(2.0) + w)
     square = s * s
     p = fma(square, splat(_LOG_C4), splat(_LOG_C3))
@@ -282,71 +316,96 @@ def softplus(x):
 
 @_inlined
 @no_type_check
-def _load_some(array, b, t, e, width):
-    """A vector of channels, filled up with 0 where there are fewer than LANES."""
-    if width == LANES:
+def _load_some(array, b, t, e, spare):
+    """The vector of channels from e on, filled up with 0 where there are no more; `spare` is work memory."""
+    if e + LANES <= array.shape[2]:
         return load(array, (b, t, e))
-    padded = np.zeros(LANES, np.float32)
-    for lane in range(width):
-        padded[lane] = array[b, t, e + lane]
-    return load(padded, (0,))
+    for lane in range(LANES):
+        spare[lane] = array[b, t, e + lane] if e + lane < array.shape[2] else np.float32(0.0)
+    return load(spare, (0,))
 
 
 @_inlined
 @no_type_check
-def _store_some(array, b, t, e, width, vector):
-    """Writes the first `width` lanes."""
-    if width == LANES:
+def _store_some(array, b, t, e, vector, spare):
+    """Writes a vector to the channels from e on, as many as there are; `spare` is work memory."""
+    if e + LANES <= array.shape[2]:
         store(array, (b, t, e), vector)
     else:
-        padded = np.empty(LANES, np.float32)
-        store(padded, (0,), vector)
-        for lane in range(width):
-            array[b, t, e + lane] = padded[lane]
+        store(spare, (0,), vector)
+        for lane in range(array.shape[2] - e):
+            array[b, t, e + lane] = spare[lane]
 
 
-@_inlined
+@_helper
 @no_type_check
 def _aligned(size):
-    """Work memory of `size` floats that starts with a cache line."""
-    memory = np.empty(size + LANES, np.float32)
+    """Work memory of `size` floats, all 0, that starts with a cache line."""
+    memory = np.zeros(size + LANES, np.float32)
     start = (-memory.ctypes.data % 64) // 4
     return memory[start : start + size]
 
 
 # ---------------------------------------------------------------------------------------------------- kernels
 #
-# Work memory is a flat array of vectors: of the tile (a vector per step), of the block (a vector per state and
-# channel vector), or of both. A name ending in T holds a vector per step, in N one per state.
+# Work memory is flat. A tile's holds a row of vectors per step, one vector after the other, because what is read
+# together should lie together; these are their places in the row. Places of states are multiples of LANES, too.
+
+_STEP: Final = 0 * LANES  # delta with bias and softplus, kept from overflowing a decay
+_DRIVE: Final = 1 * LANES  # delta u
+_Y: Final = 2 * LANES  # the output before the gate
+_FORWARD_ROW: Final = 3 * LANES
+_GRAD_Y: Final = 3 * LANES
+_GRAD_DRIVE: Final = 4 * LANES
+_GRAD_POWER: Final = 5 * LANES  # gradient at delta, through the decays, times log2(e)
+_SLOPE: Final = 6 * LANES  # of softplus
+_DECAY: Final = 7 * LANES  # of two states
+_BEFORE: Final = 9 * LANES  # two states before the step
+_BACKWARD_ROW: Final = 11 * LANES
+
+
+@_helper
+@no_type_check
+def _gather_rates(A, first, rates, per_vector, least_step, most_step):
+    """A log2(e) from channel `first` on, vector by vector and in it state by state.
+
+    And the steps between which no decay overflows: beyond them it is as infinite as there.
+    """
+    channels, states = A.shape
+    for lane in range(len(least_step)):
+        least, most = np.float32(-np.inf), np.float32(np.inf)
+        for n in range(states):
+            rate = A[first + lane, n] * np.float32(_LOG2_E) if first + lane < channels else np.float32(0.0)
+            rates[lane // LANES * per_vector + n * LANES + lane % LANES] = rate
+            if rate < 0.0:
+                least = max(least, np.float32(_LARGEST_EXPONENT) / rate)
+            elif rate > 0.0:
+                most = min(most, np.float32(_LARGEST_EXPONENT) / rate)
+        least_step[lane], most_step[lane] = least, most
+
+
+@_helper
+@no_type_check
+def _gather_row(row, first, out):
+    """row[first:], with 0 behind the end."""
+    for lane in range(len(out)):
+        out[lane] = row[first + lane] if first + lane < len(row) else np.float32(0.0)
 
 
 @_inlined
 @no_type_check
-def _gather(matrix, e, scale, out, start):
-    """Row by row of matrix (E, N): from channel e on, a vector per state, times `scale`, to `out` from `start` on."""
-    channels, states = matrix.shape
-    for n in range(states):
-        for lane in range(LANES):
-            value = matrix[e + lane, n] * np.float32(scale) if e + lane < channels else np.float32(0.0)
-            out[start + n * LANES + lane] = value
+def _copy_tile(sequence, b, start, steps, out, stride, spare):
+    """The tile of a (B, L, N) sequence to `out`, a row of `stride` numbers per step."""
+    for t in range(steps):
+        for n in range(0, stride, LANES):
+            store(out, (t * stride + n,), _load_some(sequence, b, start + t, n, spare))
 
 
 @_inlined
 @no_type_check
-def _gather_row(row, e, out):
-    """The vector that starts at row[e], with 0 behind the end; `out` is work memory."""
-    for lane in range(LANES):
-        out[lane] = row[e + lane] if e + lane < len(row) else np.float32(0.0)
-    return load(out, (0,))
-
-
-@_inlined
-@no_type_check
-def _transpose(sequence, b, start, steps, out):
-    """The tile of a (B, L, N) sequence to `out`, state by state, TILE numbers each."""
-    for n in range(sequence.shape[2]):
-        for t in range(steps):
-            out[n * TILE + t] = sequence[b, start + t, n]
+def _clear(memory, size):
+    for at in range(0, size, LANES):
+        store(memory, (at,), splat(0.0))
 
 
 @_inlined
@@ -362,7 +421,9 @@ def _add_to(total, lost, at, term):
 
 @_kernel
 @no_type_check
-def scan_forward(first, last, rows, vectors, softplus_delta, u, delta, A, B, C, D, z, delta_bias, y, checkpoints):
+def scan_forward(
+    first, last, rows, vectors, softplus_delta, u, delta, A, B, C, D, z, delta_bias, exp2_table, y, checkpoints
+):
     """Blocks first..last-1 of the forward pass, which writes `y` and `checkpoints`.
 
     A block is `rows` sequences by `vectors` x LANES channels; blocks are numbered channels first. Layouts are
@@ -370,71 +431,77 @@ def scan_forward(first, last, rows, vectors, softplus_delta, u, delta, A, B, C, 
     not there (`D`, `z`, `delta_bias`; checkpoints if nobody will need them) has length 0.
     """
     batch, length, channels = u.shape
-    per_vector = (A.shape[1] + 1) // 2 * 2 * LANES
+    states = A.shape[1]
+    per_vector = (states + 1) // 2 * 2 * LANES
+    stride = (states + LANES - 1) // LANES * LANES
     groups = -(-channels // (vectors * LANES))
-    rate_N, state_N = _aligned(vectors * per_vector), _aligned(vectors * per_vector)
-    B_NT, C_NT = np.zeros(TILE * per_vector, np.float32), np.zeros(TILE * per_vector, np.float32)
-    step_T, drive_T, y_T = _aligned(TILE * LANES), _aligned(TILE * LANES), _aligned(TILE * LANES)
+    constants = _exp2_constants(exp2_table)
+    rates, state = _aligned(vectors * per_vector), _aligned(vectors * per_vector)
+    bias_E, bypass_E = _aligned(vectors * LANES), _aligned(vectors * LANES)
+    least_step, most_step = _aligned(vectors * LANES), _aligned(vectors * LANES)
+    B_tile, C_tile, tile = _aligned(TILE * stride), _aligned(TILE * stride), _aligned(TILE * _FORWARD_ROW)
     spare = _aligned(LANES)
-    rate_N[:] = 0.0
     for block in range(first, last):
         first_row, first_channel = block // groups * rows, block % groups * vectors * LANES
-        last_channel = min(first_channel + vectors * LANES, channels)
-        for e in range(first_channel, last_channel, LANES):
-            _gather(A, e, _LOG2_E, rate_N, (e - first_channel) // LANES * per_vector)
+        _gather_rates(A, first_channel, rates, per_vector, least_step, most_step)
+        _gather_row(delta_bias, first_channel, bias_E)
+        _gather_row(D, first_channel, bypass_E)
         for b in range(first_row, min(first_row + rows, batch)):
-            state_N[:] = 0.0
+            _clear(state, vectors * per_vector)
             for start in range(0, length, TILE):
                 steps = min(TILE, length - start)
-                _transpose(B, b, start, steps, B_NT)
-                _transpose(C, b, start, steps, C_NT)
-                for e in range(first_channel, last_channel, LANES):
-                    width = min(LANES, channels - e)
-                    own = (e - first_channel) // LANES * per_vector
-                    bias, bypass = _gather_row(delta_bias, e, spare), _gather_row(D, e, spare)
+                _copy_tile(B, b, start, steps, B_tile, stride, spare)
+                _copy_tile(C, b, start, steps, C_tile, stride, spare)
+                for e in range(first_channel, min(first_channel + vectors * LANES, channels), LANES):
+                    lane = e - first_channel
+                    own = lane // LANES * per_vector
+                    bias, bypass = load(bias_E, (lane,)), load(bypass_E, (lane,))
+                    least, most = load(least_step, (lane,)), load(most_step, (lane,))
                     for t in range(steps):
                         prefetch(u, (b, start + TILE + t, e))
                         prefetch(delta, (b, start + TILE + t, e))
-                        u_t = _load_some(u, b, start + t, e, width)
-                        step = _load_some(delta, b, start + t, e, width) + bias
+                        u_t = _load_some(u, b, start + t, e, spare)
+                        step = _load_some(delta, b, start + t, e, spare) + bias
                         if softplus_delta:
-                            step = softplus(step)
-                        store(step_T, (t * LANES,), step)
-                        store(drive_T, (t * LANES,), step * u_t)
-                        store(y_T, (t * LANES,), bypass * u_t)
+                            step = softplus(step, constants)
+                        row = t * _FORWARD_ROW
+                        store(tile, (row + _STEP,), smaller(larger(step, least), most))
+                        store(tile, (row + _DRIVE,), step * u_t)
+                        store(tile, (row + _Y,), bypass * u_t)
 
-                    for at in range(0, per_vector, 2 * LANES):  # two states at a time: half the traffic
-                        n = at // LANES * TILE
-                        rate_0, rate_1 = load(rate_N, (own + at,)), load(rate_N, (own + at + LANES,))
-                        h_0, h_1 = load(state_N, (own + at,)), load(state_N, (own + at + LANES,))
+                    for n in range(0, states, 2):  # two states at a time: half the traffic
+                        at_0, at_1 = own + n * LANES, own + (n + 1) * LANES
+                        rate_0, rate_1 = load(rates, (at_0,)), load(rates, (at_1,))
+                        h_0, h_1 = load(state, (at_0,)), load(state, (at_1,))
                         for t in range(steps):
-                            step, drive = load(step_T, (t * LANES,)), load(drive_T, (t * LANES,))
-                            h_0 = fma(exp2(step * rate_0), h_0, drive * broadcast(B_NT, (n + t,)))
-                            h_1 = fma(exp2(step * rate_1), h_1, drive * broadcast(B_NT, (n + TILE + t,)))
-                            y_t = fma(broadcast(C_NT, (n + t,)), h_0, load(y_T, (t * LANES,)))
-                            store(y_T, (t * LANES,), fma(broadcast(C_NT, (n + TILE + t,)), h_1, y_t))
-                        store(state_N, (own + at,), h_0)
-                        store(state_N, (own + at + LANES,), h_1)
+                            row, given = t * _FORWARD_ROW, t * stride + n
+                            step, drive = load(tile, (row + _STEP,)), load(tile, (row + _DRIVE,))
+                            h_0 = fma(exp2(step * rate_0, constants), h_0, drive * broadcast(B_tile, (given,)))
+                            h_1 = fma(exp2(step * rate_1, constants), h_1, drive * broadcast(B_tile, (given + 1,)))
+                            y_t = fma(broadcast(C_tile, (given,)), h_0, load(tile, (row + _Y,)))
+                            store(tile, (row + _Y,), fma(broadcast(C_tile, (given + 1,)), h_1, y_t))
+                        store(state, (at_0,), h_0)
+                        store(state, (at_1,), h_1)
 
                     for t in range(steps):
-                        y_t = load(y_T, (t * LANES,))
+                        y_t = load(tile, (t * _FORWARD_ROW + _Y,))
                         if len(z):
                             prefetch(z, (b, start + TILE + t, e))
-                            z_t = _load_some(z, b, start + t, e, width)
-                            y_t = y_t * (z_t * sigmoid(z_t))
-                        _store_some(y, b, start + t, e, width, y_t)
+                            z_t = _load_some(z, b, start + t, e, spare)
+                            y_t = y_t * (z_t * sigmoid(z_t, constants))
+                        _store_some(y, b, start + t, e, y_t, spare)
                     if len(checkpoints) and start + TILE < length:
                         for at in range(0, per_vector, LANES):
-                            store(checkpoints, (b, start // TILE, e // LANES, at), load(state_N, (own + at,)))
+                            store(checkpoints, (b, start // TILE, e // LANES, at), load(state, (own + at,)))
 
 
 @_kernel
 @no_type_check
 def scan_backward(
-    first, last, rows, vectors, softplus_delta, u, delta, A, B, C, D, z, delta_bias, checkpoints, grad_y,
+    first, last, rows, vectors, softplus_delta, u, delta, A, B, C, D, z, delta_bias, exp2_table, checkpoints, grad_y,
     grad_u, grad_delta, grad_z, parts_A, parts_B, parts_C, parts_D, parts_bias,
 ):  # fmt: skip
-    """Blocks first..last-1 of the backward pass: the first two lines are given, the third is written.
+    """Blocks first..last-1 of the backward pass: the first line is given, the second is written.
 
     Arguments are those of `scan_forward`. Gradients are laid out like what they belong to, except that a part is
     what one block has to say: (row blocks, ...) for A, D and the bias, (channel blocks, ...) for B and C.
@@ -442,156 +509,157 @@ def scan_backward(
     batch, length, channels = u.shape
     states = A.shape[1]
     per_vector = (states + 1) // 2 * 2 * LANES
+    stride = (states + LANES - 1) // LANES * LANES
     groups = -(-channels // (vectors * LANES))
-    rate_N, carry_N = _aligned(vectors * per_vector), _aligned(vectors * per_vector)
-    grad_A_N, lost_A_N = _aligned(vectors * per_vector), _aligned(vectors * per_vector)
-    grad_D, lost_D = _aligned(vectors * LANES), _aligned(vectors * LANES)
-    grad_bias, lost_bias = _aligned(vectors * LANES), _aligned(vectors * LANES)
-    B_NT, C_NT = np.zeros(TILE * per_vector, np.float32), np.zeros(TILE * per_vector, np.float32)
-    grad_B_NT, grad_C_NT = _aligned(TILE * per_vector), _aligned(TILE * per_vector)
-    step_T, slope_T, drive_T, y_T = (
-        _aligned(TILE * LANES), _aligned(TILE * LANES), _aligned(TILE * LANES), _aligned(TILE * LANES),
-    )  # fmt: skip
-    grad_y_T, grad_drive_T, grad_power_T = _aligned(TILE * LANES), _aligned(TILE * LANES), _aligned(TILE * LANES)
-    decay_0_T, decay_1_T = _aligned(TILE * LANES), _aligned(TILE * LANES)
-    before_0_T, before_1_T = _aligned((TILE + 1) * LANES), _aligned((TILE + 1) * LANES)
+    constants = _exp2_constants(exp2_table)
+    rates, carry = _aligned(vectors * per_vector), _aligned(vectors * per_vector)
+    bias_E, bypass_E = _aligned(vectors * LANES), _aligned(vectors * LANES)
+    least_step, most_step = _aligned(vectors * LANES), _aligned(vectors * LANES)
+    sum_A, lost_A = _aligned(vectors * per_vector), _aligned(vectors * per_vector)
+    sum_D, lost_D = _aligned(vectors * LANES), _aligned(vectors * LANES)
+    sum_bias, lost_bias = _aligned(vectors * LANES), _aligned(vectors * LANES)
+    B_tile, C_tile, tile = _aligned(TILE * stride), _aligned(TILE * stride), _aligned(TILE * _BACKWARD_ROW)
+    # A vector per state and step, to be added up over the block's vectors, and then over the lanes.
+    sum_B, sum_C = _aligned(stride * TILE * LANES), _aligned(stride * TILE * LANES)
     spare = _aligned(LANES)
-    rate_N[:] = 0.0
     for block in range(first, last):
         row_block, group = block // groups, block % groups
         first_channel = group * vectors * LANES
         last_channel = min(first_channel + vectors * LANES, channels)
-        for e in range(first_channel, last_channel, LANES):
-            _gather(A, e, _LOG2_E, rate_N, (e - first_channel) // LANES * per_vector)
-        grad_A_N[:], lost_A_N[:] = 0.0, 0.0
-        grad_D[:], lost_D[:] = 0.0, 0.0
-        grad_bias[:], lost_bias[:] = 0.0, 0.0
+        _gather_rates(A, first_channel, rates, per_vector, least_step, most_step)
+        _gather_row(delta_bias, first_channel, bias_E)
+        _gather_row(D, first_channel, bypass_E)
+        _clear(sum_A, vectors * per_vector)
+        _clear(lost_A, vectors * per_vector)
+        _clear(sum_D, vectors * LANES)
+        _clear(lost_D, vectors * LANES)
+        _clear(sum_bias, vectors * LANES)
+        _clear(lost_bias, vectors * LANES)
         for b in range(row_block * rows, min((row_block + 1) * rows, batch)):
-            carry_N[:] = 0.0
-            for tile in range(-(-length // TILE) - 1, -1, -1):
-                start = tile * TILE
+            _clear(carry, vectors * per_vector)
+            for start in range((length - 1) // TILE * TILE, -1, -TILE):
                 steps = min(TILE, length - start)
-                _transpose(B, b, start, steps, B_NT)
-                _transpose(C, b, start, steps, C_NT)
-                for at in range(0, states * TILE, TILE):
-                    for t in range(steps):
-                        store(grad_B_NT, ((at + t) * LANES,), splat(0.0))
-                        store(grad_C_NT, ((at + t) * LANES,), splat(0.0))
+                _copy_tile(B, b, start, steps, B_tile, stride, spare)
+                _copy_tile(C, b, start, steps, C_tile, stride, spare)
+                _clear(sum_B, states * steps * LANES)
+                _clear(sum_C, states * steps * LANES)
                 for e in range(first_channel, last_channel, LANES):
-                    width = min(LANES, channels - e)
-                    vector = (e - first_channel) // LANES
-                    own = vector * per_vector
-                    bias, bypass = _gather_row(delta_bias, e, spare), _gather_row(D, e, spare)
+                    lane = e - first_channel
+                    own = lane // LANES * per_vector
+                    bias, bypass = load(bias_E, (lane,)), load(bypass_E, (lane,))
+                    least, most = load(least_step, (lane,)), load(most_step, (lane,))
                     for t in range(steps):
                         prefetch(u, (b, start - TILE + t, e))
                         prefetch(delta, (b, start - TILE + t, e))
                         prefetch(grad_y, (b, start - TILE + t, e))
-                        u_t = _load_some(u, b, start + t, e, width)
-                        step = _load_some(delta, b, start + t, e, width) + bias
-                        slope = splat(1.0)
+                        u_t = _load_some(u, b, start + t, e, spare)
+                        step, slope = _load_some(delta, b, start + t, e, spare) + bias, splat(1.0)
                         if softplus_delta:
-                            slope = sigmoid(step)
-                            step = softplus(step)
-                        grad_t = _load_some(grad_y, b, start + t, e, width)
+                            step, slope = softplus(step, constants), sigmoid(step, constants)
+                        grad_t = _load_some(grad_y, b, start + t, e, spare)
                         if len(z):
                             prefetch(z, (b, start - TILE + t, e))
-                            z_t = _load_some(z, b, start + t, e, width)
-                            grad_t = grad_t * (z_t * sigmoid(z_t))
-                        store(step_T, (t * LANES,), step)
-                        store(slope_T, (t * LANES,), slope)
-                        store(drive_T, (t * LANES,), step * u_t)
-                        store(y_T, (t * LANES,), bypass * u_t)
-                        store(grad_y_T, (t * LANES,), grad_t)
-                        store(grad_drive_T, (t * LANES,), splat(0.0))
-                        store(grad_power_T, (t * LANES,), splat(0.0))
+                            z_t = _load_some(z, b, start + t, e, spare)
+                            grad_t = grad_t * (z_t * sigmoid(z_t, constants))
+                        row = t * _BACKWARD_ROW
+                        store(tile, (row + _STEP,), smaller(larger(step, least), most))
+                        store(tile, (row + _DRIVE,), step * u_t)
+                        store(tile, (row + _Y,), bypass * u_t)
+                        store(tile, (row + _GRAD_Y,), grad_t)
+                        store(tile, (row + _GRAD_DRIVE,), splat(0.0))
+                        store(tile, (row + _GRAD_POWER,), splat(0.0))
+                        store(tile, (row + _SLOPE,), slope)
 
-                    for at in range(0, per_vector, 2 * LANES):
-                        n = at // LANES * TILE
-                        rate_0, rate_1 = load(rate_N, (own + at,)), load(rate_N, (own + at + LANES,))
+                    for n in range(0, states, 2):
+                        at_0, at_1 = own + n * LANES, own + (n + 1) * LANES
+                        rate_0, rate_1 = load(rates, (at_0,)), load(rates, (at_1,))
                         h_0, h_1 = splat(0.0), splat(0.0)
-                        if tile:
-                            h_0 = load(checkpoints, (b, tile - 1, e // LANES, at))
-                            h_1 = load(checkpoints, (b, tile - 1, e // LANES, at + LANES))
+                        if start:
+                            h_0 = load(checkpoints, (b, start // TILE - 1, e // LANES, n * LANES))
+                            h_1 = load(checkpoints, (b, start // TILE - 1, e // LANES, (n + 1) * LANES))
                         for t in range(steps):
-                            step, drive = load(step_T, (t * LANES,)), load(drive_T, (t * LANES,))
-                            store(before_0_T, (t * LANES,), h_0)
-                            store(before_1_T, (t * LANES,), h_1)
-                            decay_0, decay_1 = exp2(step * rate_0), exp2(step * rate_1)
-                            store(decay_0_T, (t * LANES,), decay_0)
-                            store(decay_1_T, (t * LANES,), decay_1)
-                            h_0 = fma(decay_0, h_0, drive * broadcast(B_NT, (n + t,)))
-                            h_1 = fma(decay_1, h_1, drive * broadcast(B_NT, (n + TILE + t,)))
-                            y_t = fma(broadcast(C_NT, (n + t,)), h_0, load(y_T, (t * LANES,)))
-                            store(y_T, (t * LANES,), fma(broadcast(C_NT, (n + TILE + t,)), h_1, y_t))
+                            row, given = t * _BACKWARD_ROW, t * stride + n
+                            step, drive = load(tile, (row + _STEP,)), load(tile, (row + _DRIVE,))
+                            store(tile, (row + _BEFORE,), h_0)
+                            store(tile, (row + _BEFORE + LANES,), h_1)
+                            decay_0, decay_1 = exp2(step * rate_0, constants), exp2(step * rate_1, constants)
+                            store(tile, (row + _DECAY,), decay_0)
+                            store(tile, (row + _DECAY + LANES,), decay_1)
+                            h_0 = fma(decay_0, h_0, drive * broadcast(B_tile, (given,)))
+                            h_1 = fma(decay_1, h_1, drive * broadcast(B_tile, (given + 1,)))
+                            y_t = fma(broadcast(C_tile, (given,)), h_0, load(tile, (row + _Y,)))
+                            store(tile, (row + _Y,), fma(broadcast(C_tile, (given + 1,)), h_1, y_t))
 
                         # The adjoint runs backwards: `grad_h` is first the gradient at the state of step t, then
-                        # what of it comes from the state before.
-                        grad_h_0, grad_h_1 = load(carry_N, (own + at,)), load(carry_N, (own + at + LANES,))
-                        rate_sum_0, rate_sum_1 = splat(0.0), splat(0.0)
+                        # what of it goes on to the state before.
+                        grad_h_0, grad_h_1 = load(carry, (at_0,)), load(carry, (at_1,))
+                        sum_0, sum_1 = splat(0.0), splat(0.0)
                         for t in range(steps - 1, -1, -1):
-                            step, drive = load(step_T, (t * LANES,)), load(drive_T, (t * LANES,))
-                            grad_t = load(grad_y_T, (t * LANES,))
-                            at_0, at_1 = (n + t) * LANES, (n + TILE + t) * LANES
-                            store(grad_C_NT, (at_0,), fma(grad_t, h_0, load(grad_C_NT, (at_0,))))
-                            store(grad_C_NT, (at_1,), fma(grad_t, h_1, load(grad_C_NT, (at_1,))))
-                            grad_h_0 = fma(grad_t, broadcast(C_NT, (n + t,)), grad_h_0)
-                            grad_h_1 = fma(grad_t, broadcast(C_NT, (n + TILE + t,)), grad_h_1)
-                            store(grad_B_NT, (at_0,), fma(drive, grad_h_0, load(grad_B_NT, (at_0,))))
-                            store(grad_B_NT, (at_1,), fma(drive, grad_h_1, load(grad_B_NT, (at_1,))))
-                            grad_drive = fma(grad_h_0, broadcast(B_NT, (n + t,)), load(grad_drive_T, (t * LANES,)))
-                            grad_drive = fma(grad_h_1, broadcast(B_NT, (n + TILE + t,)), grad_drive)
-                            store(grad_drive_T, (t * LANES,), grad_drive)
-                            grad_h_0 = grad_h_0 * load(decay_0_T, (t * LANES,))
-                            grad_h_1 = grad_h_1 * load(decay_1_T, (t * LANES,))
-                            h_0, h_1 = load(before_0_T, (t * LANES,)), load(before_1_T, (t * LANES,))
+                            row, given = t * _BACKWARD_ROW, t * stride + n
+                            sums_0, sums_1 = (n * steps + t) * LANES, ((n + 1) * steps + t) * LANES
+                            B_0, B_1 = broadcast(B_tile, (given,)), broadcast(B_tile, (given + 1,))
+                            C_0, C_1 = broadcast(C_tile, (given,)), broadcast(C_tile, (given + 1,))
+                            step, drive = load(tile, (row + _STEP,)), load(tile, (row + _DRIVE,))
+                            grad_t = load(tile, (row + _GRAD_Y,))
+                            store(sum_C, (sums_0,), fma(grad_t, h_0, load(sum_C, (sums_0,))))
+                            store(sum_C, (sums_1,), fma(grad_t, h_1, load(sum_C, (sums_1,))))
+                            grad_h_0, grad_h_1 = fma(grad_t, C_0, grad_h_0), fma(grad_t, C_1, grad_h_1)
+                            store(sum_B, (sums_0,), fma(drive, grad_h_0, load(sum_B, (sums_0,))))
+                            store(sum_B, (sums_1,), fma(drive, grad_h_1, load(sum_B, (sums_1,))))
+                            grad_drive = fma(grad_h_0, B_0, load(tile, (row + _GRAD_DRIVE,)))
+                            store(tile, (row + _GRAD_DRIVE,), fma(grad_h_1, B_1, grad_drive))
+                            grad_h_0 = grad_h_0 * load(tile, (row + _DECAY,))
+                            grad_h_1 = grad_h_1 * load(tile, (row + _DECAY + LANES,))
+                            h_0, h_1 = load(tile, (row + _BEFORE,)), load(tile, (row + _BEFORE + LANES,))
                             power_0, power_1 = grad_h_0 * h_0, grad_h_1 * h_1
-                            grad_power = fma(power_0, rate_0, load(grad_power_T, (t * LANES,)))
-                            store(grad_power_T, (t * LANES,), fma(power_1, rate_1, grad_power))
-                            rate_sum_0 = fma(power_0, step, rate_sum_0)
-                            rate_sum_1 = fma(power_1, step, rate_sum_1)
-                        store(carry_N, (own + at,), grad_h_0)
-                        store(carry_N, (own + at + LANES,), grad_h_1)
-                        _add_to(grad_A_N, lost_A_N, own + at, rate_sum_0)
-                        _add_to(grad_A_N, lost_A_N, own + at + LANES, rate_sum_1)
+                            grad_power = fma(power_0, rate_0, load(tile, (row + _GRAD_POWER,)))
+                            store(tile, (row + _GRAD_POWER,), fma(power_1, rate_1, grad_power))
+                            sum_0, sum_1 = fma(power_0, step, sum_0), fma(power_1, step, sum_1)
+                        store(carry, (at_0,), grad_h_0)
+                        store(carry, (at_1,), grad_h_1)
+                        _add_to(sum_A, lost_A, at_0, sum_0)
+                        _add_to(sum_A, lost_A, at_1, sum_1)
 
-                    bypass_sum, bias_sum = splat(0.0), splat(0.0)
+                    tile_D, tile_bias = splat(0.0), splat(0.0)
                     for t in range(steps):
-                        u_t = _load_some(u, b, start + t, e, width)
-                        step, grad_t = load(step_T, (t * LANES,)), load(grad_y_T, (t * LANES,))
-                        grad_drive = load(grad_drive_T, (t * LANES,))
-                        grad_step = fma(grad_drive, u_t, load(grad_power_T, (t * LANES,)) * splat(_LN2))
-                        grad_step = grad_step * load(slope_T, (t * LANES,))
-                        _store_some(grad_u, b, start + t, e, width, fma(grad_drive, step, grad_t * bypass))
-                        _store_some(grad_delta, b, start + t, e, width, grad_step)
-                        bias_sum = bias_sum + grad_step
-                        bypass_sum = fma(grad_t, u_t, bypass_sum)
+                        row = t * _BACKWARD_ROW
+                        u_t = _load_some(u, b, start + t, e, spare)
+                        grad_t, grad_drive = load(tile, (row + _GRAD_Y,)), load(tile, (row + _GRAD_DRIVE,))
+                        grad_step = fma(grad_drive, u_t, load(tile, (row + _GRAD_POWER,)) * splat(_LN2))
+                        grad_step = grad_step * load(tile, (row + _SLOPE,))
+                        grad_u_t = fma(grad_drive, load(tile, (row + _STEP,)), grad_t * bypass)
+                        _store_some(grad_u, b, start + t, e, grad_u_t, spare)
+                        _store_some(grad_delta, b, start + t, e, grad_step, spare)
+                        tile_bias = tile_bias + grad_step
+                        tile_D = fma(grad_t, u_t, tile_D)
                         if len(z):
-                            z_t = _load_some(z, b, start + t, e, width)
-                            gate = sigmoid(z_t)
+                            z_t = _load_some(z, b, start + t, e, spare)
+                            gate = sigmoid(z_t, constants)
                             gate_slope = gate * fma(z_t, splat(1.0) - gate, splat(1.0))
-                            y_t = load(y_T, (t * LANES,)) * _load_some(grad_y, b, start + t, e, width)
-                            _store_some(grad_z, b, start + t, e, width, y_t * gate_slope)
-                    _add_to(grad_D, lost_D, vector * LANES, bypass_sum)
-                    _add_to(grad_bias, lost_bias, vector * LANES, bias_sum)
+                            grad_gate = load(tile, (row + _Y,)) * _load_some(grad_y, b, start + t, e, spare)
+                            _store_some(grad_z, b, start + t, e, grad_gate * gate_slope, spare)
+                    _add_to(sum_D, lost_D, lane, tile_D)
+                    _add_to(sum_bias, lost_bias, lane, tile_bias)
 
-                for n in range(states):
-                    for t in range(steps):
-                        at = (n * TILE + t) * LANES
-                        parts_B[group, b, start + t, n] = lane_sum(load(grad_B_NT, (at,)))
-                        parts_C[group, b, start + t, n] = lane_sum(load(grad_C_NT, (at,)))
+                for t in range(steps):
+                    for n in range(0, states, LANES):
+                        at = (n * steps + t) * LANES
+                        _store_some(parts_B[group], b, start + t, n, lane_sums(sum_B, (at,), steps * LANES), spare)
+                        _store_some(parts_C[group], b, start + t, n, lane_sums(sum_C, (at,), steps * LANES), spare)
         for e in range(first_channel, last_channel):
-            at = e - first_channel
-            parts_D[row_block, e] = grad_D[at]
-            parts_bias[row_block, e] = grad_bias[at]
+            lane = e - first_channel
+            parts_D[row_block, e] = sum_D[lane]
+            parts_bias[row_block, e] = sum_bias[lane]
             for n in range(states):
-                parts_A[row_block, e, n] = grad_A_N[at // LANES * per_vector + n * LANES + at % LANES]
+                parts_A[row_block, e, n] = sum_A[lane // LANES * per_vector + n * LANES + lane % LANES]
 
 
 @_kernel
 @no_type_check
 def sum_parts(parts, total):
     """The sum of a (parts, size) matrix over its parts, in their order."""
-    total[:] = parts[0]
+    for i in range(parts.shape[1]):
+        total[i] = parts[0, i]
     for part in range(1, parts.shape[0]):
         for i in range(parts.shape[1]):
             total[i] += parts[part, i]
