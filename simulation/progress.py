@@ -78,7 +78,7 @@ class ProgressReporter:
         records = cohort.cohort.records
         both = sum(cohort.cohort.has_genes(r) and cohort.cohort.has_slides(r) for r in records)
         genes, slides = (sum(f(r) for r in records) for f in (cohort.cohort.has_genes, cohort.cohort.has_slides))
-        say = self._console.print
+        say = self._say
         say(
             f"[bold]{config.data.name}[/]: {len(records)} patients, {cohort.cohort.num_events} events; "
             f"genes {genes}, slides {slides}, both {both}"
@@ -144,7 +144,7 @@ class ProgressReporter:
 
     def finish(self, summary: Mapping[str, Any], folder: Path) -> None:
         """Print the table and where everything lies."""
-        table = Table(title=f"C-index on the union test fold, {summary['cohort']}", title_justify="left")
+        table = Table()
         table.add_column("method")
         for fold in summary["folds"]:
             table.add_column(f"fold {fold['fold']}", justify="right")
@@ -166,19 +166,21 @@ class ProgressReporter:
                 *([""] if len(summary["folds"]) > 1 else []),
             )
         self._bars.stop()
+        self._say(f"C-index on the test patients of all hospitals, {summary['cohort']}")
         self._console.print(table)
         for warning in summary["warnings"]:
-            self._console.print(f"[yellow]warning:[/] {warning}")
+            self._say(f"[yellow]warning:[/] {warning}")
         sent = summary["bytes_per_round"]
         about = f"{summary['seconds']:.0f} s of training" + (f", {sent / 1e6:.1f} MB a round" if sent else "")
-        self._console.print(
-            f"{about}\nresults: {folder / 'summary.json'}\nfigures: {folder / 'figures'}", highlight=False
-        )
+        self._say(f"{about}\nresults: {folder / 'summary.json'}\nfigures: {folder / 'figures'}")
 
     def _advance(self, note: str, completed: int | None = None) -> None:
         if self._task is not None:
             step = {"advance": 1} if completed is None else {"completed": completed}
             self._bars.update(self._task, note=note, **step)  # type: ignore[arg-type]
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)  # a path or a sentence stays whole when it is copied
 
     def _note(self, note: str) -> None:
         if self._task is not None:

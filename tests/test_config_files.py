@@ -72,7 +72,9 @@ def test_every_file_and_column_that_a_cohort_names_exists(cohort, data_root):
     assert wanted - {None} <= clinical
     genes = pd.read_csv(data_root / data.genomics.file, nrows=0).columns
     assert any(re.search(r"_(rnaseq|cnv|mut)$", column) for column in genes)
-    if data.features is not None:
+    if data.features is not None and (data_root / data.features.path).is_dir():
+        assert list((data_root / data.features.path).glob("*.h5"))
+    elif data.features is not None:
         features = pd.read_csv(data_root / data.features.path, nrows=0).columns
         assert data.features.key in features
         assert any(re.search(data.features.columns, column) for column in features)

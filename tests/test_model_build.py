@@ -138,4 +138,4 @@ def test_describe():
     text = build_model(SMALL, SPEC, seed=0).describe()
     assert text.startswith("ME-Mamba, ")
     assert "absent_synergistic 8" in text
-    assert text.endswith("scan: chunked")
+    assert text.endswith("scan: cpu")

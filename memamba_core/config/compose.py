@@ -210,6 +210,7 @@ def _compose(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     folder = config_folder()
     names = sorted(file.stem for file in folder.glob("*.yaml"))
@@ -222,7 +223,7 @@ def _compose(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
         except MissingConfigException as error:
             missing, options = error.missing_cfg_file or "?", ", ".join(error.options or ()) or "none"
             raise ConfigError(f"{source}: there is no {missing!r}; options: {options}") from None
-        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
             raise ConfigError(f"{source}: {_sentences(error)}") from None
     return _plain(config, source)
 

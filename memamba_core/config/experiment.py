@@ -90,7 +90,7 @@ class ModelConfig(Settings):
     """Width of its causal convolution."""
     expand: int = Field(2, ge=1, le=8)
     """Its inner width E as a multiple of D."""
-    scan_backend: Literal["auto", "reference", "chunked"] = "auto"
+    scan_backend: Literal["auto", "reference", "chunked", "cpu"] = "auto"
     """How the selective scan is computed; the results agree, the speed does not."""
     group_hidden: int = Field(64, ge=1)
     """Hidden width of each gene group's network."""
@@ -242,7 +242,8 @@ class StrategyConfig(Settings):
 
     name: Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
     proximal_mu: float | None = Field(None, gt=0)
-    """FedProx: weight of the proximal term at the sites."""
+    """FedProx: weight of the proximal term at the sites. It acts from the second step of a round on, so where a site
+    takes one step it changes nothing."""
     server_learning_rate: float | None = Field(None, gt=0)
     """FedAvgM, FedAdam, FedYogi."""
     server_momentum: float | None = Field(None, ge=0, lt=1)

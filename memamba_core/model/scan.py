@@ -19,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from memamba_core.errors import ConfigError
+from memamba_core.errors import ConfigError, MissingBackendError
 from memamba_core.model.precision import widen
 from memamba_core.model.scan_chunked import chunked_scan
+from memamba_core.model.scan_cpu import cpu_scan, numba_is_here
 
 __all__ = ["SCAN_BACKENDS", "ScanBackend", "choose_backend", "reference_scan", "selective_scan"]
 
@@ -74,21 +75,29 @@ def reference_scan(
 
 
 SCAN_BACKENDS: Final[Mapping[str, ScanBackend]] = MappingProxyType(
-    {"reference": reference_scan, "chunked": chunked_scan}
+    {"reference": reference_scan, "chunked": chunked_scan, "cpu": cpu_scan}
 )
 """Name -> backend. The names are the values of `ModelConfig.scan_backend`, beside `auto`."""
 
 
-def choose_backend(name: str) -> str:
+def choose_backend(name: str, like: Tensor | None = None) -> str:
     """The backend that `name` stands for: itself, or for `auto` the fastest that this installation has.
+
+    Args:
+        name: `auto` or a key of `SCAN_BACKENDS`.
+        like: a tensor of the scan's dtype and device; None: float32 on a CPU.
 
     Raises:
         ConfigError: nothing goes by that name.
+        MissingBackendError: something does, but the package that it needs is not installed.
     """
     if name == "auto":
-        return "chunked"
+        compiled = like is None or (like.device.type == "cpu" and like.dtype == torch.float32)
+        return "cpu" if compiled and numba_is_here() else "chunked"
     if name not in SCAN_BACKENDS:
         raise ConfigError(f"scan_backend is {name!r}; this installation has: auto, {', '.join(SCAN_BACKENDS)}")
+    if name == "cpu" and not numba_is_here():
+        raise MissingBackendError("scan_backend is 'cpu', and numba cannot be imported; pip install 'numba>=0.62'")
     return name
 
 
@@ -129,7 +138,8 @@ def selective_scan(
     Raises:
         ValueError: an argument has the wrong shape or is on another device than `u`.
         TypeError: an argument is not a real floating-point tensor.
-        ConfigError: there is no such backend.
+        ConfigError: there is no such backend, or not for this device.
+        MissingBackendError: the backend needs a package that is not installed.
     """
     if u.ndim != 3 or 0 in u.shape:
         raise ValueError(f"u has shape {tuple(u.shape)}; wanted (batch, channels, length), none of them 0")
@@ -161,8 +171,9 @@ def selective_scan(
     def cast(tensor: Tensor) -> Tensor:
         return tensor.double() if double else widen(tensor)
 
-    y = SCAN_BACKENDS[choose_backend(backend)](
-        cast(u),
+    u_cast = cast(u)
+    y = SCAN_BACKENDS[choose_backend(backend, u_cast)](
+        u_cast,
         cast(delta),
         cast(A),
         cast(B),

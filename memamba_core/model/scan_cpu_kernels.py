@@ -19,7 +19,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-__all__ = ["EXP2_TABLE", "LANES", "TILE", "scan_backward", "scan_forward", "sum_parts"]
+__all__ = ["EXP2_TABLE", "LANES", "TILE", "scan_backward", "scan_forward", "state_size", "sum_parts"]
 
 LANES: Final = 16
 """Channels in a vector."""
@@ -27,13 +27,17 @@ TILE: Final = 32
 """Steps that are computed together, from one checkpoint to the next."""
 
 
-def _kernel(function: Callable[..., Any]) -> Any:
-    """Compiles at the first call; keeps the result on disk where that is possible."""
+def _kernel(signature: str) -> Callable[[Callable[..., Any]], Any]:
+    """Compiles for these types, now, or takes what an earlier process has left on the disk."""
     options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder that can be written to: neither beside this file, nor $NUMBA_CACHE_DIR, nor home
-        return njit(**options)(function)
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            return njit(signature, cache=True, **options)(function)
+        except (RuntimeError, OSError):  # no folder to write to: neither beside this file, $NUMBA_CACHE_DIR, nor home
+            return njit(signature, **options)(function)
+
+    return compiled
 
 
 # ---------------------------------------------------------------------------------------------------- vectors
@@ -180,6 +184,61 @@ def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
     return types.none(array, index, vector), lower
 
 
+def _mask(builder: Any, width: Any) -> Any:
+    """The first `width` lanes."""
+    lanes = ir.Constant(_IR_BITS, list(range(LANES)))
+    width = builder.insert_element(ir.Constant(_IR_BITS, ir.Undefined), builder.trunc(width, _IR_INDEX), _IR_INDEX(0))
+    width = builder.shuffle_vector(width, width, ir.Constant(_IR_BITS, [0] * LANES))
+    return builder.icmp_signed("<", lanes, width)
+
+
+@intrinsic
+def load_some(typing: Any, array: Any, index: Any, width: Any) -> Any:
+    """Like `load`, but only the first `width` lanes where there are fewer than LANES; the others are 0."""
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = _address(context, builder, array, index, values)
+        enough = builder.icmp_signed(">=", values[2], ir.Constant(values[2].type, LANES))
+        with builder.if_else(enough, likely=True) as (whole, partial):
+            with whole:
+                full = builder.load(pointer)
+                full.align = 4
+                full_block = builder.block
+            with partial:
+                mask = _mask(builder, values[2])
+                kind = ir.FunctionType(_IR_VECTOR, [pointer.type, _IR_INDEX, mask.type, _IR_VECTOR])
+                function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
+                zeros = ir.Constant(_IR_VECTOR, [0.0] * LANES)
+                padded = builder.call(function, [pointer, _IR_INDEX(4), mask, zeros])
+                padded_block = builder.block
+        result = builder.phi(_IR_VECTOR)
+        result.add_incoming(full, full_block)
+        result.add_incoming(padded, padded_block)
+        return result
+
+    return _vector(array, index, width), lower
+
+
+@intrinsic
+def store_some(typing: Any, array: Any, index: Any, vector: Any, width: Any) -> Any:
+    """Like `store`, but only the first `width` lanes where there is room for fewer than LANES."""
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = _address(context, builder, array, index, values)
+        enough = builder.icmp_signed(">=", values[3], ir.Constant(values[3].type, LANES))
+        with builder.if_else(enough, likely=True) as (whole, partial):
+            with whole:
+                builder.store(values[2], pointer).align = 4
+            with partial:
+                mask = _mask(builder, values[3])
+                kind = ir.FunctionType(ir.VoidType(), [_IR_VECTOR, pointer.type, _IR_INDEX, mask.type])
+                function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
+                builder.call(function, [values[2], pointer, _IR_INDEX(4), mask])
+        return context.get_dummy_value()
+
+    return types.none(array, index, vector, width), lower
+
+
 @intrinsic
 def lane_sums(typing: Any, array: Any, index: Any, step: Any) -> Any:
     """Lane i of the result is the sum over the lanes of the i-th vector: they lie `step` numbers apart."""
@@ -314,29 +373,6 @@ def softplus(x, constants):
     return fma(s, p, larger(x, splat(0.0)))
 
 
-@_inlined
-@no_type_check
-def _load_some(array, b, t, e, spare):
-    """The vector of channels from e on, filled up with 0 where there are no more; `spare` is work memory."""
-    if e + LANES <= array.shape[2]:
-        return load(array, (b, t, e))
-    for lane in range(LANES):
-        spare[lane] = array[b, t, e + lane] if e + lane < array.shape[2] else np.float32(0.0)
-    return load(spare, (0,))
-
-
-@_inlined
-@no_type_check
-def _store_some(array, b, t, e, vector, spare):
-    """Writes a vector to the channels from e on, as many as there are; `spare` is work memory."""
-    if e + LANES <= array.shape[2]:
-        store(array, (b, t, e), vector)
-    else:
-        store(spare, (0,), vector)
-        for lane in range(array.shape[2] - e):
-            array[b, t, e + lane] = spare[lane]
-
-
 @_helper
 @no_type_check
 def _aligned(size):
@@ -362,6 +398,16 @@ _SLOPE: Final = 6 * LANES  # of softplus
 _DECAY: Final = 7 * LANES  # of two states
 _BEFORE: Final = 9 * LANES  # two states before the step
 _BACKWARD_ROW: Final = 11 * LANES
+
+# first, last, rows, vectors, softplus_delta; u, delta, A, B, C; D, z, delta_bias, exp2_table
+_INPUT_TYPES: Final = (
+    "i8, i8, i8, i8, b1, f4[:,:,:], f4[:,:,:], f4[:,:], f4[:,:,:], f4[:,:,:], f4[:], f4[:,:,:], f4[:], f4[:]"
+)
+
+
+def state_size(states: int) -> int:
+    """Numbers that the states of a vector take: a vector each, and an even number of them."""
+    return (states + 1) // 2 * 2 * LANES
 
 
 @_helper
@@ -394,11 +440,11 @@ def _gather_row(row, first, out):
 
 @_inlined
 @no_type_check
-def _copy_tile(sequence, b, start, steps, out, stride, spare):
+def _copy_tile(sequence, b, start, steps, out, stride):
     """The tile of a (B, L, N) sequence to `out`, a row of `stride` numbers per step."""
     for t in range(steps):
         for n in range(0, stride, LANES):
-            store(out, (t * stride + n,), _load_some(sequence, b, start + t, n, spare))
+            store(out, (t * stride + n,), load_some(sequence, (b, start + t, n), sequence.shape[2] - n))
 
 
 @_inlined
@@ -419,7 +465,7 @@ def _add_to(total, lost, at, term):
     store(total, (at,), after)
 
 
-@_kernel
+@_kernel(f"void({_INPUT_TYPES}, f4[:,:,:], f4[:,:,:,:])")
 @no_type_check
 def scan_forward(
     first, last, rows, vectors, softplus_delta, u, delta, A, B, C, D, z, delta_bias, exp2_table, y, checkpoints
@@ -440,7 +486,6 @@ def scan_forward(
     bias_E, bypass_E = _aligned(vectors * LANES), _aligned(vectors * LANES)
     least_step, most_step = _aligned(vectors * LANES), _aligned(vectors * LANES)
     B_tile, C_tile, tile = _aligned(TILE * stride), _aligned(TILE * stride), _aligned(TILE * _FORWARD_ROW)
-    spare = _aligned(LANES)
     for block in range(first, last):
         first_row, first_channel = block // groups * rows, block % groups * vectors * LANES
         _gather_rates(A, first_channel, rates, per_vector, least_step, most_step)
@@ -450,18 +495,18 @@ def scan_forward(
             _clear(state, vectors * per_vector)
             for start in range(0, length, TILE):
                 steps = min(TILE, length - start)
-                _copy_tile(B, b, start, steps, B_tile, stride, spare)
-                _copy_tile(C, b, start, steps, C_tile, stride, spare)
+                _copy_tile(B, b, start, steps, B_tile, stride)
+                _copy_tile(C, b, start, steps, C_tile, stride)
                 for e in range(first_channel, min(first_channel + vectors * LANES, channels), LANES):
                     lane = e - first_channel
-                    own = lane // LANES * per_vector
+                    own, width = lane // LANES * per_vector, channels - e
                     bias, bypass = load(bias_E, (lane,)), load(bypass_E, (lane,))
                     least, most = load(least_step, (lane,)), load(most_step, (lane,))
                     for t in range(steps):
                         prefetch(u, (b, start + TILE + t, e))
                         prefetch(delta, (b, start + TILE + t, e))
-                        u_t = _load_some(u, b, start + t, e, spare)
-                        step = _load_some(delta, b, start + t, e, spare) + bias
+                        u_t = load_some(u, (b, start + t, e), width)
+                        step = load_some(delta, (b, start + t, e), width) + bias
                         if softplus_delta:
                             step = softplus(step, constants)
                         row = t * _FORWARD_ROW
@@ -487,15 +532,18 @@ def scan_forward(
                         y_t = load(tile, (t * _FORWARD_ROW + _Y,))
                         if len(z):
                             prefetch(z, (b, start + TILE + t, e))
-                            z_t = _load_some(z, b, start + t, e, spare)
+                            z_t = load_some(z, (b, start + t, e), width)
                             y_t = y_t * (z_t * sigmoid(z_t, constants))
-                        _store_some(y, b, start + t, e, y_t, spare)
+                        store_some(y, (b, start + t, e), y_t, width)
                     if len(checkpoints) and start + TILE < length:
                         for at in range(0, per_vector, LANES):
                             store(checkpoints, (b, start // TILE, e // LANES, at), load(state, (own + at,)))
 
 
-@_kernel
+@_kernel(
+    f"void({_INPUT_TYPES}, f4[:,:,:,:], f4[:,:,:], f4[:,:,:], f4[:,:,:], f4[:,:,:],"
+    " f4[:,:,:], f4[:,:,:,:], f4[:,:,:,:], f4[:,:], f4[:,:])"
+)
 @no_type_check
 def scan_backward(
     first, last, rows, vectors, softplus_delta, u, delta, A, B, C, D, z, delta_bias, exp2_table, checkpoints, grad_y,
@@ -521,7 +569,6 @@ def scan_backward(
     B_tile, C_tile, tile = _aligned(TILE * stride), _aligned(TILE * stride), _aligned(TILE * _BACKWARD_ROW)
     # A vector per state and step, to be added up over the block's vectors, and then over the lanes.
     sum_B, sum_C = _aligned(stride * TILE * LANES), _aligned(stride * TILE * LANES)
-    spare = _aligned(LANES)
     for block in range(first, last):
         row_block, group = block // groups, block % groups
         first_channel = group * vectors * LANES
@@ -539,27 +586,27 @@ def scan_backward(
             _clear(carry, vectors * per_vector)
             for start in range((length - 1) // TILE * TILE, -1, -TILE):
                 steps = min(TILE, length - start)
-                _copy_tile(B, b, start, steps, B_tile, stride, spare)
-                _copy_tile(C, b, start, steps, C_tile, stride, spare)
+                _copy_tile(B, b, start, steps, B_tile, stride)
+                _copy_tile(C, b, start, steps, C_tile, stride)
                 _clear(sum_B, states * steps * LANES)
                 _clear(sum_C, states * steps * LANES)
                 for e in range(first_channel, last_channel, LANES):
                     lane = e - first_channel
-                    own = lane // LANES * per_vector
+                    own, width = lane // LANES * per_vector, channels - e
                     bias, bypass = load(bias_E, (lane,)), load(bypass_E, (lane,))
                     least, most = load(least_step, (lane,)), load(most_step, (lane,))
                     for t in range(steps):
                         prefetch(u, (b, start - TILE + t, e))
                         prefetch(delta, (b, start - TILE + t, e))
                         prefetch(grad_y, (b, start - TILE + t, e))
-                        u_t = _load_some(u, b, start + t, e, spare)
-                        step, slope = _load_some(delta, b, start + t, e, spare) + bias, splat(1.0)
+                        u_t = load_some(u, (b, start + t, e), width)
+                        step, slope = load_some(delta, (b, start + t, e), width) + bias, splat(1.0)
                         if softplus_delta:
                             step, slope = softplus(step, constants), sigmoid(step, constants)
-                        grad_t = _load_some(grad_y, b, start + t, e, spare)
+                        grad_t = load_some(grad_y, (b, start + t, e), width)
                         if len(z):
                             prefetch(z, (b, start - TILE + t, e))
-                            z_t = _load_some(z, b, start + t, e, spare)
+                            z_t = load_some(z, (b, start + t, e), width)
                             grad_t = grad_t * (z_t * sigmoid(z_t, constants))
                         row = t * _BACKWARD_ROW
                         store(tile, (row + _STEP,), smaller(larger(step, least), most))
@@ -623,29 +670,32 @@ def scan_backward(
                     tile_D, tile_bias = splat(0.0), splat(0.0)
                     for t in range(steps):
                         row = t * _BACKWARD_ROW
-                        u_t = _load_some(u, b, start + t, e, spare)
+                        u_t = load_some(u, (b, start + t, e), width)
                         grad_t, grad_drive = load(tile, (row + _GRAD_Y,)), load(tile, (row + _GRAD_DRIVE,))
                         grad_step = fma(grad_drive, u_t, load(tile, (row + _GRAD_POWER,)) * splat(_LN2))
                         grad_step = grad_step * load(tile, (row + _SLOPE,))
                         grad_u_t = fma(grad_drive, load(tile, (row + _STEP,)), grad_t * bypass)
-                        _store_some(grad_u, b, start + t, e, grad_u_t, spare)
-                        _store_some(grad_delta, b, start + t, e, grad_step, spare)
+                        store_some(grad_u, (b, start + t, e), grad_u_t, width)
+                        store_some(grad_delta, (b, start + t, e), grad_step, width)
                         tile_bias = tile_bias + grad_step
                         tile_D = fma(grad_t, u_t, tile_D)
                         if len(z):
-                            z_t = _load_some(z, b, start + t, e, spare)
+                            z_t = load_some(z, (b, start + t, e), width)
                             gate = sigmoid(z_t, constants)
                             gate_slope = gate * fma(z_t, splat(1.0) - gate, splat(1.0))
-                            grad_gate = load(tile, (row + _Y,)) * _load_some(grad_y, b, start + t, e, spare)
-                            _store_some(grad_z, b, start + t, e, grad_gate * gate_slope, spare)
+                            grad_gate = load(tile, (row + _Y,)) * load_some(grad_y, (b, start + t, e), width)
+                            store_some(grad_z, (b, start + t, e), grad_gate * gate_slope, width)
                     _add_to(sum_D, lost_D, lane, tile_D)
                     _add_to(sum_bias, lost_bias, lane, tile_bias)
 
                 for t in range(steps):
                     for n in range(0, states, LANES):
                         at = (n * steps + t) * LANES
-                        _store_some(parts_B[group], b, start + t, n, lane_sums(sum_B, (at,), steps * LANES), spare)
-                        _store_some(parts_C[group], b, start + t, n, lane_sums(sum_C, (at,), steps * LANES), spare)
+                        sums_B, sums_C = (
+                            lane_sums(sum_B, (at,), steps * LANES), lane_sums(sum_C, (at,), steps * LANES)
+                        )
+                        store_some(parts_B, (group, b, start + t, n), sums_B, states - n)
+                        store_some(parts_C, (group, b, start + t, n), sums_C, states - n)
         for e in range(first_channel, last_channel):
             lane = e - first_channel
             parts_D[row_block, e] = sum_D[lane]
@@ -654,7 +704,7 @@ def scan_backward(
                 parts_A[row_block, e, n] = sum_A[lane // LANES * per_vector + n * LANES + lane % LANES]
 
 
-@_kernel
+@_kernel("void(f4[:,::1], f4[::1])")
 @no_type_check
 def sum_parts(parts, total):
     """The sum of a (parts, size) matrix over its parts, in their order."""

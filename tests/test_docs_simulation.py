@@ -1,0 +1,61 @@
+"""docs/simulation.md lists every setting of a simulation with its default: here it is held to that."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from memamba_core.config.experiment import Experiment, OptimizerConfig
+from memamba_core.config.simulation import CohortConfig, PartitionConfig, SimulationConfig, SyntheticConfig
+
+PAGE = Path(__file__).parents[1] / "docs" / "simulation.md"
+ROW = re.compile(r"^\| `(?P<key>[a-z_.*0-9]+)` \| (?P<default>[^|]*) \| [^|]*\| [^|]+\|$", re.MULTILINE)
+
+
+def defaults(cls: type[BaseModel], prefix: str = "") -> dict[str, object]:
+    """Dotted keys of a model with their defaults; nested models that have a section of their own are left out."""
+    found = {}
+    for name, field in cls.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        found[prefix + name] = "required" if default is PydanticUndefined else default
+    return found
+
+
+def documented() -> dict[str, str]:
+    return {match["key"]: match["default"].strip() for match in ROW.finditer(PAGE.read_text(encoding="utf-8"))}
+
+
+def settings() -> dict[str, object]:
+    known = {
+        **defaults(SimulationConfig),
+        **defaults(CohortConfig, "data."),
+        **defaults(SyntheticConfig, "data.synthetic."),
+        **defaults(PartitionConfig, "partition."),
+        **defaults(OptimizerConfig, "*.optimizer."),
+        "seed": 0,
+    }
+    for group in ("agreement", "model", "training", "federation", "strategy"):
+        known.update(defaults(Experiment.model_fields[group].annotation, f"{group}."))
+    known.update(defaults(Experiment().training.loss.__class__, "training.loss."))
+    for elsewhere in ("experiment", "data", "partition", "training.optimizer", "training.loss", "federation.optimizer"):
+        known.pop(elsewhere)
+    return known
+
+
+def test_every_setting_is_listed_and_nothing_else():
+    assert set(documented()) == set(settings())
+
+
+@pytest.mark.parametrize("key", sorted(set(settings()) - {"disclosure"}))
+def test_the_default_is_the_one_that_the_code_has(key):
+    text, value = documented()[key], settings()[key]
+    if isinstance(value, tuple):
+        words = [word.strip() for word in text.strip("[]").split(",")]
+        assert words == [str(item) for item in value]
+    elif isinstance(value, str):
+        assert text == value
+    else:
+        assert json.loads(text) == value
