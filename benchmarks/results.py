@@ -59,13 +59,13 @@ class Study:
                 for seed in self.seeds:
                     merged = dict(o.split("=", 1) for o in (*self.base, *setting.overrides))
                     overrides = (f"data={cohort}", f"seed={seed}", *(f"{k}={v}" for k, v in merged.items()))
-                    yield root / setting.label.replace(" ", "-") / f"{cohort}-seed-{seed}", overrides
+                    yield root / folder_name(setting.label) / f"{cohort}-seed-{seed}", overrides
 
     def values(self, root: Path, setting: Setting, cohort: str, method: str) -> np.ndarray:
         """C-index by seed and fold."""
         rows = []
         for seed in self.seeds:
-            path = root / setting.label.replace(" ", "-") / f"{cohort}-seed-{seed}" / "summary.json"
+            path = root / folder_name(setting.label) / f"{cohort}-seed-{seed}" / "summary.json"
             rows.append([fold[method] for fold in json.loads(path.read_text(encoding="utf-8"))["folds"]])
         return np.array(rows, dtype=np.float64)
 
@@ -134,6 +134,11 @@ STUDIES = {
 }
 
 
+def folder_name(label: str) -> str:
+    """A row's label as a folder: `no scan, all patients` -> `no-scan-all-patients`."""
+    return label.replace(",", "").replace(" ", "-")
+
+
 def make(job: tuple[Path, tuple[str, ...]]) -> str:
     """Make one run, unless it is there."""
     import logging
@@ -195,7 +200,7 @@ def tell_late_sum(study: Study, root: Path) -> None:
             for seed in study.seeds:
                 tables = [
                     pd.read_csv(
-                        root / f"{expert}-expert, {who}".replace(" ", "-") / f"{cohort}-seed-{seed}" / "predictions.csv"
+                        root / folder_name(f"{expert} expert, {who}") / f"{cohort}-seed-{seed}" / "predictions.csv"
                     )
                     for expert in ("genomics", "pathology")
                 ]

@@ -1,4 +1,6 @@
-"""The selective scan on a CPU, compiled by numba: float32, forward and backward, as fast as the processor's exponentials.
+"""The selective scan on a CPU, compiled by numba: float32, forward and backward.
+
+It is bound by the exponentials that the formula asks for, and by little else.
 
 The algorithm, once (`scan_cpu_kernels` is its code; `scan` says what is computed):
 
@@ -228,9 +230,7 @@ class _Scan(torch.autograd.Function):
         plan = _Plan.of(batch, length, channels, states)
         grad_u_BLE, grad_delta_BLE = torch.empty(batch, length, channels), torch.empty(batch, length, channels)
         grad_z_BLE = None if given[6] is None else torch.empty(batch, length, channels)
-        parts_A, parts_D, parts_bias = (
-            torch.empty(plan.row_blocks, channels, *more) for more in ((states,), (), ())
-        )
+        parts_A, parts_D, parts_bias = (torch.empty(plan.row_blocks, channels, *more) for more in ((states,), (), ()))
         parts_B, parts_C = (torch.empty(plan.channel_blocks, batch, length, states) for _ in "BC")
         plan.run(
             kernels.scan_backward,

@@ -9,12 +9,16 @@ numba vectorises by itself are three times slower. Nothing is compiled with `fas
 NaN stays NaN.
 """
 
+# What numba compiles has no annotations: it infers types. Its core and llvmlite have none either.
+# ruff: noqa: ANN001, ANN201, ANN202
+# mypy: allow-untyped-calls
+
 import operator
 from collections.abc import Callable
 from typing import Any, Final, no_type_check
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
@@ -29,13 +33,12 @@ TILE: Final = 32
 
 def _kernel(signature: str) -> Callable[[Callable[..., Any]], Any]:
     """Compiles for these types, now, or takes what an earlier process has left on the disk."""
-    options = {"nogil": True, "error_model": "numpy"}
 
     def compiled(function: Callable[..., Any]) -> Any:
         try:
-            return njit(signature, cache=True, **options)(function)
+            return njit(signature, cache=True, nogil=True, error_model="numpy")(function)
         except (RuntimeError, OSError):  # no folder to write to: neither beside this file, $NUMBA_CACHE_DIR, nor home
-            return njit(signature, **options)(function)
+            return njit(signature, nogil=True, error_model="numpy")(function)
 
     return compiled
 
@@ -97,9 +100,7 @@ larger = _instruction(lambda builder, a, b: builder.select(builder.fcmp_ordered(
 smaller = _instruction(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), b, a), 2)
 """The smaller of two; where the first is NaN, NaN."""
 where_negative = _instruction(
-    lambda builder, a, b, c: builder.select(
-        builder.fcmp_ordered("<", a, ir.Constant(_IR_VECTOR, [0.0] * LANES)), b, c
-    ),
+    lambda builder, a, b, c: builder.select(builder.fcmp_ordered("<", a, ir.Constant(_IR_VECTOR, [0.0] * LANES)), b, c),
     3,
 )
 """b where a < 0, c elsewhere."""
@@ -692,7 +693,8 @@ def scan_backward(
                     for n in range(0, states, LANES):
                         at = (n * steps + t) * LANES
                         sums_B, sums_C = (
-                            lane_sums(sum_B, (at,), steps * LANES), lane_sums(sum_C, (at,), steps * LANES)
+                            lane_sums(sum_B, (at,), steps * LANES),
+                            lane_sums(sum_C, (at,), steps * LANES),
                         )
                         store_some(parts_B, (group, b, start + t, n), sums_B, states - n)
                         store_some(parts_C, (group, b, start + t, n), sums_C, states - n)
