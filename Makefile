@@ -18,6 +18,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV ?= .venv
 TORCH_INDEX ?=
 ARGS ?=
+# The embedded example: a strong planted risk, so that a minute or two of training shows it.
+DEMO := data.synthetic.num_patients=600 data.synthetic.effect=2 federation=adamw federation.num_rounds=15 \
+  training.batch_size=16 'methods=[federated,pooled]'
 # More workers than this cost more in imports of torch than they bring.
 PYTEST_WORKERS ?= 4
 
@@ -44,7 +47,7 @@ install: $(READY) ## make the venv with everything for development
 
 .PHONY: simulate
 simulate: $(READY) ## train the embedded example federation on this machine; says where the results are
-	$(BIN)/flower-simulate $(ARGS)
+	$(BIN)/flower-simulate $(or $(ARGS),$(DEMO))
 
 .PHONY: test
 test: $(READY) ## the fast tests, under two minutes on two cores

@@ -103,9 +103,7 @@ def test_digest_changes_with_a_setting_and_not_with_the_order_in_which_settings_
     other = compose_experiment(["model.d_model=16", "seed=1"])
     assert one.digest() == other.digest() != compose_experiment(["seed=1"]).digest()
     values = Experiment().model_dump(mode="json")
-    turned_round = {
-        key: dict(reversed(v.items())) if isinstance(v, dict) else v for key, v in reversed(values.items())
-    }
+    turned_round = {key: dict(reversed(v.items())) if isinstance(v, dict) else v for key, v in reversed(values.items())}
     assert Experiment.parse(turned_round, "test").digest() == Experiment().digest()
 
 

@@ -10,9 +10,7 @@ from memamba_core.config.experiment import Experiment, StrategyConfig
 from memamba_core.config.simulation import CohortConfig, SimulationConfig, SyntheticConfig
 
 FILES = sorted(config_folder().rglob("*.yaml"))
-EXPERIMENT_OPTIONS = [
-    (g, o) for g, files in config_groups().items() if g in Experiment.model_fields for o in files
-]
+EXPERIMENT_OPTIONS = [(g, o) for g, files in config_groups().items() if g in Experiment.model_fields for o in files]
 COHORTS = [name for name in config_groups()["data"] if name != "synthetic"]
 
 

@@ -74,9 +74,7 @@ def test_kaplan_meier(tmp_path, case):
     _assert_png(tmp_path / "km.png")
 
 
-@pytest.mark.parametrize(
-    ("num_sites", "overall"), [(0, None), (0, 0.7), (1, 0.51), (3, 0.68), (3, 0.3), (35, 0.97)]
-)
+@pytest.mark.parametrize(("num_sites", "overall"), [(0, None), (0, 0.7), (1, 0.51), (3, 0.68), (3, 0.3), (35, 0.97)])
 def test_site_bars(tmp_path, num_sites, overall):
     rng = np.random.default_rng(1)
     sites = [
@@ -121,9 +119,7 @@ def test_the_same_data_give_the_same_bytes_whatever_the_users_style(tmp_path):
     path = tmp_path / "comparison.png"
     draw_comparison(path, {"federated": [0.6, 0.7]}, None)
     first = path.read_bytes()
-    with mpl.rc_context(
-        {"font.size": 20, "axes.facecolor": "black", "figure.facecolor": "black", "grid.color": "red"}
-    ):
+    with mpl.rc_context({"font.size": 20, "axes.facecolor": "black", "figure.facecolor": "black", "grid.color": "red"}):
         before = dict(mpl.rcParams)
         draw_comparison(path, {"federated": [0.6, 0.7]}, None)
         assert dict(mpl.rcParams) == before

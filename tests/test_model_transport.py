@@ -38,12 +38,13 @@ def test_cost_is_one_minus_cosine():
 
 @settings(max_examples=10)
 @given(sizes=st.tuples(st.integers(1, 9), st.integers(1, 6)), seed=st.integers(0, 99))
-@pytest.mark.parametrize("method", ["sinkhorn", "exact"])
-def test_both_marginals(method, sizes, seed):
+@pytest.mark.parametrize(("method", "atol"), [("sinkhorn", 1e-3), ("exact", 1e-9)])
+def test_both_marginals(method, atol, sizes, seed):
+    """Sinkhorn keeps one marginal exactly and nears the other; where that is slow, its iterations end before."""
     plan_BPG = plan_of(method, cost(*sizes, seed=seed))
     assert plan_BPG.min() >= 0
-    torch.testing.assert_close(plan_BPG.sum(2), torch.full_like(plan_BPG[:, :, 0], 1 / sizes[0]), atol=1e-6, rtol=0)
-    torch.testing.assert_close(plan_BPG.sum(1), torch.full_like(plan_BPG[:, 0], 1 / sizes[1]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(plan_BPG.sum(2), torch.full_like(plan_BPG[:, :, 0], 1 / sizes[0]), atol=atol, rtol=0)
+    torch.testing.assert_close(plan_BPG.sum(1), torch.full_like(plan_BPG[:, 0], 1 / sizes[1]), atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize(("anchor", "kept"), [("genes", 1), ("patches", 2)])
@@ -143,7 +144,7 @@ def test_unbalanced_equals_the_log_domain(epsilon):
 
 
 def test_unbalanced_refuses_an_epsilon_that_underflows():
-    with pytest.raises(ConfigError, match=r"transport_epsilon 0\.0001; .* take 0\.003 or more"):
+    with pytest.raises(ValueError, match=r"transport=unbalanced needs transport_epsilon >= 0\.003"):
         plan_of("unbalanced", cost(), transport_epsilon=1e-4)
 
 

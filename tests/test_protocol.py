@@ -53,9 +53,7 @@ def values_of(annotation):
 def messages(message_type):
     """Messages of one class, built by the names of Python."""
     fields = {
-        name: st.dictionaries(NAMES, ARRAYS, max_size=3)
-        if name in message_type.array_sets
-        else values_of(f.annotation)
+        name: st.dictionaries(NAMES, ARRAYS, max_size=3) if name in message_type.array_sets else values_of(f.annotation)
         for name, f in message_type.model_fields.items()
     }
     return st.fixed_dictionaries(fields).map(lambda values: message_type(**values))
@@ -116,9 +114,7 @@ def test_an_unknown_field_is_refused_by_name(message_type):
         with pytest.raises(ProtocolError, match=r"patient-id|extra"):
             message_type.from_payload(Payload({**payload.fields, **fields}, payload.arrays))
     with pytest.raises(ProtocolError, match="patient-rows"):
-        message_type.from_payload(
-            Payload(payload.fields, {**payload.arrays, "patient-rows": {"x": np.zeros(1)}})
-        )
+        message_type.from_payload(Payload(payload.fields, {**payload.arrays, "patient-rows": {"x": np.zeros(1)}}))
 
 
 @pytest.mark.parametrize("message_type", MESSAGES)
@@ -131,9 +127,7 @@ def test_a_missing_field_is_refused_by_name(message_type):
     ]
     for key in required:
         with pytest.raises(ProtocolError, match=key):
-            message_type.from_payload(
-                Payload({k: v for k, v in payload.fields.items() if k != key}, payload.arrays)
-            )
+            message_type.from_payload(Payload({k: v for k, v in payload.fields.items() if k != key}, payload.arrays))
 
 
 @pytest.mark.parametrize("message_type", MESSAGES)

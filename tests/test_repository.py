@@ -29,11 +29,7 @@ def test_a_package_is_importable_and_comes_from_here(package):
 
 def test_the_same_packages_are_built_typed_and_linted():
     tools = PYPROJECT["tool"]
-    assert (
-        sorted(tools["mypy"]["packages"])
-        == sorted(tools["importlinter"]["root_packages"])
-        == sorted(PACKAGES)
-    )
+    assert sorted(tools["mypy"]["packages"]) == sorted(tools["importlinter"]["root_packages"]) == sorted(PACKAGES)
 
 
 def test_configs_holds_no_python():
@@ -106,9 +102,7 @@ def test_the_wheel_holds_all_of_it_and_composes_far_from_the_checkout(tmp_path):
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     site = tmp_path / "site"
-    subprocess.run(
-        [sys.executable, "-m", "zipfile", "--extract", str(wheel), str(site)], check=True, timeout=60
-    )
+    subprocess.run([sys.executable, "-m", "zipfile", "--extract", str(wheel), str(site)], check=True, timeout=60)
     shipped = {path.relative_to(site) for path in site.rglob("*.yaml")}
     assert shipped == {path.relative_to(REPOSITORY) for path in (REPOSITORY / "configs").rglob("*.yaml")}
     # A folder of the same name in the working directory must not be taken for the installed one.

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from memamba_core.survival import hazards_from_logits, risk_from_logits, survival_from_logits
 
 LOGITS = st.integers(1, 7).flatmap(
-    lambda num_bins: st.lists(
-        st.lists(st.floats(-8, 8), min_size=num_bins, max_size=num_bins), min_size=1, max_size=5
-    )
+    lambda num_bins: st.lists(st.lists(st.floats(-8, 8), min_size=num_bins, max_size=num_bins), min_size=1, max_size=5)
 )
 
 

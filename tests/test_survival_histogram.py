@@ -48,13 +48,9 @@ def _cohort(num, mean_survival, spread, months, seed):
 
 def _slow_pair_counts(counts) -> PairCounts:
     """One patient per count, and every patient with every other."""
-    patients = [
-        (event, r, t) for event, r, t in np.ndindex(*counts.shape) for _ in range(counts[event, r, t])
-    ]
+    patients = [(event, r, t) for event, r, t in np.ndindex(*counts.shape) for _ in range(counts[event, r, t])]
     later = [(r, other) for event, r, t in patients for _, other, o in patients if event and t < o]
-    return PairCounts(
-        sum(r > o for r, o in later), sum(r < o for r, o in later), sum(r == o for r, o in later)
-    )
+    return PairCounts(sum(r > o for r, o in later), sum(r < o for r, o in later), sum(r == o for r, o in later))
 
 
 @given(PATIENTS)
@@ -115,9 +111,7 @@ def test_error_is_as_stated(mean_survival, spread, months, risk_error, time_erro
         risk, time, event = _cohort(600, mean_survival, spread, months, seed)
         exact = concordance_index(risk, time, event)
         cells = grid_cells(time, STEP, NUM_CELLS)
-        coarse = concordance_index(
-            risk, np.where(event, cells, cells - 0.5), event
-        )  # cells of time, exact risk
+        coarse = concordance_index(risk, np.where(event, cells, cells - 0.5), event)  # cells of time, exact risk
         by_time.append(coarse - exact)
         by_risk.append(pair_counts_from_histogram(_histogram(risk, time, event)).c_index - coarse)
     assert np.abs(by_risk).max() < risk_error
@@ -129,9 +123,7 @@ def test_it_becomes_the_exact_index_as_cells_of_time_shrink():
     risk, time, event = _cohort(400, 0.6, 1.0, 30, 0)
     exact = concordance_index(risk, time, event)
     errors = [
-        abs(
-            pair_counts_from_histogram(_histogram(risk, time, event, step, round(300 / step))).c_index - exact
-        )
+        abs(pair_counts_from_histogram(_histogram(risk, time, event, step, round(300 / step))).c_index - exact)
         for step in (12.0, 3.0, 0.75, 0.1)
     ]
     assert errors[0] > errors[1] > errors[-1]

@@ -97,9 +97,7 @@ def test_a_badly_wrong_patient_still_has_a_finite_gradient(dtype, event, censore
 @pytest.mark.parametrize("censored_bin", ["through", "before"])
 def test_a_batch_without_an_event_stays_on_the_graph(censored_bin):
     logits_BK = torch.zeros(2, NUM_BINS, requires_grad=True)
-    loss = nll_loss(
-        logits_BK, torch.tensor([0, 3]), torch.tensor([False, False]), alpha=1.0, censored_bin=censored_bin
-    )
+    loss = nll_loss(logits_BK, torch.tensor([0, 3]), torch.tensor([False, False]), alpha=1.0, censored_bin=censored_bin)
     loss.backward()
     assert logits_BK.grad is not None
     assert loss.item() == 0.0  # alpha=1 leaves only patients with an event

@@ -180,10 +180,7 @@ def test_log_rank_p_is_that_of_two_groups():
     ],
 )
 def test_log_rank_p_is_none_where_there_is_nothing_to_test(time, event, group):
-    assert (
-        log_rank_p(np.array(time, dtype=float), np.array(event, dtype=bool), np.array(group, dtype=int))
-        is None
-    )
+    assert log_rank_p(np.array(time, dtype=float), np.array(event, dtype=bool), np.array(group, dtype=int)) is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.booleans()), max_size=12))
@@ -203,9 +200,7 @@ def test_weighted_measures_are_those_of_scikit_survival_inside_follow_up():
     auc, _ = cumulative_dynamic_auc(train, test, 1 - survival_NK[:, :3], EDGES)
     brier = sksurv_integrated_brier_score(train, test, survival_NK[:, :3], EDGES)
     assert time_dependent_auc(survival_NK, time, event, EDGES, train_time, train_event) == pytest.approx(auc)
-    assert integrated_brier_score(survival_NK, time, event, EDGES, train_time, train_event) == pytest.approx(
-        brier
-    )
+    assert integrated_brier_score(survival_NK, time, event, EDGES, train_time, train_event) == pytest.approx(brier)
     assert min(auc) > 0.6
     assert brier < 0.25
 

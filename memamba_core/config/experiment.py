@@ -28,6 +28,7 @@ __all__ = [
 ExpertName = Literal["pathology", "genomics", "synergistic"]
 ScanName = Literal["conventional", "attention"]
 _UNBALANCED_EPSILON = 0.003
+"""POT solves this plan outside of the log domain; a cost is at most 2, and exp(-2 / 0.003) is nearly 0 in float64."""
 
 
 class AgreementConfig(Settings):
@@ -198,9 +199,7 @@ class FederationConfig(Settings):
     num_rounds: int = Field(20, ge=1, le=10_000)
     local_epochs: int = Field(1, ge=1, le=100)
     """Passes over a site's patients in a round."""
-    optimizer: OptimizerConfig = OptimizerConfig(
-        name="sgd", learning_rate=0.3, weight_decay=0.0, skip_weight_decay=0.0
-    )
+    optimizer: OptimizerConfig = OptimizerConfig(name="sgd", learning_rate=0.3, weight_decay=0.0, skip_weight_decay=0.0)
     """At the sites; its state is new each round. Plain SGD did better than AdamW where sites have a handful of patients
     (docs/RESULTS.md); its weight decay is not decoupled from so large a learning rate, hence none."""
     min_results: int = Field(1, ge=1)

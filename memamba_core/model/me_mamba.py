@@ -169,7 +169,7 @@ class MEMamba(nn.Module):
         for name, parameter in self.named_parameters():
             sizes[parameter_group(name)] += parameter.numel()
         groups = ", ".join(f"{group} {size:,}" for group, size in sizes.items() if size)
-        backend = choose_backend(self._scan_backend)
+        backend = choose_backend(self._scan_backend, self._like)
         return f"ME-Mamba, {sum(sizes.values()):,} parameters ({groups}), scan: {backend}"
 
     @property

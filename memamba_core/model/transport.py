@@ -23,8 +23,6 @@ Anchor = Literal["genes", "patches"]
 _MAX_ITERATIONS: Final = 1000
 # Sinkhorn stops when the marginals are this close; the plan is then used in float32.
 _MARGINAL_TOLERANCE: Final = 1e-8
-# A cost is at most 2, and exp(-2 / 0.003) is about the smallest number of float64.
-_SMALLEST_UNBALANCED_EPSILON: Final = 0.003
 
 
 def cosine_cost(
@@ -45,7 +43,7 @@ def transport_plan(cost_BPG: Float[Tensor, "B P G"], config: ModelConfig) -> Flo
     early is used as it is.
 
     Raises:
-        ConfigError: `exact` on more than `transport_exact_limit` pairs; `unbalanced` with a tiny epsilon.
+        ConfigError: `exact` on more than `transport_exact_limit` pairs.
     """
     if config.transport == "relaxed":
         return relaxed_plan(cost_BPG, config.transport_epsilon, config.anchor)
@@ -104,11 +102,6 @@ def _solve(cost_PG: Tensor, config: ModelConfig) -> Tensor:
                 warn=False,
             )
         case "unbalanced":
-            if epsilon < _SMALLEST_UNBALANCED_EPSILON:
-                raise ConfigError(
-                    f"transport is unbalanced and transport_epsilon {epsilon:g}; POT computes this plan outside "
-                    f"of the log domain, and it vanishes: take {_SMALLEST_UNBALANCED_EPSILON} or more"
-                )
             with warnings.catch_warnings():  # of an early end; unlike its sibling it cannot be told not to
                 warnings.simplefilter("ignore", UserWarning)
                 # Not POT's `sinkhorn_stabilized`: at epsilon 0.01 its plans weigh 0, 231 or 1e39.
