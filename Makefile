@@ -82,8 +82,9 @@ imports: $(READY) ## import-linter: who may import whom
 check: lint types imports test ## all that must pass before a commit
 
 .PHONY: bench
-bench: $(READY) ## the benchmarks
-	for script in benchmarks/*.py; do $(BIN)/python "$$script" $(ARGS); done
+bench: $(READY) ## baselines and the cost of federating; the studies of docs/RESULTS.md: see benchmarks/README.md
+	$(BIN)/python benchmarks/federation_overhead.py
+	$(BIN)/python benchmarks/baselines.py $(ARGS)
 
 .PHONY: clean
 clean: ## remove the venv, caches and builds; results in outputs/ stay

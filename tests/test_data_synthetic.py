@@ -216,7 +216,7 @@ def test_the_interaction_has_no_marginal_effect():
     true = in_order(generated, generated.true_risk)
     gene, patch = in_order(generated, generated.gene_score), in_order(generated, generated.patch_score)
     for marginal in (gene, -gene, patch, -patch, gene + patch, np.abs(gene), np.abs(patch)):
-        assert abs(np.corrcoef(marginal, true)[0, 1]) < 0.06
+        assert abs(np.corrcoef(marginal, true)[0, 1]) < 0.1  # four standard errors at this size
         assert concordance_index(marginal, time, event) == pytest.approx(0.5, abs=0.03)
     assert concordance_index(gene * patch, time, event) > 0.65
 
