@@ -20,7 +20,7 @@ TORCH_INDEX ?=
 ARGS ?=
 # The embedded example: a strong planted risk, so that a minute or two of training shows it.
 DEMO := data.synthetic.num_patients=600 data.synthetic.effect=2 federation=adamw federation.num_rounds=15 \
-  training.batch_size=16 'methods=[federated,pooled]'
+  training.batch_size=16 threads=1 'methods=[federated,pooled]'
 # More workers than this cost more in imports of torch than they bring.
 PYTEST_WORKERS ?= 4
 

@@ -81,6 +81,24 @@ _PLANTED = (
     "methods=[pooled]",
 )
 
+# An interaction without marginal effect is hard to find: a clear cohort and no regularisation, chosen on another cohort
+# (data.synthetic.seed=8).
+_INTERACTION = (
+    "data.synthetic.risk=interaction",
+    "data.synthetic.num_genes=6",
+    "data.synthetic.feature_width=6",
+    "data.synthetic.patches=[16,16]",
+    "data.synthetic.rare_fraction=0.3",
+    "data.synthetic.batch_effect=0",
+    "data.synthetic.effect=3",
+    "data.synthetic.censoring=0.2",
+    "model.dropout=0",
+    "model.linear_skip=false",
+    "training.optimizer.learning_rate=0.003",
+    "training.loss.mmd_weight=0",
+    "federation.num_rounds=25",
+)
+
 STUDIES = {
     "genomics": Study(
         base=("model=genomics", "methods=[pooled]", "federation.num_rounds=14", FOLDS),
@@ -125,8 +143,8 @@ STUDIES = {
                 "patches, pathology expert without scans",
                 ("data.synthetic.risk=patches", "model=pathology", "model.scans=[]"),
             ),
-            Setting("interaction, three experts", ("data.synthetic.risk=interaction",)),
-            Setting("interaction, no synergistic expert", ("data.synthetic.risk=interaction", "model=late_fusion")),
+            Setting("interaction, three experts", _INTERACTION),
+            Setting("interaction, no synergistic expert", (*_INTERACTION, "model=late_fusion")),
         ),
         cohorts=("synthetic",),
         seeds=(0, 1, 2),

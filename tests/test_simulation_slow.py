@@ -31,12 +31,18 @@ def environment():
 
 def start(*arguments):
     return subprocess.Popen(
-        [COMMAND, *arguments], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [COMMAND, *arguments],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell starts background jobs deaf to Ctrl-C, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def test_ctrl_c_leaves_a_folder_with_which_the_run_is_finished_to_the_same_numbers(tmp_path):
-    settings = tiny(*GENES_ONLY, "federation.num_rounds=150", "methods=[federated,pooled]")
+    settings = tiny(*GENES_ONLY, "federation.num_rounds=60", "methods=[federated,pooled]")
     undisturbed = run(tmp_path / "whole", *(s for s in settings if not s.startswith("device")))
     folder = tmp_path / "cut"
     process = start(*settings, f"output_dir={folder}")
