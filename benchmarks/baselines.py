@@ -40,11 +40,11 @@ from sksurv.util import Surv
 
 from memamba_core.config.compose import compose_simulation
 from memamba_core.config.simulation import SimulationConfig
-from memamba_core.data.agreement import column_moments, transform_features, transform_genes
 from memamba_core.data.genomics import build_gene_groups
 from memamba_core.data.records import Cohort
+from memamba_core.data.statistics import column_moments, transform_features, transform_genes
 from memamba_core.data.tables import open_table
-from memamba_core.survival.metrics import concordance_index
+from memamba_core.survival.concordance import concordance_index
 from simulation.cohort import SimulatedCohort, prepare_cohort
 
 COHORTS = ("tcga_blca", "tcga_brca", "tcga_ucec", "tcga_gbmlgg", "tcga_luad")

@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from memamba_core.config.compose import compose_experiment
-from memamba_core.data.agreement import Agreement, ColumnMoments
+from memamba_core.data.agreement import Agreement
+from memamba_core.data.statistics import ColumnMoments
 from memamba_core.protocol import (
     AgreementReply,
     AgreementRequest,

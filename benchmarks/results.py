@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from memamba_core.config.compose import compose_simulation
-from memamba_core.survival.metrics import concordance_index
+from memamba_core.survival.concordance import concordance_index
 
 COHORTS = ("tcga_blca", "tcga_brca", "tcga_ucec", "tcga_gbmlgg", "tcga_luad")
 FOLDS = "folds=[0,1,2,3,4]"

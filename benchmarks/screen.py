@@ -27,7 +27,7 @@ from rich.table import Table
 
 from memamba_core.config.compose import compose_simulation, experiment_overrides
 from memamba_core.data.records import Cohort
-from memamba_core.survival.metrics import concordance_index
+from memamba_core.survival.concordance import concordance_index
 from server.settle import Run
 from simulation.cohort import SimulatedCohort, prepare_cohort
 from simulation.folds import assign_folds

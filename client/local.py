@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from memamba_core.config.experiment import Experiment
-from memamba_core.data.agreement import (
-    Agreement,
+from memamba_core.data.agreement import Agreement
+from memamba_core.data.dataset import PatientDataset
+from memamba_core.data.records import Cohort
+from memamba_core.data.statistics import (
     ColumnMoments,
     column_moments,
     count_events,
     transform_features,
     transform_genes,
 )
-from memamba_core.data.dataset import PatientDataset
-from memamba_core.data.records import Cohort
 from memamba_core.errors import AgreementError
 from memamba_core.model import MEMamba
 from memamba_core.privacy.disclosure import disclose_metrics, told
@@ -39,8 +39,8 @@ from memamba_core.protocol import (
     TrainRequest,
     size_band,
 )
+from memamba_core.survival.concordance import count_pairs
 from memamba_core.survival.histogram import risk_time_histogram
-from memamba_core.survival.metrics import count_pairs
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint, weights_of
 from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import Predictions, Span, predict, resolve_device, train

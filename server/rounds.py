@@ -25,8 +25,8 @@ from memamba_core.protocol import (
     TrainReply,
     TrainRequest,
 )
+from memamba_core.survival.concordance import PairCounts
 from memamba_core.survival.histogram import pair_counts_from_histogram
-from memamba_core.survival.metrics import PairCounts
 from memamba_core.training.checkpoint import initial_model, weights_of
 
 from .exchange import Answers, SiteFailure, ask

@@ -11,16 +11,8 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from memamba_core.config.experiment import Experiment
-from memamba_core.data.agreement import (
-    Agreement,
-    ColumnMoments,
-    agree_on_time_bins,
-    build_agreement,
-    check_declarations,
-    common_gene_columns,
-    merge_moments,
-    scales_features,
-)
+from memamba_core.data.agreement import Agreement
+from memamba_core.data.statistics import ColumnMoments, merge_moments
 from memamba_core.errors import FederationError
 from memamba_core.protocol import (
     PROTOCOL_VERSION,
@@ -34,6 +26,7 @@ from memamba_core.protocol import (
     package_version,
 )
 
+from .agree import agree_on_time_bins, build_agreement, check_declarations, common_gene_columns, scales_features
 from .exchange import SiteFailure, ask
 from .gate import most_patients
 

@@ -135,7 +135,7 @@ def draw_kaplan_meier(
         risk: out-of-fold predictions, higher is worse. If all are equal there is one group and no test.
         title: of the figure.
     """
-    from memamba_core.survival.metrics import log_rank_p
+    from memamba_core.survival.curves import log_rank_p
 
     groups = _median_groups(risk)
     # A shared grid of months under curves and table, with the table's columns far enough apart to be read.

@@ -16,12 +16,8 @@ from memamba_core.data.dataset import PatientDataset
 from memamba_core.data.records import Cohort
 from memamba_core.errors import NoComparablePairError
 from memamba_core.model import MEMamba
-from memamba_core.survival.metrics import (
-    concordance_index,
-    count_pairs,
-    integrated_brier_score,
-    time_dependent_auc,
-)
+from memamba_core.survival.concordance import concordance_index, count_pairs
+from memamba_core.survival.curves import integrated_brier_score, time_dependent_auc
 from memamba_core.training.checkpoint import Weights, initial_model, model_from, weights_of
 from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import Predictions, Span, predict, resolve_device, train

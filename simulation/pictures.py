@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from memamba_core.errors import NoComparablePairError
-from memamba_core.survival.metrics import count_pairs
+from memamba_core.survival.concordance import count_pairs
 
 from .figures import SiteBar, draw_comparison, draw_kaplan_meier, draw_learning_curves, draw_site_bars
 

@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 
 from memamba_core.config.experiment import AgreementConfig
-from memamba_core.data.agreement import (
-    Agreement,
-    agree_on_time_bins,
-    build_agreement,
-    check_declarations,
-    column_moments,
-    common_gene_columns,
-    count_events,
-    scales_features,
-)
+from memamba_core.data.agreement import Agreement
+from memamba_core.data.statistics import column_moments, count_events
 from memamba_core.errors import AgreementError
 from memamba_core.protocol import FactsReply
+from server.agree import agree_on_time_bins, build_agreement, check_declarations, common_gene_columns, scales_features
 
 FACTS = FactsReply(
     site="a",

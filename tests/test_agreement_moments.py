@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from memamba_core.config.experiment import AgreementConfig
-from memamba_core.data.agreement import ColumnMoments, column_moments, merge_moments, transform_genes
+from memamba_core.data.statistics import ColumnMoments, column_moments, merge_moments, transform_genes
 
 WIDTH = 3
 CELLS = st.one_of(st.floats(-10, 10), st.just(np.nan), st.just(7.0), st.just(36_893.0))

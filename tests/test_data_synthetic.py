@@ -9,7 +9,7 @@ from memamba_core.data.genomics import build_gene_groups
 from memamba_core.data.records import FeatureStore
 from memamba_core.data.synthetic import MemoryFeatures, SyntheticCohort, generate_cohort
 from memamba_core.errors import ConfigError, NoComparablePairError
-from memamba_core.survival.metrics import concordance_index
+from memamba_core.survival.concordance import concordance_index
 
 RISKS = ("genes", "patches", "both", "interaction")
 SMALL = SyntheticConfig(num_patients=60, num_sites=4, patches=(5, 12), num_genes=12, feature_width=8)

@@ -5,7 +5,7 @@ import pytest
 
 from memamba_core.config.site import DisclosureConfig
 from memamba_core.privacy.disclosure import disclose_metrics, told
-from memamba_core.survival.metrics import PairCounts
+from memamba_core.survival.concordance import PairCounts
 
 FLOORS = DisclosureConfig(min_patients=10, min_events=5, min_pairs=50)
 PAIRS = PairCounts(30, 15, 5)

@@ -4,9 +4,10 @@ import pytest
 
 from memamba_core.config.compose import compose_simulation
 from memamba_core.config.experiment import Experiment, OptimizerConfig
-from memamba_core.data.agreement import Agreement, column_moments, transform_genes
+from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.data.genomics import build_gene_groups
+from memamba_core.data.statistics import column_moments, transform_genes
 from memamba_core.training.checkpoint import initial_model
 from memamba_core.training.trainer import Span, predict, train
 from simulation.cohort import prepare_cohort

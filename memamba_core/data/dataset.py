@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from memamba_core.config.experiment import AgreementConfig
-from memamba_core.data.agreement import Agreement, transform_features, transform_genes
+from memamba_core.data.agreement import Agreement
 from memamba_core.data.records import Cohort, PatientRecord
+from memamba_core.data.statistics import transform_features, transform_genes
 from memamba_core.errors import AgreementError
 from memamba_core.records import Bag, PatientInputs, SurvivalTarget
 from memamba_core.survival.time_bins import assign_time_bin

@@ -18,7 +18,7 @@ from memamba_core.data.records import Cohort, GeneTable, PatientRecord
 from memamba_core.data.row_choice import choose_rows
 from memamba_core.errors import ConfigError
 from memamba_core.records import Bag
-from memamba_core.survival.metrics import concordance_index
+from memamba_core.survival.concordance import concordance_index
 
 __all__ = ["MemoryFeatures", "SyntheticCohort", "generate_cohort"]
 

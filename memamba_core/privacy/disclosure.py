@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from memamba_core.config.site import DisclosureConfig
 from memamba_core.protocol import Metrics
-from memamba_core.survival.metrics import PairCounts
+from memamba_core.survival.concordance import PairCounts
 
 __all__ = ["disclose_metrics", "told"]
 

@@ -13,6 +13,8 @@ Pair counts and histograms of several sites are added up; a mean of the sites' C
 wrong, quantity, because a site's index rests on few pairs and leaves out every pair across sites.
 """
 
+from memamba_core.survival.concordance import PairCounts, concordance_index, count_pairs
+from memamba_core.survival.curves import integrated_brier_score, log_rank_p, time_dependent_auc
 from memamba_core.survival.hazards import hazards_from_logits, risk_from_logits, survival_from_logits
 from memamba_core.survival.histogram import (
     NUM_RISK_BINS,
@@ -21,14 +23,6 @@ from memamba_core.survival.histogram import (
     risk_time_histogram,
 )
 from memamba_core.survival.losses import nll_loss
-from memamba_core.survival.metrics import (
-    PairCounts,
-    concordance_index,
-    count_pairs,
-    integrated_brier_score,
-    log_rank_p,
-    time_dependent_auc,
-)
 from memamba_core.survival.time_bins import (
     assign_time_bin,
     assign_time_bins,

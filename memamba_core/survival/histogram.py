@@ -24,7 +24,8 @@ summed, over the sites' floors or inside a secure sum, before anybody looks.
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
-from memamba_core.survival.metrics import PairCounts, check_patients
+from memamba_core.survival.concordance import PairCounts
+from memamba_core.survival.outcomes import check_patients
 from memamba_core.survival.time_bins import grid_cells
 
 __all__ = ["NUM_RISK_BINS", "pair_counts_from_histogram", "risk_edges", "risk_time_histogram"]

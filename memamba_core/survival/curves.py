@@ -1,8 +1,7 @@
-"""How well risks rank patients, and how well survival curves fit, with numbers that sites can add up.
+"""How well survival curves fit, and whether those of groups differ.
 
-What is counted inside a site are pairs of patients (`PairCounts`): counts add up, indices do not. The other
-measures need the patients themselves and are for simulation and for a site's own eyes; they come from
-lifelines and scikit-survival, imported where they are used, because importing them takes seconds.
+These need the patients themselves: they are for simulation and for a site's own eyes. They come from lifelines and
+scikit-survival, imported where they are used, because importing them takes seconds.
 """
 
 from collections.abc import Sequence
@@ -11,162 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
-from memamba_core.errors import NoComparablePairError
+from memamba_core.survival.outcomes import check_patients
 
-__all__ = [
-    "PairCounts",
-    "check_patients",
-    "concordance_index",
-    "count_pairs",
-    "integrated_brier_score",
-    "log_rank_p",
-    "time_dependent_auc",
-]
-
-
-def check_patients(
-    time_months: Float[np.ndarray, " n"],
-    event: Bool[np.ndarray, " n"],
-    **predictions: Shaped[np.ndarray, "n ..."],
-) -> None:
-    """Refuse arrays that do not describe patients; behind this door types and lengths are taken for granted.
-
-    Args:
-        time_months: months from diagnosis to the event or to the last visit.
-        event: True: it happened at that time. False: censored then.
-        predictions: by name, one row per patient each.
-
-    Raises:
-        ValueError: `event` is not boolean, lengths differ, or a value is not finite.
-    """
-    if event.dtype != np.bool_:
-        raise ValueError(
-            f"event has dtype {event.dtype}; give booleans, True where the event happened "
-            "(numbers are refused because some tables code censoring as 1)"
-        )
-    for name, values in {"time_months": time_months, **predictions}.items():
-        if len(values) != len(event):
-            raise ValueError(f"{name} has {len(values)} entries and event {len(event)}; give one of each per patient")
-        num_bad = int(np.count_nonzero(~np.isfinite(values)))
-        if num_bad:
-            raise ValueError(f"{name} has {num_bad} values that are not finite; such patients cannot be ranked")
-
-
-@dataclass(frozen=True)
-class PairCounts:
-    """Comparable pairs of patients, by whether their risks are in the right order; `PairCounts()` is none.
-
-    Counts of disjoint sets of patients add up to the pairs *inside* the sets; pairs across sets are not in
-    the sum.
-
-    Attributes:
-        concordant: who had the event first had the higher risk.
-        discordant: who had the event first had the lower risk.
-        tied_risk: both had the same risk.
-    """
-
-    concordant: int = 0
-    discordant: int = 0
-    tied_risk: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.concordant, self.discordant, self.tied_risk) < 0:
-            raise ValueError(f"counts of pairs cannot be negative, got {self}")
-
-    def __add__(self, other: "PairCounts") -> "PairCounts":
-        if not isinstance(other, PairCounts):
-            return NotImplemented
-        return PairCounts(
-            self.concordant + other.concordant,
-            self.discordant + other.discordant,
-            self.tied_risk + other.tied_risk,
-        )
-
-    @property
-    def num_pairs(self) -> int:
-        """Number of comparable pairs."""
-        return self.concordant + self.discordant + self.tied_risk
-
-    @property
-    def c_index(self) -> float:
-        """Share of comparable pairs in the right order, ties in risk counted half (Harrell et al. 1996).
-
-        1 is a perfect order, 0.5 what guessing gives, 0 the perfect order upside down.
-
-        Raises:
-            NoComparablePairError: there is no comparable pair; an index of 0.5 would claim knowledge.
-        """
-        if not self.num_pairs:
-            raise NoComparablePairError(
-                "no comparable pair of patients: nobody had an event before another one's last visit. "
-                "Add up the pairs of more patients before asking for an index"
-            )
-        return (self.concordant + 0.5 * self.tied_risk) / self.num_pairs
-
-
-def count_pairs(
-    risk: Float[np.ndarray, " n"], time_months: Float[np.ndarray, " n"], event: Bool[np.ndarray, " n"]
-) -> PairCounts:
-    """Count the comparable pairs of a set of patients (Harrell et al. 1996).
-
-    A pair is comparable if the one with the shorter time had the event. At equal times a patient with the
-    event is comparable with a censored one (who was alive then), two events are not. So do lifelines and
-    scikit-survival; but ties in risk are exact here, as in lifelines, where scikit-survival takes risks
-    within 1e-8 for equal.
-
-    Takes one comparison of each event with all who lived longer: 0.1 s for 10,000 patients, linear memory.
-
-    Args:
-        risk: higher is worse. lifelines' `concordance_index` wants the opposite sign, scikit-survival's the
-            same.
-        time_months: months from diagnosis to the event or to the last visit.
-        event: True: it happened at that time. False: censored then.
-
-    Returns:
-        The counts; all zero with no event, no patient, or nobody who outlived an event.
-
-    Raises:
-        ValueError: arrays of different lengths, `event` not boolean, or a value that is not finite.
-    """
-    check_patients(time_months, event, risk=risk)
-    # At equal times events come before censored patients; then all who are comparable with an event stand
-    # behind the last event of its time, without a gap.
-    order = np.lexsort((~event, time_months))
-    risk, time_months, event = risk[order], time_months[order], event[order]
-    events = np.flatnonzero(event)
-    event_times = time_months[events]
-    events_until = np.searchsorted(event_times, event_times, side="right")  # of the events alone
-    starts = events[events_until - 1] + 1
-
-    num_pairs = concordant = discordant = 0
-    for start, event_risk in zip(starts.tolist(), risk[events], strict=True):
-        later_risk = risk[start:]
-        num_pairs += len(later_risk)
-        concordant += int(np.count_nonzero(later_risk < event_risk))
-        discordant += int(np.count_nonzero(later_risk > event_risk))
-    return PairCounts(concordant, discordant, num_pairs - concordant - discordant)
-
-
-def concordance_index(
-    risk: Float[np.ndarray, " n"], time_months: Float[np.ndarray, " n"], event: Bool[np.ndarray, " n"]
-) -> float:
-    """Harrell's concordance index of a set of patients, all pairs in it: `count_pairs(...).c_index`.
-
-    Args:
-        risk: higher is worse.
-        time_months: months from diagnosis to the event or to the last visit.
-        event: True: it happened at that time. False: censored then.
-
-    Returns:
-        A value in [0, 1]; 0.5 is guessing.
-
-    Raises:
-        NoComparablePairError: no event, or nobody who outlived one.
-        ValueError: as `count_pairs`.
-    """
-    return count_pairs(risk, time_months, event).c_index
+__all__ = ["integrated_brier_score", "log_rank_p", "time_dependent_auc"]
 
 
 def log_rank_p(

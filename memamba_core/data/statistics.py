@@ -1,0 +1,101 @@
+"""Sums that a site tells before round 1, and how those of several sites are added up.
+
+Scaling and time bins come from these sums alone (`memamba_core.data.agreement`). Values are transformed and clipped
+before they are summed, so that one patient cannot carry a column.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from memamba_core.config.experiment import AgreementConfig
+from memamba_core.survival.time_bins import grid_cells
+
+__all__ = ["ColumnMoments", "column_moments", "count_events", "merge_moments", "transform_features", "transform_genes"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+_FEATURE_CLIP = 15.0  # of log-transformed slide-level features, before summing: areas reach 1e8, log1p(1e8) = 18
+
+
+@dataclass(frozen=True)
+class ColumnMoments:
+    """Count, mean and summed squared deviation (M2) of each column; NaN cells are not counted.
+
+    Sums of different sites are added with `merge_moments`.
+    """
+
+    count: FloatArray
+    mean: FloatArray
+    m2: FloatArray
+
+    @classmethod
+    def zeros(cls, width: int) -> Self:
+        """What a site under its floor sends."""
+        return cls(np.zeros(width), np.zeros(width), np.zeros(width))
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """As they travel."""
+        return {"count": self.count, "mean": self.mean, "m2": self.m2}
+
+    @property
+    def std(self) -> FloatArray:
+        """Population standard deviation; 0 where nothing was counted."""
+        return np.sqrt(self.m2 / np.maximum(self.count, 1.0))
+
+
+def transform_genes(values_NC: npt.NDArray[Any], config: AgreementConfig) -> FloatArray:
+    """Molecular values before scaling: sign(x) log(1 + |x|) by default, clipped to +-`gene_statistics_clip`."""
+    values = np.asarray(values_NC, dtype=np.float64)
+    if config.gene_transform == "signed_log":
+        values = signed_log(values)
+    return np.clip(values, -config.gene_statistics_clip, config.gene_statistics_clip)
+
+
+def signed_log(values: FloatArray) -> FloatArray:
+    """sign(x) log(1 + |x|): linear near zero, logarithmic in the tails."""
+    return np.sign(values) * np.log1p(np.abs(values))
+
+
+def transform_features(rows_PF: npt.NDArray[Any]) -> FloatArray:
+    """Features that get z-scores, before scaling: signed log (their scales differ by 1e8), clipped."""
+    return np.clip(signed_log(np.asarray(rows_PF, dtype=np.float64)), -_FEATURE_CLIP, _FEATURE_CLIP)
+
+
+def column_moments(blocks: Iterable[npt.NDArray[Any]], width: int) -> ColumnMoments:
+    """Moments of columns over blocks of rows (each [n, width], NaN where not measured), read one after the other."""
+    return merge_moments([_moments_of(np.asarray(block, dtype=np.float64)) for block in blocks], width)
+
+
+def _moments_of(block_NC: FloatArray) -> ColumnMoments:
+    known = ~np.isnan(block_NC)
+    count = known.sum(axis=0).astype(np.float64)
+    filled = np.where(known, block_NC, 0.0)
+    mean = filled.sum(axis=0) / np.maximum(count, 1.0)
+    return ColumnMoments(count, mean, (np.where(known, filled - mean, 0.0) ** 2).sum(axis=0))
+
+
+def count_events(times: Sequence[float], events: Sequence[bool], config: AgreementConfig) -> dict[str, IntArray]:
+    """Events and censored patients per cell of the coarse time grid (`grid_step_months` wide, the last cell open)."""
+    cells = grid_cells(np.asarray(times, dtype=np.float64), config.grid_step_months, config.grid_num_cells)
+    happened = np.asarray(events, dtype=bool)
+    return {
+        "event": np.bincount(cells[happened], minlength=config.grid_num_cells).astype(np.int64),
+        "censored": np.bincount(cells[~happened], minlength=config.grid_num_cells).astype(np.int64),
+    }
+
+
+def merge_moments(parts: Sequence[ColumnMoments], width: int) -> ColumnMoments:
+    """Add up moments of disjoint sets of rows (Chan, Golub & LeVeque 1983), in the order given."""
+    total = ColumnMoments.zeros(width)
+    for part in parts:
+        count = total.count + part.count
+        share = part.count / np.maximum(count, 1.0)
+        delta = part.mean - total.mean
+        m2 = total.m2 + part.m2 + delta**2 * total.count * share
+        total = ColumnMoments(count, total.mean + delta * share, m2)
+    return total
