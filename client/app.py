@@ -11,7 +11,7 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 from memamba_core.config.site import load_site_config
-from memamba_core.errors import AgreementError, ConfigError, DataError, ProtocolError
+from memamba_core.errors import AgreementError, ConfigError, DataError, ProtocolError, TamperedLogError
 from memamba_core.protocol import (
     AgreementRequest,
     EvaluateRequest,
@@ -67,6 +67,7 @@ _REFUSALS: tuple[tuple[type[Exception], Refusal], ...] = (
     (DataError, Refusal.DATA),
     (AgreementError, Refusal.AGREEMENT_FIELD),
     (ConfigError, Refusal.CONFIG),
+    (TamperedLogError, Refusal.BUDGET),
 )
 
 

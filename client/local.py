@@ -46,6 +46,7 @@ from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import Predictions, Span, predict, resolve_device, train
 
 from .models import ModelCache
+from .private import train_private_round
 from .session import RefusedError, Session, SessionStore
 from .site import Site
 
@@ -72,6 +73,7 @@ class SiteWorker:
             RefusedError: other version, settings or policy.
         """
         session = self._sessions.open(request)
+        private = session.plan is not None  # then no exact count is told
         cohort, floors = self._training(session), self.site.config.disclosure
         records, data, features = cohort.records, self.site.config.data, cohort.features
         return FactsReply(
@@ -86,13 +88,17 @@ class SiteWorker:
             size_band=size_band(len(records)),
             pathology_band=size_band(sum(cohort.has_slides(r) for r in records)),
             genomics_band=size_band(sum(cohort.has_genes(r) for r in records)),
-            num_patients=told(len(records), floors.min_patients),
-            num_events=told(cohort.num_events, floors.min_events) if len(records) >= floors.min_patients else None,
+            num_patients=None if private else told(len(records), floors.min_patients),
+            num_events=(
+                None if private or len(records) < floors.min_patients else told(cohort.num_events, floors.min_events)
+            ),
         )
 
     def statistics(self, request: StatisticsRequest) -> StatisticsReply:
         """Sum columns and count events over the training patients; zeros from a site under its floor."""
         session = self._sessions.get(request.run_id, request.config_digest, request.fold)
+        if session.plan is not None:
+            raise RefusedError(Refusal.POLICY, "sums over patients are not told under differential privacy")
         cohort, floors, config = self._training(session), self.site.config.disclosure, session.experiment.agreement
         with_genes = [r for r in cohort.records if cohort.has_genes(r)] if request.gene_columns else []
         with_slides = [r for r in cohort.records if cohort.has_slides(r)] if request.scale_features else []
@@ -138,9 +144,20 @@ class SiteWorker:
         dataset = self._dataset(session, "train")
         if not len(dataset):
             raise RefusedError(Refusal.NOTHING_TO_DO, "no training patient in this fold")
+        config = self.site.config
+        if session.plan is not None:
+            folder = self._sessions.folder(request.run_id)
+            assert folder is not None
+            model = self._load(session, request.weights)
+            return train_private_round(self.site, session, folder, session.plan, request, dataset, model)
+        if len(dataset) < config.disclosure.min_round_patients:
+            raise RefusedError(
+                Refusal.POLICY,
+                f"{len(dataset)} training patients, disclosure.min_round_patients is "
+                f"{config.disclosure.min_round_patients}: weights of so few could be turned back into patients",
+            )
         model = self._load(session, request.weights)
         metrics = self._curve_metrics(session, model)
-        config = self.site.config
         result = train(
             model,
             dataset,
@@ -163,7 +180,7 @@ class SiteWorker:
         return TrainReply(
             **{name: getattr(metrics, name) for name in Metrics.model_fields},
             weights=dict(weights_of(model)),
-            trained=dict(result.trained),
+            trained={group: _or_band(count, config.disclosure.min_patients) for group, count in result.trained.items()},
             train_loss=result.mean_loss if enough else None,
         )
 
@@ -171,7 +188,8 @@ class SiteWorker:
         """Evaluate the final weights on the patients of the test fold, and keep them in the site's state folder."""
         session = self._sessions.get(request.run_id, request.config_digest, request.fold, request.agreement_digest)
         model = self._load(session, request.weights)
-        metrics = self._metrics(session, model, self._dataset(session, "test"))
+        private = session.plan is not None
+        metrics = Metrics(counts={}) if private else self._metrics(session, model, self._dataset(session, "test"))
         folder = self._sessions.folder(request.run_id)
         if folder is not None and session.agreement is not None:
             num_rounds = session.experiment.federation.num_rounds
@@ -225,6 +243,11 @@ class SiteWorker:
         return site_metrics(
             predict(model, dataset, device=device, loss=session.experiment.training.loss), session, self.site
         )
+
+
+def _or_band(count: int, floor: int) -> int:
+    """A count over the floor as it is, one below it as the lower end of its band."""
+    return count if count >= floor else size_band(count)
 
 
 def site_metrics(predictions: Predictions, session: Session, site: Site) -> Metrics:

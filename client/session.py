@@ -14,6 +14,7 @@ from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError, MemambaError
+from memamba_core.privacy.plan import PrivacyPlan, plan_of
 from memamba_core.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, package_version
 
 from .site import Site
@@ -44,12 +45,14 @@ class Session:
     Attributes:
         request: what opened it: run id, config, fold.
         experiment: what the site composed from it.
+        plan: the noisy steps of each round; None without differential privacy.
         agreement: bins, genes and scaling of the federation, once they are there.
         datasets: patients scaled by that agreement, by part (`train`, `holdout`, `test`).
     """
 
     request: FactsRequest
     experiment: Experiment
+    plan: PrivacyPlan | None = None
     agreement: Agreement | None = None
     datasets: dict[str, PatientDataset] = field(default_factory=dict)
 
@@ -128,7 +131,7 @@ class SessionStore:
         objection = self._site.refusal_by_policy(experiment)
         if objection is not None:
             raise RefusedError(Refusal.POLICY, objection)
-        return Session(request, experiment)
+        return Session(request, experiment, plan_of(experiment))
 
     def _recall(self, run_id: str) -> Session | None:
         """The session of a run that this site opened before it was restarted."""

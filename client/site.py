@@ -47,6 +47,10 @@ class Site:
     def refusal_by_policy(self, experiment: Experiment) -> str | None:
         """Why this site takes no part in such an experiment, for its own log; None if it does."""
         limits = self.config.limits
+        if experiment.privacy.name == "none" and self.config.privacy is not None:
+            return "the run is without differential privacy, and site.yaml has a section privacy, which demands it"
+        if experiment.privacy.name != "none" and self.config.privacy is None:
+            return f"the run is with privacy={experiment.privacy.name}, and site.yaml has no section privacy (a budget)"
         if experiment.federation.local_epochs > limits.local_epochs:
             return (
                 f"federation.local_epochs={experiment.federation.local_epochs} is above limits.local_epochs="

@@ -9,6 +9,8 @@
     ├── AgreementError (ValueError)         sites (or a site and the coordinator) do not agree
     ├── ProtocolError (ValueError)          a message does not have the agreed form
     ├── CheckpointError (ValueError)        a saved model or journal cannot be used
+    ├── TamperedLogError (ValueError)       an append-only log was edited, cut or replaced
+    ├── BudgetError (RuntimeError)          a step would spend more privacy than the site allows
     ├── NoComparablePairError (ValueError)  a concordance index has nothing to compare
     ├── MissingBackendError (ImportError)   a backend was asked for that is not installed
     └── FederationError (RuntimeError)      the federation cannot go on; it can be resumed
@@ -20,6 +22,7 @@ never one of these messages, because a message may name a file, a column or a pa
 
 __all__ = [
     "AgreementError",
+    "BudgetError",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -29,6 +32,7 @@ __all__ = [
     "NoComparablePairError",
     "NoPatientsError",
     "ProtocolError",
+    "TamperedLogError",
 ]
 
 
@@ -58,6 +62,14 @@ class ProtocolError(MemambaError, ValueError):
 
 class CheckpointError(MemambaError, ValueError):
     """A checkpoint or journal is damaged, or belongs to another model or experiment."""
+
+
+class TamperedLogError(MemambaError, ValueError):
+    """A log that is only ever appended to was edited, cut, or replaced by an older one."""
+
+
+class BudgetError(MemambaError, RuntimeError):
+    """A step would spend more privacy than the site allows, or a round was charged already."""
 
 
 class NoComparablePairError(MemambaError, ValueError):

@@ -108,6 +108,7 @@ class Refusal(enum.Enum):
     DATA = (108, "the site's data could not be read; see the site's log")
     NOTHING_TO_DO = (109, "the site has no patient for this request")
     NOT_FINITE = (110, "training at the site gave values that are not finite")
+    BUDGET = (111, "the site's privacy budget does not allow this round")
     INTERNAL = (199, "an error at the site; see the site's log")
 
     def __init__(self, code: int, text: str) -> None:

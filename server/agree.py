@@ -91,7 +91,7 @@ def build_agreement(
     facts: Sequence[FactsReply],
     *,
     gene_columns: tuple[str, ...],
-    genes: ColumnMoments,
+    genes: ColumnMoments | None,
     features: ColumnMoments | None,
     time_bin_edges: tuple[float, ...],
     signatures: Mapping[str, tuple[str, ...]] | None,
@@ -104,7 +104,7 @@ def build_agreement(
         config: the experiment's settings.
         facts: the sites' declarations, already checked with `check_declarations`.
         gene_columns: the columns that `genes` counts.
-        genes: summed moments of transformed gene values.
+        genes: summed moments of transformed gene values, None where their scaling is public.
         features: summed moments of transformed features, None where they are not scaled.
         time_bin_edges: from `agree_on_time_bins`.
         signatures: gene groups, symbol lists by name; needed for `gene_groups=signatures`.
@@ -112,6 +112,9 @@ def build_agreement(
     Raises:
         AgreementError: no group catches a column.
     """
+    if genes is None:  # nothing was asked from data: every column counts as it is
+        one = np.ones(len(gene_columns))
+        genes = ColumnMoments(count=one, mean=np.zeros(len(gene_columns)), m2=one)
     varies = genes.m2 > 1e-12 * np.maximum(genes.count, 1.0)
     if gene_columns and not varies.all():
         _log.warning("%d molecular columns are constant over the federation and are left out", int((~varies).sum()))

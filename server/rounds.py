@@ -15,13 +15,14 @@ import numpy.typing as npt
 from flwr.serverapp import Grid
 
 from memamba_core.data.agreement import Agreement
-from memamba_core.errors import FederationError, NoComparablePairError
+from memamba_core.errors import BudgetError, FederationError, NoComparablePairError
 from memamba_core.protocol import (
     EvaluateReply,
     EvaluateRequest,
     FactsReply,
     Metrics,
     Phase,
+    Refusal,
     TrainReply,
     TrainRequest,
 )
@@ -103,6 +104,8 @@ def run_federation(
         journal: written after each round, and read first: if it holds rounds, they are not done again.
         observer: told of phases and rounds.
 
+    A federation whose sites have all spent their privacy budget ends with the model that it has.
+
     Raises:
         FederationError: too few accepted answers, twice in a row; with a journal the run can be resumed.
         AgreementError: sites declare different things.
@@ -119,7 +122,12 @@ def run_federation(
         rounds = past.rounds
         _log.info("resuming after round %d", len(rounds))
     for server_round in range(len(rounds) + 1, run.experiment.federation.num_rounds + 1):
-        weights, record = _train_round(grid, run, settlement, strategy, weights, server_round, observer)
+        try:
+            weights, record = _train_round(grid, run, settlement, strategy, weights, server_round, observer)
+        except BudgetError as error:
+            warnings = (*warnings, str(error))
+            _log.warning(warnings[-1])
+            break
         rounds = (*rounds, record)
         if journal is not None:
             journal.write(JournalEntry(weights, strategy.state(), settlement.agreement, rounds, warnings))
@@ -176,6 +184,11 @@ def _train_round(
             _log.warning("round %d: %s is left out: %s", server_round, site, failure.text)
         if len(accepted) >= config.min_results:
             break
+        if not answers.replies and all(f.code == Refusal.BUDGET.code for f in answers.failures.values()):
+            raise BudgetError(
+                f"round {server_round}: the privacy budget of every site that was asked is spent; the model of round "
+                f"{server_round - 1} is the last"
+            )
         _log.warning(
             "round %d: %d accepted answers, federation.min_results is %d (attempt %d of 2)",
             server_round,

@@ -165,6 +165,7 @@ def _make_agreement(
 ) -> tuple[Agreement, dict[str, SiteFailure], tuple[str, ...]]:
     config = run.experiment.agreement
     columns = common_gene_columns(list(facts.values()))
+    summed = columns if config.gene_scaling == "statistics" else ()
     scale_features = scales_features(config, list(facts.values()))
     count = config.time_bins == "event_quantiles"
     requests = {
@@ -172,12 +173,12 @@ def _make_agreement(
             run_id=run.run_id,
             config_digest=run.experiment.digest(),
             fold=run.fold,
-            gene_columns=columns if fact.gene_columns else (),
+            gene_columns=summed if fact.gene_columns else (),
             scale_features=scale_features,
             count_events=count,
         )
         for site, fact in facts.items()
-        if fact.size_band and (columns or scale_features or count)
+        if fact.size_band and (summed or scale_features or count)
     }
     answers = ask(grid, Phase.STATISTICS, requests, nodes, StatisticsReply, timeout_s=timeout)
     failures = dict(answers.failures)
@@ -186,14 +187,14 @@ def _make_agreement(
     warnings: list[str] = []
     for site, reply in answers.replies.items():
         fact = facts[site]
-        num_genes = len(columns) if fact.gene_columns else 0
+        num_genes = len(summed) if fact.gene_columns else 0
         num_features = fact.feature_width if scale_features else 0
         most = most_patients(fact, run.experiment.federation)
         objection = _objection_to_sums(reply, num_genes, num_features, config.grid_num_cells if count else None, most)
         if objection:
             failures[site] = SiteFailure(0, objection)
             continue
-        if fact.gene_columns:
+        if num_genes:
             genes.append(ColumnMoments(**reply.genes))
         if scale_features and fact.feature_width:
             features.append(ColumnMoments(**reply.features))
@@ -214,7 +215,7 @@ def _make_agreement(
         config,
         list(facts.values()),
         gene_columns=columns,
-        genes=merge_moments(genes, len(columns)),
+        genes=merge_moments(genes, len(columns)) if config.gene_scaling == "statistics" else None,
         features=merge_moments(features, width) if scale_features else None,
         time_bin_edges=edges or config.public_edges,
         signatures=signatures,

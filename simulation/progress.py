@@ -170,6 +170,13 @@ class ProgressReporter:
         self._console.print(table)
         for warning in summary["warnings"]:
             self._say(f"[yellow]warning:[/] {warning}")
+        for fold in summary["details"]:
+            if fold["federated"] and (spent := fold["federated"]["privacy"]):
+                self._say(
+                    f"fold {fold['fold']}: epsilon {spent['epsilon']:.2f} at delta {spent['delta']:g} spent, by the "
+                    f"hospitals' ledgers (a patient of two hospitals: {spent['epsilon_in_two_hospitals']:.2f}); pooled "
+                    "and local training is without privacy"
+                )
         sent = summary["bytes_per_round"]
         about = f"{summary['seconds']:.0f} s of training" + (f", {sent / 1e6:.1f} MB a round" if sent else "")
         self._say(f"{about}\nresults: {folder / 'summary.json'}\nfigures: {folder / 'figures'}")

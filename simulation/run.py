@@ -36,6 +36,7 @@ from .methods import (
 )
 from .output import FoldOutcome, build_summary, claim_folder, prediction_rows, round_lines, write_json
 from .pictures import draw_figures
+from .privacy import privacy_spent
 from .progress import ProgressReporter
 
 __all__ = ["SimulationResult", "simulate"]
@@ -128,10 +129,12 @@ def _run_fold(
     wanted = [m for m in ("federated", "pooled", "local") if config.runs(m) and outcome[m] is None]
     if not wanted:
         return outcome
-    grid = open_grid(config, cohort, progress.on_reply)
+    state = folder / "sites" if experiment.privacy.name != "none" else None
+    grid = open_grid(config, cohort, progress.on_reply, state)
     try:
         if "federated" in wanted:
             outcome["federated"] = _federate(config, run, cohort, grid, folder, progress)
+            outcome["federated"]["privacy"] = privacy_spent(experiment, cohort, state)
             write_json(path, outcome)
         agreement = load_checkpoint(folder).agreement if config.runs("federated") else agree_only(grid, run, cohort)
     finally:

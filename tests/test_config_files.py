@@ -21,15 +21,19 @@ def test_composed_defaults_are_the_defaults_of_the_models():
 
 
 def test_groups_are_the_settings_that_have_files():
-    experiment = {"model", "training", "federation", "strategy", "agreement"}
+    experiment = {"model", "training", "federation", "strategy", "agreement", "privacy"}
     assert set(config_groups()) == experiment | {"data", "partition"}
 
 
 @pytest.mark.parametrize(("group", "option"), EXPERIMENT_OPTIONS)
 def test_every_option_of_the_experiment_composes(group, option):
     experiment = compose_experiment([f"{group}={option}"])
-    shown = yaml.safe_load((config_folder() / group / f"{option}.yaml").read_text())
-    assert getattr(experiment, group) == type(getattr(Experiment(), group)).parse(shown, option)
+    text = (config_folder() / group / f"{option}.yaml").read_text()
+    shown = yaml.safe_load(text)
+    if "# @package _global_" not in text:
+        shown = {group: shown}
+    for changed, values in shown.items():
+        assert getattr(experiment, changed) == type(getattr(Experiment(), changed)).parse(values, option)
 
 
 def test_every_strategy_has_a_file_that_shows_its_own_settings_and_their_defaults():

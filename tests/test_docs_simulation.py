@@ -37,7 +37,7 @@ def settings() -> dict[str, object]:
         **defaults(OptimizerConfig, "*.optimizer."),
         "seed": 0,
     }
-    for group in ("agreement", "model", "training", "federation", "strategy"):
+    for group in ("agreement", "model", "training", "federation", "strategy", "privacy"):
         known.update(defaults(Experiment.model_fields[group].annotation, f"{group}."))
     known.update(defaults(Experiment().training.loss.__class__, "training.loss."))
     for elsewhere in ("experiment", "data", "partition", "training.optimizer", "training.loss", "federation.optimizer"):

@@ -183,6 +183,7 @@ def test_refusals_keep_their_codes():
         "DATA": 108,
         "NOTHING_TO_DO": 109,
         "NOT_FINITE": 110,
+        "BUDGET": 111,
         "INTERNAL": 199,
     }
 

@@ -21,6 +21,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "PrivacyConfig",
     "StrategyConfig",
     "TrainingConfig",
 ]
@@ -52,6 +53,9 @@ class AgreementConfig(Settings):
     """Before scaling: sign(x) log(1 + |x|), or nothing."""
     gene_statistics_clip: float = Field(10.0, gt=0)
     """Transformed values are clipped to +-this before they are summed (RNA z-scores reach 36,893)."""
+    gene_scaling: Literal["statistics", "public"] = "statistics"
+    """`statistics`: centred and divided by mean and standard deviation of the federation's patients. `public`: left as
+    they are after the transform, so that nothing is asked from data."""
     gene_scale_floor: float = Field(0.3, gt=0)
     """Lower bound of the pooled standard deviation: a rare mutation is not blown up."""
     scaled_clip: float = Field(5.0, gt=0)
@@ -282,6 +286,45 @@ class StrategyConfig(Settings):
         return {name: getattr(self, name) for name in _STRATEGY_SETTINGS[self.name]}
 
 
+_PRIVACY_SETTINGS: dict[str, dict[str, float]] = {
+    "none": {},
+    "dp_sgd": {"epsilon": 8.0, "delta": 1e-5, "sampling_rate": 0.15, "steps_per_round": 8, "max_norm": 1.0},
+}
+
+
+class PrivacyConfig(Settings):
+    """Differential privacy of what a site sends, patient by patient (docs/privacy.md). `none` knows no settings."""
+
+    name: Literal["none", "dp_sgd"] = "none"
+    epsilon: float | None = Field(None, gt=0, le=1000)
+    """What the whole run may cost each patient; the noise follows from it."""
+    delta: float | None = Field(None, gt=0, le=1e-3)
+    """Public, and the same at every site; below one over the patients of the largest site."""
+    sampling_rate: float | None = Field(None, gt=0, le=0.9)
+    """Probability with which each patient takes part in a step. Public, not made from a site's number of patients."""
+    steps_per_round: int | None = Field(None, ge=1, le=1000)
+    """Noisy steps in a round; in this mode they take the place of `federation.local_epochs`."""
+    max_norm: float | None = Field(None, gt=0)
+    """Norm C to which each patient's gradient is clipped. What matters is learning rate x C."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_defaults(cls, values: Any) -> Any:
+        """The defaults of the mode, so that saying them or not gives the same settings and digest."""
+        if not isinstance(values, Mapping):
+            return values
+        defaults = _PRIVACY_SETTINGS.get(values.get("name", "none"), {})
+        return {**values, **{k: v for k, v in defaults.items() if values.get(k) is None}}
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> Self:
+        used = _PRIVACY_SETTINGS[self.name]
+        unused = [k for k in type(self).model_fields if k not in {"name", *used} and getattr(self, k) is not None]
+        if unused:
+            raise ValueError(f"privacy={self.name} has no setting {', '.join(unused)}; choose privacy=dp_sgd")
+        return self
+
+
 class Experiment(Settings):
     """All that sites and coordinator do alike, under one digest."""
 
@@ -292,6 +335,46 @@ class Experiment(Settings):
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
     strategy: StrategyConfig = StrategyConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+
+    @model_validator(mode="after")
+    def _private_in_everything(self) -> Self:
+        """Under differential privacy nothing else may be made from patients, and no setting may be without effect."""
+        if self.privacy.name == "none":
+            return self
+        broken = [reason for is_broken, reason in self._reasons_against_privacy() if is_broken]
+        if broken:
+            raise ValueError(f"privacy={self.privacy.name}: " + "; ".join(broken))
+        return self
+
+    def _reasons_against_privacy(self) -> tuple[tuple[bool, str], ...]:
+        agreement, federation = self.agreement, self.federation
+        return (
+            (
+                agreement.time_bins != "public",
+                "agreement.time_bins must be public: quantiles of event times are made from patients",
+            ),
+            (
+                agreement.gene_scaling != "public",
+                "agreement.gene_scaling must be public: means and deviations are made from patients",
+            ),
+            (
+                agreement.feature_scaling != "none",
+                "agreement.feature_scaling must be none: means and deviations are made from patients",
+            ),
+            (
+                bool(federation.curve_holdout) or federation.curve_on_test_fold,
+                "federation.curve_holdout and curve_on_test_fold must be off: the metrics of a round tell of patients",
+            ),
+            (
+                federation.optimizer.name != "sgd" or federation.optimizer.momentum != 0,
+                "federation.optimizer must be plain sgd without momentum: the noise is made for its steps",
+            ),
+            (
+                federation.local_epochs != 1,
+                "federation.local_epochs must stay 1: privacy.steps_per_round takes its place",
+            ),
+        )
 
     def digest(self) -> str:
         """SHA-256 (hex) over the settings in canonical JSON."""

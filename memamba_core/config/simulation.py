@@ -109,6 +109,15 @@ class PartitionConfig(Settings):
         return self
 
 
+class SimulatedDisclosure(DisclosureConfig):
+    """Floors in a simulation: permissive, because nothing leaves this machine. Each can be set by itself."""
+
+    min_patients: int = Field(1, ge=1)
+    min_events: int = Field(0, ge=0)
+    min_pairs: int = Field(1, ge=1)
+    min_round_patients: int = Field(1, ge=1)
+
+
 class SimulationConfig(Settings):
     """One machine, many sites."""
 
@@ -126,7 +135,7 @@ class SimulationConfig(Settings):
     budget."""
     compare: bool = False
     """Short for all three methods."""
-    disclosure: DisclosureConfig = DisclosureConfig(min_patients=1, min_events=0, min_pairs=1)
+    disclosure: SimulatedDisclosure = SimulatedDisclosure()
     """Permissive, in simulation only: nothing leaves this machine."""
     workers: int = Field(0, ge=0)
     """Processes for the sites; 0 runs them one after the other in this process."""

@@ -18,6 +18,7 @@ __all__ = [
     "LimitsConfig",
     "SiteConfig",
     "SiteDataConfig",
+    "SitePrivacy",
     "load_site_config",
 ]
 
@@ -120,6 +121,18 @@ class DisclosureConfig(Settings):
     min_patients: int = Field(10, ge=1)
     min_events: int = Field(5, ge=0)
     min_pairs: int = Field(50, ge=1)
+    min_round_patients: int = Field(32, ge=1)
+    """Fewest patients for a training round without differential privacy: the weights that come back from a round of a
+    few patients can be turned into those patients' molecular values (docs/privacy.md)."""
+
+
+class SitePrivacy(Settings):
+    """Differential privacy, demanded by the site: without it no weights leave (docs/privacy.md)."""
+
+    max_epsilon: float = Field(8.0, gt=0)
+    """The most that this cohort may ever spend, over all runs."""
+    delta: float = Field(1e-5, gt=0, lt=1)
+    """At which the ledger's epsilon is counted; fixed with the first charge."""
 
 
 class SiteConfig(Settings):
@@ -135,6 +148,14 @@ class SiteConfig(Settings):
     threads: int = Field(2, ge=1)
     limits: LimitsConfig = LimitsConfig()
     disclosure: DisclosureConfig = DisclosureConfig()
+    privacy: SitePrivacy | None = None
+    """None: the site takes part without differential privacy only."""
+
+    @model_validator(mode="after")
+    def _ledger_has_a_place(self) -> Self:
+        if self.privacy is not None and self.state is None:
+            raise ValueError("privacy needs state, the writable folder that holds the ledger")
+        return self
 
 
 def load_site_config(path: Path) -> SiteConfig:

@@ -137,12 +137,15 @@ class MEMamba(nn.Module):
 
     def groups_of(self, patient: PatientInputs) -> frozenset[str]:
         """The parameter groups that receive a gradient from this patient's likelihood, and no others."""
-        has_bag, has_genes = patient.bag is not None, patient.genes_C is not None
+        return self.groups_with(patches=patient.bag is not None, genes=patient.genes_C is not None)
+
+    def groups_with(self, *, patches: bool, genes: bool) -> frozenset[str]:
+        """The same, by the modalities that a patient has."""
         used = {"head"}
         for name, expert, present in (
-            ("pathology", self.pathology, has_bag),
-            ("genomics", self.genomics, has_genes),
-            ("synergistic", self.synergistic, has_bag and has_genes),
+            ("pathology", self.pathology, patches),
+            ("genomics", self.genomics, genes),
+            ("synergistic", self.synergistic, patches and genes),
         ):
             if expert is not None:
                 used.add(name if present else f"absent_{name}")

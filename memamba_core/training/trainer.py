@@ -21,7 +21,7 @@ from memamba_core.survival.losses import nll_loss
 from memamba_core.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from memamba_core.training.seeding import derive_seed, seeded
 
-__all__ = ["Predictions", "Span", "TrainResult", "predict", "resolve_device", "train"]
+__all__ = ["Predictions", "Span", "TrainResult", "predict", "resolve_device", "train", "training_loss"]
 
 _log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ class _Step:
         self.optimizer.zero_grad(set_to_none=True)
         likelihood_sum = 0.0
         for part in _parts(patients):
-            loss, likelihood = self._losses(part)
+            loss, likelihood = training_loss(self.model, part, self.config)
             (loss * (len(part) / len(patients))).backward()  # type: ignore[no-untyped-call]
             likelihood_sum += float(likelihood) * len(part)
         self._add_proximal_gradient()
@@ -211,30 +211,30 @@ class _Step:
         self.taken += 1
         return likelihood_sum
 
-    def _losses(self, part: Sequence[PatientInputs]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The training loss of a part of the batch (mean over its patients), and its likelihood term."""
-        weights = self.config.loss
-        device = _device_of(self.model)
-        inputs = [_to_device(patient, device) for patient in part]
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            output = self.model(inputs)
-        likelihood = _likelihood(output.logits_BK.float(), inputs, weights).mean()
-        loss = likelihood + weights.mmd_weight * output.mmd + weights.transport_weight * output.transport_cost
-        if weights.expert_weight:
-            for indices, logits_bK in output.expert_logits.values():
-                chosen = [inputs[i] for i in indices.tolist()]
-                # summed over those who have the modality, divided by all: a patient weighs the same in any batch
-                loss = loss + weights.expert_weight * _likelihood(logits_bK.float(), chosen, weights).sum() / len(
-                    inputs
-                )
-        return loss, likelihood.detach()
-
     def _add_proximal_gradient(self) -> None:
         if not self.proximal_mu:
             return
         for parameter, anchor in zip(self.model.parameters(), self.anchor, strict=True):
             if parameter.grad is not None:  # a group that nobody here exercises stays where it was
                 parameter.grad.add_(parameter.detach() - anchor, alpha=self.proximal_mu)
+
+
+def training_loss(
+    model: MEMamba, patients: Sequence[PatientInputs], config: TrainingConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of some patients, a mean over them, and its likelihood term (detached). No term compares patients."""
+    weights, device = config.loss, _device_of(model)
+    inputs = [_to_device(patient, device) for patient in patients]
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        output = model(inputs)
+    likelihood = _likelihood(output.logits_BK.float(), inputs, weights).mean()
+    loss = likelihood + weights.mmd_weight * output.mmd + weights.transport_weight * output.transport_cost
+    if weights.expert_weight:
+        for indices, logits_bK in output.expert_logits.values():
+            chosen = [inputs[i] for i in indices.tolist()]
+            # summed over those who have the modality, divided by all: a patient weighs the same in any batch
+            loss = loss + weights.expert_weight * _likelihood(logits_bK.float(), chosen, weights).sum() / len(inputs)
+    return loss, likelihood.detach()
 
 
 def _likelihood(logits_BK: torch.Tensor, patients: Sequence[PatientInputs], config: LossConfig) -> torch.Tensor:

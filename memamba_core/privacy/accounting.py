@@ -1,0 +1,137 @@
+"""What a plan of noisy steps costs in (epsilon, delta), and how much noise a wanted epsilon needs.
+
+The mechanism is the Poisson-subsampled Gaussian (Abadi et al. 2016; Mironov et al. 2019): each patient is drawn
+independently with probability q, and the sum of clipped gradients gets normal noise of standard deviation sigma C.
+Neighbouring data sets differ by one patient, added or removed. Epsilon is the upper bound of Opacus' PRV accountant
+(Gopi et al. 2021); its RDP accountant, an upper bound too, is the fast gate before it. Gaussian DP's central limit
+under-reports, and is not offered.
+"""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from memamba_core.errors import ConfigError
+
+__all__ = ["NOISE_RANGE", "NoisyStep", "calibrate_noise", "epsilon_of"]
+
+NOISE_RANGE: Final = (0.3, 1000.0)
+"""Noise multipliers that are accepted: below, an accountant takes for ever to say that nothing is private."""
+_MOST_STEPS: Final = 100_000
+_HOPELESS: Final = 50.0
+"""An epsilon by RDP above this is reported as it is: no claim is made of such a number, and PRV would take minutes."""
+_PRV_ERROR: Final = 0.01
+"""Accuracy of the numerical composition, in epsilon; it is on the safe side."""
+
+
+@dataclass(frozen=True, order=True)
+class NoisyStep:
+    """One step of DP-SGD, as an accountant sees it.
+
+    Attributes:
+        noise_multiplier: sigma, standard deviation of the noise over the clipping norm.
+        sampling_rate: q, probability with which each patient takes part.
+    """
+
+    noise_multiplier: float
+    sampling_rate: float
+
+    def __post_init__(self) -> None:
+        low, high = NOISE_RANGE
+        if not low <= self.noise_multiplier <= high:
+            raise ConfigError(f"noise_multiplier must be in [{low}, {high}], got {self.noise_multiplier}")
+        if not 0.0 < self.sampling_rate < 1.0:
+            raise ConfigError(f"sampling_rate must be in (0, 1), got {self.sampling_rate}")
+
+
+def epsilon_of(spent: Iterable[tuple[NoisyStep, int]], delta: float) -> float:
+    """Epsilon of all these steps together.
+
+    Args:
+        spent: kinds of steps with how many of each; equal kinds are added up.
+        delta: of the claim.
+
+    Returns:
+        The upper bound of PRV; above 50 that of RDP, which is larger.
+
+    Raises:
+        ConfigError: delta or a number of steps is out of range.
+        MissingBackendError: Opacus is not installed.
+    """
+    _check_delta(delta)
+    total: Counter[NoisyStep] = Counter()
+    for step, count in spent:
+        if count < 0:
+            raise ConfigError(f"a number of steps cannot be negative, got {count}")
+        total[step] += count
+    if sum(total.values()) > _MOST_STEPS:
+        raise ConfigError(f"{sum(total.values())} noisy steps; at most {_MOST_STEPS} are accounted for")
+    return _epsilon(tuple(sorted((step, count) for step, count in total.items() if count)), delta)
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(spent: tuple[tuple[NoisyStep, int], ...], delta: float) -> float:
+    if not spent:
+        return 0.0
+    from memamba_core.privacy.opacus_edge import create_accountant
+
+    history = [(step.noise_multiplier, step.sampling_rate, count) for step, count in spent]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that other orders of divergence would bound by_rdp more tightly
+        gate = create_accountant("rdp")
+        gate.history = history
+        by_rdp = float(gate.get_epsilon(delta=delta))
+        if not by_rdp <= _HOPELESS:
+            return by_rdp
+        accountant = create_accountant("prv")
+        accountant.history = history
+        return min(float(accountant.get_epsilon(delta=delta, eps_error=_PRV_ERROR)), by_rdp)
+
+
+def calibrate_noise(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+    """The smallest noise multiplier (to 0.001) with which `steps` steps cost no more than `epsilon`.
+
+    For a whole run: calibrated per round, an epsilon of 8 is one of 26 after 20 rounds. Deterministic, so that a
+    site computes what the coordinator did.
+
+    Raises:
+        ConfigError: no noise multiplier in `NOISE_RANGE` reaches it, or an argument is out of range.
+        MissingBackendError: Opacus is not installed.
+    """
+    _check_delta(delta)
+    if not 0.0 < epsilon < math.inf:
+        raise ConfigError(f"epsilon must be positive and finite, got {epsilon}")
+    if not 1 <= steps <= _MOST_STEPS:
+        raise ConfigError(f"the run has {steps} noisy steps; wanted 1 to {_MOST_STEPS}")
+    return _calibrate(epsilon, delta, sampling_rate, steps)
+
+
+@lru_cache(maxsize=256)
+def _calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+    def cost(thousandths: int) -> float:
+        return epsilon_of([(NoisyStep(thousandths / 1000, sampling_rate), steps)], delta)
+
+    low, high = (round(1000 * bound) for bound in NOISE_RANGE)
+    if cost(low) <= epsilon:
+        return low / 1000
+    top = 2 * low
+    while cost(top) > epsilon:  # not at once to the end: an accountant takes long where there is much noise
+        low, top = top, 2 * top
+        if top > high:
+            raise ConfigError(
+                f"epsilon {epsilon} at delta {delta} in {steps} steps of sampling rate {sampling_rate} needs a noise "
+                f"multiplier above {NOISE_RANGE[1]}; take fewer steps or a larger epsilon"
+            )
+    while top - low > 1:
+        middle = (low + top) // 2
+        low, top = (low, middle) if cost(middle) <= epsilon else (middle, top)
+    return top / 1000
+
+
+def _check_delta(delta: float) -> None:
+    if not 0.0 < delta < 1.0:
+        raise ConfigError(f"delta must be in (0, 1), got {delta}")

@@ -1,0 +1,158 @@
+"""An append-only file in which every line vouches for all lines before it.
+
+Each line is a JSON record with its number and a tag: HMAC-SHA256 over the record and the tag of the line before. Beside
+the file lies its head (number of lines and last tag), written after each line, so that a file that lost its last lines
+is noticed as well. What is not noticed: file *and* head taken back together to an earlier state, and lines forged by
+somebody who holds the key. docs/privacy.md says what follows from that.
+"""
+
+import fcntl
+import hashlib
+import hmac
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memamba_core.atomic import write_atomically
+from memamba_core.errors import TamperedLogError
+
+__all__ = ["ChainedLog", "OpenLog"]
+
+_log = logging.getLogger(__name__)
+Record = dict[str, Any]
+
+
+@dataclass
+class OpenLog:
+    """A log that nobody else writes to at the moment.
+
+    Attributes:
+        records: all lines, oldest first, verified.
+    """
+
+    records: list[Record]
+    _log: "ChainedLog"
+    _tag: str
+
+    def append(self, record: Record) -> None:
+        """Write a line and wait until it is on the disk.
+
+        Raises:
+            OSError: it could not be written; the log is as it was.
+        """
+        self._tag = self._log._write(record, len(self.records), self._tag)
+        self.records.append(record)
+
+
+class ChainedLog:
+    """One file, its head and its lock.
+
+    Args:
+        path: of the file; its folder is made when the first line is written.
+        key: of the tags. With an empty key anybody can verify the log, and anybody can forge it as a whole.
+    """
+
+    def __init__(self, path: Path, key: bytes = b"") -> None:
+        self.path = path
+        self._key = key
+        self._head = path.with_name(path.name + ".head")
+
+    def read(self) -> list[Record]:
+        """All lines, oldest first; none where there is no file.
+
+        Raises:
+            TamperedLogError: a line was edited, removed, added or moved; the first such line is named.
+        """
+        return self._read()[0]
+
+    @contextmanager
+    def open(self) -> Iterator[OpenLog]:
+        """Take the lock, verify, and let the caller look and append before anybody else can.
+
+        Raises:
+            TamperedLogError: as `read`.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_name(self.path.name + ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released with the file, also by a kill
+            self._drop_torn_line()
+            records, tag = self._read()
+            yield OpenLog(records, self, tag)
+
+    def _read(self) -> tuple[list[Record], str]:
+        records: list[Record] = []
+        tag = ""
+        lines = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
+        torn = lines.pop()  # nothing after the last line break, or what a crash left of a line
+        for number, line in enumerate(lines):
+            try:
+                record = json.loads(line)
+                told = record.pop("tag")
+                written = record.pop("line")
+            except (ValueError, AttributeError, KeyError):
+                raise TamperedLogError(f"{self.path}: line {number + 1} is not a line of this log") from None
+            tag = self._tag(record, number, tag)
+            if written != number or not hmac.compare_digest(str(told), tag):
+                raise TamperedLogError(
+                    f"{self.path}: line {number + 1} was edited, or lines before it are missing, added or moved"
+                )
+            records.append(record)
+        self._check_head(records, tag, torn=bool(torn))
+        return records, tag
+
+    def _check_head(self, records: list[Record], tag: str, *, torn: bool) -> None:
+        """The file may be one line ahead of its head (a crash between the two), and never behind it."""
+        if not self._head.exists():
+            if len(records) > 1:
+                raise TamperedLogError(f"{self._head} is missing; it is written with every line")
+            return
+        try:
+            head = json.loads(self._head.read_text(encoding="utf-8"))
+            lines, last = int(head["lines"]), str(head["tag"])
+        except (ValueError, KeyError, TypeError):
+            raise TamperedLogError(f"{self._head} is not the head of a log") from None
+        if len(records) < lines or len(records) > lines + 1 or (len(records) == lines and tag != last):
+            raise TamperedLogError(
+                f"{self.path} has {len(records)} whole lines and its head says {lines}: lines are missing, or one of "
+                "the two files is older than the other" + (" (the last line is cut short)" if torn else "")
+            )
+
+    def _drop_torn_line(self) -> None:
+        """Remove what a crash left of a line; nothing was done on its account, because it was not on the disk."""
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            _log.warning("%s: the last line was cut short by a crash and is removed", self.path.name)
+            with self.path.open("rb+") as file:
+                file.truncate(whole)
+                os.fsync(file.fileno())
+
+    def _write(self, record: Record, number: int, previous: str) -> str:
+        tag = self._tag(record, number, previous)
+        line = json.dumps({"line": number, **record, "tag": tag}, allow_nan=False) + "\n"
+        fresh = not self.path.exists()
+        with self.path.open("ab") as file:
+            size = file.tell()
+            try:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), size)  # a full disk may have taken half of it
+                raise
+        if fresh:
+            self.path.chmod(0o600)
+        with write_atomically(self._head) as partial:
+            partial.write_text(json.dumps({"lines": number + 1, "tag": tag}) + "\n", encoding="utf-8")
+        return tag
+
+    def _tag(self, record: Record, number: int, previous: str) -> str:
+        text = json.dumps([number, previous, record], sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()

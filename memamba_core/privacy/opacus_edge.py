@@ -1,0 +1,26 @@
+"""The names of Opacus that are used here. Imported where differential privacy begins, because Opacus is an extra.
+
+Raises:
+    MissingBackendError: on import, where Opacus is not installed.
+"""
+
+import logging
+from typing import Any
+
+from memamba_core.errors import MissingBackendError
+
+__all__ = ["DPOptimizer", "create_accountant"]
+
+_handlers = list(logging.root.handlers)
+try:
+    from opacus.accountants import create_accountant as _create_accountant
+    from opacus.optimizers import DPOptimizer
+except ImportError:
+    raise MissingBackendError("differential privacy needs Opacus; pip install 'memamba-federated[privacy]'") from None
+for _handler in [h for h in logging.root.handlers if h not in _handlers]:
+    logging.root.removeHandler(_handler)  # importing it makes every program print its log
+
+
+def create_accountant(mechanism: str) -> Any:
+    """Opacus' accountant of that name: `prv` or `rdp`."""
+    return _create_accountant(mechanism=mechanism)

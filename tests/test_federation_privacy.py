@@ -1,0 +1,246 @@
+"""A federation under differential privacy: what is charged, what is told, what is told again, what is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from federation_fixtures import GENES_ONLY, Federation, tiny
+
+pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
+
+from client.local import SiteWorker
+from client.private import ledger_folder
+from client.session import RefusedError
+from memamba_core.config.site import DisclosureConfig, SitePrivacy
+from memamba_core.data.dataset import PatientDataset
+from memamba_core.privacy.accounting import epsilon_of
+from memamba_core.privacy.ledger import Ledger
+from memamba_core.privacy.plan import plan_of
+from memamba_core.protocol import (
+    SIZE_BANDS,
+    EvaluateRequest,
+    FactsRequest,
+    Refusal,
+    StatisticsRequest,
+    TrainReply,
+    TrainRequest,
+)
+from server.rounds import run_federation
+from server.settle import settle
+
+DP = ("privacy=dp_sgd", "privacy.steps_per_round=2", "federation.num_rounds=2")
+PRIVATE = SitePrivacy(max_epsilon=8.0, delta=1e-5)
+
+
+class PrivateFederation(Federation):
+    """Hospitals with a folder and a budget."""
+
+    def __init__(self, folder, *overrides, budget=PRIVATE, **options):
+        self.folder, self.budget = folder, budget
+        super().__init__(tiny(*GENES_ONLY, *DP, *overrides), **options)
+
+    def restart(self):
+        super().restart()
+        for name, worker in self.workers.items():
+            config = worker.site.config.model_copy(update={"state": self.folder / name, "privacy": self.budget})
+            self.workers[name] = SiteWorker(dataclasses.replace(worker.site, config=config))
+
+    def ledger(self, site):
+        return Ledger(ledger_folder(self.folder / site), site, self.budget.delta)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return plan_of(Federation(tiny(*GENES_ONLY, *DP)).config.experiment)
+
+
+@pytest.fixture
+def federation(tmp_path):
+    return PrivateFederation(tmp_path)
+
+
+def a_training_request(federation, server_round=1):
+    """What a coordinator would send after the settlement."""
+    from memamba_core.training.checkpoint import initial_model, weights_of
+
+    run = federation.run()
+    agreement = settle(federation.grid(), run, federation.cohort.signatures).agreement
+    return TrainRequest(
+        weights=dict(weights_of(initial_model(run.experiment, agreement))),
+        run_id=run.run_id,
+        config_digest=run.experiment.digest(),
+        agreement_digest=agreement.digest(),
+        fold=run.fold,
+        server_round=server_round,
+    )
+
+
+def refusal(work, request):
+    with pytest.raises(RefusedError) as caught:
+        work(request)
+    return caught.value.refusal
+
+
+def test_the_ledgers_hold_the_plan_and_the_run_stays_inside_epsilon(federation, plan):
+    result = federation.train()
+    assert len(result.rounds) == 2
+    for site in federation.sites:
+        charges = federation.ledger(site).charges()
+        assert [(c.server_round, c.steps) for c in charges] == [(1, 2), (2, 2)]
+        assert federation.ledger(site).epsilon() == epsilon_of([(plan.step, 4)], plan.delta) <= 8.0
+
+
+def test_nothing_but_weights_and_bands_is_told(federation):
+    result = federation.train()
+    for record in result.rounds:
+        for line in record.sites.values():
+            assert line["train_loss"] is None
+            assert set(line["incoming"].values()) == {None}
+            assert set(line["trained"].values()) <= set(SIZE_BANDS)
+    for facts in result.facts.values():
+        assert (facts.num_patients, facts.num_events) == (None, None)
+    assert set(result.evaluation.sites[federation.sites[0]].values()) == {None}
+    assert result.evaluation.num_patients == 0
+
+
+def test_two_runs_with_one_seed_differ(tmp_path):
+    first, second = (PrivateFederation(tmp_path / name).train().weights for name in "ab")
+    assert any(not np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_round_that_is_asked_again_is_answered_again_and_not_charged(federation):
+    request, site = a_training_request(federation), federation.sites[0]
+    reply = federation.workers[site].train(request)
+    federation.restart()
+    again = federation.workers[site].train(request)
+    assert all(np.array_equal(reply.weights[name], again.weights[name]) for name in reply.weights)
+    assert reply.trained == again.trained
+    assert len(federation.ledger(site).charges()) == 1
+
+
+def test_the_charge_comes_before_the_first_patient_and_a_crash_costs_the_round(federation, monkeypatch):
+    request, site = a_training_request(federation), federation.sites[0]
+
+    def crash(*_args, **_options):
+        assert len(federation.ledger(site).charges()) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PatientDataset, "load", crash)
+    monkeypatch.setattr("memamba_core.privacy.secure_random.SecureRandom.bernoulli", lambda _s, n, _p: np.ones(n, bool))
+    with pytest.raises(KeyboardInterrupt):
+        federation.workers[site].train(request)
+    monkeypatch.undo()
+    assert refusal(federation.workers[site].train, request) is Refusal.BUDGET
+    assert federation.workers[site].train(request.model_copy(update={"server_round": 2})).weights
+
+
+@pytest.mark.parametrize("server_round", [0, 3, 10**9])
+def test_a_round_outside_the_plan_is_refused(federation, server_round):
+    request = a_training_request(federation, server_round)
+    site = federation.sites[0]
+    assert refusal(federation.workers[site].train, request) is Refusal.MESSAGE
+    assert federation.ledger(site).charges() == ()
+
+
+def test_an_exhausted_budget_ends_the_run_with_the_model_of_the_last_good_round(tmp_path, plan):
+    enough_for_one = SitePrivacy(max_epsilon=epsilon_of([(plan.step, 3)], plan.delta), delta=plan.delta)
+    federation = PrivateFederation(tmp_path, budget=enough_for_one)
+    result = federation.train()
+    assert [record.server_round for record in result.rounds] == [1]
+    assert "the privacy budget of every site that was asked is spent" in result.warnings[-1]
+    assert all(np.isfinite(array).all() for array in result.weights.values())
+
+
+def test_a_round_goes_on_without_a_site_whose_budget_is_spent(federation, plan):
+    poor = federation.sites[0]
+    federation.ledger(poor).charge("an-earlier-study", 1, plan.step, 3, 100.0)
+    result = federation.train()
+    assert result.rounds[1].sites[poor]["code"] == Refusal.BUDGET.code
+    assert len(result.rounds[1].sites) == len(federation.sites)
+
+
+def test_an_edited_ledger_keeps_the_site_out(federation):
+    request, site = a_training_request(federation), federation.sites[0]
+    federation.workers[site].train(request)
+    file = ledger_folder(federation.folder / site) / "ledger.jsonl"
+    file.write_text(file.read_text().replace('"steps": 2', '"steps": 1'))
+    result = run_federation(federation.grid(), federation.run(), signatures=federation.cohort.signatures)
+    assert result.rounds[1].sites[site] == {"failure": Refusal.BUDGET.text, "code": Refusal.BUDGET.code}
+
+
+def test_sums_over_patients_are_not_told(federation):
+    request = a_training_request(federation)
+    asked = StatisticsRequest(
+        run_id=request.run_id,
+        config_digest=request.config_digest,
+        fold=request.fold,
+        gene_columns=(),
+        scale_features=False,
+        count_events=True,
+    )
+    assert refusal(federation.workers[federation.sites[0]].statistics, asked) is Refusal.POLICY
+
+
+def test_the_closing_evaluation_tells_nothing(federation):
+    request = a_training_request(federation)
+    values = request.model_dump(exclude={"server_round", "proximal_mu"})
+    reply = federation.workers[federation.sites[0]].evaluate(EvaluateRequest(**values))
+    assert not reply.model_dump(exclude={"counts"}, exclude_none=True)
+    assert not reply.counts
+
+
+@pytest.mark.parametrize("run_is_private", [True, False])
+def test_site_and_run_must_both_want_it(tmp_path, run_is_private):
+    federation = Federation(tiny(*GENES_ONLY, *(DP if run_is_private else ())))
+    site = federation.cohort.sites[federation.sites[0]]
+    policy = {"state": tmp_path, "privacy": None if run_is_private else PRIVATE}
+    worker = SiteWorker(dataclasses.replace(site, config=site.config.model_copy(update=policy)))
+    run = federation.run()
+    from memamba_core.protocol import PROTOCOL_VERSION, package_version
+
+    request = FactsRequest(
+        protocol=PROTOCOL_VERSION,
+        package=package_version(),
+        run_id=run.run_id,
+        config_name=run.config_name,
+        overrides=run.overrides,
+        config_digest=run.experiment.digest(),
+        fold=run.fold,
+    )
+    assert refusal(worker.facts, request) is Refusal.POLICY
+
+
+def test_without_it_a_round_of_few_patients_is_refused_by_a_strict_site():
+    federation = Federation(tiny(*GENES_ONLY))
+    strict = federation.workers[federation.sites[0]]
+    config = strict.site.config.model_copy(update={"disclosure": DisclosureConfig()})
+    federation.workers[federation.sites[0]] = SiteWorker(dataclasses.replace(strict.site, config=config))
+    result = federation.train()
+    assert result.rounds[0].sites[federation.sites[0]]["code"] == Refusal.POLICY.code
+
+
+def test_a_count_under_the_floor_is_told_as_a_band():
+    from client.local import _or_band
+
+    assert [_or_band(count, 10) for count in (0, 1, 9, 10, 11)] == [0, 1, 1, 10, 11]
+
+
+def test_the_reply_has_no_other_field():
+    assert set(TrainReply.model_fields) == {
+        *("weights", "trained", "train_loss", "counts", "num_patients", "num_events", "loss_sum"),
+        *("concordant", "discordant", "tied_risk"),
+    }
+
+
+def test_both_modalities_and_fedprox(tmp_path):
+    """The whole three-expert model, patients without slides or genes among them."""
+    federation = PrivateFederation(
+        tmp_path,
+        "model.experts=[pathology,genomics,synergistic]",
+        "data.synthetic.missing_slides=0.3",
+        "data.synthetic.missing_genes=0.3",
+        "strategy=fedprox",
+    )
+    result = federation.train()
+    assert all(np.isfinite(array).all() for array in result.weights.values())
+    assert len(result.rounds) == 2
