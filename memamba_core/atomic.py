@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["write_atomically"]
+__all__ = ["write_atomically", "write_secret"]
 
 
 @contextmanager
@@ -27,3 +27,13 @@ def write_atomically(path: Path) -> Iterator[Path]:
             os.close(folder)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, atomically; at no time can others read it, whatever the umask."""
+    with write_atomically(path) as partial, open(partial, "xb", opener=_for_the_owner) as file:
+        file.write(content)
+
+
+def _for_the_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -13,6 +13,7 @@
     ├── BudgetError (RuntimeError)          a step would spend more privacy than the site allows
     ├── NoComparablePairError (ValueError)  a concordance index has nothing to compare
     ├── MissingBackendError (ImportError)   a backend was asked for that is not installed
+    ├── FolderBusyError (RuntimeError)      another `flower-server run` is using the coordinator's folder
     └── FederationError (RuntimeError)      the federation cannot go on; it can be resumed
 
 Messages say what was got, what was wanted and what to do about it. They are shown to the person who runs the
@@ -27,6 +28,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "FederationError",
+    "FolderBusyError",
     "MemambaError",
     "MissingBackendError",
     "NoComparablePairError",
@@ -78,6 +80,10 @@ class NoComparablePairError(MemambaError, ValueError):
 
 class MissingBackendError(MemambaError, ImportError):
     """A backend was asked for by name and its package is not installed."""
+
+
+class FolderBusyError(MemambaError, RuntimeError):
+    """A run is in progress in the coordinator's folder, and there can be one at a time."""
 
 
 class FederationError(MemambaError, RuntimeError):

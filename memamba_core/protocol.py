@@ -109,6 +109,8 @@ class Refusal(enum.Enum):
     NOTHING_TO_DO = (109, "the site has no patient for this request")
     NOT_FINITE = (110, "training at the site gave values that are not finite")
     BUDGET = (111, "the site's privacy budget does not allow this round")
+    TIME = (112, "training took longer than the site allows")
+    STOPPED = (113, "the site's client was stopped while it worked on this")
     INTERNAL = (199, "an error at the site; see the site's log")
 
     def __init__(self, code: int, text: str) -> None:

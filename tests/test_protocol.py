@@ -184,6 +184,8 @@ def test_refusals_keep_their_codes():
         "NOTHING_TO_DO": 109,
         "NOT_FINITE": 110,
         "BUDGET": 111,
+        "TIME": 112,
+        "STOPPED": 113,
         "INTERNAL": 199,
     }
 

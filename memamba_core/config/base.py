@@ -1,13 +1,15 @@
 """The base of every settings class, and how its complaints are put to a person."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import pydantic
+import yaml
 
 from memamba_core.errors import ConfigError
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "read_yaml"]
 
 
 class Settings(pydantic.BaseModel):
@@ -39,6 +41,29 @@ class Settings(pydantic.BaseModel):
             return cls.model_validate(values)
         except pydantic.ValidationError as error:
             raise ConfigError(f"{source}: " + "; ".join(_explain(cls, e) for e in error.errors())) from None
+
+
+def read_yaml(path: Path, wanted: str) -> dict[str, Any]:
+    """Read a file of settings, still unchecked.
+
+    Args:
+        path: of the file.
+        wanted: what it should be and where one comes from, for the error text.
+
+    Raises:
+        ConfigError: the file is absent, cannot be read, is not YAML, or holds something else than keys and values.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; wanted {wanted}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable ({error}); wanted {wanted}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: got {type(values).__name__}, wanted a mapping: {wanted}")
+    return values
 
 
 def _explain(cls: type[Settings], error: Any) -> str:

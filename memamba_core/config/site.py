@@ -1,16 +1,15 @@
 """`site.yaml`: one hospital's word on its own data, machine and limits. It outranks the coordinator."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import Field, model_validator
 
-from memamba_core.config.base import Settings
-from memamba_core.errors import ConfigError
+from memamba_core.config.base import Settings, read_yaml
 
 __all__ = [
     "ClinicalTable",
+    "CoordinatorAddress",
     "DisclosureConfig",
     "FeatureFolder",
     "FoldTable",
@@ -18,9 +17,13 @@ __all__ = [
     "LimitsConfig",
     "SiteConfig",
     "SiteDataConfig",
+    "SiteName",
     "SitePrivacy",
     "load_site_config",
 ]
+
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""Of a hospital, as enrolled: letters, digits, `-`, `_`, `.`."""
 
 
 class ClinicalTable(Settings):
@@ -100,6 +103,9 @@ class LimitsConfig(Settings):
     """What the coordinator may ask of this site at most."""
 
     local_epochs: int = Field(5, ge=1)
+    minutes_per_round: float = Field(60.0, gt=0)
+    """Longest that this site trains in one round. Past it training is cut off and nothing of it leaves; the round goes
+    on without the site."""
     max_patches: int = Field(20_000, ge=1)
     """Patches of one patient held in memory; a larger bag is sampled evenly over the slide."""
     strategies: tuple[str, ...] = (
@@ -113,6 +119,9 @@ class LimitsConfig(Settings):
         "krum",
     )
     """Strategies this site takes part in."""
+    overrides: tuple[str, ...] | None = None
+    """Settings of the experiment in which a run may deviate from the installed defaults: `training.learning_rate`, or
+    `federation` for all of a group and the choice of its file (`model=genomics` counts as `model`). None: any."""
 
 
 class DisclosureConfig(Settings):
@@ -135,10 +144,27 @@ class SitePrivacy(Settings):
     """At which the ledger's epsilon is counted; fixed with the first charge."""
 
 
+class CoordinatorAddress(Settings):
+    """Where the coordinator is, and what this site proves itself with."""
+
+    address: str = Field(pattern=r"^([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$")
+    """`host:port`, as the coordinator's certificate names the host."""
+    ca: Path = Path("ca.crt")
+    """The certificate authority that the coordinator sent: no other is believed."""
+    keys: Path = Path("keys")
+    """Folder of `flower-client keygen`."""
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """The two parts of `address`, an IPv6 address without brackets."""
+        host, _, port = self.address.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
 class SiteConfig(Settings):
     """One hospital."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    name: SiteName
     """As enrolled: letters, digits, `-`, `_`, `.`."""
     data: SiteDataConfig
     state: Path | None = None
@@ -150,6 +176,8 @@ class SiteConfig(Settings):
     disclosure: DisclosureConfig = DisclosureConfig()
     privacy: SitePrivacy | None = None
     """None: the site takes part without differential privacy only."""
+    coordinator: CoordinatorAddress | None = None
+    """None: the site is in no federation over a network (simulation)."""
 
     @model_validator(mode="after")
     def _ledger_has_a_place(self) -> Self:
@@ -159,20 +187,22 @@ class SiteConfig(Settings):
 
 
 def load_site_config(path: Path) -> SiteConfig:
-    """Read a `site.yaml`. Relative `root` and `state` are taken from the folder that holds the file.
+    """Read a `site.yaml`. Relative paths are taken from the folder that holds the file.
 
     Raises:
         ConfigError: the file is absent, is not YAML, or holds something that `SiteConfig` does not allow.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; wanted a site.yaml (`flower-simulate export-sites` writes examples)")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: got {type(values).__name__}, wanted a mapping with name, data, ...")
+    wanted = "a site.yaml with name, data, ... (`flower-server kit` and `flower-simulate export-sites` write them)"
+    values = read_yaml(path, wanted)
     config = SiteConfig.parse(values, str(path))
-    data = config.data.model_copy(update={"root": (path.parent / config.data.root).resolve()})
-    state = None if config.state is None else (path.parent / config.state).resolve()
-    return config.model_copy(update={"data": data, "state": state})
+
+    def absolute(relative: Path) -> Path:
+        return (path.parent / relative).resolve()
+
+    changes: dict[str, object] = {"data": config.data.model_copy(update={"root": absolute(config.data.root)})}
+    if config.state is not None:
+        changes["state"] = absolute(config.state)
+    if config.coordinator is not None:
+        ca, keys = absolute(config.coordinator.ca), absolute(config.coordinator.keys)
+        changes["coordinator"] = config.coordinator.model_copy(update={"ca": ca, "keys": keys})
+    return config.model_copy(update=changes)

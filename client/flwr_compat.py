@@ -1,0 +1,254 @@
+"""Flower's private names, as the client needs them: a SuperNode's tasks, and one greeting to the coordinator.
+
+Written for flwr 1.41.0. `tests/test_client_flwr_compat.py` holds what is relied on.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Context, Message
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SubStatus
+from flwr.common.serde import context_from_proto
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullAppMessagesRequest,
+    PullTaskInputRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.supercore.error import FlowerError
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.retry import RetryInvoker, exponential
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from flwr.supernode.runtime.run_clientapp import push_message
+
+__all__ = ["NodeTasks", "Task", "UnreachableError", "activate_once", "keep_off_standard_error"]
+
+CLIENT_APP_TASK = "flwr-clientapp"
+_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+_TRANSPORT_TRIES = 8  # with waits of 1, 2, 4 ... seconds at most: about half a minute
+
+
+class UnreachableError(ConnectionError):
+    """The SuperNode does not answer, or refuses. The text is fit for the support log."""
+
+
+def keep_off_standard_error() -> None:
+    """Flower logs to standard error by itself; here it reaches the root logger, and so the private log."""
+    flower = logging.getLogger("flwr")
+    flower.handlers.clear()
+    flower.propagate = True
+    flower.setLevel(logging.WARNING)
+
+
+@dataclass
+class Task:
+    """One message that waits for an answer.
+
+    Attributes:
+        message: from the coordinator. The bundle that came with it was not looked at.
+        context: of the node.
+    """
+
+    message: Message
+    context: Context
+    _client: RuntimeHttpClient
+
+    def answer(self, reply: Message) -> None:
+        """Hand over the answer. What is not answered is reported by the SuperNode as lost, about a minute later.
+
+        Raises:
+            UnreachableError: it could not be handed over.
+        """
+        with _plain_words():
+            push_message(self._client, reply, self.context)
+            self._client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.COMPLETED, details=""))
+
+
+class NodeTasks:
+    """The tasks of a SuperNode in process isolation.
+
+    Args:
+        address: `host:port` of its runtime API.
+        secret: that it was started with.
+    """
+
+    def __init__(self, address: str, secret: bytes) -> None:
+        self._address = address
+        auth = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({_ACQUIRE}))
+        self._asking = self._client("SuperExec", auth)
+
+    def acquire(self) -> str | None:
+        """The token of the next task of a ClientApp; None if none waits. Tasks of other kinds are never asked for.
+
+        Raises:
+            UnreachableError: saying why.
+        """
+        with _plain_words():
+            request = AcquireTaskRequest(supported_task_types=[CLIENT_APP_TASK])
+            return self._asking.AcquireTask(request).token or None
+
+    @contextmanager
+    def open(self, token: str, on_lost: Any) -> Iterator[Task]:
+        """Take a task and keep it alive until the end of the block.
+
+        Args:
+            token: of `acquire`.
+            on_lost: called from another thread when the SuperNode does not know the task any more.
+
+        Raises:
+            UnreachableError: saying why.
+        """
+        client = self._client(CLIENT_APP_TASK, RuntimeTokenHttpInterceptor(token), retry=_patient())
+        beating = self._client(CLIENT_APP_TASK, RuntimeTokenHttpInterceptor(token))
+        heart = _Heart(beating, on_lost)
+        try:
+            with _plain_words():
+                message, context = _pull(client)
+            heart.start()
+            yield Task(message, context, client)
+        finally:
+            heart.stop()
+            client.close()
+            beating.close()
+
+    def _client(self, component: str, *interceptors: Any, retry: RetryInvoker | None = None) -> RuntimeHttpClient:
+        return RuntimeHttpClient.from_server_address(
+            server_address=self._address,
+            insecure=True,  # loopback, or the internal network of the site's two containers
+            root_certificates=None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name=component), *interceptors],
+            retry_invoker=retry,
+        )
+
+
+class _Heart:
+    """Tells the SuperNode that somebody works on the task; it gives up after a minute of silence."""
+
+    def __init__(self, client: RuntimeHttpClient, on_lost: Any) -> None:
+        self._client = client
+        self._on_lost = on_lost
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(HEARTBEAT_DEFAULT_INTERVAL / 3):
+            try:
+                known = self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
+            except httpx.HTTPStatusError as error:
+                known = error.response.status_code not in (401, 403)
+            except (httpx.HTTPError, RuntimeError):  # for a moment not reachable; or closed, because the work is done
+                known = True
+            if not known and not self._stopped.is_set():
+                self._on_lost()
+                return
+
+
+def _pull(client: RuntimeHttpClient) -> tuple[Message, Context]:
+    """The message of a task and the context of the node. The bundle is in the answer, too, and is left there."""
+    context = context_from_proto(client.PullTaskInput(PullTaskInputRequest()).context)
+    pulled = client.PullMessages(PullAppMessagesRequest())
+    if not pulled.messages_list:
+        raise UnreachableError("the SuperNode has no message for the task")
+    tree, node = pulled.message_object_trees[0], Node(node_id=context.node_id)
+    message = pull_and_inflate_object_from_tree(
+        tree,
+        make_pull_object_fn_protobuf(client.PullObject, node, context.run_id),
+        make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, context.run_id),
+        return_type=Message,
+    )
+    message.metadata.__dict__["_message_id"] = tree.object_id  # a reply refers to it
+    return message, context
+
+
+def _patient() -> RetryInvoker:
+    """Goes on through a short loss of the connection; what the SuperNode refuses is not tried again."""
+    return RetryInvoker(
+        lambda: exponential(max_delay=8), httpx.TransportError, max_tries=_TRANSPORT_TRIES, max_time=None
+    )
+
+
+@contextmanager
+def _plain_words() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        code = error.response.status_code
+        if code == 401:
+            text = "it refuses this program's secret or task: link and train part must have the same runtime.secret"
+        else:
+            text = f"it answered with HTTP status {code}"
+        raise UnreachableError(text) from error
+    except httpx.ConnectError as error:
+        raise UnreachableError("nothing listens there") from error
+    except httpx.HTTPError as error:
+        raise UnreachableError(type(error).__name__) from error
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What the coordinator said to this site's key.
+
+    Attributes:
+        accepted: it knows the key, and no SuperNode with it is connected.
+        status: HTTP status.
+        code: Flower's own code of a refusal, 0 without one.
+        text: Flower's text of a refusal.
+    """
+
+    accepted: bool
+    status: int
+    code: int = 0
+    text: str = ""
+
+
+def activate_once(address: str, ca: Path, key: ec.EllipticCurvePrivateKey, *, timeout_s: float = 10.0) -> Greeting:
+    """Connect as this site's SuperNode does, and disconnect.
+
+    Raises:
+        httpx.TransportError: no connection.
+    """
+    interceptors: Sequence[Any] = (
+        RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+        NodeAuthHttpInterceptor(key, key.public_key()),
+    )
+    with FleetHttpClient(f"https://{address}", interceptors=interceptors, verify=str(ca), timeout=timeout_s) as fleet:
+        public = public_key_to_bytes(key.public_key())
+        try:
+            node = fleet.ActivateNode(
+                ActivateNodeRequest(public_key=public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+            )
+        except httpx.HTTPStatusError as error:
+            refused = FlowerError.from_json(error.response.text)
+            if refused is None:
+                return Greeting(False, error.response.status_code)
+            return Greeting(False, error.response.status_code, int(refused.code), refused.message)
+        fleet.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
+        return Greeting(True, 200)

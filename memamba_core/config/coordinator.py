@@ -1,0 +1,120 @@
+"""`coordinator.yaml`: where the coordinating site can be reached, and where it listens."""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from memamba_core.config.base import Settings, read_yaml
+from memamba_core.errors import ConfigError
+
+__all__ = ["CoordinatorConfig", "check_address", "load_coordinator_config"]
+
+_LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
+_HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
+
+
+def check_address(address: str) -> str:
+    """A host name or an IP address, as it may stand in a certificate.
+
+    Returns:
+        The host name in small letters, or the IP address in its usual form.
+
+    Raises:
+        ValueError: saying what was got and what is wanted.
+    """
+    if "://" in address or "/" in address:
+        raise ValueError(f"got {address!r}: wanted a bare host name or IP address, without https:// or a path")
+    try:
+        number = ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        pass
+    else:
+        if number.is_unspecified or number.is_multicast:
+            raise ValueError(f"got {address}: nobody can connect to that; wanted the address that hospitals use")
+        return str(number)
+    if ":" in address:
+        raise ValueError(f"got {address!r}: wanted a host name or IP address alone; the port is a setting of its own")
+    if not address.isascii():
+        raise ValueError(f"got {address!r}: write the name as DNS knows it (letters a-z, xn--...)")
+    if len(address) > 253 or not _HOST_NAME.fullmatch(address) or address.rpartition(".")[2].isdigit():
+        raise ValueError(f"got {address!r}: neither a host name (letters, digits, `-`, `.`) nor an IP address")
+    return address.lower()
+
+
+class CoordinatorConfig(Settings):
+    """The coordinating site, as hospitals and its own programs find it."""
+
+    addresses: tuple[str, ...]
+    """Host names and IP addresses by which hospitals reach it, all of them in the server certificate; the first is
+    written into kits. After a change: `flower-server renew`."""
+    port: int = Field(8443, ge=1, le=65535)
+    """That hospitals connect to, on the firewall or the machine itself."""
+    listen_host: str = _EVERYWHERE[0]
+    """Address of this machine on which hospitals are awaited: all by default, `127.0.0.1` behind a proxy."""
+    listen_port: int | None = Field(None, ge=1, le=65535)
+    """None: the same as `port`. Another one where a firewall or a container maps the port."""
+    loopback_port: int = Field(18000, ge=1, le=65535)
+    """On 127.0.0.1, for the SuperLink's other interfaces. They have no authentication of their own: never map it."""
+
+    @field_validator("addresses")
+    @classmethod
+    def _usable(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        if not addresses:
+            raise ValueError("at least one host name or IP address is needed, by which hospitals reach this machine")
+        checked = tuple(check_address(address) for address in addresses)
+        if len(set(checked)) < len(checked):
+            raise ValueError(f"one address is given twice: {', '.join(checked)}")
+        return checked
+
+    @field_validator("listen_host")
+    @classmethod
+    def _number(cls, host: str) -> str:
+        try:
+            return str(ipaddress.ip_address(host))
+        except ValueError:
+            raise ValueError("wanted an IP address of this machine, 0.0.0.0 or :: for all") from None
+
+    @model_validator(mode="after")
+    def _two_listeners(self) -> Self:
+        on_loopback = self.listen_host in (*_EVERYWHERE, "127.0.0.1", "::1")
+        if on_loopback and self.public_listener[1] == self.loopback_port:
+            raise ValueError(f"loopback_port={self.loopback_port} is the port on which hospitals are awaited, too")
+        return self
+
+    @property
+    def public_listener(self) -> tuple[str, int]:
+        """Host and port on which hospitals are awaited."""
+        return self.listen_host, self.port if self.listen_port is None else self.listen_port
+
+    def address_for_sites(self, host: str | None = None) -> str:
+        """`host:port` as a site.yaml names it.
+
+        Args:
+            host: one of `addresses`; None: the first.
+
+        Raises:
+            ConfigError: it is another one, for which the server has no certificate.
+        """
+        try:
+            chosen = self.addresses[0] if host is None else check_address(host)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if chosen not in self.addresses:
+            raise ConfigError(
+                f"got address {chosen}, which is not in the server certificate; there are {', '.join(self.addresses)} "
+                "(another one: add it to addresses in coordinator.yaml, then `flower-server renew`)"
+            )
+        return f"[{chosen}]:{self.port}" if ":" in chosen else f"{chosen}:{self.port}"
+
+
+def load_coordinator_config(path: Path) -> CoordinatorConfig:
+    """Read a `coordinator.yaml`.
+
+    Raises:
+        ConfigError: the file is absent, is not YAML, or holds something that `CoordinatorConfig` does not allow.
+    """
+    return CoordinatorConfig.parse(read_yaml(path, "a coordinator.yaml, as `flower-server init` writes it"), str(path))

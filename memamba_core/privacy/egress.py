@@ -1,0 +1,110 @@
+"""What left this hospital: one line per answer, on the disk before the answer goes.
+
+A chained log (`chained_log`) without a key, so that anybody who has a copy can verify it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from memamba_core.privacy.chained_log import ChainedLog
+from memamba_core.protocol import Payload
+
+__all__ = ["Departure", "EgressLog", "describe_answer", "describe_refusal"]
+
+
+@dataclass(frozen=True)
+class Departure:
+    """One answer to the coordinator.
+
+    Attributes:
+        time: UTC, ISO 8601.
+        run_id: of the coordinator; empty where the request had none that could be one.
+        phase: of the request, or its message type where it is none of the protocol.
+        server_round: from 1; 0 outside of training.
+        kind: class in `memamba_core.protocol`, or `Refusal`.
+        fields: names of the fields that were filled; for a set of arrays its name and how many it holds.
+        text: of a refusal; empty otherwise.
+        num_bytes: of all fields and arrays.
+        sha256: over all fields and arrays (`digest_of`).
+    """
+
+    time: str
+    run_id: str
+    phase: str
+    server_round: int
+    kind: str
+    fields: tuple[str, ...]
+    text: str
+    num_bytes: int
+    sha256: str
+
+
+class EgressLog:
+    """The log of one site.
+
+    Args:
+        state: folder of the site's state volume.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.path = state / "egress.jsonl"
+        self._log = ChainedLog(self.path)
+
+    def append(self, departure: Departure) -> None:
+        """Write a line and wait until it is on the disk. Only then may the answer leave.
+
+        Raises:
+            OSError: it could not be written, for example because the disk is full.
+            TamperedLogError: the log is not as this site left it.
+        """
+        with self._log.open() as log:
+            log.append(asdict(departure))
+
+    def read(self) -> tuple[Departure, ...]:
+        """All lines, oldest first, after verifying the chain.
+
+        Raises:
+            TamperedLogError: a line was edited, removed, added or moved; the first such line is named.
+        """
+        return tuple(Departure(**{**r, "fields": tuple(r["fields"])}) for r in self._log.read())
+
+
+def describe_answer(payload: Payload, *, run_id: str, phase: str, server_round: int, kind: str) -> Departure:
+    """The line for an answer of the protocol."""
+    fields = (*payload.fields, *(f"{name} ({len(arrays)} arrays)" for name, arrays in payload.arrays.items()))
+    return Departure(_now(), run_id, phase, server_round, kind, fields, "", *_size_and_digest(payload))
+
+
+def describe_refusal(code: int, text: str, *, run_id: str, phase: str, server_round: int) -> Departure:
+    """The line for a refusal."""
+    size, digest = _size_and_digest(Payload({"code": code, "text": text}))
+    return Departure(_now(), run_id, phase, server_round, "Refusal", ("code", "text"), f"{code}: {text}", size, digest)
+
+
+def _size_and_digest(payload: Payload) -> tuple[int, str]:
+    """Bytes, and SHA-256 over the fields as canonical JSON and over each array's name, dtype, shape and bytes."""
+    sha, size = hashlib.sha256(), 0
+    for part in _parts(payload):
+        sha.update(len(part).to_bytes(8, "little"))
+        sha.update(part)
+        size += len(part)
+    return size, sha.hexdigest()
+
+
+def _parts(payload: Payload) -> Iterator[bytes | memoryview]:
+    yield json.dumps(dict(payload.fields), sort_keys=True, separators=(",", ":")).encode()
+    for name in sorted(payload.arrays):
+        for key in sorted(payload.arrays[name]):
+            array = np.ascontiguousarray(payload.arrays[name][key])
+            yield json.dumps([name, key, array.dtype.str, list(array.shape)]).encode()
+            yield array.reshape(-1).view(np.uint8).data
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

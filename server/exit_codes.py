@@ -1,0 +1,25 @@
+"""What the exit code of `flower-server` says to a script or a service manager."""
+
+from enum import IntEnum
+
+__all__ = ["ExitCode"]
+
+
+class ExitCode(IntEnum):
+    """Each with the sentence that `flower-server --help` shows."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> "ExitCode":
+        """A number that knows its sentence."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    DONE = 0, "done"
+    MISTAKE = 2, "a mistake in the command, a setting or a file; nothing was changed or started"
+    UNFINISHED = 3, "the run ended early, for example for too few answers; go on with `flower-server run resume=RUN`"
+    BUSY = 4, "another `flower-server run` is using the folder"
+    NOT_RUNNING = 5, "status, stop: no run is in progress"
+    INTERRUPTED = 130, "interrupted by Ctrl-C or SIGTERM; a run can go on with resume=RUN"
