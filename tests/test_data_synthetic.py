@@ -7,7 +7,8 @@ import torch
 from memamba_core.config.simulation import SyntheticConfig
 from memamba_core.data.genomics import build_gene_groups
 from memamba_core.data.records import FeatureStore
-from memamba_core.data.synthetic import MemoryFeatures, SyntheticCohort, generate_cohort
+from memamba_core.data.synthetic import SyntheticCohort, generate_cohort
+from memamba_core.data.synthetic_slides import MemoryFeatures
 from memamba_core.errors import ConfigError, NoComparablePairError
 from memamba_core.survival.concordance import concordance_index
 
@@ -21,7 +22,8 @@ def large(risk: str, **settings: object) -> SyntheticConfig:
 
 
 def in_order(generated: SyntheticCohort, values) -> np.ndarray:
-    return np.array([values[r.case_id] for r in generated.cohort.records])
+    """Values of all patients; the one score of each, where there is one."""
+    return np.array([values[r.case_id] for r in generated.cohort.records]).squeeze()
 
 
 def outcomes(generated: SyntheticCohort) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +35,7 @@ def rare_patches(generated: SyntheticCohort, record) -> np.ndarray:
     """From what the generator knows of the patches; the features themselves are tested apart."""
     features = generated.cohort.features
     assert isinstance(features, MemoryFeatures)
-    return np.concatenate([features.slides[slide].rare_P for slide in record.slides])
+    return np.concatenate([features.slides[slide].kind_P > 0 for slide in record.slides])
 
 
 def test_the_same_settings_give_the_same_patients_whatever_the_global_state():
@@ -58,8 +60,8 @@ def test_the_same_settings_give_the_same_patients_whatever_the_global_state():
 def test_one_setting_does_not_disturb_what_it_has_nothing_to_do_with():
     first = generate_cohort(SMALL)
     second = generate_cohort(SMALL.model_copy(update={"censoring": 0.1, "effect": 1.0, "risk": "genes"}))
-    assert first.gene_score == second.gene_score
-    assert first.patch_score == second.patch_score
+    assert first.gene_scores == second.gene_scores
+    assert first.patch_scores == second.patch_scores
     np.testing.assert_array_equal(first.cohort.genes.values_NC, second.cohort.genes.values_NC)
 
 
@@ -138,7 +140,7 @@ def test_rare_patches_lie_together_on_the_grid_and_stand_out():
     for slide in generated.cohort.features.slides.values():
         grid = slide.coords_P2 // 512
         assert np.array_equal(np.lexsort((grid[:, 0], grid[:, 1])), np.arange(len(grid)))  # row by row
-        rare = slide.rare_P
+        rare = slide.kind_P > 0
         if rare.sum() < 4:
             continue
         spread = grid[rare].std(axis=0).mean()
@@ -156,7 +158,7 @@ def test_batch_effects_shift_hospitals_but_not_the_planted_directions():
     assert len(drivers) == 3
     # Variance of a sum of three genes that correlate by 0.5: 3 + 6 x 0.5.
     read_off = genes.values_NC[:, drivers].sum(axis=1) / np.sqrt(6)
-    np.testing.assert_allclose(read_off, in_order(generated, generated.gene_score), atol=1e-5)
+    np.testing.assert_allclose(read_off, in_order(generated, generated.gene_scores), atol=1e-5)
 
     patches = {r.case_id: generated.cohort.features.load(r).patches_PF.numpy() for r in records}
     rare = {r.case_id: rare_patches(generated, r) for r in records}
@@ -176,7 +178,7 @@ def test_batch_effects_shift_hospitals_but_not_the_planted_directions():
 @pytest.mark.parametrize("risk", RISKS)
 def test_the_true_risk_is_the_one_configured(risk):
     generated = generate_cohort(large(risk, effect=1.5))
-    gene, patch = in_order(generated, generated.gene_score), in_order(generated, generated.patch_score)
+    gene, patch = in_order(generated, generated.gene_scores), in_order(generated, generated.patch_scores)
     true = in_order(generated, generated.true_risk)
     assert true.std() == pytest.approx(1.5, rel=1e-3 if risk == "interaction" else 1e-9)
     assert gene.std() == pytest.approx(1, abs=0.05)
@@ -196,7 +198,7 @@ def share_above(generated: SyntheticCohort) -> np.ndarray:
     records = generated.cohort.records
     with_slides = [i for i, r in enumerate(records) if r.slides]
     share = np.array([rare_patches(generated, records[i]).mean() for i in with_slides])
-    score = in_order(generated, generated.patch_score)
+    score = in_order(generated, generated.patch_scores)
     slope, offset = np.polyfit(score[with_slides], share, 1)
     return slope * score + offset - 0.1
 
@@ -205,7 +207,7 @@ def test_the_patch_score_is_the_share_of_rare_patches():
     generated = generate_cohort(large("patches"))
     records = [r for r in generated.cohort.records if r.slides]
     share = np.array([rare_patches(generated, r).mean() for r in records])
-    score = np.array([generated.patch_score[r.case_id] for r in records])
+    score = np.array([generated.patch_scores[r.case_id][0] for r in records])
     assert np.corrcoef(share, score)[0, 1] == pytest.approx(1)
     assert share.mean() == pytest.approx(0.1, abs=0.01)
 
@@ -214,7 +216,7 @@ def test_the_interaction_has_no_marginal_effect():
     generated = generate_cohort(large("interaction", missing_genes=0, missing_slides=0))
     time, event = outcomes(generated)
     true = in_order(generated, generated.true_risk)
-    gene, patch = in_order(generated, generated.gene_score), in_order(generated, generated.patch_score)
+    gene, patch = in_order(generated, generated.gene_scores), in_order(generated, generated.patch_scores)
     for marginal in (gene, -gene, patch, -patch, gene + patch, np.abs(gene), np.abs(patch)):
         assert abs(np.corrcoef(marginal, true)[0, 1]) < 0.1  # four standard errors at this size
         assert concordance_index(marginal, time, event) == pytest.approx(0.5, abs=0.03)

@@ -8,7 +8,7 @@ from memamba_core.config.experiment import AgreementConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.data.records import Cohort, GeneTable, PatientRecord
-from memamba_core.data.synthetic import MemoryFeatures, SlideFeatures
+from memamba_core.data.synthetic_slides import MemoryFeatures, SlideFeatures
 from memamba_core.errors import AgreementError
 
 CONFIG = AgreementConfig()
@@ -32,7 +32,7 @@ RECORDS = (
 
 def slide(first, num):
     rows = np.arange(first, first + 2 * num, dtype=np.float32).reshape(num, 2)
-    return SlideFeatures(rows, np.zeros((num, 2), dtype=np.int64), np.zeros(num, dtype=bool))
+    return SlideFeatures(rows, np.zeros((num, 2), dtype=np.int64), np.zeros(num, dtype=np.int64))
 
 
 def cohort(features=None):
@@ -100,7 +100,7 @@ def test_sampled_patches_are_a_function_of_the_generator():
 def test_slide_level_features_are_scaled_clipped_and_filled():
     rows = np.array([[1e8, np.nan], [1.0, 0.0]], dtype=np.float32)
     table = MemoryFeatures(
-        2, {"s3": SlideFeatures(rows, np.zeros((2, 2), np.int64), np.zeros(2, bool))}, columns=("p", "q")
+        2, {"s3": SlideFeatures(rows, np.zeros((2, 2), np.int64), np.zeros(2, np.int64))}, columns=("p", "q")
     )
     scaled = Agreement(
         time_bin_edges=(12.0,),

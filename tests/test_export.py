@@ -21,7 +21,8 @@ from memamba_core.config.site import (
 )
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort
-from memamba_core.data.synthetic import MemoryFeatures, generate_cohort
+from memamba_core.data.synthetic import generate_cohort
+from memamba_core.data.synthetic_slides import MemoryFeatures
 from memamba_core.errors import ConfigError
 from simulation.export import export_sites
 from simulation.folds import assign_folds

@@ -22,9 +22,10 @@ class SyntheticConfig(Settings):
     num_patients: int = Field(480, ge=20)
     num_sites: int = Field(8, ge=1, le=200)
     """Hospitals of unequal size."""
-    risk: Literal["genes", "patches", "both", "interaction"] = "both"
-    """Where the risk lies: in genes, in a rare kind of patch, in the sum of both, or in an interaction of both (XOR)
-    that has no marginal effect."""
+    risk: Literal["genes", "patches", "both", "interaction", "correspondence", "order"] = "both"
+    """Where the risk lies: in genes, in a rare kind of patch, in the sum of both, in an interaction of both (XOR) that
+    has no marginal effect, in the agreement of six gene groups with six kinds of patches (none with a marginal effect),
+    or in the order of the patches (huddled or scattered, with equal shares)."""
     effect: float = Field(1.5, ge=0)
     """Log hazard ratio per standard deviation of the planted score."""
     num_genes: int = Field(60, ge=6)
