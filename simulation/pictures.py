@@ -10,7 +10,10 @@ import pandas as pd
 from memamba_core.errors import NoComparablePairError
 from memamba_core.survival.concordance import count_pairs
 
-from .figures import SiteBar, draw_comparison, draw_kaplan_meier, draw_learning_curves, draw_site_bars
+from .figure_comparison import draw_comparison
+from .figure_curves import draw_learning_curves
+from .figure_sites import SiteBar, draw_site_bars
+from .figure_survival import draw_kaplan_meier
 
 __all__ = ["draw_figures", "learning_curve", "rank_within_fold"]
 

@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from simulation.figures import (
-    SiteBar,
-    draw_comparison,
-    draw_kaplan_meier,
-    draw_learning_curves,
-    draw_site_bars,
-)
+from simulation.figure_comparison import draw_comparison
+from simulation.figure_curves import draw_learning_curves
+from simulation.figure_sites import SiteBar, draw_site_bars
+from simulation.figure_survival import draw_kaplan_meier
 
 
 def _assert_png(path: Path) -> None:
@@ -137,6 +134,7 @@ def test_a_figure_that_fails_leaves_the_old_file(tmp_path):
 
 def test_importing_it_loads_no_drawing_library():
     heavy = {"matplotlib", "lifelines", "torch"}
-    code = f"import sys, simulation.figures; print({heavy} & set(sys.modules))"
+    figures = ", ".join(f"simulation.figure_{name}" for name in ("comparison", "curves", "sites", "survival"))
+    code = f"import sys, {figures}; print({heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

@@ -1,0 +1,111 @@
+"""C-index inside each site."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .canvas import BLUE, CHANCE, GREEN, INK, LABEL_BOX, MUTED, VERMILION, caption, figure_file, label_above, say
+
+__all__ = ["SiteBar", "draw_site_bars"]
+
+
+@dataclass(frozen=True)
+class SiteBar:
+    """One site in `draw_site_bars`.
+
+    Attributes:
+        name: as enrolled.
+        num_patients: of the evaluated set.
+        num_events: how many of them had the event.
+        num_pairs: comparable pairs inside the site.
+        c_index: of these pairs; None where there is none, or where it is under the site's floor.
+    """
+
+    name: str
+    num_patients: int
+    num_events: int
+    num_pairs: int
+    c_index: float | None
+
+
+def draw_site_bars(path: Path, sites: Sequence[SiteBar], overall: float | None) -> None:
+    """C-index inside each site, the largest on top, against guessing and the index over all patients.
+
+    Bars start at 0.5: their length is what was gained (or lost) against guessing. There are no error bars,
+    because counts of pairs do not give them (pairs share patients); the number of events beside each bar says
+    how much to trust it.
+
+    Args:
+        path: PNG to write.
+        sites: those without an index are counted in the caption and not drawn.
+        overall: C-index over all patients, dashed; None draws no line.
+    """
+    drawn = sorted(
+        (site for site in sites if site.c_index is not None),
+        key=lambda site: (-site.num_patients, -site.num_events, site.name),
+    )
+    names = [_shortened(site.name, 30) for site in drawn]
+    values = [site.c_index for site in drawn if site.c_index is not None]
+    with figure_file(path, 6.8, 1.9 + 0.24 * max(3, len(drawn))) as figure:
+        axes, counts = figure.subplots(1, 2, sharey=True, width_ratios=[5, 1.5])
+        rows = list(range(len(drawn)))
+        lowest = min([0.4, *(value - 0.08 for value in values)])
+        highest = max([0.8, *(value + 0.08 for value in values), (overall or 0) + 0.03])
+        axes.barh(
+            rows,
+            [value - CHANCE for value in values],
+            left=CHANCE,
+            height=0.66,
+            color=[BLUE if value >= CHANCE else VERMILION for value in values],
+        )
+        for row, value in zip(rows, values, strict=True):
+            side = 1 if value >= CHANCE else -1
+            axes.annotate(
+                f"{value:.2f}",
+                (value, row),
+                (3 * side, 0),
+                textcoords="offset points",
+                va="center",
+                ha="left" if side > 0 else "right",
+                fontsize=7.5,
+                bbox=LABEL_BOX,
+            )
+        axes.axvline(CHANCE, color=INK, linewidth=1.0)
+        axes.set_xlim(lowest, highest)
+        axes.set_ylim(max(len(drawn), 1) - 0.4, -0.6)
+        axes.set_yticks(rows, names)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("C-index inside the site (0.5 = guessing)")
+        axes.set_title("How well each site's patients are ranked", pad=26)
+        # The two names stand on different sides of the guessing line, so that they cannot meet.
+        better = overall is None or overall >= CHANCE
+        label_above(axes, CHANCE, "guessing", INK, "right" if better else "left")
+        if overall is not None:
+            axes.axvline(overall, color=GREEN, linewidth=1.4, linestyle=(0, (4, 2)))
+            text = f"all patients {overall:.2f}"
+            label_above(axes, overall, text, GREEN, "left" if CHANCE <= overall < 0.75 else "right")
+        counts.set_axis_off()
+        counts.set_xlim(0, 1)
+        columns = {
+            0.5: ("patients", [s.num_patients for s in drawn]),
+            1.0: ("events", [s.num_events for s in drawn]),
+        }
+        for x, (heading, numbers) in columns.items():
+            label_above(counts, x, heading, MUTED, "right")
+            for row, number in zip(rows, numbers, strict=True):
+                counts.text(x, row, str(number), ha="right", va="center", fontsize=8)
+        if not drawn:
+            say(axes, "No site has enough comparable pairs")
+        left_out = len(sites) - len(drawn)
+        if left_out:
+            caption(figure, f"{left_out} of {len(sites)} sites not shown: too few comparable pairs or patients.")
+
+
+def _shortened(name: str, longest: int) -> str:
+    """Both ends of a long name: hospitals of one family differ in the last word as often as in the first."""
+    if len(name) <= longest:
+        return name
+    head = (longest - 1) * 2 // 3
+    return f"{name[:head].rstrip()}…{name[head + 1 - longest :].lstrip()}"
