@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -35,19 +36,20 @@ def open_grid(
         cohort: its hospitals.
         on_reply: told the hospital after each answer.
         state: new folder for what the hospitals keep; differential privacy needs one, for their ledgers. None keeps
-            everything in memory.
+            everything in memory, or in a temporary folder where they are in other processes: a process that takes the
+            place of one that died goes on from it.
     """
     if not config.workers:
         workers = _workers(config, cohort, state)
         runner: Runner = InlineRunner(build_client_app(lambda context: workers[str(context.node_config["site"])]))
     else:
-        runner = ProcessRunner(
-            build_worker_app, (config.model_dump(mode="json"), state), list(cohort.sites), config.workers
-        )
+        scratch = TemporaryDirectory(prefix="flower-simulate-", ignore_cleanup_errors=True) if state is None else None
+        arguments = (config.model_dump(mode="json"), state if scratch is None else Path(scratch.name))
+        runner = ProcessRunner(build_worker_app, arguments, list(cohort.sites), config.workers, scratch)
     return LocalGrid(list(cohort.sites), runner, on_reply)
 
 
-def build_worker_app(settings: dict[str, Any], state: Path | None) -> ClientApp:
+def build_worker_app(settings: dict[str, Any], state: Path) -> ClientApp:
     """The ClientApp of a worker process, which reads the cohort again: only plain settings cross the border."""
     torch.set_num_threads(1)
     config = SimulationConfig.parse(settings, "worker")

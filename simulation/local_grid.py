@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -78,12 +79,18 @@ class ProcessRunner:
         arguments: plain data for it.
         sites: names, dealt out in turn.
         workers: number of processes.
+        scratch: a folder of theirs that goes with them.
     """
 
     def __init__(
-        self, build: Callable[..., ClientApp], arguments: tuple[Any, ...], sites: Sequence[str], workers: int
+        self,
+        build: Callable[..., ClientApp],
+        arguments: tuple[Any, ...],
+        sites: Sequence[str],
+        workers: int,
+        scratch: TemporaryDirectory[str] | None = None,
     ) -> None:
-        self._build, self._arguments = build, arguments
+        self._build, self._arguments, self._scratch = build, arguments, scratch
         self._pools = [self._start() for _ in range(min(workers, len(sites)))]
         self._pool_of = {site: index % len(self._pools) for index, site in enumerate(sites)}
 
@@ -100,6 +107,8 @@ class ProcessRunner:
         """End the processes."""
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def _start(self) -> ProcessPoolExecutor:
         # one process each: a pool of several would give a site's messages to whichever is free

@@ -85,16 +85,44 @@ def test_what_corresponds_can_be_read_from_what_is_measured():
     # Variance of a sum of three genes that correlate by 0.5: 3 + 6 x 0.5.
     sums = table.values_NC[:, drivers].reshape(-1, 6, 3).sum(axis=2) / np.sqrt(6)
     np.testing.assert_allclose(sums, in_order(cohort, cohort.gene_scores), atol=1e-5)
-    there = counts_of_kinds(cohort, 6) > 0
-    np.testing.assert_array_equal(there, in_order(cohort, cohort.patch_scores) > 0)
     sizes = np.array([sum(len(s.kind_P) for s in slides) for slides in slides_by_patient(cohort)])
-    np.testing.assert_array_equal(counts_of_kinds(cohort, 6), there * np.round(0.1 * sizes)[:, None])
+    np.testing.assert_array_equal(counts_of_kinds(cohort, 6), np.round(0.1 * sizes)[:, None] * np.ones(6))
 
     slides = [slide for found in slides_by_patient(cohort) for slide in found]
     kind_P, patches_PF = (np.concatenate([getattr(s, name) for s in slides]) for name in ("kind_P", "patches_PF"))
     centres = np.array([patches_PF[kind_P == k].mean(axis=0) for k in range(7)])
     distances = np.linalg.norm(centres[1:, None] - centres[None, 1:], axis=2)
     np.testing.assert_allclose(distances[np.triu_indices(6, 1)], 6 * np.sqrt(2), rtol=0.1)
+
+    # How active each kind looks, along the one direction that separates active from resting patches of any kind.
+    looks = in_order(cohort, cohort.patch_scores)
+    means = np.array(
+        [
+            [
+                np.concatenate([s.patches_PF[s.kind_P == k] for s in found]).mean(axis=0) - centres[k]
+                for k in range(1, 7)
+            ]
+            for found in slides_by_patient(cohort)
+        ]
+    )
+    active = (means * looks[:, :, None]).mean(axis=(0, 1))
+    along = means @ active / (active @ active)
+    np.testing.assert_array_equal(np.sign(along), looks)
+    for k in range(6):  # it is the same direction for each
+        of_kind = (means[:, k] * looks[:, k, None]).mean(axis=0)
+        assert of_kind @ active / np.linalg.norm(of_kind) / np.linalg.norm(active) > 0.95
+
+
+def test_the_mean_patch_and_the_genes_tell_a_linear_model_nothing_of_what_corresponds():
+    cohort = generated("correspondence")
+    mean_NF = np.array([np.concatenate([s.patches_PF for s in slides]).mean(0) for slides in slides_by_patient(cohort)])
+    rows = np.array([r.gene_row for r in cohort.cohort.records])
+    values_NC = np.concatenate([mean_NF, cohort.cohort.genes.values_NC[rows]], axis=1)
+    values_NC = (values_NC - values_NC.mean(axis=0)) / values_NC.std(axis=0)
+    true = in_order(cohort, cohort.true_risk)
+    weights = np.linalg.lstsq(values_NC[:1000], true[:1000], rcond=None)[0]
+    assert abs(np.corrcoef(values_NC[1000:] @ weights, true[1000:])[0, 1]) < 0.13  # four standard errors
+    assert_says_nothing(cohort, **{f"mean patch {f}": mean_NF[:, f] for f in range(8)})
 
 
 def neighbours(slide) -> np.ndarray:
@@ -164,7 +192,7 @@ def test_a_patient_without_what_carries_the_risk_is_of_average_risk_to_any_model
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"risk": "correspondence", "feature_width": 5}, "feature_width >= 6"),
+        ({"risk": "correspondence", "feature_width": 6}, "feature_width > 6"),
         ({"risk": "correspondence", "rare_fraction": 0.2}, r"rare_fraction <= 0\.1"),
         ({"risk": "order", "rare_fraction": 0.3}, r"rare_fraction <= 0\.2"),
         ({"risk": "order", "rare_fraction": 0.1, "patches": (20, 50)}, "take more patches"),

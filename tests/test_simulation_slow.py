@@ -1,6 +1,7 @@
 """What needs processes or a minute: Ctrl-C of a real run, worker processes, learning what was planted."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,8 +13,12 @@ import numpy as np
 import pytest
 from federation_fixtures import GENES_ONLY, tiny
 
-from memamba_core.config.compose import compose_simulation
+from memamba_core.config.compose import compose_simulation, experiment_overrides
 from memamba_core.training.checkpoint import load_arrays
+from server.settle import Run
+from simulation.cohort import prepare_cohort
+from simulation.grid import open_grid
+from simulation.methods import train_federated
 from simulation.run import simulate
 
 pytestmark = pytest.mark.ci_slow
@@ -90,6 +95,30 @@ def test_worker_processes_give_the_weights_of_one_process(tmp_path):
     for name, array in load_arrays(inline.folder / "model.safetensors").items():
         np.testing.assert_array_equal(load_arrays(workers.folder / "model.safetensors")[name], array)
     assert inline["folds"] == workers["folds"]
+
+
+def test_a_worker_process_that_dies_costs_its_sites_one_round(tmp_path):
+    overrides = tiny(*GENES_ONLY, "federation.num_rounds=4", "workers=2")
+    config = compose_simulation(overrides)
+    cohort = prepare_cohort(config)
+    answered = []
+
+    class Killer:
+        def on_phase(self, phase, num_sites, server_round):
+            if phase == "train" and server_round == 2:
+                multiprocessing.active_children()[0].kill()
+
+        def on_round(self, record):
+            answered.append(sum("failure" not in line for line in record.sites.values()))
+
+    grid = open_grid(config, cohort)
+    try:
+        run = Run("test", config.experiment, experiment_overrides(overrides), fold=0)
+        train_federated(grid, run, cohort, observer=Killer())
+    finally:
+        grid.close()
+    assert answered[0] == answered[2] == answered[3] == 4
+    assert answered[1] == 2
 
 
 # A model is held to the oracle on 120 test patients, whose C-index moves by 0.02 or so with the seed of training.

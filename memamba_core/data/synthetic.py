@@ -5,9 +5,10 @@ Where the risk lies is `risk`:
 
 * `genes`: in a few genes of one group. `patches`: in how much of the tissue is of a rare kind. `both`: in their sum.
 * `interaction`: in the product of the two signs (XOR). Neither alone says anything.
-* `correspondence`: each of the six gene groups belongs to one kind of patch, and the risk is in how well they agree: a
-  pathway that the genes show to be active is bad where its kind of tissue is there and good where it is not. It is the
-  sum of six products; genes alone, patches alone, and which of them there are many of, say nothing.
+* `correspondence`: six kinds of patches belong to the six gene groups, and every patient has all of them. Each kind
+  looks active or at rest, and the risk is in how well looks and genes agree: a pathway that the genes show to be active
+  is bad where its kind of tissue looks so too, and good where it looks at rest. It is a sum of six products; genes
+  alone, patches alone and how active all the tissue is say nothing.
 * `order`: in whether the patches of one kind huddle together or are scattered over the slide, as immune cells may be
   shut out of a tumour or infiltrate it. Everybody has the same share of them, so without their order they say nothing.
 
@@ -51,8 +52,8 @@ class SyntheticCohort:
         driver_columns: the gene columns that make the gene scores.
         gene_scores: of each planted group, mean 0, variance 1: of the first group, or, for `risk=correspondence`, of
             all six.
-        patch_scores: of each planted kind of patch: its share, or for `risk=order` the share of its patches that touch
-            another one, standardised over the cohort; or, for `risk=correspondence`, 1 for each kind that is there, and
+        patch_scores: of each planted kind of patch. Its share, or for `risk=order` the share of its patches that touch
+            another one, standardised over the cohort; for `risk=correspondence` 1 for each kind that looks active, and
             -1.
         true_risk: log hazard ratio against a patient of average risk; higher is worse.
         observed_risk: expectation of `true_risk` given what was measured of the patient. A missing part
@@ -162,11 +163,11 @@ def _check(config: SyntheticConfig) -> None:
             "modality; lower one of them"
         )
     share, fewest = config.rare_fraction, round(config.rare_fraction * config.patches[0])
-    if config.risk == "correspondence" and (share * NUM_GROUPS > 1 or config.feature_width < NUM_GROUPS):
+    if config.risk == "correspondence" and (share * NUM_GROUPS > 1 or config.feature_width <= NUM_GROUPS):
         raise ConfigError(
             f"synthetic cohort: risk=correspondence plants {NUM_GROUPS} kinds of patches, each rare_fraction={share} "
-            f"of the tissue, and a direction of feature_width={config.feature_width}; it needs rare_fraction <= "
-            f"{1 / NUM_GROUPS:.2f} and feature_width >= {NUM_GROUPS}"
+            f"of the tissue, and tells them and their looks apart by directions of feature_width="
+            f"{config.feature_width}; it needs rare_fraction <= {1 / NUM_GROUPS:.2f} and feature_width > {NUM_GROUPS}"
         )
     if config.risk == "order" and (share > _MOST_SCATTERED or fewest < _FEWEST_SCATTERED):
         raise ConfigError(

@@ -22,6 +22,7 @@ _NUM_TISSUES = 3  # ordinary kinds of patches
 _NUM_BAG_SIZES = 4
 _TISSUE_SPREAD = 0.5  # standard deviation of their centres, in every feature
 _PLANTED_SHIFT = 6.0  # distance of a planted kind, in standard deviations of a patch
+_LOOK_SHIFT = 3.0  # how far an active kind is from its middle, and one at rest on the other side
 _PATCH_SIZE = 512  # level-0 pixels between neighbouring patches
 
 
@@ -74,8 +75,8 @@ class GeneratedSlides:
     Attributes:
         slides_of: case id -> name -> slide.
         scores_NK: score of each planted kind. Mean 0 and variance 1 over the cohort, or, for
-            `risk=correspondence`, 1 where the kind is there and -1 where it is not.
-        high_NK: whether each planted kind is above its typical share.
+            `risk=correspondence`, 1 where the kind looks active and -1 where it looks at rest.
+        high_NK: whether each planted kind is above its typical share, or looks active.
     """
 
     slides_of: dict[str, dict[str, SlideFeatures]]
@@ -96,18 +97,20 @@ def draw_slides(
 ) -> GeneratedSlides:
     """Draw everybody's slides.
 
-    What is planted depends on `config.risk`. `correspondence`: each of six kinds is there or not, by a fair coin of
-    its own. `order`: one kind with the same share in everybody, huddled together or scattered. Otherwise: one kind
-    whose share differs; half of the patients are above `rare_fraction`, half below, and rounding to whole patches
-    moves nobody to the other side: the sign of the score, which the XOR needs, is fair and can be read from the bag.
+    What is planted depends on `config.risk`. `correspondence`: six kinds with the same share in everybody; each looks
+    active or at rest, by a fair coin of its own, along one direction that all kinds have in common. `order`: one kind
+    with the same share in everybody, huddled together or scattered. Otherwise: one kind whose share differs; half of
+    the patients are above `rare_fraction`, half below, and rounding to whole patches moves nobody to the other side:
+    the sign of the score, which the XOR needs, is fair and can be read from the bag.
     """
     width, num = config.feature_width, len(case_ids)
     num_kinds = NUM_GROUPS if config.risk == "correspondence" else 1
-    kinds_KF = _orthonormal(rng.standard_normal((num_kinds, width)))
+    has_looks = config.risk == "correspondence"
+    axes_AF = _orthonormal(rng.standard_normal((num_kinds + has_looks, width)))
     tissue_TF = _TISSUE_SPREAD * rng.standard_normal((_NUM_TISSUES, width))
     shift_SF = config.batch_effect * rng.standard_normal((config.num_sites, width))
-    for kind_F in kinds_KF:
-        tissue_TF, shift_SF = without_direction(tissue_TF, kind_F), without_direction(shift_SF, kind_F)
+    for axis_F in axes_AF:
+        tissue_TF, shift_SF = without_direction(tissue_TF, axis_F), without_direction(shift_SF, axis_F)
 
     # A few sizes only: bags of one size are computed together, and an example should not take an hour on a laptop.
     sizes_of_bags = np.unique(np.linspace(*config.patches, _NUM_BAG_SIZES).astype(np.int64))
@@ -123,13 +126,16 @@ def draw_slides(
             coords_P2, kind_P = _place(size_here, left, planted.num_isolated, rng)
             tissue_P = rng.choice(_NUM_TISSUES, p=rng.dirichlet(np.ones(_NUM_TISSUES)), size=size_here)
             patches_PF = rng.standard_normal((size_here, width)) + tissue_TF[tissue_P] + shift_SF[hospital_N[i]]
-            for kind, kind_F in enumerate(kinds_KF, start=1):
-                patches_PF += _PLANTED_SHIFT * (kind_P == kind)[:, None] * kind_F
+            for kind in range(1, num_kinds + 1):
+                patches_PF += _PLANTED_SHIFT * (kind_P == kind)[:, None] * axes_AF[kind - 1]
+            if has_looks:
+                look_P = np.array([0.0, *np.where(high_NK[i], 1.0, -1.0)])[kind_P]
+                patches_PF += _LOOK_SHIFT * look_P[:, None] * axes_AF[-1]
             slide = SlideFeatures(patches_PF.astype(np.float32), coords_P2, kind_P)
             slides_of[case_id][f"{case_id}-DX{index + 1}"] = slide
         together = config.risk == "order"
         score_N[i] = _share_together(slides_of[case_id].values()) if together else planted.counts[0] / size
-    if config.risk == "correspondence":
+    if has_looks:
         return GeneratedSlides(slides_of, np.where(high_NK, 1.0, -1.0), high_NK)
     return GeneratedSlides(slides_of, ((score_N - score_N.mean()) / score_N.std())[:, None], high_NK)
 
@@ -147,7 +153,7 @@ def _plant(config: SyntheticConfig, num: int, high_K: npt.NDArray[np.bool_], rng
     """How many patches of each kind a patient with `num` patches has."""
     typical = config.rare_fraction * num
     if config.risk == "correspondence":
-        return _Planted(tuple(max(1, round(typical)) * int(high) for high in high_K))
+        return _Planted((max(1, round(typical)),) * len(high_K))
     if config.risk == "order":
         count = round(typical)
         # Symmetric around one half whatever the count, so that the size of a bag says nothing: a single patch cannot
