@@ -20,12 +20,17 @@ def load_script(repository, name):
 
 
 @pytest.fixture(scope="module")
-def baselines(repository):
+def ridge(repository):
+    return load_script(repository, "ridge_cox")
+
+
+@pytest.fixture(scope="module")
+def baselines(repository, ridge):  # which imports the other from its folder
     return load_script(repository, "baselines")
 
 
 @pytest.fixture
-def patients(baselines):
+def patients(baselines, ridge):
     """Two hundred patients whose risk is a factor behind a third of sixty genes, in five folds."""
     rng = np.random.default_rng(3)
     factor = rng.normal(size=200)
@@ -42,13 +47,13 @@ def patients(baselines):
         fold=np.arange(200) % 5,
         age_sex_N2=age_sex,
         blocks={
-            "genes": baselines.Block(genes, scale_floor=0.3),
-            "histology": baselines.Block(rng.normal(size=(200, 9))),
+            "genes": ridge.Block(genes, scale_floor=0.3),
+            "histology": ridge.Block(rng.normal(size=(200, 9))),
         },
     )
 
 
-def with_other_test_patients(baselines, patients, fold):
+def with_other_test_patients(baselines, ridge, patients, fold):
     """The same training patients; those of the test fold get outcomes, ages and genes of one another, and then some."""
     rng, test = np.random.default_rng(8), np.flatnonzero(patients.fold == fold)
     changed = {name: getattr(patients, name).copy() for name in ("time_months", "event", "age_sex_N2")}
@@ -56,10 +61,10 @@ def with_other_test_patients(baselines, patients, fold):
         values[test] = values[rng.permutation(test)]
     genes = patients.blocks["genes"].values_NC.copy()
     genes[test] = 50 + 7 * genes[rng.permutation(test)]
-    return baselines.Patients(**changed, fold=patients.fold, blocks={"genes": baselines.Block(genes, scale_floor=0.3)})
+    return baselines.Patients(**changed, fold=patients.fold, blocks={"genes": ridge.Block(genes, scale_floor=0.3)})
 
 
-def test_ridge_cox_equals_a_plain_reference(baselines, patients):
+def test_ridge_cox_equals_a_plain_reference(ridge, patients):
     """Written out step by step, with scikit-survival's Newton solver in place of its path solver."""
     values, time, event = patients.blocks["genes"].values_NC, patients.time_months, patients.event
     scaled = (values - np.nanmean(values, axis=0)) / np.maximum(np.nanstd(values, axis=0), 0.3)
@@ -71,23 +76,23 @@ def test_ridge_cox_equals_a_plain_reference(baselines, patients):
     expected = reference.fit(scores, Surv.from_arrays(event, time)).predict(scores)
 
     blocks = [patients.blocks["genes"]]
-    model = baselines.fit_ridge_cox(blocks, time, event, components=[7], penalties=[0.05])
+    model = ridge.fit_ridge_cox(blocks, time, event, components=[7], penalties=[0.05])
     risk = model.risk(blocks)
     np.testing.assert_allclose(risk - risk.mean(), expected - expected.mean(), atol=1e-4)
 
 
-def test_partial_likelihood_equals_its_definition(baselines):
+def test_partial_likelihood_equals_its_definition(ridge):
     rng = np.random.default_rng(0)
     risk, time, event = rng.normal(size=30), rng.integers(1, 8, size=30).astype(float), rng.random(30) < 0.6
     expected = sum(risk[i] - np.log(np.exp(risk[time >= time[i]]).sum()) for i in range(30) if event[i])
-    assert baselines.partial_log_likelihood(risk, time, event) == pytest.approx(expected)
+    assert ridge.partial_log_likelihood(risk, time, event) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("names", [("genes",), ("histology", "genes"), ()], ids=["genes", "both", "age and sex"])
-def test_baselines_find_planted_risk(baselines, patients, names):
+def test_baselines_find_planted_risk(baselines, ridge, patients, names):
     results = [baselines.evaluate_fold(patients, names, fold) for fold in (0, 1)]
     assert min(r.c_index for r in results) > 0.6
-    assert all((r.penalty in baselines.PENALTIES) == bool(names) for r in results)
+    assert all((r.penalty in ridge.PENALTIES) == bool(names) for r in results)
 
 
 def test_block_of_noise_finds_nothing(baselines, patients):
@@ -95,8 +100,8 @@ def test_block_of_noise_finds_nothing(baselines, patients):
     assert np.mean(indices) == pytest.approx(0.5, abs=0.1)
 
 
-def test_test_patients_do_not_touch_the_fit(baselines, patients):
-    other = with_other_test_patients(baselines, patients, fold=2)
+def test_test_patients_do_not_touch_the_fit(baselines, ridge, patients):
+    other = with_other_test_patients(baselines, ridge, patients, fold=2)
     ours, theirs = (baselines.fit_ridge(p, ("genes",), 2) for p in (patients, other))
     assert (ours.num_components, ours.penalty) == (theirs.num_components, theirs.penalty)
     np.testing.assert_array_equal(ours.coefficients, theirs.coefficients)
@@ -108,10 +113,10 @@ def test_test_patients_do_not_touch_the_fit(baselines, patients):
     assert not np.array_equal(training.coefficients, baselines.fit_ridge(patients, ("genes",), 1).coefficients)
 
 
-def test_patients_in_no_fold_are_neither_trained_on_nor_tested(baselines, patients):
+def test_patients_in_no_fold_are_neither_trained_on_nor_tested(baselines, ridge, patients):
     fold = np.where(patients.fold == 4, -1, patients.fold)
     some = baselines.Patients(patients.time_months, patients.event, fold, patients.age_sex_N2, patients.blocks)
-    other = with_other_test_patients(baselines, patients, fold=4)
+    other = with_other_test_patients(baselines, ridge, patients, fold=4)
     other = baselines.Patients(other.time_months, other.event, fold, other.age_sex_N2, other.blocks)
     ours, theirs = (baselines.evaluate_fold(p, ("genes",), 0) for p in (some, other))
     assert ours == theirs
