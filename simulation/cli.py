@@ -5,6 +5,7 @@ Torch is imported after the settings are known, so that `--help` and a mistyped 
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +33,13 @@ def main() -> None:
     if export:
         arguments = arguments[1:]
     options = any(argument.startswith("-") for argument in arguments)
-    sys.exit(_run_hydra(arguments, export=export) if options else _run_plain(tuple(arguments), export=export))
+    try:
+        status = _run_hydra(arguments, export=export) if options else _run_plain(tuple(arguments), export=export)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `flower-simulate --help | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
 
 
 def _run_plain(overrides: tuple[str, ...], *, export: bool) -> int:
@@ -88,7 +95,8 @@ def _simulate(config: SimulationConfig, overrides: tuple[str, ...]) -> None:
         try:
             result = simulate(config, overrides, progress)
         except KeyboardInterrupt:
-            print("\ninterrupted; finished rounds are kept", file=sys.stderr)
+            kept = "" if progress.folder is None else f"; go on with: flower-simulate resume={progress.folder}"
+            print(f"\ninterrupted; finished rounds are kept{kept}", file=sys.stderr)
             raise
     progress.finish(result, result.folder)
 

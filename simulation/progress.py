@@ -54,6 +54,8 @@ class ProgressReporter:
             console=self._console,
             disable=quiet or not self._console.is_terminal,
         )
+        self.folder: Path | None = None
+        """Output folder of the run, once there is one."""
         self._task: TaskID | None = None
         self._fold = 0
         self._num_folds = 1
@@ -71,8 +73,9 @@ class ProgressReporter:
     # Told by `simulate`
     # --------------------------------------------------------------------------------------------------
 
-    def start(self, config: SimulationConfig, cohort: SimulatedCohort) -> None:
+    def start(self, config: SimulationConfig, cohort: SimulatedCohort, folder: Path) -> None:
         """Say what is run on what."""
+        self.folder = folder
         self._num_folds = len(config.folds)
         sizes = sorted((len(site.cohort.records) for site in cohort.sites.values()), reverse=True)
         records = cohort.cohort.records

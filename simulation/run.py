@@ -75,7 +75,7 @@ def simulate(
     cohort = prepare_cohort(config)
     folder = _open_folder(config, overrides)
     with _log_to(folder / "run.log"):
-        progress.start(config, cohort)
+        progress.start(config, cohort, folder)
         started = time.perf_counter()
         outcomes = []
         for fold in config.folds:
