@@ -99,6 +99,40 @@ _INTERACTION = (
     "federation.num_rounds=25",
 )
 
+# The same, for the agreement of six gene groups with six kinds of patches: settings chosen on the cohort of seed 8. No
+# scans, so that the models differ in the synergistic expert alone.
+_CORRESPONDENCE = (
+    "data.synthetic.risk=correspondence",
+    "data.synthetic.num_genes=6",
+    "data.synthetic.feature_width=8",
+    "data.synthetic.patches=[16,16]",
+    "data.synthetic.batch_effect=0",
+    "data.synthetic.effect=3",
+    "data.synthetic.censoring=0.2",
+    "model.dropout=0.1",
+    "model.scans=[]",
+    "model.linear_skip=false",
+    "training.optimizer.learning_rate=0.003",
+    "training.loss.mmd_weight=0",
+    "federation.num_rounds=25",
+)
+
+_ORDER = (
+    "data.synthetic.risk=order",
+    "data.synthetic.num_patients=1000",
+    "data.synthetic.num_genes=6",
+    "data.synthetic.feature_width=8",
+    "data.synthetic.patches=[36,36]",
+    "data.synthetic.rare_fraction=0.2",
+    "data.synthetic.effect=2",
+    "data.synthetic.censoring=0.3",
+    "model=pathology",
+    "model.d_model=16",
+    "model.dropout=0.1",
+    "training.optimizer.learning_rate=0.003",
+    "federation.num_rounds=15",
+)
+
 STUDIES = {
     "genomics": Study(
         base=("model=genomics", "methods=[pooled]", "federation.num_rounds=14", FOLDS),
@@ -145,6 +179,13 @@ STUDIES = {
             ),
             Setting("interaction, three experts", _INTERACTION),
             Setting("interaction, no synergistic expert", (*_INTERACTION, "model=late_fusion")),
+            Setting("correspondence, three experts", _CORRESPONDENCE),
+            Setting("correspondence, uniform plan", (*_CORRESPONDENCE, "model.transport_epsilon=1000")),
+            Setting("correspondence, no synergistic expert", (*_CORRESPONDENCE, "model=late_fusion")),
+            Setting("order, both scans", _ORDER),
+            Setting("order, conventional scan", (*_ORDER, "model.scans=[conventional]")),
+            Setting("order, attention scan", (*_ORDER, "model.scans=[attention]")),
+            Setting("order, no scan", (*_ORDER, "model.scans=[]")),
         ),
         cohorts=("synthetic",),
         seeds=(0, 1, 2),
@@ -193,6 +234,18 @@ def tell(study: Study, root: Path, methods: Sequence[str]) -> None:
                 cells.append(f"{np.mean(means):.3f}")
             label = setting.label if len(methods) == 1 else method
             print("| " + " | ".join([label, *cells]) + " |")
+
+
+def tell_planted(study: Study, root: Path) -> None:
+    """Print C-index by seed, its mean ± standard deviation over seeds, and the best reachable on the same patients."""
+    print("| planted risk, model | C-index by seed | mean | best reachable |\n|---|---|---|---|")
+    (cohort,) = study.cohorts
+    for setting in study.settings:
+        reached = study.values(root, setting, cohort, "pooled")[:, 0]
+        seeds = ", ".join(f"{value:.3f}" for value in reached)
+        first = root / folder_name(setting.label) / f"{cohort}-seed-{study.seeds[0]}" / "summary.json"
+        best = json.loads(first.read_text(encoding="utf-8"))["oracle_c_index"]
+        print(f"| {setting.label} | {seeds} | {reached.mean():.3f} ± {reached.std(ddof=1):.3f} | {best:.3f} |")
 
 
 def tell_paired(study: Study, root: Path, methods: tuple[str, str]) -> None:
@@ -260,6 +313,8 @@ def main() -> None:
         tell(study, root, ("federated", "pooled", "local"))
         tell_paired(study, root, ("federated", "pooled"))
         tell_paired(study, root, ("federated", "local"))
+    elif arguments.study == "planted":
+        tell_planted(study, root)
     else:
         tell(study, root, ("pooled",))
     if arguments.study == "histology":

@@ -72,7 +72,7 @@ def draw_site_bars(path: Path, sites: Sequence[SiteBar], overall: float | None) 
             )
         axes.axvline(CHANCE, color=INK, linewidth=1.0)
         axes.set_xlim(lowest, highest)
-        axes.set_ylim(max(len(drawn), 1) - 0.4, -0.6)
+        axes.set_ylim(max(len(drawn), 3) - 0.4, -0.6)  # one bar does not fill the figure
         axes.set_yticks(rows, names)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
@@ -100,7 +100,7 @@ def draw_site_bars(path: Path, sites: Sequence[SiteBar], overall: float | None) 
             say(axes, "No site has enough comparable pairs")
         left_out = len(sites) - len(drawn)
         if left_out:
-            caption(figure, f"{left_out} of {len(sites)} sites not shown: too few comparable pairs or patients.")
+            caption(figure, f"{left_out} of {len(sites)} sites not shown: too few comparable pairs of test patients.")
 
 
 def _shortened(name: str, longest: int) -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_kaplan_meier"]
 
+_FEWEST_SHOWN = 5  # patients; a single survivor of twenty years would squeeze everybody else into the left margin
+
 
 def draw_kaplan_meier(
     path: Path,
@@ -39,8 +41,8 @@ def draw_kaplan_meier(
 
     groups = _median_groups(risk)
     # A shared grid of months under curves and table, with the table's columns far enough apart to be read.
-    longest = float(time_months.max()) if len(time_months) else 0.0
-    ticks = _month_ticks(longest)
+    end = _last_month(time_months)
+    ticks = _month_ticks(end)
     with figure_file(path, 6.4, 5.2) as figure:
         top, table = figure.subplots(2, 1, sharex=True, height_ratios=[5.2, 0.45 + 0.4 * len(groups)])
         for name, color, members in groups:
@@ -62,8 +64,10 @@ def draw_kaplan_meier(
         _draw_numbers_at_risk(table, time_months, groups, ticks)
         num_events = int(event.sum())
         cut = "cut at the median out-of-fold prediction" if len(groups) > 1 else "none, predictions are equal"
+        beyond = int(np.count_nonzero(time_months > ticks[-1]))
+        cut_off = f" Not shown: what became of {beyond} later." if beyond else ""
         counted = f"{len(event)} patients, {num_events} events"
-        caption(figure, f"Risk groups: {cut}. {counted}. Ticks: censored. Bands: 95 %.")
+        caption(figure, f"Risk groups: {cut}. {counted}. Ticks: censored. Bands: 95 %.{cut_off}")
 
 
 def _draw_survival(
@@ -126,8 +130,15 @@ def _median_groups(risk: npt.NDArray[np.floating[Any]]) -> list[_Group]:
     return [("Higher risk", VERMILION, high), ("Lower risk", BLUE, ~high)]
 
 
+def _last_month(time_months: npt.NDArray[np.floating[Any]]) -> float:
+    """Where the curves end: as long as `_FEWEST_SHOWN` patients are followed up, or everybody of fewer."""
+    if not len(time_months):
+        return 0.0
+    return float(np.sort(time_months)[-min(_FEWEST_SHOWN, len(time_months))])
+
+
 def _month_ticks(longest: float) -> list[int]:
-    """At most nine ticks from 0 to just past the longest follow-up, in half years or years where possible."""
+    """At most nine ticks from 0 to just past `longest`, in half years or years where possible."""
     for step in (1, 2, 3, 6, 12, 24, 36, 48, 60, 120, 240, 600, 1200):
         if longest <= 8 * step:
             break

@@ -43,7 +43,8 @@ def draw_figures(
         draw_learning_curves(figures / "learning_curves.png", rounds, train_loss, holdout, title)
     ran = {m: [fold[m] for fold in summary["folds"]] for m in ("federated", "pooled", "local") if summary["c_index"][m]}
     if len(ran) > 1:
-        draw_comparison(figures / "comparison.png", ran, summary["oracle_c_index"])
+        named = {"each hospital alone" if method == "local" else method: values for method, values in ran.items()}
+        draw_comparison(figures / "comparison.png", named, summary["oracle_c_index"])
     if predictions is None:
         return
     method = "federated" if "federated" in ran else "pooled"

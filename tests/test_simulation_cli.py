@@ -70,6 +70,15 @@ def test_a_run_prints_its_table_and_writes_where_it_says(here, monkeypatch, caps
     assert json.loads((here / "out" / "summary.json").read_text())["folds"] == summary["folds"]
 
 
+def test_help_says_how_to_call_it_and_what_is_there(here, monkeypatch, capsys):
+    assert call(monkeypatch, "--help") == 0
+    told = capsys.readouterr().out
+    assert told.startswith("flower-simulate [group=file ...] [key=value ...]")
+    assert "flower-simulate resume=FOLDER" in told
+    assert "strategy: fedadam, fedavg" in told
+    assert "num_rounds: 20" in told
+
+
 def test_a_file_in_the_way_is_said(here, monkeypatch, capsys):
     (here / "out").write_text("mine")
     assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 2

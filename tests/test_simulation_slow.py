@@ -59,7 +59,7 @@ def test_ctrl_c_leaves_a_folder_with_which_the_run_is_finished_to_the_same_numbe
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
-    assert "finished rounds are kept" in told
+    assert f"finished rounds are kept; go on with: flower-simulate resume={folder}" in told
     assert "Traceback" not in told
     assert not (folder / "summary.json").exists()
     assert not list(folder.rglob("*.partial"))
