@@ -130,7 +130,7 @@ _ORDER = (
     "model.d_model=16",
     "model.dropout=0.1",
     "training.optimizer.learning_rate=0.003",
-    "federation.num_rounds=15",
+    "federation.num_rounds=30",
 )
 
 STUDIES = {

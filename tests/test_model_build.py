@@ -89,6 +89,20 @@ def test_linear_skip_shifts_all_logits_of_those_with_genes():
     assert "genomics.linear_skip.weight" not in plain.state_dict()
 
 
+def test_linear_skip_of_slide_level_vectors_is_of_the_mean_of_a_patients_rows():
+    families = {"x": (0, 1, 2), "y": (3, 4, 5, 6)}
+    spec = InputSpec(num_bins=3, feature_width=7, feature_groups=families, **GENES)
+    model = build_model(SMALL, spec, seed=0).eval()
+    before = model(patients()).logits_BK
+    torch.nn.init.constant_(model.pathology.linear_skip.weight, 0.1)
+    shifts = [0.0 if p.bag is None else 15 / 7**0.5 * 0.1 * p.bag.patches_PF.mean(dim=0).sum() for p in patients()]
+    wanted = torch.tensor(shifts)[:, None].expand(3, 3)
+    torch.testing.assert_close(model(patients()).logits_BK - before, wanted, rtol=1e-4, atol=1e-5)
+    assert build_model(SMALL, SPEC, seed=0).pathology.linear_skip is None  # patches of an encoder have none
+    plain = build_model(SMALL.model_copy(update={"linear_skip": False}), spec, seed=0)
+    assert not [name for name in plain.state_dict() if "linear_skip" in name]
+
+
 def test_hazards_start_low():
     model = build_model(SMALL, SPEC, seed=0)
     assert torch.equal(model.head[-1].bias, torch.full((3,), -1.5))

@@ -21,7 +21,10 @@ def hazard_layer(config: ModelConfig, spec: InputSpec) -> nn.Linear:
 
 
 class PathologyBranch(nn.Module):
-    """Bag -> tokens -> expert, and a small head of its own if it is trained beside the fused one."""
+    """Bag -> tokens -> expert, and a small head of its own if it is trained beside the fused one.
+
+    Slide-level vectors have a linear path beside it, as genes do: they are a table, and a few hundred patients.
+    """
 
     def __init__(self, config: ModelConfig, spec: InputSpec, *, own_head: bool) -> None:
         super().__init__()
@@ -31,6 +34,8 @@ class PathologyBranch(nn.Module):
         else:
             self.tokens = PatchTokens(spec.feature_width, config)
         self.expert = Expert(config, config.num_layers, config.scans)
+        has_skip = config.linear_skip and bool(spec.feature_groups)
+        self.linear_skip = LinearSkip(spec.feature_width) if has_skip else None
         self.head = hazard_layer(config, spec) if own_head else None
 
     def forward(self, patches_BPF: Float[Tensor, "B P F"]) -> ExpertOutput:
@@ -62,19 +67,19 @@ class GenomicsBranch(nn.Module):
 
 
 class LinearSkip(nn.Module):
-    """15 / sqrt(C) x w . genes: one shift of all logits of a patient. This project's own, not the paper's.
+    """15 / sqrt(C) x w . columns: one shift of all logits of a patient. This project's own, not the paper's.
 
     The factor makes w learn at a pace at which the networks beside it learn too; w is zero at the start. It
     carries `_skip_weight_decay`, for it wants a stronger decay than the rest.
     """
 
-    def __init__(self, num_genes: int) -> None:
+    def __init__(self, num_columns: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(num_genes))
+        self.weight = nn.Parameter(torch.zeros(num_columns))
         self.weight._skip_weight_decay = True  # type: ignore[attr-defined]
 
-    def forward(self, genes_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+    def forward(self, columns_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
         """One shift per patient, in float32 even under autocast."""
-        with no_autocast(genes_BC.device):
-            shift_B: Tensor = widen(genes_BC) @ self.weight * (15 * len(self.weight) ** -0.5)
+        with no_autocast(columns_BC.device):
+            shift_B: Tensor = widen(columns_BC) @ self.weight * (15 * len(self.weight) ** -0.5)
         return shift_B

@@ -83,7 +83,7 @@ class MEMamba(nn.Module):
         All genes run at once, and all bags of equal size.
         """
         assert patients, "an empty batch has no prediction; skip it"
-        pathology, genomics, synergistic, shift = Rows(), Rows(), Rows(), Rows()
+        pathology, genomics, synergistic, gene_shift, slide_shift = Rows(), Rows(), Rows(), Rows(), Rows()
         zero = mmd = transport_cost = self._like.new_zeros(())
 
         gene_output: ExpertOutput | None = None
@@ -93,13 +93,15 @@ class MEMamba(nn.Module):
             gene_output = self.genomics(genes_BC)
             genomics.add(gene_rows, gene_output.pooled_BD)
             if self.genomics.linear_skip is not None:
-                shift.add(gene_rows, self.genomics.linear_skip(genes_BC).unsqueeze(1))
+                gene_shift.add(gene_rows, self.genomics.linear_skip(genes_BC).unsqueeze(1))
 
         place = {row: i for i, row in enumerate(gene_rows)}
         for rows, patches_BPF in self._bags_by_size(patients):
             assert self.pathology is not None
             patch_output: ExpertOutput = self.pathology(patches_BPF)
             pathology.add(rows, patch_output.pooled_BD)
+            if self.pathology.linear_skip is not None:
+                slide_shift.add(rows, self.pathology.linear_skip(patches_BPF.mean(1)).unsqueeze(1))
             both = [i for i, row in enumerate(rows) if row in place]
             if self.synergistic is not None and gene_output is not None and both:
                 fused = self.synergistic(
@@ -120,8 +122,9 @@ class MEMamba(nn.Module):
             if absent_D is not None  # the expert is built
         ]
         logits_BK = widen(self.head(torch.cat(pooled, dim=1)))
-        if shift.rows:
-            logits_BK = logits_BK + shift.join(len(patients), zero.unsqueeze(0))
+        for shift in (gene_shift, slide_shift):
+            if shift.rows:
+                logits_BK = logits_BK + shift.join(len(patients), zero.unsqueeze(0))
         expert_logits = {
             name: (
                 torch.tensor(rows.rows, device=logits_BK.device),
