@@ -1,22 +1,12 @@
 """The benchmark scripts: the baselines are what they say and see no test patient; the double of a federation runs."""
 
-import importlib.util
 import json
-import sys
 
 import numpy as np
 import pytest
+from benchmark_scripts import load_script
 from sksurv.linear_model import CoxPHSurvivalAnalysis
 from sksurv.util import Surv
-
-
-def load_script(repository, name):
-    """A script is no module of a package: load it from its file."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, repository / "benchmarks" / f"{name}.py")
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
 
 
 @pytest.fixture(scope="module")

@@ -92,15 +92,15 @@ def test_linear_skip_shifts_all_logits_of_those_with_genes():
 def test_linear_skip_of_slide_level_vectors_is_of_the_mean_of_a_patients_rows():
     families = {"x": (0, 1, 2), "y": (3, 4, 5, 6)}
     spec = InputSpec(num_bins=3, feature_width=7, feature_groups=families, **GENES)
-    model = build_model(SMALL, spec, seed=0).eval()
+    model = build_model(SMALL.model_copy(update={"slide_skip": True}), spec, seed=0).eval()
     before = model(patients()).logits_BK
     torch.nn.init.constant_(model.pathology.linear_skip.weight, 0.1)
     shifts = [0.0 if p.bag is None else 15 / 7**0.5 * 0.1 * p.bag.patches_PF.mean(dim=0).sum() for p in patients()]
     wanted = torch.tensor(shifts)[:, None].expand(3, 3)
     torch.testing.assert_close(model(patients()).logits_BK - before, wanted, rtol=1e-4, atol=1e-5)
-    assert build_model(SMALL, SPEC, seed=0).pathology.linear_skip is None  # patches of an encoder have none
-    plain = build_model(SMALL.model_copy(update={"linear_skip": False}), spec, seed=0)
-    assert not [name for name in plain.state_dict() if "linear_skip" in name]
+    assert build_model(SMALL, spec, seed=0).pathology.linear_skip is None
+    with pytest.raises(ConfigError, match=r"slide_skip is for slide-level features.*leave it false"):
+        build_model(SMALL.model_copy(update={"slide_skip": True}), SPEC, seed=0)  # patches of an encoder
 
 
 def test_hazards_start_low():

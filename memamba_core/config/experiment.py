@@ -106,8 +106,9 @@ class ModelConfig(Settings):
     dropout: float = Field(0.5, ge=0, lt=1)
     """Dropout rate in token networks and head; cohorts of a few hundred patients want much of it."""
     linear_skip: bool = True
-    """This project's own: a linear path from the scaled genes, and from slide-level features, to one shift of all
-    logits."""
+    """This project's own: a linear path from the scaled genes to one shift of all logits."""
+    slide_skip: bool = False
+    """The same from slide-level features, for cohorts whose slides are rows of a table with families of columns."""
     transport: Literal["relaxed", "sinkhorn", "unbalanced", "exact"] = "relaxed"
     """Optimal transport plan between patch and gene tokens."""
     transport_epsilon: float = Field(0.1, gt=0)

@@ -23,7 +23,7 @@ def hazard_layer(config: ModelConfig, spec: InputSpec) -> nn.Linear:
 class PathologyBranch(nn.Module):
     """Bag -> tokens -> expert, and a small head of its own if it is trained beside the fused one.
 
-    Slide-level vectors have a linear path beside it, as genes do: they are a table, and a few hundred patients.
+    Slide-level vectors may have a linear path beside it, as genes have: they are a table, and few patients.
     """
 
     def __init__(self, config: ModelConfig, spec: InputSpec, *, own_head: bool) -> None:
@@ -34,8 +34,7 @@ class PathologyBranch(nn.Module):
         else:
             self.tokens = PatchTokens(spec.feature_width, config)
         self.expert = Expert(config, config.num_layers, config.scans)
-        has_skip = config.linear_skip and bool(spec.feature_groups)
-        self.linear_skip = LinearSkip(spec.feature_width) if has_skip else None
+        self.linear_skip = LinearSkip(spec.feature_width) if config.slide_skip else None
         self.head = hazard_layer(config, spec) if own_head else None
 
     def forward(self, patches_BPF: Float[Tensor, "B P F"]) -> ExpertOutput:

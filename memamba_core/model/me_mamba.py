@@ -63,6 +63,11 @@ class MEMamba(nn.Module):
                 f"experts is {list(config.experts)}, but the sites agreed on {spec.feature_width} slide "
                 f"features and {len(spec.gene_groups)} gene groups; name an expert of what they have"
             )
+        if config.slide_skip and not (pathology and spec.feature_groups):
+            raise ConfigError(
+                "slide_skip is for slide-level features with families of columns, read by the pathology expert; here "
+                "there are none: leave it false"
+            )
         self.pathology = PathologyBranch(config, spec, own_head=expert_heads) if pathology else None
         self.genomics = GenomicsBranch(config, spec, own_head=expert_heads) if genomics else None
         self.synergistic = SynergisticExpert(config) if synergistic else None
