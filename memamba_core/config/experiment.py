@@ -95,7 +95,7 @@ class ModelConfig(Settings):
     """Width of its causal convolution."""
     expand: int = Field(2, ge=1, le=8)
     """Its inner width E as a multiple of D."""
-    scan_backend: Literal["auto", "reference", "chunked", "cpu"] = "auto"
+    scan_backend: Literal["auto", "reference", "chunked", "cpu", "cuda", "triton", "mamba_ssm"] = "auto"
     """How the selective scan is computed; the results agree, the speed does not."""
     group_hidden: int = Field(64, ge=1)
     """Hidden width of each gene group's network."""

@@ -16,7 +16,6 @@ agree to the last bit.
 """
 
 import functools
-import importlib.util
 import os
 import shutil
 import sysconfig
@@ -39,21 +38,27 @@ STEPS: Final = 16
 """Steps of a chunk: as many as fit the registers of the backward pass."""
 CHANNELS: Final = 32
 """Channels of a program: one for each lane of a warp."""
+_OLDEST: Final = (3, 4)
+"""Version of triton from which on the kernels compile: they need tuples that a loop carries on."""
 
 
 @functools.cache
 def triton_is_missing() -> str | None:
-    """What the kernels need and this installation lacks, as the end of a sentence; None if nothing.
+    """What the kernels need and this installation lacks, with what to do; None if nothing.
 
-    Triton compiles kernels by itself, but the little program that launches them with a C compiler and Python's
-    headers. Both are looked for, and not tried, which would take seconds.
+    Triton compiles kernels by itself, but the small program that launches them with a C compiler and Python's
+    headers. They are looked for and not tried: that would take seconds.
     """
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed (pip install triton; a CUDA build of torch brings it)"
+    try:
+        import triton
+    except ImportError:
+        return "triton is not installed; pip install triton, or a CUDA build of torch, which brings it"
+    if tuple(map(int, triton.__version__.split(".")[:2])) < _OLDEST:
+        return f"triton is {triton.__version__}, and the kernels need 3.4; pip install --upgrade torch"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "triton finds no C compiler (apt install gcc, or name one in the environment variable CC)"
+        return "triton finds no C compiler; apt install gcc, or name one in the environment variable CC"
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        return "the C compiler would find no Python.h (apt install python3-dev)"
+        return "a C compiler would not find Python.h; apt install python3-dev"
     return None
 
 
@@ -74,14 +79,14 @@ def triton_scan(
         ConfigError: the tensors are not on a GPU, and `TRITON_INTERPRET=1` does not say that they need not be.
     """
     if u.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ConfigError(f"scan_backend is 'cuda' and the tensors are on {u.device}; choose auto, or device=cuda")
+        raise ConfigError(f"scan_backend is 'triton' and the tensors are on {u.device}; choose auto, or device=cuda")
     if u.dtype == torch.float64:
         return chunked_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     given = (u, delta, A, B, C, D, z, delta_bias)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given):
         y: Tensor = _Scan.apply(*given, delta_softplus)  # type: ignore[no-untyped-call]
         return y
-    inputs = _Inputs.of(*given, delta_softplus)
+    inputs = _Inputs.of(*given, softplus=delta_softplus)
     return inputs.outputs(inputs.states()[0])
 
 
@@ -139,8 +144,10 @@ class _Inputs:
         D: Tensor | None,
         z: Tensor | None,
         delta_bias: Tensor | None,
-        delta_softplus: bool,
+        *,
+        softplus: bool,
     ) -> "_Inputs":
+        batch, channels, length = u.shape
         return cls(
             _Sequence.of(u),
             _Sequence.of(delta),
@@ -150,8 +157,10 @@ class _Inputs:
             None if D is None else D.detach().contiguous(),
             _Sequence.of(z),
             None if delta_bias is None else delta_bias.detach().contiguous(),
-            delta_softplus,
-            *u.shape,
+            softplus,
+            batch,
+            channels,
+            length,
         )
 
     @property
@@ -175,26 +184,24 @@ class _Inputs:
 
     def launch(self, kernel: Any, *arguments: object) -> None:
         """One program for each chunk, block of channels and patient."""
-        with torch.cuda.device_of(self.A_NE):
-            kernel[self.chunks, self.blocks, self.batch](
-                *arguments, *self.sizes, SOFTPLUS=self.softplus, STEPS=STEPS, CHANNELS=CHANNELS, num_warps=1
-            )
+        self._start(kernel, self.chunks, *arguments, *self.sizes, SOFTPLUS=self.softplus)
 
     def carry_over(self, totals: Tensor, ends: Tensor, *, reverse: bool) -> None:
-        """From chunk to chunk, in place."""
-        with torch.cuda.device_of(self.A_NE):
-            _load_kernels().carry_over[len(self.A_NE), self.blocks, self.batch](
-                self.A_NE, totals, ends, self.chunks, *self.sizes[1:],
-                REVERSE=reverse, STEPS=STEPS, CHANNELS=CHANNELS, num_warps=1,
-            )  # fmt: skip
+        """From chunk to chunk, in place: one program for each state, block of channels and patient."""
+        arguments = (self.A_NE, totals, ends, self.chunks, *self.sizes[1:])
+        self._start(_load_kernels().carry_over, len(self.A_NE), *arguments, REVERSE=reverse)
+
+    def _start(self, kernel: Any, programs: int, *arguments: object, **options: bool) -> None:
+        with torch.cuda.device_of(self.A_NE):  # type: ignore[no-untyped-call]
+            kernel[programs, self.blocks, self.batch](
+                *arguments, **options, STEPS=STEPS, CHANNELS=CHANNELS, num_warps=1
+            )
 
     def states(self) -> tuple[Tensor, Tensor]:
         """The state after each chunk, (B, chunks, N, E), and the sum of its step sizes, (B, chunks, E)."""
         states = self.empty(self.chunks, *self.A_NE.shape)
         totals = self.empty(self.chunks, self.channels)
-        self.launch(
-            _load_kernels().chunk_states, *self.u, *self.delta, self.A_NE, *self.B, self.bias_E, states, totals
-        )
+        self.launch(_load_kernels().chunk_states, *self.u, *self.delta, self.A_NE, *self.B, self.bias_E, states, totals)
         self.carry_over(totals, states, reverse=False)
         return states, totals
 
@@ -213,8 +220,8 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *given, ctx.delta_softplus = arguments
-        inputs = _Inputs.of(*given, ctx.delta_softplus)
+        *given, ctx.softplus = arguments
+        inputs = _Inputs.of(*given, softplus=ctx.softplus)
         states, totals = inputs.states()
         ctx.save_for_backward(*given, states, totals)
         return inputs.outputs(states)
@@ -223,12 +230,10 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y_BEL: Tensor) -> tuple[Tensor | None, ...]:
         *given, states, totals = ctx.saved_tensors
-        inputs, grad_y = _Inputs.of(*given, ctx.delta_softplus), _Sequence.of(grad_y_BEL)
-        i, kernels = inputs, _load_kernels()
+        i, kernels = _Inputs.of(*given, softplus=ctx.softplus), _load_kernels()
+        grad_y = _Sequence.of(grad_y_BEL)
         adjoints, parts_A = torch.empty_like(states), torch.empty_like(states)
-        i.launch(
-            kernels.chunk_adjoints, *i.delta, i.A_NE, *i.C, *i.z, i.bias_E, *grad_y, adjoints
-        )
+        i.launch(kernels.chunk_adjoints, *i.delta, i.A_NE, *i.C, *i.z, i.bias_E, *grad_y, adjoints)
         i.carry_over(totals, adjoints, reverse=True)
         grad_u_BLE, grad_delta_BLE = (i.empty(i.length, i.channels) for _ in range(2))
         grad_z_BLE = None if given[6] is None else i.empty(i.length, i.channels)

@@ -15,8 +15,9 @@ each with strides for patient and step, because it may be a view; all else is co
 buffers of states and adjoints (B, chunks, N, E). Places are counted in 64 bits: a bag may pass 2^31 numbers.
 """
 
-# What triton compiles is Python in form only: arguments are pointers and numbers, and it infers their types.
-# ruff: noqa: ANN001, ANN202
+# What triton compiles is Python in form only: arguments are pointers and numbers, it infers their types, and it
+# knows tuples that are added, but none with a star.
+# ruff: noqa: ANN001, ANN201, ANN202, RUF005
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 from typing import no_type_check
@@ -127,7 +128,8 @@ def _gated(grads, gates, STEPS: tl.constexpr):
 @triton.jit
 @no_type_check
 def chunk_states(
-    u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr, bias, states, totals, L, E: tl.constexpr, N: tl.constexpr,
+    u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr, bias,
+    states, totals, L, E: tl.constexpr, N: tl.constexpr,
     SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The state in which each chunk would end if it began with none, and the sum of its step sizes."""
@@ -156,7 +158,8 @@ def chunk_states(
 @triton.jit
 @no_type_check
 def chunk_adjoints(
-    delta, delta_b, delta_l: tl.constexpr, A, C, C_b, C_l: tl.constexpr, z, z_b, z_l: tl.constexpr, bias, grad_y, grad_y_b, grad_y_l: tl.constexpr, adjoints, L, E: tl.constexpr, N: tl.constexpr,
+    delta, delta_b, delta_l: tl.constexpr, A, C, C_b, C_l: tl.constexpr, z, z_b, z_l: tl.constexpr, bias,
+    grad_y, grad_y_b, grad_y_l: tl.constexpr, adjoints, L, E: tl.constexpr, N: tl.constexpr,
     SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """What each chunk would pass back to the state before it if nothing came after it."""
@@ -214,7 +217,9 @@ def carry_over(
 @triton.jit
 @no_type_check
 def outputs(
-    u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr, C, C_b, C_l: tl.constexpr, D, z, z_b, z_l: tl.constexpr, bias, states, y, L, E: tl.constexpr, N: tl.constexpr,
+    u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr,
+    C, C_b, C_l: tl.constexpr, D, z, z_b, z_l: tl.constexpr, bias, states, y, L, E: tl.constexpr,
+    N: tl.constexpr,
     SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The outputs of a chunk, from the state after the one before."""
@@ -256,9 +261,10 @@ def outputs(
 @triton.jit
 @no_type_check
 def gradients(
-    u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr, C, C_b, C_l: tl.constexpr, D, z, z_b, z_l: tl.constexpr, bias,
-    grad_y, grad_y_b, grad_y_l: tl.constexpr, states, adjoints,
-    grad_u, grad_delta, grad_z, parts_A, parts_B, parts_C, parts_D, L, E: tl.constexpr, N: tl.constexpr,
+    u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr,
+    C, C_b, C_l: tl.constexpr, D, z, z_b, z_l: tl.constexpr, bias, grad_y, grad_y_b, grad_y_l: tl.constexpr,
+    states, adjoints, grad_u, grad_delta, grad_z, parts_A, parts_B, parts_C, parts_D, L, E: tl.constexpr,
+    N: tl.constexpr,
     SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """All gradients of a chunk, from the state after the one before and what the one after passes back.
