@@ -37,7 +37,7 @@ def _interpreted():
         patch.setattr(scan_triton, "CHANNELS", 4)
         scan_triton._load_kernels.cache_clear()
         yield
-        del model.scan_triton_kernels
+        vars(model).pop("scan_triton_kernels", None)
         for name in _modules():
             del sys.modules[name]
     scan_triton._load_kernels.cache_clear()
@@ -200,9 +200,9 @@ for name in kernels.__all__:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [75, 80, 90])
+@pytest.mark.parametrize("capability", [75, 90])
 def test_compiles_without_a_gpu(capability, tmp_path, monkeypatch):
-    """For Turing, Ampere and Hopper, in registers alone; the compiler and the assembler come with triton."""
+    """For Turing and Hopper, in registers alone; the compiler and the assembler come with triton."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("TRITON_INTERPRET")
     command = [sys.executable, "-c", _COMPILE, str(capability)]
