@@ -38,10 +38,10 @@ def scans(clock: Clock) -> str:
     for threads in THREADS:
         for length, channels in _SIZES:
             names = [name for name in _SCANS if length * channels <= _LARGEST.get(name, 10**9)]
-            for what in ("forward", "both"):
-                wanted = [_scan(name, length, channels, what == "both") for name in names]
-                measured = race(wanted, threads=threads, seconds=4 if length < 16384 else 8, clock=clock)
-                found = dict(zip(names, measured, strict=True))
+            wanted = [_scan(name, length, channels, backward) for backward in (False, True) for name in names]
+            measured = race(wanted, threads=threads, seconds=6 if length < 16384 else 12, clock=clock)
+            for what, some in (("forward", measured[: len(names)]), ("both", measured[len(names) :])):
+                found = dict(zip(names, some, strict=True))
                 rows.append([str(threads), f"{length} x {channels}", what, *ratios([found.get(n) for n in _SCANS])])
     memory = []
     for length, channels in ((4096, 512), (16384, 512)):
@@ -90,7 +90,7 @@ def layers(clock: Clock) -> str:
     for precision in ("highest", "medium"):
         for threads in THREADS:
             common = {"kind": "layers", "length": 4096, "d_model": D_MODEL, "precision": precision}
-            measured = race([{**common, "name": name} for name in names], threads=threads, seconds=14, clock=clock)
+            measured = race([{**common, "name": name} for name in names], threads=threads, seconds=10, clock=clock)
             rows.append([precision, str(threads), *ratios(measured)])
     return section(
         "Four blocks against two layers of attention",

@@ -86,7 +86,7 @@ def assert_near(tensors, softplus=True, bound=2e-6):
         (1, 1, 1, 1),  # less than a tile
         (2, 4, 2, 4),  # a tile
         (1, 5, 3, 9),  # tiles that are not full, in both directions
-        (1, 2, 1, 19),  # more chunks than are carried over at a time
+        (1, 2, 1, 22),  # more chunks than are carried over at a time
     ],
 )
 def test_equals_the_reference(batch, channels, states, length):
@@ -115,6 +115,17 @@ def test_extreme_steps_and_rates():
     tensors = arguments(1, len(pairs), 1, 5)
     tensors["delta"] = pairs[:, :1].repeat(1, 5)[None].requires_grad_()
     tensors["A"] = pairs[:, 1:].clone().requires_grad_()
+    assert all(value.isfinite().all() for value in run(triton_scan, tensors).values())
+    assert_near(tensors, bound=1e-5)
+
+
+def test_steps_past_the_end_stay_out_of_it():
+    """They have a bias and no input; where states grow, 0 times infinity would be all that is left."""
+    tensors = arguments(1, 2, 1, 5)
+    with torch.no_grad():
+        tensors["delta_bias"].fill_(100.0)
+        tensors["delta"] -= 100.0
+        tensors["A"].fill_(1.0)
     assert all(value.isfinite().all() for value in run(triton_scan, tensors).values())
     assert_near(tensors, bound=1e-5)
 

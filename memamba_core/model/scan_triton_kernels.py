@@ -39,9 +39,9 @@ def _log1p(x):
     """log(1 + x) for 0 <= x <= 1, as 2 artanh(x / (2 + x)): in 1 + x a small x would lose its digits."""
     s = x / (2.0 + x)
     square = s * s
-    series = 1.0 / 17.0
-    for k in tl.static_range(8):
-        series = series * square + 1.0 / (15.0 - 2.0 * k)
+    series = 1.0 / 15.0
+    for k in tl.static_range(7):
+        series = series * square + 1.0 / (13.0 - 2.0 * k)
     return 2.0 * s * series
 
 
