@@ -3,7 +3,6 @@
 import ctypes
 import functools
 import os
-import platform
 from typing import Final
 
 __all__ = ["keep_freed_memory"]
@@ -24,7 +23,14 @@ def keep_freed_memory() -> bool:
     four blocks at 16,384 tokens spend more than a tenth of one thread's time on it. The price is a tenth more resident
     memory, and that it stays with the process. Whoever has set one of glibc's own variables keeps what they chose.
     """
-    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _CHOSEN_BY_A_PERSON):
+    if not _is_glibc() or any(name in os.environ for name in _CHOSEN_BY_A_PERSON):
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_THRESHOLD, _NEVER)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def _is_glibc() -> bool:
+    try:
+        return "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
+    except (AttributeError, ValueError, OSError):  # not Unix; another C library
+        return False
