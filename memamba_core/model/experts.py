@@ -5,11 +5,12 @@ with attention-based scanning. How the two are made and merged is this project's
 """
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from memamba_core.config.experiment import ModelConfig
 from memamba_core.model.attention import GatedAttention, attention_pool
@@ -83,6 +84,7 @@ class ScanLayer(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.conventional = scan("conventional")
         self.attention = scan("attention")
+        self._recompute = config.recompute_scans
 
     def forward(
         self,
@@ -93,8 +95,14 @@ class ScanLayer(nn.Module):
         """One residual layer. `order_BL` is that of the attention-based scan; without one it is None."""
         normed_BLD = self.norm(tokens_BLD)
         if self.conventional is not None:
-            tokens_BLD = tokens_BLD + self.conventional(normed_BLD)
+            tokens_BLD = tokens_BLD + self._scan(self.conventional, normed_BLD, None)
         if self.attention is not None:
             assert order_BL is not None
-            tokens_BLD = torch.addcmul(tokens_BLD, gate_BL1, self.attention(normed_BLD, order_BL))
+            tokens_BLD = torch.addcmul(tokens_BLD, gate_BL1, self._scan(self.attention, normed_BLD, order_BL))
         return tokens_BLD
+
+    def _scan(self, block: Mamba, tokens_BLD: Tensor, order_BL: Tensor | None) -> Tensor:
+        if not (self._recompute and torch.is_grad_enabled()):
+            return cast("Tensor", block(tokens_BLD, order_BL))
+        # One block at a time: a whole layer would hold both again in the backward pass.
+        return cast("Tensor", checkpoint(block, tokens_BLD, order_BL, use_reentrant=False, preserve_rng_state=False))

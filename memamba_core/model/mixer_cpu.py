@@ -45,15 +45,15 @@ def cpu_mixer(
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (xz_BLX, *weights)):
         y_BLE: Tensor = _Mixer.apply(xz_BLX, order_BL, *weights)  # type: ignore[no-untyped-call]
         return y_BLE
-    return scan_forward(_scan_inputs(xz_BLX, order_BL, weights)[0])[0]
+    return scan_forward(_prepare(xz_BLX, order_BL, weights)[0])[0]
 
 
 class _Mixer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, xz_BLX: Tensor, order_BL: Tensor | None, *weights: Tensor) -> Tensor:
-        inputs, dt_B_C_BLM = _scan_inputs(xz_BLX, order_BL, MixerWeights(*weights))
+        inputs, dt_B_C_BLM = _prepare(xz_BLX, order_BL, MixerWeights(*weights))
         y_BLE, checkpoints = scan_forward(inputs, keep=True)
-        ctx.save_for_backward(xz_BLX, order_BL, *weights, inputs.u, inputs.delta, inputs.A, dt_B_C_BLM, checkpoints)
+        ctx.save_for_backward(xz_BLX, order_BL, *weights, inputs.u, dt_B_C_BLM, checkpoints)
         return y_BLE
 
     @staticmethod
@@ -61,14 +61,20 @@ class _Mixer(torch.autograd.Function):
     def backward(ctx: Any, grad_y_BLE: Tensor) -> tuple[Tensor | None, ...]:
         xz_BLX, order_BL, *saved = ctx.saved_tensors
         weights = MixerWeights(*saved[:7])
-        u_BLE, delta_BLE, A_EN, dt_B_C_BLM, checkpoints = saved[7:]
-        inputs = _inputs(xz_BLX, order_BL, weights, u_BLE, delta_BLE, A_EN, dt_B_C_BLM)
+        u_BLE, dt_B_C_BLM, checkpoints = saved[7:]
+        inputs = _scan_inputs(xz_BLX, order_BL, weights, u_BLE, dt_B_C_BLM)
         grad_xz_BLX, grad_dt_B_C_BLM = torch.empty_like(xz_BLX), torch.empty_like(dt_B_C_BLM)
         grad_x_BLE, grad_z_BLE = grad_xz_BLX.chunk(2, dim=2)
         dt_BLR, grad_dt_BLR = (_split(joined_BLM, weights)[0] for joined_BLM in (dt_B_C_BLM, grad_dt_B_C_BLM))
         _, grad_B_BLN, grad_C_BLN = _split(grad_dt_B_C_BLM, weights)
         grad = scan_backward(
-            inputs, checkpoints, grad_y_BLE, grad_z_BLE=grad_z_BLE, grad_B_BLN=grad_B_BLN, grad_C_BLN=grad_C_BLN
+            inputs,
+            checkpoints,
+            grad_y_BLE,
+            grad_delta_BLE=inputs.delta,  # nobody reads it again
+            grad_z_BLE=grad_z_BLE,
+            grad_B_BLN=grad_B_BLN,
+            grad_C_BLN=grad_C_BLN,
         )
         with no_autocast(xz_BLX.device):
             grad_dt_BLR.copy_(grad.delta @ weights.dt_proj_ER)
@@ -88,33 +94,29 @@ class _Mixer(torch.autograd.Function):
                 x_proj_ME=grad_x_proj_ME,
                 dt_proj_ER=grad_dt_proj_ER,
                 dt_bias_E=grad.delta_bias,
-                A_log_EN=grad.A * A_EN,  # A is -exp(A_log)
+                A_log_EN=grad.A * inputs.A,  # A is -exp(A_log)
                 D_E=grad.D,
             ),
         )
 
 
-def _scan_inputs(xz_BLX: Tensor, order_BL: Tensor | None, weights: MixerWeights) -> tuple[ScanInputs, Tensor]:
-    """What the scan reads, and step sizes, B and C in one."""
+def _prepare(xz_BLX: Tensor, order_BL: Tensor | None, weights: MixerWeights) -> tuple[ScanInputs, Tensor]:
+    """What the scan reads, and step sizes before their projection, B and C in one."""
     x_BLE = xz_BLX.detach().chunk(2, dim=2)[0]
     u_BLE = conv_forward(x_BLE, weights.conv_weight_E1W, weights.conv_bias_E, order_BL)
     with no_autocast(xz_BLX.device), torch.no_grad():
         dt_B_C_BLM = u_BLE @ weights.x_proj_ME.t()
-        delta_BLE = _split(dt_B_C_BLM, weights)[0] @ weights.dt_proj_ER.t()
-        A_EN = -weights.A_log_EN.exp()
-    return _inputs(xz_BLX, order_BL, weights, u_BLE, delta_BLE, A_EN, dt_B_C_BLM), dt_B_C_BLM
+    return _scan_inputs(xz_BLX, order_BL, weights, u_BLE, dt_B_C_BLM), dt_B_C_BLM
 
 
-def _inputs(
-    xz_BLX: Tensor,
-    order_BL: Tensor | None,
-    weights: MixerWeights,
-    u_BLE: Tensor,
-    delta_BLE: Tensor,
-    A_EN: Tensor,
-    dt_B_C_BLM: Tensor,
+def _scan_inputs(
+    xz_BLX: Tensor, order_BL: Tensor | None, weights: MixerWeights, u_BLE: Tensor, dt_B_C_BLM: Tensor
 ) -> ScanInputs:
-    _, B_BLN, C_BLN = _split(dt_B_C_BLM, weights)
+    """What the scan reads. Step sizes are not kept between the passes: their product is quickly made again."""
+    dt_BLR, B_BLN, C_BLN = _split(dt_B_C_BLM, weights)
+    with no_autocast(xz_BLX.device), torch.no_grad():
+        delta_BLE = dt_BLR @ weights.dt_proj_ER.t()
+        A_EN = -weights.A_log_EN.exp()
     z_BLE = xz_BLX.detach().chunk(2, dim=2)[1]
     return ScanInputs(u_BLE, delta_BLE, A_EN, B_BLN, C_BLN, weights.D_E, z_BLE, weights.dt_bias_E, True, order_BL)
 

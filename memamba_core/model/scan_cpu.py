@@ -40,6 +40,7 @@ from torch.autograd.function import once_differentiable
 
 from memamba_core.errors import ConfigError
 from memamba_core.model.cpu.crew import run_blocks
+from memamba_core.model.cpu.memory import keep_freed_memory
 from memamba_core.model.scan_chunked import chunked_scan
 
 __all__ = [
@@ -76,10 +77,12 @@ def numba_is_here() -> bool:
     return True
 
 
+@functools.cache
 def load_kernels() -> ModuleType:
     """The compiled kernels: seconds after an installation, then a fraction of one from the disk."""
     from memamba_core.model.cpu import kernels
 
+    keep_freed_memory()
     return kernels
 
 
@@ -220,15 +223,20 @@ def scan_backward(
     checkpoints: Tensor,
     grad_y_BLE: Float[Tensor, "B L E"],
     *,
+    grad_delta_BLE: Float[Tensor, "B L E"] | None = None,
     grad_z_BLE: Float[Tensor, "B L E"] | None = None,
     grad_B_BLN: Float[Tensor, "B L N"] | None = None,
     grad_C_BLN: Float[Tensor, "B L N"] | None = None,
 ) -> ScanGradients:
-    """The gradients of `scan_forward`; the last three are written into tensors that are given, or into new ones."""
+    """The gradients of `scan_forward`; the last four are written into tensors that are given, or into new ones.
+
+    That of delta may be written over delta itself: a step is read once, before its gradient is written.
+    """
     kernels, (batch, length, channels, states) = load_kernels(), inputs.shape
     plan, arguments = _Plan.of(*inputs.shape), inputs.arguments()
     begins = range(0, length, _SEGMENT_STEPS)
-    grad_u_BLE, grad_delta_BLE = torch.empty(batch, length, channels), torch.empty(batch, length, channels)
+    grad_u_BLE = torch.empty(batch, length, channels)
+    grad_delta_BLE = torch.empty(batch, length, channels) if grad_delta_BLE is None else grad_delta_BLE
     if grad_z_BLE is None and inputs.z is not None:
         grad_z_BLE = torch.empty(batch, length, channels)
     grad_B_BLN = torch.empty(batch, length, states) if grad_B_BLN is None else grad_B_BLN

@@ -16,6 +16,7 @@ from memamba_core.config.experiment import LossConfig, OptimizerConfig, Training
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError
 from memamba_core.model import MEMamba
+from memamba_core.model.precision import matmul_precision
 from memamba_core.records import PatientInputs
 from memamba_core.survival.hazards import risk_from_logits, survival_from_logits
 from memamba_core.survival.losses import nll_loss
@@ -134,7 +135,7 @@ def train(
     steps_per_epoch = -(-len(dataset) // config.batch_size)
     for epoch in range(span.first, span.first + span.num):
         epoch_loss = 0.0
-        with seeded(derive_seed(seed, epoch, "dropout")):
+        with seeded(derive_seed(seed, epoch, "dropout")), matmul_precision(config.matmul_precision):
             for number, indices in enumerate(
                 _batches(len(dataset), config.batch_size, derive_seed(seed, epoch, "order"))
             ):
