@@ -1,5 +1,6 @@
 """Which scan is taken, on which device and with what installed; a name that cannot be had says what to install."""
 
+import itertools
 import logging
 import sys
 from types import ModuleType
@@ -11,7 +12,7 @@ import torch
 from memamba_core.config.experiment import ModelConfig
 from memamba_core.errors import ConfigError, MissingBackendError
 from memamba_core.model import scan, scan_mamba_ssm, scan_triton
-from memamba_core.model.scan import SCAN_BACKENDS, choose_backend, reference_scan, selective_scan
+from memamba_core.model.scan import SCAN_BACKENDS, choose_backend, reference_scan
 
 
 class OnGpu(torch.Tensor):
@@ -74,9 +75,14 @@ def test_asked_for_and_not_there(installed, name):
 def test_float64_and_other_devices(installed):
     installed("triton", "mamba_ssm")
     assert choose_backend("auto", GPU.double()) == "chunked"
-    for like in (None, torch.zeros(1), torch.zeros(1, device="meta")):
-        with pytest.raises(ConfigError, match="choose auto, or device=cuda"):
-            choose_backend("cuda", like)
+    for name, like in itertools.product(
+        ("cuda", "triton", "mamba_ssm"), (None, torch.zeros(1), torch.zeros(1, device="meta"))
+    ):
+        with pytest.raises(ConfigError, match=f"^scan_backend is '{name}' .*; choose auto, or device=cuda"):
+            choose_backend(name, like)
+    with pytest.raises(ConfigError, match=r"^scan_backend is 'cpu' and the tensors are on cuda; choose auto"):
+        choose_backend("cpu", GPU)
+    assert choose_backend("chunked", GPU) == "chunked"
 
 
 # ------------------------------------------------------------------------------------------ what triton needs
@@ -160,8 +166,3 @@ def test_mamba_ssm_is_given_the_arguments_in_its_order(mamba_ssm):
 def test_mamba_ssm_without_its_compiled_code(mamba_ssm, monkeypatch):
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)
     assert "pip install --no-build-isolation 'memamba-federated[cuda]'" in scan_mamba_ssm.mamba_ssm_is_missing()
-
-
-def test_mamba_ssm_on_a_cpu(mamba_ssm):
-    with pytest.raises(ConfigError, match="the tensors are on cpu; choose auto, or device=cuda"):
-        selective_scan(*arguments(), True, backend="mamba_ssm")

@@ -106,10 +106,15 @@ def choose_backend(name: str, like: Tensor | None = None) -> str:
         A key of `SCAN_BACKENDS`.
 
     Raises:
-        ConfigError: nothing goes by that name, or `cuda` was asked for and `like` is elsewhere.
+        ConfigError: nothing goes by that name, or it runs elsewhere than where `like` is.
         MissingBackendError: something does, but what it needs is not installed.
     """
     device = "cpu" if like is None else like.device.type
+    if name not in ("auto", "cuda", *SCAN_BACKENDS):
+        raise ConfigError(f"scan_backend is {name!r}; this installation has: auto, cuda, {', '.join(SCAN_BACKENDS)}")
+    home = next((kind for kind, backends in _FASTEST.items() if name in (kind, *backends)), device)
+    if device != home:
+        raise ConfigError(f"scan_backend is {name!r} and the tensors are on {device}; choose auto, or device={home}")
     if name == "auto":
         if like is not None and like.dtype == torch.float64:
             return "chunked"
@@ -117,24 +122,15 @@ def choose_backend(name: str, like: Tensor | None = None) -> str:
         if found is None and device == "cuda":
             _tell_that_it_is_slow()
         return found or "chunked"
-    if name == "cuda":
-        if device != "cuda":
-            raise ConfigError(f"scan_backend is 'cuda' and the tensors are on {device}; choose auto, or device=cuda")
-        reasons = {backend: _missing(backend) for backend in _FASTEST["cuda"]}
-        for backend, reason in reasons.items():
-            if reason is None:
-                return backend
-        raise MissingBackendError(f"scan_backend is 'cuda', and {'; '.join(map(str, reasons.values()))}")
-    if name not in SCAN_BACKENDS:
-        raise ConfigError(f"scan_backend is {name!r}; this installation has: auto, cuda, {', '.join(SCAN_BACKENDS)}")
-    reason = _missing(name)
-    if reason is not None:
-        raise MissingBackendError(f"scan_backend is {name!r}, and {reason}")
-    return name
+    candidates = _FASTEST.get(name, (name,))
+    reasons = [_missing(backend) for backend in candidates]
+    if None not in reasons:
+        raise MissingBackendError(f"scan_backend is {name!r}, and {'; '.join(map(str, reasons))}")
+    return candidates[reasons.index(None)]
 
 
 _FASTEST: Final = {"cpu": ("cpu",), "cuda": ("mamba_ssm", "triton")}
-"""Kind of device -> its backends, the fastest first."""
+"""Kind of device -> the backends that run there and nowhere else, the fastest first."""
 
 
 def _missing(backend: str) -> str | None:

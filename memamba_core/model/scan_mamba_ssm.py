@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from memamba_core.errors import ConfigError
 from memamba_core.model.scan_chunked import chunked_scan
 
 __all__ = ["mamba_ssm_is_missing", "mamba_ssm_scan"]
@@ -51,13 +50,7 @@ def mamba_ssm_scan(
     delta_bias: Float[Tensor, " E"] | None,
     delta_softplus: bool,
 ) -> Float[Tensor, "B E L"]:
-    """The selective scan (`selective_scan` says what it means) by `mamba-ssm`; float64 goes to `chunked_scan`.
-
-    Raises:
-        ConfigError: the tensors are not on a GPU.
-    """
-    if u.device.type != "cuda":
-        raise ConfigError(f"scan_backend is 'mamba_ssm' and the tensors are on {u.device}; choose auto, or device=cuda")
+    """The selective scan (`selective_scan` says what it means) by `mamba-ssm`; float64 goes to `chunked_scan`."""
     if u.dtype == torch.float64:
         return chunked_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     return _load_scan()(u, delta, A, B, C, D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus)

@@ -29,7 +29,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from memamba_core.errors import ConfigError
 from memamba_core.model.scan_chunked import chunked_scan
 
 __all__ = ["triton_is_missing", "triton_scan"]
@@ -73,13 +72,7 @@ def triton_scan(
     delta_bias: Float[Tensor, " E"] | None,
     delta_softplus: bool,
 ) -> Float[Tensor, "B E L"]:
-    """The selective scan (`selective_scan` says what it means) on a GPU; float64 goes to `chunked_scan`.
-
-    Raises:
-        ConfigError: the tensors are not on a GPU, and `TRITON_INTERPRET=1` does not say that they need not be.
-    """
-    if u.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ConfigError(f"scan_backend is 'triton' and the tensors are on {u.device}; choose auto, or device=cuda")
+    """The selective scan (`selective_scan` says what it means) on a GPU; float64 goes to `chunked_scan`."""
     if u.dtype == torch.float64:
         return chunked_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     given = (u, delta, A, B, C, D, z, delta_bias)

@@ -129,8 +129,8 @@ def _gated(grads, gates, STEPS: tl.constexpr):
 @no_type_check
 def chunk_states(
     u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr, bias,
-    states, totals, L, E: tl.constexpr, N: tl.constexpr,
-    SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
+    states, totals,
+    L, E: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The state in which each chunk would end if it began with none, and the sum of its step sizes."""
     chunk, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
@@ -159,8 +159,8 @@ def chunk_states(
 @no_type_check
 def chunk_adjoints(
     delta, delta_b, delta_l: tl.constexpr, A, C, C_b, C_l: tl.constexpr, z, z_b, z_l: tl.constexpr, bias,
-    grad_y, grad_y_b, grad_y_l: tl.constexpr, adjoints, L, E: tl.constexpr, N: tl.constexpr,
-    SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
+    grad_y, grad_y_b, grad_y_l: tl.constexpr, adjoints,
+    L, E: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """What each chunk would pass back to the state before it if nothing came after it."""
     chunk, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
@@ -218,9 +218,8 @@ def carry_over(
 @no_type_check
 def outputs(
     u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr,
-    C, C_b, C_l: tl.constexpr, D, z, z_b, z_l: tl.constexpr, bias, states, y, L, E: tl.constexpr,
-    N: tl.constexpr,
-    SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
+    C, C_b, C_l: tl.constexpr, D, z, z_b, z_l: tl.constexpr, bias, states, y,
+    L, E: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The outputs of a chunk, from the state after the one before."""
     chunk, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
@@ -263,9 +262,8 @@ def outputs(
 def gradients(
     u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr,
     C, C_b, C_l: tl.constexpr, D, z, z_b, z_l: tl.constexpr, bias, grad_y, grad_y_b, grad_y_l: tl.constexpr,
-    states, adjoints, grad_u, grad_delta, grad_z, parts_A, parts_B, parts_C, parts_D, L, E: tl.constexpr,
-    N: tl.constexpr,
-    SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
+    states, adjoints, grad_u, grad_delta, grad_z, parts_A, parts_B, parts_C, parts_D,
+    L, E: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """All gradients of a chunk, from the state after the one before and what the one after passes back.
 
