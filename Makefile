@@ -31,7 +31,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses $(P
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo 'More on ARGS, PYTHON and TORCH_INDEX at the top of the Makefile.'
 
 $(READY): pyproject.toml constraints.txt
@@ -82,7 +82,14 @@ imports: $(READY) ## import-linter: who may import whom
 check: lint types imports test ## all that must pass before a commit
 
 .PHONY: bench
-bench: $(READY) ## baselines and the cost of federating; the studies of docs/RESULTS.md: see benchmarks/README.md
+bench: $(READY) ## speed of scan, block and model, ten minutes; ARGS=--write also into docs/BENCHMARKS.md
+	@$(BIN)/python -c 'import mambapy' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]' || \
+	  echo 'mambapy could not be installed: measured without it' >&2
+	$(BIN)/python benchmarks/scan_speed.py $(ARGS)
+
+.PHONY: bench-federation
+bench-federation: $(READY) ## the cost of federating, and baselines; the studies of docs/RESULTS.md: see benchmarks/README.md
 	$(BIN)/python benchmarks/federation_overhead.py
 	$(BIN)/python benchmarks/baselines.py $(ARGS)
 

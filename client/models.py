@@ -1,5 +1,6 @@
 """One built model per process, whichever hospital uses it: building and holding one per hospital would cost memory."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from memamba_core.training.checkpoint import initial_model
 
 __all__ = ["ModelCache"]
 
+_log = logging.getLogger(__name__)
+
 
 class ModelCache:
     """One built model per process; workers load their weights into it in turn."""
@@ -22,15 +25,22 @@ class ModelCache:
         self._key: tuple[str, str] | None = None
         self._model: MEMamba | None = None
 
-    def load(self, experiment: Experiment, agreement: Agreement, weights: Mapping[str, npt.NDArray[Any]]) -> MEMamba:
-        """The experiment's model with these weights.
+    def load(
+        self,
+        experiment: Experiment,
+        agreement: Agreement,
+        weights: Mapping[str, npt.NDArray[Any]],
+        device: torch.device,
+    ) -> MEMamba:
+        """The experiment's model with these weights, on the device where it will compute.
 
         Raises:
             ValueError: names, shapes or dtypes are not those of the model.
         """
         key = (experiment.digest(), agreement.digest())
         if self._model is None or self._key != key:
-            self._key, self._model = key, initial_model(experiment, agreement)
+            self._key, self._model = key, initial_model(experiment, agreement).to(device)
+            _log.info("on %s: %s", device, self._model.describe())
         expected = {name: (tuple(t.shape), "float32") for name, t in self._model.state_dict().items()}
         got = {name: (tuple(a.shape), str(a.dtype)) for name, a in weights.items()}
         if got != expected:

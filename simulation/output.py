@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from memamba_core.atomic import write_atomically
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.errors import ConfigError
+from memamba_core.model.scan import choose_backend
 from memamba_core.protocol import PROTOCOL_VERSION, package_version
 from memamba_core.training.checkpoint import code_digest
-from memamba_core.training.trainer import Predictions
+from memamba_core.training.trainer import Predictions, resolve_device
 from server.journal import RoundRecord
 
 from .cohort import SimulatedCohort
@@ -28,6 +30,7 @@ __all__ = [
     "mean_and_std",
     "prediction_rows",
     "round_lines",
+    "scan_backend",
     "write_json",
 ]
 
@@ -119,6 +122,7 @@ def build_summary(
             "code": code_digest(),
             "agreement": {str(fold["fold"]): fold["agreement_digest"] for fold in folds},
         },
+        "scan_backend": scan_backend(config),
         "warnings": list(warnings),
         "versions": {
             "memamba-federated": package_version(),
@@ -128,6 +132,12 @@ def build_summary(
         },
         "command": shlex.join(["flower-simulate", *overrides]),
     }
+
+
+def scan_backend(config: SimulationConfig) -> str:
+    """How the selective scan is computed on the device of this run."""
+    like = torch.empty(0, device=resolve_device(config.device))
+    return choose_backend(config.experiment.model.scan_backend, like)
 
 
 def _c_index(fold: FoldOutcome, method: str) -> float | None:

@@ -21,6 +21,7 @@ from memamba_core.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from memamba_core.training.trainer import resolve_device
 from server.journal import Journal
 from server.settle import Run
 
@@ -34,7 +35,7 @@ from .methods import (
     train_local,
     train_pooled,
 )
-from .output import FoldOutcome, build_summary, claim_folder, prediction_rows, round_lines, write_json
+from .output import FoldOutcome, build_summary, claim_folder, prediction_rows, round_lines, scan_backend, write_json
 from .pictures import draw_figures
 from .privacy import privacy_spent
 from .progress import ProgressReporter
@@ -63,7 +64,9 @@ def simulate(
         progress: shows what happens; None shows nothing.
 
     Raises:
-        ConfigError: settings that do not fit the cohort, an output folder in use, or `resume` of another run.
+        ConfigError: settings that do not fit the cohort or this machine, an output folder in use, or `resume` of
+            another run.
+        MissingBackendError: the settings name a scan that is not installed.
         DataError: the cohort cannot be read.
         FederationError: too few sites gave accepted answers; `resume` goes on after the last finished round.
     """
@@ -72,9 +75,11 @@ def simulate(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     progress = progress or ProgressReporter(quiet=True)
+    backend = scan_backend(config)
     cohort = prepare_cohort(config)
     folder = _open_folder(config, overrides)
     with _log_to(folder / "run.log"):
+        _log.info("device %s, scan: %s", resolve_device(config.device), backend)
         progress.start(config, cohort, folder)
         started = time.perf_counter()
         outcomes = []

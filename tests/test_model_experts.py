@@ -86,3 +86,20 @@ def test_scores_stay_float32_under_autocast():
         mixed = attention(tokens_BLD)
     assert mixed.dtype == torch.float32
     assert torch.equal(mixed, attention(tokens_BLD))
+
+
+def test_recomputed_scans_keep_less_and_change_nothing():
+    """Between the passes a block keeps its input; the numbers are the same to the last bit."""
+
+    def gradients(model):
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            loss = model(tokens().float()).pooled_BD.square().sum()
+        return torch.autograd.grad(loss, list(model.parameters())), sum(kept)
+
+    plain = expert("conventional", "attention").float()
+    recomputed = Expert(CONFIG.model_copy(update={"recompute_scans": True}), 2, ("conventional", "attention"))
+    recomputed.load_state_dict(plain.state_dict())
+    (wanted, all_kept), (got, some_kept) = gradients(plain), gradients(recomputed)
+    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+    assert some_kept < all_kept / 2

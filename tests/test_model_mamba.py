@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from memamba_core.model.mamba import Mamba, causal_conv
+from memamba_core.model.conv import causal_conv
+from memamba_core.model.mamba import Mamba
 
 
 def slow_block(state, tokens_LD, d_state, d_conv):

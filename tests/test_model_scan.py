@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from memamba_core.model import scan_chunked
-from memamba_core.model.scan import SCAN_BACKENDS, selective_scan
+from memamba_core.model.scan import selective_scan
 
-FAST = sorted(set(SCAN_BACKENDS) - {"reference"})
+FAST = ("chunked", "cpu")  # those for GPUs have tests of their own
 TOLERANCE = {torch.float64: {"rtol": 1e-10, "atol": 1e-11}, torch.float32: {"rtol": 2e-4, "atol": 2e-5}}
 
 
@@ -97,7 +97,7 @@ def test_every_optional_argument(backend, sizes, optional, softplus, seed):
     )
 
 
-@pytest.mark.parametrize("backend", SCAN_BACKENDS)
+@pytest.mark.parametrize("backend", ["reference", *FAST])
 def test_gradcheck(backend, monkeypatch):
     monkeypatch.setattr(scan_chunked, "_SEGMENT_ELEMENTS", 12)  # two steps a segment
     assert torch.autograd.gradcheck(

@@ -1,11 +1,7 @@
-"""The compiled scan: what it computes (against float64), and that neither threads, forks nor folders change it."""
+"""The compiled scan: what it computes (against float64), and that neither threads nor forks change it."""
 
 import multiprocessing
-import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +10,8 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from memamba_core.errors import ConfigError, MissingBackendError
-from memamba_core.model import scan, scan_cpu
+from memamba_core.model import scan
+from memamba_core.model.cpu import crew
 from memamba_core.model.mamba import Mamba
 from memamba_core.model.scan import choose_backend, selective_scan
 
@@ -224,7 +221,7 @@ def test_memory_between_the_passes():
 def threads(monkeypatch):
     """Lets a test set the number of threads, and makes small work worth them."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(scan_cpu, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(crew, "_WORTH_A_THREAD", 1)
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
@@ -279,7 +276,7 @@ def test_a_forked_child_makes_its_own_threads(threads):
     assert queue.get() == queue.get()
 
 
-# -------------------------------------------------------------------------------------- choice, and the disk
+# --------------------------------------------------------------------------------------------------- choice
 
 
 def test_choice(monkeypatch):
@@ -296,28 +293,3 @@ def test_another_device_is_refused():
     tensors = {name: tensor.detach().to("meta") for name, tensor in arguments(1, 2, 3, 4).items()}
     with pytest.raises(ConfigError, match="the tensors are on meta"):
         selective_scan(**tensors, backend="cpu")
-
-
-_ONE_HELPER = """
-import sys, numba
-sys.path.insert(0, sys.argv[1])
-import scan_cpu_kernels as kernels, numpy as np
-total = np.empty(2, np.float32)
-kernels.sum_parts(np.ones((3, 2), np.float32), total)
-print(total.tolist())
-"""
-
-
-def test_without_a_folder_to_write_to(tmp_path):
-    """numba refuses to cache where it cannot; then the kernels are compiled and not kept."""
-    source = Path(scan_cpu.__file__).with_name("scan_cpu_kernels.py").read_text(encoding="utf-8")
-    # The two large kernels would take ten seconds to compile, and go the same way.
-    start, end = source.index('@_kernel(f"void({_INPUT_TYPES}'), source.index('@_kernel("void(f4[:,::1], f4[::1])")')
-    (tmp_path / "scan_cpu_kernels.py").write_text(source[:start] + source[end:], encoding="utf-8")
-    (tmp_path / "__pycache__").touch()  # a file where the folder would be; HOME, too: root may write anywhere
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA", "XDG"))}
-    environment |= {"HOME": str(tmp_path / "__pycache__"), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", _ONE_HELPER, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip() == "[3.0, 3.0]", done.stderr

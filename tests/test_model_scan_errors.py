@@ -51,5 +51,5 @@ def test_device(tensors):
 
 
 def test_backend(tensors):
-    with pytest.raises(ConfigError, match=r"'warp'; this installation has: auto, reference, chunked"):
+    with pytest.raises(ConfigError, match=r"'warp'; this installation has: auto, cuda, reference, chunked"):
         selective_scan(**tensors, backend="warp")

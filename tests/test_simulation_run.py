@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from federation_fixtures import GENES_ONLY, tiny
 
 from memamba_core.config.compose import compose_simulation
@@ -50,10 +51,12 @@ def test_the_summary_has_the_keys_of_the_contract(compared):
         "bytes_per_round": int,
         "settings": dict,
         "digests": dict,
+        "scan_backend": str,
     }
     assert {key: type(summary[key]) for key in types} == types
     assert summary["num_sites"] == 4
     assert summary["num_patients"] == 48
+    assert f"scan: {summary['scan_backend']}\n" in (compared.folder / "run.log").read_text()
     for line in summary["folds"]:
         assert set(line) == {"fold", "federated", "pooled", "local"}
         assert all(0 <= line[method] <= 1 for method in ("federated", "pooled", "local"))
@@ -250,3 +253,11 @@ def test_a_hospital_of_one_patient_takes_part(tmp_path, monkeypatch, in_test):
     trained = {line["site"] for line in lines if "trained" in line}
     assert ("site-03" in trained) is not in_test
     assert (summary["details"][0]["local"]["sites"]["site-03"].get("not_trained") == "no training patient") is in_test
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("wish", ["device=cuda", "model.scan_backend=cuda"])
+def test_a_gpu_that_is_not_here_is_refused_before_anything_is_written(tmp_path, wish):
+    with pytest.raises(ConfigError, match="choose auto"):
+        run(tmp_path / "out", *FAST, wish)
+    assert not (tmp_path / "out").exists()

@@ -230,6 +230,19 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same(parts):
     assert result.mean_loss == pytest.approx(trained(parts)[1].mean_loss, rel=0.05)
 
 
+def test_the_precision_of_products_is_that_of_the_settings_and_ends_with_training(parts, monkeypatch):
+    seen, loss = set(), trainer.training_loss
+
+    def note(*arguments):
+        seen.add(torch.get_float32_matmul_precision())
+        return loss(*arguments)
+
+    monkeypatch.setattr(trainer, "training_loss", note)
+    trained(parts, settings=config(matmul_precision="medium"))
+    assert seen == {"medium"}
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_nobody_cannot_be_trained_on(parts):
     with pytest.raises(ValueError, match="empty"):
         trained(parts, num=0)

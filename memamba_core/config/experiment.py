@@ -95,8 +95,11 @@ class ModelConfig(Settings):
     """Width of its causal convolution."""
     expand: int = Field(2, ge=1, le=8)
     """Its inner width E as a multiple of D."""
-    scan_backend: Literal["auto", "reference", "chunked", "cpu"] = "auto"
+    scan_backend: Literal["auto", "reference", "chunked", "cpu", "cuda", "triton", "mamba_ssm"] = "auto"
     """How the selective scan is computed; the results agree, the speed does not."""
+    recompute_scans: bool = False
+    """The backward pass computes each Mamba block of an expert again instead of keeping its insides: a third more time,
+    and memory for one block instead of all. For bags of 100,000 patches."""
     group_hidden: int = Field(64, ge=1)
     """Hidden width of each gene group's network."""
     gene_activation: Literal["selu", "elu"] = "selu"
@@ -194,6 +197,9 @@ class TrainingConfig(Settings):
     """Largest gradient norm of a step."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: autocast around the forward pass; weights and optimizer stay float32."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """Matrix products of float32 in training: `medium` rounds their operands to bfloat16 where the processor has units
+    for that, `high` to TF32 on a GPU (nothing on a CPU). docs/model.md says what it costs. Sums stay float32."""
     max_patches: int | None = Field(None, ge=1)
     """Patches sampled per patient and epoch in training; None takes all. Evaluation takes all, up to a site's limit."""
     loss: LossConfig = LossConfig()

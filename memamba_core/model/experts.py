@@ -5,11 +5,12 @@ with attention-based scanning. How the two are made and merged is this project's
 """
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from memamba_core.config.experiment import ModelConfig
 from memamba_core.model.attention import GatedAttention, attention_pool
@@ -55,13 +56,12 @@ class Expert(nn.Module):
     def forward(self, tokens_BLD: Float[Tensor, "B L D"]) -> ExpertOutput:
         """Runs on sequences of equal length; no patient's result depends on another's."""
         scores_BL = self.attention(tokens_BLD)
-        order_BL = restore_BL = None
+        order_BL = None
         if self._sorts:
             order_BL = torch.argsort(scores_BL.detach(), dim=1, descending=self._descending, stable=True)
-            restore_BL = torch.argsort(order_BL, dim=1)
         gate_BL1 = scores_BL.sigmoid().unsqueeze(2)
         for layer in self.layers:
-            tokens_BLD = layer(tokens_BLD, gate_BL1, order_BL, restore_BL)
+            tokens_BLD = layer(tokens_BLD, gate_BL1, order_BL)
         return ExpertOutput(tokens_BLD, attention_pool(tokens_BLD, scores_BL), scores_BL)
 
 
@@ -84,26 +84,25 @@ class ScanLayer(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.conventional = scan("conventional")
         self.attention = scan("attention")
+        self._recompute = config.recompute_scans
 
     def forward(
         self,
         tokens_BLD: Float[Tensor, "B L D"],
         gate_BL1: Float[Tensor, "B L 1"],
         order_BL: Int[Tensor, "B L"] | None,
-        restore_BL: Int[Tensor, "B L"] | None,
     ) -> Float[Tensor, "B L D"]:
-        """One residual layer. `restore_BL` undoes `order_BL`; without attention-based scan both are None."""
+        """One residual layer. `order_BL` is that of the attention-based scan; without one it is None."""
         normed_BLD = self.norm(tokens_BLD)
         if self.conventional is not None:
-            tokens_BLD = tokens_BLD + self.conventional(normed_BLD)
+            tokens_BLD = tokens_BLD + self._scan(self.conventional, normed_BLD, None)
         if self.attention is not None:
             assert order_BL is not None
-            assert restore_BL is not None
-            scanned_BLD = self.attention(_permute(normed_BLD, order_BL))
-            tokens_BLD = tokens_BLD + gate_BL1 * _permute(scanned_BLD, restore_BL)
+            tokens_BLD = torch.addcmul(tokens_BLD, gate_BL1, self._scan(self.attention, normed_BLD, order_BL))
         return tokens_BLD
 
-
-def _permute(tokens_BLD: Tensor, order_BL: Tensor) -> Tensor:
-    """Row i of the result is row `order[i]` of the tokens."""
-    return tokens_BLD.gather(1, order_BL.unsqueeze(2).expand_as(tokens_BLD))
+    def _scan(self, block: Mamba, tokens_BLD: Tensor, order_BL: Tensor | None) -> Tensor:
+        if not (self._recompute and torch.is_grad_enabled()):
+            return cast("Tensor", block(tokens_BLD, order_BL))
+        # One block at a time: a whole layer would hold both again in the backward pass.
+        return cast("Tensor", checkpoint(block, tokens_BLD, order_BL, use_reentrant=False, preserve_rng_state=False))

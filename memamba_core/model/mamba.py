@@ -1,18 +1,19 @@
 """The Mamba-1 block, with the parameters of `mamba_ssm`, so that weights move both ways."""
 
 import math
-from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from memamba_core.model.conv import causal_conv
+from memamba_core.model.mixer_cpu import MixerWeights, cpu_mixer
 from memamba_core.model.precision import widen
-from memamba_core.model.scan import selective_scan
+from memamba_core.model.scan import choose_backend, selective_scan
+from memamba_core.model.scan_cpu import load_kernels
 
-__all__ = ["Mamba", "causal_conv"]
+__all__ = ["Mamba"]
 
 # Step sizes at the start, as in `mamba_ssm`: log-uniform between the first two, not below the third.
 _DT_MIN, _DT_MAX, _DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -62,9 +63,29 @@ class Mamba(nn.Module):
             dt_E = log_dt_E.exp().clamp_min(_DT_FLOOR)
             self.dt_proj.bias.copy_(dt_E + torch.log(-torch.expm1(-dt_E)))  # softplus of it is dt
 
-    def forward(self, tokens_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """Mixes the tokens along the sequence, causally: output t depends on tokens ...t."""
-        x_BLE, z_BLE = self.in_proj(tokens_BLD).chunk(2, dim=2)
+    def forward(
+        self, tokens_BLD: Float[Tensor, "B L D"], order_BL: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L D"]:
+        """Mixes the tokens along the sequence, causally: output t depends on tokens ...t.
+
+        Args:
+            tokens_BLD: the sequence.
+            order_BL: a permutation for each sequence: the tokens are scanned in the order order[0], order[1], ... and
+                stay where they are. None: as they come.
+        """
+        xz_BLX = self.in_proj(tokens_BLD)
+        if self._is_compiled(xz_BLX):
+            y_BLE = cpu_mixer(widen(xz_BLX), self._mixer_weights(), order_BL)
+        else:
+            y_BLE = self._mix(xz_BLX, order_BL)
+        mixed_BLD: Tensor = self.out_proj(y_BLE)
+        return mixed_BLD
+
+    def _mix(self, xz_BLX: Tensor, order_BL: Tensor | None) -> Tensor:
+        """Convolution, scan and gate, on any device: what `cpu_mixer` does in one."""
+        if order_BL is not None:
+            xz_BLX = _take(xz_BLX, order_BL)
+        x_BLE, z_BLE = xz_BLX.chunk(2, dim=2)
         x_BLE = F.silu(causal_conv(x_BLE, self.conv1d.weight, self.conv1d.bias))
         dt_BLR, B_BLN, C_BLN = self.x_proj(x_BLE).split(self._splits, dim=2)
         y_BEL = selective_scan(
@@ -79,48 +100,31 @@ class Mamba(nn.Module):
             delta_softplus=True,
             backend=self.scan_backend,
         )
-        mixed_BLD: Tensor = self.out_proj(y_BEL.transpose(1, 2))
-        return mixed_BLD
+        y_BLE = y_BEL.transpose(1, 2)
+        return y_BLE if order_BL is None else _take(y_BLE, order_BL.argsort(dim=1))
+
+    def _is_compiled(self, xz_BLX: Tensor) -> bool:
+        """Whether `cpu_mixer` can do it."""
+        if xz_BLX.device.type != "cpu" or self.D.dtype != torch.float32:
+            return False
+        return (
+            choose_backend(self.scan_backend, self.D) == "cpu"
+            and self.conv1d.kernel_size[0] <= load_kernels().MOST_TAPS
+        )
+
+    def _mixer_weights(self) -> MixerWeights:
+        assert self.conv1d.bias is not None
+        return MixerWeights(
+            conv_weight_E1W=self.conv1d.weight,
+            conv_bias_E=self.conv1d.bias,
+            x_proj_ME=self.x_proj.weight,
+            dt_proj_ER=self.dt_proj.weight,
+            dt_bias_E=self.dt_proj.bias,
+            A_log_EN=self.A_log,
+            D_E=self.D,
+        )
 
 
-def causal_conv(
-    x_BLE: Float[Tensor, "B L E"], weight_E1W: Float[Tensor, "E 1 W"], bias_E: Float[Tensor, " E"] | None
-) -> Float[Tensor, "B L E"]:
-    """Depthwise convolution in which output t sees inputs t-W+1...t; before the first there are zeros.
-
-    The same as `torch.nn.Conv1d` with `groups=E`, `padding=W-1`, cut to L. Written as W shifted multiply-adds
-    over the channels-last layout that the block has: on short sequences it takes a tenth of the time.
-    """
-    if bias_E is None:
-        bias_E = weight_E1W.new_zeros(len(weight_E1W))
-    y_BLE: Tensor = _CausalConv.apply(  # type: ignore[no-untyped-call]
-        widen(x_BLE), widen(weight_E1W).squeeze(1).t().contiguous(), widen(bias_E)
-    )
-    return y_BLE.to(x_BLE.dtype)
-
-
-class _CausalConv(torch.autograd.Function):
-    """Row -1-j of the weight meets the input of j steps ago."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BLE: Tensor, weight_WE: Tensor, bias_E: Tensor) -> Tensor:
-        ctx.save_for_backward(x_BLE, weight_WE)
-        length = x_BLE.shape[1]
-        y_BLE = torch.addcmul(bias_E, x_BLE, weight_WE[-1])
-        for lag in range(1, min(len(weight_WE), length)):
-            y_BLE[:, lag:].addcmul_(x_BLE[:, : length - lag], weight_WE[-1 - lag])
-        return y_BLE
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BLE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x_BLE, weight_WE = ctx.saved_tensors
-        length = x_BLE.shape[1]
-        grad_x_BLE = grad_BLE * weight_WE[-1]
-        grad_weight_WE = torch.zeros_like(weight_WE)
-        for lag in range(min(len(weight_WE), length)):
-            late_BSE, early_BSE = grad_BLE[:, lag:], x_BLE[:, : length - lag]
-            torch.sum(late_BSE * early_BSE, dim=(0, 1), out=grad_weight_WE[-1 - lag])
-            if lag:
-                grad_x_BLE[:, : length - lag].addcmul_(late_BSE, weight_WE[-1 - lag])
-        return grad_x_BLE, grad_weight_WE, grad_BLE.sum((0, 1))
+def _take(tokens_BLE: Tensor, order_BL: Tensor) -> Tensor:
+    """Row i of the result is row order[i] of the tokens."""
+    return tokens_BLE.gather(1, order_BL.unsqueeze(2).expand_as(tokens_BLE))

@@ -1,8 +1,22 @@
-"""Where autocast must not reach: sums over many terms, exponentials, and anything that is sorted."""
+"""Where autocast must not reach, sums over many terms, exponentials and anything sorted; and how exact products are."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-__all__ = ["no_autocast", "widen"]
+__all__ = ["matmul_precision", "no_autocast", "widen"]
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """A region with torch's precision of float32 products: highest, high or medium. It holds for the whole process."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def no_autocast(device: torch.device) -> torch.autocast:

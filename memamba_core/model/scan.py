@@ -6,10 +6,12 @@ For every channel e and state n of a sequence (Gu & Dao 2023, "Mamba", arXiv 231
     h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]
     y[t] = sum over n of C[t] h[t]  +  D u[t],     times silu(z[t])
 
-Backends agree in value and gradient; they differ in speed and memory. A new one (compiled, or for a GPU) is a
-function of the same arguments and one line in `SCAN_BACKENDS`.
+Backends agree in value and gradient; they differ in speed, in memory and in where they run. Each is a function of
+the same arguments in a file of its own, and one line in `SCAN_BACKENDS`.
 """
 
+import functools
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -23,8 +25,12 @@ from memamba_core.errors import ConfigError, MissingBackendError
 from memamba_core.model.precision import widen
 from memamba_core.model.scan_chunked import chunked_scan
 from memamba_core.model.scan_cpu import cpu_scan, numba_is_here
+from memamba_core.model.scan_mamba_ssm import mamba_ssm_is_missing, mamba_ssm_scan
+from memamba_core.model.scan_triton import triton_is_missing, triton_scan
 
 __all__ = ["SCAN_BACKENDS", "ScanBackend", "choose_backend", "reference_scan", "selective_scan"]
+
+_log = logging.getLogger(__name__)
 
 
 class ScanBackend(Protocol):
@@ -75,30 +81,75 @@ def reference_scan(
 
 
 SCAN_BACKENDS: Final[Mapping[str, ScanBackend]] = MappingProxyType(
-    {"reference": reference_scan, "chunked": chunked_scan, "cpu": cpu_scan}
+    {
+        "reference": reference_scan,
+        "chunked": chunked_scan,
+        "cpu": cpu_scan,
+        "triton": triton_scan,
+        "mamba_ssm": mamba_ssm_scan,
+    }
 )
-"""Name -> backend. The names are the values of `ModelConfig.scan_backend`, beside `auto`."""
+"""Name -> backend. The names are values of `ModelConfig.scan_backend`; beside them `auto` and `cuda` choose one."""
 
 
 def choose_backend(name: str, like: Tensor | None = None) -> str:
-    """The backend that `name` stands for: itself, or for `auto` the fastest that this installation has.
+    """The backend that `name` stands for.
+
+    `cuda` is the scan of mamba-ssm if it is installed with its compiled code, else `triton`. `auto` is, on a CPU,
+    `cpu`; on a GPU, `cuda`; and `chunked` wherever that is not installed, or for float64.
 
     Args:
-        name: `auto` or a key of `SCAN_BACKENDS`.
+        name: `auto`, `cuda` or a key of `SCAN_BACKENDS`.
         like: a tensor of the scan's dtype and device; None: float32 on a CPU.
 
+    Returns:
+        A key of `SCAN_BACKENDS`.
+
     Raises:
-        ConfigError: nothing goes by that name.
-        MissingBackendError: something does, but the package that it needs is not installed.
+        ConfigError: nothing goes by that name, or it runs elsewhere than where `like` is.
+        MissingBackendError: something does, but what it needs is not installed.
     """
+    device = "cpu" if like is None else like.device.type
+    if name not in ("auto", "cuda", *SCAN_BACKENDS):
+        raise ConfigError(f"scan_backend is {name!r}; this installation has: auto, cuda, {', '.join(SCAN_BACKENDS)}")
+    home = next((kind for kind, backends in _FASTEST.items() if name in (kind, *backends)), device)
+    if device != home:
+        raise ConfigError(f"scan_backend is {name!r} and the tensors are on {device}; choose auto, or device={home}")
     if name == "auto":
-        compiled = like is None or (like.device.type == "cpu" and like.dtype == torch.float32)
-        return "cpu" if compiled and numba_is_here() else "chunked"
-    if name not in SCAN_BACKENDS:
-        raise ConfigError(f"scan_backend is {name!r}; this installation has: auto, {', '.join(SCAN_BACKENDS)}")
-    if name == "cpu" and not numba_is_here():
-        raise MissingBackendError("scan_backend is 'cpu', and numba cannot be imported; pip install 'numba>=0.62'")
-    return name
+        if like is not None and like.dtype == torch.float64:
+            return "chunked"
+        found = next((backend for backend in _FASTEST.get(device, ()) if _missing(backend) is None), None)
+        if found is None and device == "cuda":
+            _tell_that_it_is_slow()
+        return found or "chunked"
+    candidates = _FASTEST.get(name, (name,))
+    reasons = [_missing(backend) for backend in candidates]
+    if None not in reasons:
+        raise MissingBackendError(f"scan_backend is {name!r}, and {'; '.join(map(str, reasons))}")
+    return candidates[reasons.index(None)]
+
+
+_FASTEST: Final = {"cpu": ("cpu",), "cuda": ("mamba_ssm", "triton")}
+"""Kind of device -> the backends that run there and nowhere else, the fastest first."""
+
+
+def _missing(backend: str) -> str | None:
+    """What a backend needs and this installation lacks, with what to do; None if nothing."""
+    if backend == "cpu":
+        return None if numba_is_here() else "numba cannot be imported; pip install 'numba>=0.62'"
+    if backend == "triton":
+        return triton_is_missing()
+    return mamba_ssm_is_missing() if backend == "mamba_ssm" else None
+
+
+@functools.cache
+def _tell_that_it_is_slow() -> None:
+    """One line in the log of a process."""
+    _log.warning(
+        "the selective scan runs in plain torch (chunked) on this GPU; for a fast one: %s; or %s",
+        triton_is_missing(),
+        mamba_ssm_is_missing(),
+    )
 
 
 def selective_scan(
@@ -130,7 +181,7 @@ def selective_scan(
         z: (B, E, L) gate; the output is multiplied by silu(z).
         delta_bias: (E,) added to `delta`.
         delta_softplus: whether softplus follows.
-        backend: `auto` or a key of `SCAN_BACKENDS`.
+        backend: as for `choose_backend`.
 
     Returns:
         (B, E, L), in the dtype of `u`.
@@ -139,7 +190,7 @@ def selective_scan(
         ValueError: an argument has the wrong shape or is on another device than `u`.
         TypeError: an argument is not a real floating-point tensor.
         ConfigError: there is no such backend, or not for this device.
-        MissingBackendError: the backend needs a package that is not installed.
+        MissingBackendError: the backend needs something that is not installed.
     """
     if u.ndim != 3 or 0 in u.shape:
         raise ValueError(f"u has shape {tuple(u.shape)}; wanted (batch, channels, length), none of them 0")

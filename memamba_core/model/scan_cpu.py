@@ -2,7 +2,7 @@
 
 It is bound by the exponentials that the formula asks for, and by little else.
 
-The algorithm, once (`scan_cpu_kernels` is its code; `scan` says what is computed):
+The algorithm, once (`cpu.scan_forward` and `cpu.scan_backward` are its code; `scan` says what is computed):
 
 * Inside, time is the second axis and channels the last, which is how the Mamba block has them: the transposed views
   that it passes cost nothing. A vector is 16 channels; what is one number in the formula is one vector here.
@@ -19,32 +19,41 @@ The algorithm, once (`scan_cpu_kernels` is its code; `scan` says what is compute
   needs, is made again on the way.
 * Sums over channels (for B and C) are added up vector by vector in a block, then over the lanes, then block by block;
   sums over time and sequences (A, D, bias) tile by tile with Kahan's correction, then block by block. Blocks depend on
-  shapes only, so the number of threads changes no bit.
-
-Threads are our own (`_Crew`): kernels release the interpreter's lock and take disjoint ranges of blocks.
+  shapes only, so the number of threads changes no bit. The blocks' parts of B and C would be large together; so the
+  backward pass goes over the sequence in segments, all blocks of the last one first.
+* Gate and output may stand in another order than the scan's. A block that scans its tokens by their scores so needs no
+  sorted copy of either.
 """
 
 import functools
-import itertools
-import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from memamba_core.errors import ConfigError
+from memamba_core.model.cpu.crew import run_blocks
+from memamba_core.model.cpu.memory import keep_freed_memory
 from memamba_core.model.scan_chunked import chunked_scan
 
-__all__ = ["cpu_scan", "numba_is_here"]
+__all__ = [
+    "ScanGradients",
+    "ScanInputs",
+    "cpu_scan",
+    "load_kernels",
+    "numba_is_here",
+    "scan_backward",
+    "scan_forward",
+    "sum_of_parts",
+    "to_array",
+]
 
 _MOST_VECTORS: Final = 4
 """Vectors of channels in a block: more share the reading of B and C, fewer leave blocks for more threads."""
@@ -52,13 +61,10 @@ _ENOUGH_BLOCKS: Final = 8
 """Blocks are narrower where there would be fewer than about this many."""
 _BLOCK_STEPS: Final = 512
 """Short sequences share a block until it has about this many steps."""
-_WORTH_A_THREAD: Final = 2**20
-"""Elements of (batch, time, channel, state) below which another thread costs more than it saves."""
+_SEGMENT_STEPS: Final = 2048
+"""Steps of the backward pass from one summing up of the blocks' parts to the next; whole tiles."""
 
 _Array = npt.NDArray[np.float32]
-_NO_ROW: Final[_Array] = np.empty(0, np.float32)
-_NO_SEQUENCE: Final[_Array] = np.empty((0, 0, 0), np.float32)
-_NO_CHECKPOINTS: Final[_Array] = np.empty((0, 0, 0, 0), np.float32)
 
 
 @functools.cache
@@ -72,11 +78,12 @@ def numba_is_here() -> bool:
 
 
 @functools.cache
-def _load_kernels() -> ModuleType:
+def load_kernels() -> ModuleType:
     """The compiled kernels: seconds after an installation, then a fraction of one from the disk."""
-    from memamba_core.model import scan_cpu_kernels
+    from memamba_core.model.cpu import kernels
 
-    return scan_cpu_kernels
+    keep_freed_memory()
+    return kernels
 
 
 def cpu_scan(
@@ -103,64 +110,71 @@ def cpu_scan(
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given):
         y: Tensor = _Scan.apply(*given, delta_softplus)  # type: ignore[no-untyped-call]
         return y
-    return _forward(_Inputs.of(*given), delta_softplus, _NO_CHECKPOINTS)
+    return scan_forward(_inputs(given, delta_softplus))[0].transpose(1, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
-    """The arguments of a scan as arrays: channels or states last and contiguous, time before them."""
+class ScanInputs:
+    """The arguments of a scan with time before channels, which lie beside each other; float32, on a CPU.
 
-    u_BLE: _Array
-    delta_BLE: _Array
-    A_EN: _Array
-    B_BLN: _Array
-    C_BLN: _Array
-    D_E: _Array
-    z_BLE: _Array
-    delta_bias_E: _Array
+    `order` is where step t of the scan stands in `z` and in the output; None: at t. The other sequences are in the
+    order of the scan.
+    """
 
-    @classmethod
-    def of(
-        cls,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-    ) -> "_Inputs":
-        return cls(
-            _time_first(u),
-            _time_first(delta),
-            A.detach().numpy(),
-            _time_first(B),
-            _time_first(C),
-            _NO_ROW if D is None else D.detach().numpy(),
-            _NO_SEQUENCE if z is None else _time_first(z),
-            _NO_ROW if delta_bias is None else delta_bias.detach().numpy(),
-        )
+    u: Float[Tensor, "B L E"]
+    delta: Float[Tensor, "B L E"]
+    A: Float[Tensor, "E N"]
+    B: Float[Tensor, "B L N"]
+    C: Float[Tensor, "B L N"]
+    D: Float[Tensor, " E"] | None
+    z: Float[Tensor, "B L E"] | None
+    delta_bias: Float[Tensor, " E"] | None
+    softplus: bool
+    order: Int[Tensor, "B L"] | None = None
 
-    def arguments(self) -> tuple[_Array, ...]:
-        """In the order in which the kernels take them."""
-        return (
-            self.u_BLE,
-            self.delta_BLE,
-            self.A_EN,
-            self.B_BLN,
-            self.C_BLN,
-            self.D_E,
-            self.z_BLE,
-            self.delta_bias_E,
-            _load_kernels().EXP2_TABLE,
-        )
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Batch, length, channels, states."""
+        batch, length, channels = self.u.shape
+        return batch, length, channels, self.A.shape[1]
+
+    def arguments(self) -> dict[str, Any]:
+        """What the kernels of both passes take."""
+        return {
+            "u": to_array(self.u),
+            "delta": to_array(self.delta),
+            "A": to_array(self.A),
+            "B": to_array(self.B),
+            "C": to_array(self.C),
+            "D": to_array(self.D, axes=1),
+            "z": to_array(self.z, axes=3),
+            "delta_bias": to_array(self.delta_bias, axes=1),
+            "softplus_delta": self.softplus,
+            "order": np.empty((0, 0), np.int64) if self.order is None else self.order.numpy(),
+            "exp2_table": load_kernels().EXP2_TABLE,
+        }
 
 
-def _time_first(sequence_BEL: Tensor) -> _Array:
-    """A sequence as (B, L, E); a view wherever channels lie beside each other."""
-    array: _Array = sequence_BEL.detach().numpy().transpose(0, 2, 1)
-    return array if array.strides[2] == array.itemsize else np.ascontiguousarray(array)
+class ScanGradients(NamedTuple):
+    """Gradients of a scan, laid out like what they belong to."""
+
+    u: Float[Tensor, "B L E"]
+    delta: Float[Tensor, "B L E"]
+    A: Float[Tensor, "E N"]
+    B: Float[Tensor, "B L N"]
+    C: Float[Tensor, "B L N"]
+    D: Float[Tensor, " E"]
+    z: Float[Tensor, "B L E"] | None
+    delta_bias: Float[Tensor, " E"]
+
+
+def to_array(tensor: Tensor | None, axes: int = 0) -> _Array:
+    """The tensor's memory as an array whose last axis is contiguous; None: an empty array of so many axes."""
+    if tensor is None:
+        return np.empty((0,) * axes, np.float32)
+    tensor = tensor.detach()
+    array: _Array = (tensor if tensor.stride(-1) == 1 else tensor.contiguous()).numpy()
+    return array
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,35 +190,118 @@ class _Plan:
     @staticmethod
     @functools.lru_cache(maxsize=256)
     def of(batch: int, length: int, channels: int, states: int) -> "_Plan":
-        vectors_in_all = -(-channels // _load_kernels().LANES)
+        vectors_in_all = -(-channels // load_kernels().LANES)
         vectors = max(1, min(_MOST_VECTORS, batch * vectors_in_all // _ENOUGH_BLOCKS))
         rows = max(1, min(batch, _BLOCK_STEPS // length))
         work = batch * length * channels * states
         return _Plan(rows, vectors, -(-batch // rows), -(-vectors_in_all // vectors), work)
 
-    def run(self, kernel: Callable[..., None], *arguments: object) -> None:
-        """All blocks, on as many threads as torch may use and the work is worth."""
-        blocks = self.row_blocks * self.channel_blocks
-        threads = min(blocks, self.work // _WORTH_A_THREAD, torch.get_num_threads())
-        if threads <= 1:
-            kernel(0, blocks, self.rows, self.vectors, *arguments)
-            return
-        bounds = [blocks * i // threads for i in range(threads + 1)]
-        _crew.run(
-            [
-                functools.partial(kernel, first, last, self.rows, self.vectors, *arguments)
-                for first, last in itertools.pairwise(bounds)
-            ]
+    def run(self, kernel: Any, share: float = 1.0, **arguments: Any) -> None:
+        """All blocks, over this share of the sequence."""
+        work = int(self.work * share)
+        run_blocks(
+            kernel, self.row_blocks * self.channel_blocks, work, rows=self.rows, vectors=self.vectors, **arguments
         )
 
 
-def _forward(inputs: _Inputs, delta_softplus: bool, checkpoints: _Array) -> Tensor:
-    """Y, with the checkpoints filled in."""
-    batch, length, channels = inputs.u_BLE.shape
+def scan_forward(inputs: ScanInputs, *, keep: bool = False) -> tuple[Float[Tensor, "B L E"], Tensor]:
+    """The output, and the checkpoints that `scan_backward` needs; none of them without `keep`."""
+    kernels, (batch, length, channels, states) = load_kernels(), inputs.shape
+    tiles, vectors = -(-length // kernels.TILE), -(-channels // kernels.LANES)
     y_BLE = torch.empty(batch, length, channels)
-    plan = _Plan.of(batch, length, channels, inputs.A_EN.shape[1])
-    plan.run(_load_kernels().scan_forward, delta_softplus, *inputs.arguments(), y_BLE.numpy(), checkpoints)
-    return y_BLE.transpose(1, 2)
+    checkpoints = (
+        torch.empty(batch, tiles - 1, vectors, kernels.state_size(states)) if keep else torch.empty(0, 0, 0, 0)
+    )
+    _Plan.of(*inputs.shape).run(
+        kernels.scan_forward, **inputs.arguments(), y=y_BLE.numpy(), checkpoints=checkpoints.numpy()
+    )
+    return y_BLE, checkpoints
+
+
+def scan_backward(
+    inputs: ScanInputs,
+    checkpoints: Tensor,
+    grad_y_BLE: Float[Tensor, "B L E"],
+    *,
+    grad_delta_BLE: Float[Tensor, "B L E"] | None = None,
+    grad_z_BLE: Float[Tensor, "B L E"] | None = None,
+    grad_B_BLN: Float[Tensor, "B L N"] | None = None,
+    grad_C_BLN: Float[Tensor, "B L N"] | None = None,
+) -> ScanGradients:
+    """The gradients of `scan_forward`; the last four are written into tensors that are given, or into new ones.
+
+    That of delta may be written over delta itself: a step is read once, before its gradient is written.
+    """
+    kernels, (batch, length, channels, states) = load_kernels(), inputs.shape
+    plan, arguments = _Plan.of(*inputs.shape), inputs.arguments()
+    begins = range(0, length, _SEGMENT_STEPS)
+    grad_u_BLE = torch.empty(batch, length, channels)
+    grad_delta_BLE = torch.empty(batch, length, channels) if grad_delta_BLE is None else grad_delta_BLE
+    if grad_z_BLE is None and inputs.z is not None:
+        grad_z_BLE = torch.empty(batch, length, channels)
+    grad_B_BLN = torch.empty(batch, length, states) if grad_B_BLN is None else grad_B_BLN
+    grad_C_BLN = torch.empty(batch, length, states) if grad_C_BLN is None else grad_C_BLN
+    carry = torch.zeros(batch, -(-channels // kernels.LANES), kernels.state_size(states))
+    parts_A = torch.empty(len(begins), plan.row_blocks, channels, states)
+    parts_D, parts_bias = torch.empty(2, len(begins), plan.row_blocks, channels)
+    parts_B, parts_C = torch.empty(2, plan.channel_blocks, batch, min(length, _SEGMENT_STEPS), states)
+    for segment, begin in reversed(list(enumerate(begins))):
+        end = min(begin + _SEGMENT_STEPS, length)
+        plan.run(
+            kernels.scan_backward,
+            (end - begin) / length,
+            **arguments,
+            checkpoints=checkpoints.numpy(),
+            grad_y=to_array(grad_y_BLE),
+            begin=begin,
+            end=end,
+            carry=carry.numpy(),
+            grad_u=grad_u_BLE.numpy(),
+            grad_delta=grad_delta_BLE.numpy(),
+            grad_z=to_array(grad_z_BLE, axes=3),
+            parts_A=parts_A[segment].numpy(),
+            parts_B=parts_B.numpy(),
+            parts_C=parts_C.numpy(),
+            parts_D=parts_D[segment].numpy(),
+            parts_bias=parts_bias[segment].numpy(),
+        )
+        for parts, total_BLN in ((parts_B, grad_B_BLN), (parts_C, grad_C_BLN)):
+            kernels.sum_parts(parts[:, :, : end - begin].numpy(), total_BLN[:, begin:end].numpy())
+    return ScanGradients(
+        grad_u_BLE,
+        grad_delta_BLE,
+        sum_of_parts(parts_A.flatten(0, 1)),
+        grad_B_BLN,
+        grad_C_BLN,
+        sum_of_parts(parts_D.flatten(0, 1)),
+        grad_z_BLE,
+        sum_of_parts(parts_bias.flatten(0, 1)),
+    )
+
+
+def sum_of_parts(parts: Float[Tensor, "P ..."]) -> Float[Tensor, "..."]:
+    """The sum over the first axis, in its order: torch's own may depend on the number of threads."""
+    if len(parts) == 1:
+        return parts[0]
+    total = torch.empty(parts.shape[1:])
+    load_kernels().sum_parts(parts.view(len(parts), 1, 1, -1).numpy(), total.view(1, 1, -1).numpy())
+    return total
+
+
+def _inputs(given: Sequence[Any], delta_softplus: bool) -> ScanInputs:
+    """The arguments of `selective_scan`, turned: views."""
+    u, delta, A, B, C, D, z, delta_bias = given
+    return ScanInputs(
+        u.transpose(1, 2),
+        delta.transpose(1, 2),
+        A,
+        B.transpose(1, 2),
+        C.transpose(1, 2),
+        D,
+        None if z is None else z.transpose(1, 2),
+        delta_bias,
+        delta_softplus,
+    )
 
 
 class _Scan(torch.autograd.Function):
@@ -213,90 +310,25 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *given, delta_softplus = arguments
-        kernels, inputs = _load_kernels(), _Inputs.of(*given)
-        batch, length, channels = inputs.u_BLE.shape
-        tiles, vectors = -(-length // kernels.TILE), -(-channels // kernels.LANES)
-        checkpoints = torch.empty(batch, tiles - 1, vectors, kernels.state_size(inputs.A_EN.shape[1]))
+        y_BLE, checkpoints = scan_forward(_inputs(given, delta_softplus), keep=True)
         ctx.save_for_backward(*given, checkpoints)
         ctx.delta_softplus = delta_softplus
-        return _forward(inputs, delta_softplus, checkpoints.numpy())
+        return y_BLE.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         *given, checkpoints = ctx.saved_tensors
-        kernels, inputs = _load_kernels(), _Inputs.of(*given)
-        (batch, length, channels), states = inputs.u_BLE.shape, inputs.A_EN.shape[1]
-        plan = _Plan.of(batch, length, channels, states)
-        grad_u_BLE, grad_delta_BLE = torch.empty(batch, length, channels), torch.empty(batch, length, channels)
-        grad_z_BLE = None if given[6] is None else torch.empty(batch, length, channels)
-        parts_A, parts_D, parts_bias = (torch.empty(plan.row_blocks, channels, *more) for more in ((states,), (), ()))
-        parts_B, parts_C = (torch.empty(plan.channel_blocks, batch, length, states) for _ in "BC")
-        plan.run(
-            kernels.scan_backward,
-            ctx.delta_softplus,
-            *inputs.arguments(),
-            checkpoints.numpy(),
-            _time_first(grad_y),
-            grad_u_BLE.numpy(),
-            grad_delta_BLE.numpy(),
-            _NO_SEQUENCE if grad_z_BLE is None else grad_z_BLE.numpy(),
-            *(parts.numpy() for parts in (parts_A, parts_B, parts_C, parts_D, parts_bias)),
-        )
+        inputs = _inputs(given, ctx.delta_softplus)
+        grad = scan_backward(inputs, checkpoints, grad_y.transpose(1, 2))
         return (
-            grad_u_BLE.transpose(1, 2),
-            grad_delta_BLE.transpose(1, 2),
-            _total(parts_A),
-            _total(parts_B).transpose(1, 2),
-            _total(parts_C).transpose(1, 2),
-            None if given[5] is None else _total(parts_D),
-            None if grad_z_BLE is None else grad_z_BLE.transpose(1, 2),
-            None if given[7] is None else _total(parts_bias),
+            grad.u.transpose(1, 2),
+            grad.delta.transpose(1, 2),
+            grad.A,
+            grad.B.transpose(1, 2),
+            grad.C.transpose(1, 2),
+            None if inputs.D is None else grad.D,
+            None if grad.z is None else grad.z.transpose(1, 2),
+            None if inputs.delta_bias is None else grad.delta_bias,
             None,
         )
-
-
-def _total(parts: Tensor) -> Tensor:
-    """The sum over the first axis, in its order: torch's own may depend on the number of threads."""
-    if len(parts) == 1:
-        return parts[0]
-    total = torch.empty(parts.shape[1:])
-    _load_kernels().sum_parts(parts.flatten(1).numpy(), total.flatten().numpy())
-    return total
-
-
-class _Crew:
-    """Threads that run kernels: as many as were ever needed at a time, made anew in a forked process.
-
-    Not OpenMP and not numba's own, which do not survive a fork beside torch.
-    """
-
-    def __init__(self) -> None:
-        self.dismiss()
-
-    def dismiss(self) -> None:
-        """Forgets all threads. In a forked child they do not exist, though lock and queue say so."""
-        self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
-        self._size = 0
-
-    def run(self, jobs: list[Callable[[], None]]) -> None:
-        """Runs all jobs, the first in the calling thread. Returns when the last has ended."""
-        first, *others = jobs
-        pool = self._threads(len(others))
-        futures = [pool.submit(job) for job in others]
-        first()
-        for future in futures:
-            future.result()
-
-    def _threads(self, count: int) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._pool is None or self._size < count:
-                # The pool before it ends with its last job, because nobody holds it any more.
-                self._pool, self._size = ThreadPoolExecutor(count, thread_name_prefix="memamba-scan"), count
-            return self._pool
-
-
-_crew = _Crew()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_crew.dismiss)

@@ -13,6 +13,7 @@ import torch
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.model import MEMamba
+from memamba_core.model.precision import matmul_precision
 from memamba_core.privacy.dp_sgd import PatientOptimizer
 from memamba_core.privacy.plan import PrivacyPlan
 from memamba_core.privacy.secure_random import SecureRandom
@@ -86,7 +87,7 @@ def train_privately(
         optimizer.attach_step_hook(lambda _: _add_proximal_gradient(optimizer, anchors, proximal_mu))
     first, total = (server_round - 1) * plan.steps_per_round, plan.num_rounds * plan.steps_per_round
     drawn: list[int] = []
-    with seeded(derive_seed(seed, server_round, "dropout")):
+    with seeded(derive_seed(seed, server_round, "dropout")), matmul_precision(config.matmul_precision):
         for number in range(first, first + plan.steps_per_round):
             set_learning_rate(steps, settings.learning_rate * learning_rate_factor(config, number / total))
             indices = np.flatnonzero(random.bernoulli(len(dataset), plan.step.sampling_rate)).tolist()

@@ -14,7 +14,9 @@ import torch
 
 from memamba_core.config.experiment import LossConfig, OptimizerConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
+from memamba_core.errors import ConfigError
 from memamba_core.model import MEMamba
+from memamba_core.model.precision import matmul_precision
 from memamba_core.records import PatientInputs
 from memamba_core.survival.hazards import risk_from_logits, survival_from_logits
 from memamba_core.survival.losses import nll_loss
@@ -82,10 +84,16 @@ class Predictions:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` becomes CUDA where there is one, else the CPU; other names are taken as they are."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    """`auto` becomes CUDA where there is one, else the CPU; other names are taken as they are.
+
+    Raises:
+        ConfigError: it is a GPU, and torch finds none.
+    """
+    there = torch.cuda.is_available()
+    device = torch.device(("cuda" if there else "cpu") if name == "auto" else name)
+    if device.type == "cuda" and not there:
+        raise ConfigError(f"device is {name!r}, and torch {torch.__version__} finds no GPU here; choose auto or cpu")
+    return device
 
 
 def train(
@@ -127,7 +135,7 @@ def train(
     steps_per_epoch = -(-len(dataset) // config.batch_size)
     for epoch in range(span.first, span.first + span.num):
         epoch_loss = 0.0
-        with seeded(derive_seed(seed, epoch, "dropout")):
+        with seeded(derive_seed(seed, epoch, "dropout")), matmul_precision(config.matmul_precision):
             for number, indices in enumerate(
                 _batches(len(dataset), config.batch_size, derive_seed(seed, epoch, "order"))
             ):

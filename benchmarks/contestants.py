@@ -1,0 +1,185 @@
+"""What is raced: scans, blocks, layers and whole models, each as a function of no arguments.
+
+A contestant is a dictionary with a `kind` (a function below), what that function takes, and a `length`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from attention_rivals import AttentionAggregator, AttentionLayers, FullAttention, NystromAttention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memamba_core.config.experiment import ModelConfig
+from memamba_core.model import build_model
+from memamba_core.model.mamba import Mamba
+from memamba_core.model.scan import selective_scan
+from memamba_core.records import Bag, InputSpec, PatientInputs, SurvivalTarget
+from memamba_core.survival.losses import nll_loss
+
+STATES = 16
+SPEC = InputSpec(
+    num_bins=4,
+    num_genes=300,
+    gene_groups={f"group-{i}": tuple(range(50 * i, 50 * i + 50)) for i in range(6)},
+    feature_width=1024,
+)
+RIVALS = {"full attention": FullAttention, "Nystrom": NystromAttention}
+
+Call = Callable[[], object]
+
+
+class NotHereError(Exception):
+    """What a contestant is made of is not installed."""
+
+
+def build(contestant: dict[str, Any]) -> Call:
+    """The function to call.
+
+    Raises:
+        NotHereError: it needs a package that is not here.
+    """
+    options = dict(contestant)
+    torch.manual_seed(0)
+    precision = options.pop("precision", None)
+    if precision is not None:
+        torch.set_float32_matmul_precision(precision)
+    call: Call = _KINDS[options.pop("kind")](**options)
+    return call
+
+
+def scan(name: str, length: int, channels: int, *, backward: bool) -> Call:
+    """A selective scan of one sequence with everything fused into it, in the layout that the block has.
+
+    Args:
+        name: a backend of this project, `pscan` (mambapy), or `mamba_ssm reference`.
+        length: L.
+        channels: E.
+        backward: with the gradient of every argument, or under `no_grad`.
+    """
+    wide = torch.randn(1, length, 3 * channels)
+    u, delta, z = (x.transpose(1, 2) for x in wide.chunk(3, dim=2))
+    B, C = torch.randn(1, length, 2 * STATES).transpose(1, 2).chunk(2, dim=1)
+    A, D, bias = -torch.rand(channels, STATES) * 16 - 0.1, torch.randn(channels), torch.randn(channels) - 4
+    tensors = [tensor.detach().requires_grad_(backward) for tensor in (u, delta, A, B, C, D, z, bias)]
+    function = _scan_function(name)
+    weights = torch.randn(1, channels, length)
+
+    def call() -> object:
+        if not backward:
+            with torch.no_grad():
+                return function(*tensors)
+        return torch.autograd.grad(function(*tensors), tensors, weights)
+
+    return call
+
+
+def _scan_function(name: str) -> Callable[..., Tensor]:
+    if name == "pscan":
+        return _mambapy_scan()
+    if name == "mamba_ssm reference":
+        try:
+            from mamba_ssm.ops.selective_scan_interface import selective_scan_ref
+        except ImportError:
+            raise NotHereError("mamba-ssm cannot be imported") from None
+        return lambda u, delta, A, B, C, D, z, bias: selective_scan_ref(u, delta, A, B, C, D, z, bias, True)
+    return lambda *tensors: selective_scan(*tensors, True, backend=name)
+
+
+def _mambapy_scan() -> Callable[..., Tensor]:
+    """The parallel scan of mambapy; what it leaves to its caller is done as its `MambaBlock` does it."""
+    try:
+        from mambapy.pscan import pscan
+    except ImportError:
+        raise NotHereError("mambapy is not installed (pip install -e '.[bench]')") from None
+
+    def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor) -> Tensor:
+        u_BLE, B_BLN, C_BLN = (x.transpose(1, 2) for x in (u, B, C))
+        step_BLE = F.softplus(delta.transpose(1, 2) + bias)
+        decay_BLEN = torch.exp(step_BLE.unsqueeze(3) * A)
+        input_BLEN = step_BLE.unsqueeze(3) * B_BLN.unsqueeze(2) * u_BLE.unsqueeze(3)
+        y_BLE = (pscan(decay_BLEN, input_BLEN) @ C_BLN.unsqueeze(3)).squeeze(3) + D * u_BLE
+        return (y_BLE * F.silu(z.transpose(1, 2))).transpose(1, 2)
+
+    return run
+
+
+def block(name: str, length: int, d_model: int) -> Call:
+    """Forward and backward pass of one Mamba block: with a backend of this project, or mambapy's."""
+    if name != "mambapy":
+        return _step(Mamba(d_model, scan_backend=name), torch.randn(1, length, d_model))
+    try:
+        from mambapy.mamba import MambaBlock, MambaConfig
+    except ImportError:
+        raise NotHereError("mambapy is not installed (pip install -e '.[bench]')") from None
+    return _step(MambaBlock(MambaConfig(d_model=d_model, n_layers=1)), torch.randn(1, length, d_model))
+
+
+def layers(name: str, length: int, d_model: int) -> Call:
+    """Forward and backward pass of four residual Mamba blocks, or of two layers of attention."""
+    if name in RIVALS:
+        return _step(AttentionLayers(RIVALS[name], d_model), torch.randn(1, length, d_model))
+    return _step(_Blocks(name, d_model), torch.randn(1, length, d_model))
+
+
+class _Blocks(nn.Module):
+    """Four residual Mamba blocks, each behind a norm."""
+
+    def __init__(self, backend: str, d_model: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(4))
+        self.blocks = nn.ModuleList(Mamba(d_model, scan_backend=backend) for _ in range(4))
+
+    def forward(self, tokens_BLD: Tensor) -> Tensor:
+        for norm, mamba in zip(self.norms, self.blocks, strict=True):
+            tokens_BLD = tokens_BLD + mamba(norm(tokens_BLD))
+        return tokens_BLD
+
+
+def _step(module: nn.Module, tokens: Tensor) -> Call:
+    """Forward and backward pass, with the gradient at the tokens too, as inside a model."""
+    tokens.requires_grad_()
+    weights = torch.randn_like(tokens)
+    wanted = [tokens, *module.parameters()]
+    return lambda: torch.autograd.grad(module(tokens), wanted, weights)
+
+
+def model(name: str, length: int, d_model: int) -> Call:
+    """One training step on one patient with a bag of that length: forward, loss, backward, AdamW.
+
+    Args:
+        name: `ME-Mamba` (three experts, genes besides the bag), `full attention` or `Nystrom` (the bag alone).
+        length: patches.
+        d_model: width of all.
+    """
+    patches_PF = torch.randn(length, SPEC.feature_width)
+    time_bin, event = torch.tensor([1]), torch.tensor([True])
+    network: nn.Module
+    if name == "ME-Mamba":
+        network = build_model(ModelConfig(d_model=d_model), SPEC, seed=0)
+        patient = PatientInputs(SurvivalTarget(20.0, True, 1), Bag(patches_PF), torch.randn(SPEC.num_genes))
+
+        def logits() -> tuple[Tensor, Tensor]:
+            output = network([patient])
+            return output.logits_BK, 0.1 * output.mmd
+
+    else:
+        network = AttentionAggregator(RIVALS[name], SPEC.feature_width, d_model, SPEC.num_bins)
+
+        def logits() -> tuple[Tensor, Tensor]:
+            return network(patches_PF.unsqueeze(0)), torch.zeros(())
+
+    network.train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+
+    def call() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        logits_BK, extra = logits()
+        (nll_loss(logits_BK, time_bin, event).mean() + extra).backward()
+        optimizer.step()
+
+    return call
+
+
+_KINDS: dict[str, Callable[..., Call]] = {"scan": scan, "block": block, "layers": layers, "model": model}

@@ -1,0 +1,175 @@
+"""Measures contestants in processes of their own: times against each other, and the memory of each alone.
+
+A contestant is a dictionary that `contestants.build` turns into a function of no arguments, called once per repetition.
+
+Times: one process per race. Each contestant is called once to warm up; then they take turns, so that a slow moment of
+the machine falls on all of them; what counts is the median. A contestant is called as long as its share of the race's
+seconds lasts (once in any case); calls under 20 ms are timed in groups. A race that does not end in time is cut off;
+what was measured until then stands.
+
+Memory: one process per contestant. It is called on a short sequence first, so that code is loaded; then Linux is asked
+to forget the process's peak of resident memory, the contestant is called once, and the peak less what was resident
+before is what it needed beyond its inputs. Where Linux cannot be asked there is no figure.
+"""
+
+import ctypes
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Contestant = dict[str, Any]
+
+_GROUP_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What became of a contestant.
+
+    Attributes:
+        value: median seconds, or bytes; None if there is no figure.
+        count: timed calls or groups of calls.
+        word: why there is no figure.
+    """
+
+    value: float | None
+    count: int = 0
+    word: str = ""
+
+
+@dataclass
+class Clock:
+    """When to stop.
+
+    Attributes:
+        deadline: as `time.monotonic` tells it.
+    """
+
+    deadline: float
+
+    def left(self) -> float:
+        """Seconds until then."""
+        return self.deadline - time.monotonic()
+
+
+def race(contestants: Sequence[Contestant], *, threads: int, seconds: float, clock: Clock) -> list[Measured]:
+    """Times contestants against each other, for about that many seconds in all."""
+    limit = min(6 * seconds + 60, clock.left())
+    if limit < seconds:
+        return [Measured(None, word="out of time") for _ in contestants]
+    lines = _work({"race": list(contestants), "seconds": seconds}, threads, limit)
+    samples: dict[int, list[float]] = {}
+    words: dict[int, str] = {}
+    for line in lines:
+        if "word" in line:
+            words[line["contestant"]] = line["word"]
+        else:
+            samples.setdefault(line["contestant"], []).append(line["seconds"])
+    return [
+        Measured(statistics.median(samples[i]), len(samples[i]))
+        if i in samples
+        else Measured(None, word=words.get(i, f"over {limit:.0f} s"))
+        for i in range(len(contestants))
+    ]
+
+
+def peak_memory(contestant: Contestant, *, threads: int, clock: Clock, limit: float = 120) -> Measured:
+    """Bytes that a call needs at its peak, beyond its inputs."""
+    limit = min(limit, clock.left())
+    if limit < 5:
+        return Measured(None, word="out of time")
+    for line in _work({"memory": contestant}, threads, limit):
+        return Measured(None, word=line["word"]) if "word" in line else Measured(line["bytes"], 1)
+    return Measured(None, word=f"over {limit:.0f} s, or more memory than there is")
+
+
+def _work(task: dict[str, Any], threads: int, limit: float) -> list[dict[str, Any]]:
+    """The lines of a process that works on a task; those it got to before the limit."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command = [sys.executable, __file__, json.dumps({**task, "threads": threads})]
+    try:
+        output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=limit, check=False).stdout
+    except subprocess.TimeoutExpired as late:
+        output = late.stdout or b""
+    return [json.loads(line) for line in output.decode().splitlines() if line.startswith("{")]
+
+
+def _tell(**line: Any) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def _race_here(contestants: Sequence[Contestant], seconds: float) -> None:
+    from contestants import NotHereError, build
+
+    calls = {}
+    first: dict[int, float] = {}
+    for i, contestant in enumerate(contestants):
+        try:
+            calls[i] = build(contestant)
+            first[i] = _time(calls[i])
+        except NotHereError as reason:
+            calls.pop(i, None)
+            _tell(contestant=i, word=str(reason))
+    share, spent = seconds / max(1, len(calls)), dict.fromkeys(calls, 0.0)
+    for number in range(50):
+        for i, call in calls.items():
+            if number and spent[i] + first[i] > share:
+                continue
+            group = max(1, round(_GROUP_SECONDS / max(first[i], 1e-6)))
+            took = sum(_time(call) for _ in range(group))
+            first[i] = took / group
+            spent[i] += took
+            _tell(contestant=i, seconds=took / group)
+
+
+def _time(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _memory_here(contestant: Contestant) -> None:
+    from contestants import NotHereError, build
+
+    try:
+        build({**contestant, "length": 64})()
+        call = build(contestant)
+    except NotHereError as reason:
+        _tell(word=str(reason))
+        return
+    forget = Path("/proc/self/clear_refs")
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        forget.write_text("5", encoding="ascii")
+    except (OSError, AttributeError):
+        _tell(word="this system does not forget a peak")
+        return
+    before = _resident("VmRSS")
+    call()
+    _tell(bytes=_resident("VmHWM") - before)
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(dict(line.split(":", 1) for line in lines)[key].split()[0]) * 1024
+
+
+def _main(task: dict[str, Any]) -> None:
+    import torch
+
+    torch.set_num_threads(task["threads"])
+    if "race" in task:
+        _race_here(task["race"], task["seconds"])
+    else:
+        _memory_here(task["memory"])
+
+
+if __name__ == "__main__":
+    _main(json.loads(sys.argv[1]))

@@ -1,0 +1,123 @@
+"""How the figures of `scan_speed.py` become a page: Markdown tables, one picture, and the machine they are from."""
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import matplotlib as mpl
+from race import Measured
+
+__all__ = ["bytes_of_tensors", "cell", "draw", "header", "megabytes", "ratios", "seconds", "section", "table"]
+
+_COLOURS = ("#0072B2", "#E69F00", "#D55E00")  # Okabe & Ito (2008)
+
+_HEADER = """# Benchmarks
+
+Printed by `{command}` on {date}.
+
+* Processor: {processor}, {cores} cores; {system}
+* Python {python}, {libraries}
+* Times are medians; the contestants of a row take turns in one process. Memory is the peak of resident memory of a
+  process of its own. [race.py](../benchmarks/race.py) says how exactly. On a machine that does other work as well the
+  times are worth little, the ratios in brackets more.
+* No graphics card was at hand: nothing here says how fast the backends for one are."""
+
+
+def header(command: str) -> str:
+    """Where and when, and how to do it again."""
+    libraries = []
+    for name in ("torch", "numba", "numpy", "mambapy", "mamba-ssm"):
+        try:
+            libraries.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            libraries.append(f"{name} not installed")
+    return _HEADER.format(
+        command=command,
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        processor=_processor(),
+        cores=os.cpu_count(),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        libraries=", ".join(libraries),
+    )
+
+
+def _processor() -> str:
+    """The name that Linux gives it, with the vector units that matter here."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return platform.processor() or platform.machine()
+    lines = [line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line]
+    fields = {key.strip(): value.strip() for key, value in lines}
+    units = [unit for unit in ("avx2", "avx512f", "amx_bf16") if unit in fields.get("flags", "").split()]
+    return f"{fields.get('model name', platform.machine())} ({', '.join(units) or 'no AVX2'})"
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading and what is under it."""
+    return "\n\n".join([f"## {title}", *(part.strip() for part in parts)])
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(measured: Measured | None, show: Callable[[float], str]) -> str:
+    """The figure, or why there is none; a dash where nothing was tried."""
+    if measured is None:
+        return "-"
+    return measured.word if measured.value is None else show(measured.value)
+
+
+def ratios(measured: Sequence[Measured | None]) -> list[str]:
+    """Milliseconds, and how many times the first of them."""
+    first = measured[0].value if measured[0] is not None else None
+
+    def show(value: float) -> str:
+        text = f"{value * 1e3:,.0f}" if value >= 0.1 else f"{value * 1e3:.3g}"
+        return text if first is None or value == first else f"{text} ({value / first:.3g})"
+
+    return [cell(one, show) for one in measured]
+
+
+def seconds(measured: Measured) -> str:
+    """Seconds to a hundredth."""
+    return cell(measured, lambda value: f"{value:.2f}")
+
+
+def megabytes(measured: Measured) -> str:
+    """Bytes in MB."""
+    return cell(measured, lambda value: f"{value / 1e6:,.0f}")
+
+
+def bytes_of_tensors(measured: Measured, tensor: float) -> str:
+    """Bytes in MB, and in tensors of so many bytes."""
+    return cell(measured, lambda value: f"{value / 1e6:,.0f} ({value / tensor:.1f})")
+
+
+def draw(
+    path: Path, lengths: Sequence[int], times: Mapping[str, list[Measured]], memory: Mapping[str, list[Measured]]
+) -> None:
+    """Time and memory against the length of a bag, in logarithms."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
+    panels = ((times, 1.0, "seconds for a training step"), (memory, 1e9, "peak of memory, GB"))
+    for ax, (measured, unit, label) in zip(axes, panels, strict=True):
+        for (name, values), colour in zip(measured.items(), _COLOURS, strict=True):
+            points = [(n, m.value / unit) for n, m in zip(lengths, values, strict=True) if m.value is not None]
+            if points:
+                ax.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
+        ax.set(xscale="log", yscale="log", xlabel="patches in the bag", ylabel=label)
+        ax.set_xticks(lengths, [f"{n:,}" for n in lengths])
+        ax.minorticks_off()
+        ax.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,118 @@
+"""The speed benchmarks: rivals that are right, contestants that agree, and words where there is no figure."""
+
+import sys
+import time
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _scripts_on_the_path(repository):
+    """Scripts import each other by name, as they do when one of them is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(repository / "benchmarks"))
+        yield
+    for name in ("attention_rivals", "contestants", "race", "scan_speed", "speed_page"):
+        sys.modules.pop(name, None)
+
+
+def test_full_attention_is_attention():
+    from attention_rivals import HEADS, FullAttention
+
+    layer, tokens = FullAttention(16), torch.randn(2, 7, 16)
+    q, k, v = (x.view(2, 7, HEADS, 2).transpose(1, 2) for x in layer.qkv(tokens).chunk(3, dim=2))
+    weights = (q @ k.mT / 2**0.5).softmax(dim=3)
+    wanted = layer.out((weights @ v).transpose(1, 2).reshape(2, 7, 16))
+    torch.testing.assert_close(layer(tokens), wanted)
+
+
+def test_nystrom_with_a_landmark_for_every_token_is_full_attention():
+    from attention_rivals import FullAttention, NystromAttention
+
+    torch.manual_seed(0)
+    full, nystrom = FullAttention(16).double(), NystromAttention(16).double()
+    with torch.no_grad():
+        full.qkv.weight[:16] = full.qkv.weight[16:32]  # queries are keys: the weights have an inverse to be found
+    nystrom.load_state_dict(full.state_dict(), strict=False)
+    torch.nn.init.zeros_(nystrom.skip.weight)
+    tokens = 6 * torch.randn(1, nystrom.landmarks, 16, dtype=torch.float64)
+    got, wanted, values = nystrom(tokens), full(tokens), full.out(full.qkv(tokens)[..., 32:])
+    assert (got - wanted).norm() < 0.02 * (values - wanted).norm()
+
+
+def test_nystrom_takes_any_length():
+    from attention_rivals import NystromAttention
+
+    layer = NystromAttention(16)
+    assert [layer(torch.randn(1, length, 16)).shape[1] for length in (1, 8, 21)] == [1, 8, 21]
+
+
+@pytest.mark.parametrize("name", ["cpu", "chunked", "pscan"])
+def test_contestants_compute_the_same_scan(name):
+    from contestants import NotHereError, build
+
+    def gradients(which):
+        return build({"kind": "scan", "name": which, "length": 37, "channels": 8, "backward": True})()
+
+    try:
+        got = gradients(name)
+    except NotHereError as reason:
+        pytest.skip(str(reason))
+    for one, wanted in zip(got, gradients("reference"), strict=True):
+        torch.testing.assert_close(one, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ME-Mamba", "Nystrom", "full attention"])
+def test_a_training_step_of_each_model(name):
+    from contestants import build
+
+    build({"kind": "model", "name": name, "length": 40, "d_model": 32})()
+
+
+def test_figures_become_ratios_and_words_stay_words():
+    from race import Measured
+    from speed_page import bytes_of_tensors, ratios, table
+
+    cells = ratios([Measured(0.02, 5), Measured(0.3, 5), Measured(None, word="over 9 s"), None])
+    assert cells == ["20", "300 (15)", "over 9 s", "-"]
+    assert bytes_of_tensors(Measured(4e6), 2e6) == "4 (2.0)"
+    assert table(("a", "b"), [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_what_would_explode_is_not_tried():
+    from race import Measured
+    from scan_speed import _too_much
+
+    assert _too_much("full attention", 4_000, [Measured(0.5)], [Measured(1e6)]) == ""
+    assert _too_much("full attention", 4_000, [Measured(5.0)], [Measured(1e6)]) == "would take 80 s"
+    assert _too_much("Nystrom", 4_000, [Measured(5.0)], [Measured(1e6)]) == ""
+    assert _too_much("Nystrom", 4_000, [Measured(5.0)], [Measured(1e14)]) == "would need 400000 GB"
+    assert _too_much("Nystrom", 4_000, [Measured(None, word="over 9 s")], [Measured(None)]) == "over 9 s"
+
+
+def test_after_the_deadline_nothing_is_started():
+    from race import Clock, peak_memory, race
+
+    late, contestant = Clock(time.monotonic()), {"kind": "scan"}
+    assert race([contestant], threads=1, seconds=5, clock=late)[0].word == "out of time"
+    assert peak_memory(contestant, threads=1, clock=late).word == "out of time"
+
+
+@pytest.mark.ci_slow
+def test_a_race_and_a_peak_of_memory():
+    from race import Clock, peak_memory, race
+
+    clock = Clock(time.monotonic() + 200)
+    scan = {"kind": "scan", "name": "chunked", "length": 2000, "channels": 64, "backward": True}
+    small, large, absent = race(
+        [{**scan, "length": 50}, scan, {**scan, "name": "mamba_ssm reference"}], threads=1, seconds=2, clock=clock
+    )
+    assert small.count > 1
+    assert 0 < small.value < large.value
+    assert absent.value is None
+    assert absent.word == "mamba-ssm cannot be imported"
+    if sys.platform == "linux":
+        peak = peak_memory(scan, threads=1, clock=clock)
+        gradients = 4 * 2000 * (3 * 64 + 2 * 16)
+        assert gradients < peak.value < 100 * gradients, peak

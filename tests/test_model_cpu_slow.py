@@ -1,0 +1,184 @@
+"""What takes minutes: a bag of 100,000 patches, a long run, many threads and processes at a time."""
+
+import multiprocessing
+import random
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from memamba_core.model.cpu import crew
+from memamba_core.model.mamba import Mamba
+from memamba_core.model.scan import selective_scan
+
+pytest.importorskip("numba")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+_BAG = """
+import resource
+import sys
+import torch
+from memamba_core.config.experiment import ModelConfig, TrainingConfig
+from memamba_core.model import build_model
+from memamba_core.records import Bag, InputSpec, PatientInputs, SurvivalTarget
+from memamba_core.training.trainer import training_loss
+
+settings = ModelConfig(experts=("pathology",), d_model=256, recompute_scans=True)
+model = build_model(settings, InputSpec(num_bins=4, feature_width=1024), seed=0)
+optimizer = torch.optim.AdamW(model.parameters())
+patient = PatientInputs(SurvivalTarget(3.0, True, 1), Bag(torch.randn(1000, 1024).half().repeat(100, 1)))
+for _ in range(2):
+    optimizer.zero_grad(set_to_none=True)
+    training_loss(model, [patient], TrainingConfig())[0].backward()
+    optimizer.step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+_LONG_RUN = """
+import os
+import random
+import torch
+from memamba_core.model.mamba import Mamba
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+random.seed(0)
+block = Mamba(64)
+most = []
+for number in range(6):
+    for _ in range(60):
+        length = random.choice([1, 7, 100, 1000, 5000, 20000])
+        block(torch.randn(1, length, 64)).square().mean().backward()
+        block.zero_grad()
+    block(torch.randn(1, 40000, 64)).square().mean().backward()
+    most.append(resident())
+print(most[0], most[-1])
+"""
+
+
+def run(script):
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
+
+
+def test_a_bag_of_100_000_patches_within_4_gb():
+    """The whole process through two training steps: 1024 features, d_model 256, AdamW, the bag itself in float16."""
+    (peak,) = run(_BAG)
+    assert peak < 4e9
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_long_run_does_not_grow():
+    """Freed memory is kept for the next allocation, whatever its size, and not piled up."""
+    after_the_first, after_the_last = run(_LONG_RUN)
+    assert after_the_last < 1.1 * after_the_first
+
+
+# ------------------------------------------------------------------------------------------ threads and processes
+
+
+def block_gradient(seed, length):
+    """The gradient at A of a block of its own, to the last bit a function of the arguments."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    A = -draw(40, 5).exp()
+    y = selective_scan(
+        draw(2, 40, length),
+        draw(2, 40, length),
+        A.requires_grad_(),
+        draw(2, 5, length),
+        draw(2, 5, length),
+        delta_softplus=True,
+        backend="cpu",
+    )
+    return torch.autograd.grad(y, A, torch.ones(2, 40, length))[0].tolist()
+
+
+@pytest.fixture
+def three_threads(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(crew, "_WORTH_A_THREAD", 1)
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_many_callers_for_a_while(three_threads):
+    jobs = [(seed, random.Random(seed).randint(1, 600)) for seed in range(40)]
+    wanted = {job: block_gradient(*job) for job in jobs}
+    wrong, done = [], []
+
+    def call(own):
+        for job in random.Random(own).choices(jobs, k=200):
+            if block_gradient(*job) != wanted[job]:
+                wrong.append(job)
+            done.append(job)
+
+    callers = [threading.Thread(target=call, args=(own,)) for own in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(done) == 8 * 200
+    assert not wrong
+
+
+def _answer(queue, *job):
+    queue.put(block_gradient(*job))
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_forks_while_threads_work(three_threads):
+    """Children are forked while the parent's crew is at work, and fork again. torch's own threads are not used."""
+    context, job, stop = multiprocessing.get_context("fork"), (1, 300), threading.Event()
+    wanted = block_gradient(*job)
+
+    def work():
+        while not stop.is_set():
+            block_gradient(2, 400)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        for _ in range(30):
+            queue = context.SimpleQueue()
+            child = context.Process(target=_answer, args=(queue, *job))
+            child.start()
+            child.join(120)
+            alive = child.is_alive()
+            child.kill()
+            assert not alive
+            assert queue.get() == wanted
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_spawned_workers():
+    job = (3, 500)
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        assert pool.starmap(block_gradient, [job] * 12) == [block_gradient(*job)] * 12
+
+
+def test_a_block_in_a_thread_that_is_not_the_first():
+    """Autograd, allocation and crew from a thread of its own, which ends."""
+    block, tokens_BLD = Mamba(16), torch.randn(1, 3000, 16)
+
+    def gradient():
+        return torch.autograd.grad(block(tokens_BLD).square().sum(), block.A_log)[0]
+
+    wanted, found = gradient(), []
+    for _ in range(20):
+        thread = threading.Thread(target=lambda: found.append(gradient()))
+        thread.start()
+        thread.join()
+    assert len(found) == 20
+    assert all(torch.equal(got, wanted) for got in found)
