@@ -13,23 +13,27 @@ FROM ${BASE_IMAGE} AS python
 RUN command -v python3.11 || { apt-get update && apt-get install --yes --no-install-recommends python3.11 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log; }
 
-FROM python AS build
+FROM python AS requirements
 ARG EXTRAS=""
+COPY pyproject.toml /
+RUN python3.11 -c 'import sys, tomllib; project = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
+wanted = filter(None, sys.argv[1].split(",")); \
+print(*project["dependencies"], *sum((project["optional-dependencies"][e] for e in wanted), []), sep="\n")' \
+      "${EXTRAS}" > /requirements.txt
+
+FROM python AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 # pip and hatchling stay here; what goes into the image has neither.
 RUN python3.11 -c 'import ensurepip' || { apt-get update && apt-get install --yes --no-install-recommends python3.11-venv; }
-COPY pyproject.toml constraints.txt ./
+COPY constraints.txt .
 RUN python3.11 -m venv tools \
     && tools/bin/pip install --constraint constraints.txt hatchling \
     && python3.11 -m venv --without-pip /opt/memamba
-# Dependencies first, and without the sources: a change of code does not install torch again.
-RUN python3.11 -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-wanted = filter(None, sys.argv[1].split(",")); \
-print(*project["dependencies"], *sum((project["optional-dependencies"][e] for e in wanted), []), sep="\n")' \
-      "${EXTRAS}" > requirements.txt \
-    && tools/bin/pip --python /opt/memamba/bin/python install --constraint constraints.txt \
+# Dependencies alone, so that torch is installed again only when they change.
+COPY --from=requirements /requirements.txt .
+RUN tools/bin/pip --python /opt/memamba/bin/python install --constraint constraints.txt \
       ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} --requirement requirements.txt
 COPY . .
 RUN tools/bin/hatchling build --target wheel --directory dist
@@ -40,7 +44,7 @@ ARG EXTRAS=""
 RUN case ",${EXTRAS}," in *,cuda,*) apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log;; esac
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin memamba \
-    && install --directory --owner 10001 --group 10001 --mode 700 /state /federation
+    && install --directory --owner 10001 --group 10001 --mode 700 /federation
 COPY --from=build /opt/memamba /opt/memamba
 ENV PATH=/opt/memamba/bin:${PATH} HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1 \
     NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib MEMAMBA_SERVER_DIR=/federation \

@@ -22,9 +22,9 @@ SERVICES = {f"{file['name']}/{name}": s for file in (SITE, COORDINATOR) for name
 
 def mounts(service):
     """Target in the container -> (source on the host, whether it can be written)."""
-    # A default such as ${DATA:-./data} holds colons of its own.
-    parts = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":") for volume in service.get("volumes", [])]
-    return {target: (source, "ro" not in options) for source, target, *options in parts}
+    volumes = service.get("volumes", [])
+    assert all(v["type"] == "bind" and v["bind"] == {"create_host_path": False} for v in volumes)
+    return {v["target"]: (v["source"], not v.get("read_only", False)) for v in volumes}
 
 
 def test_the_compose_files_keep_to_the_specification():
@@ -75,7 +75,7 @@ def test_the_trainer_has_no_way_out_and_the_link_no_data():
     assert set(mounts(link)) == {"/site/site.yaml", "/site/ca.crt", "/site/keys"}
     assert not any(writable for _, writable in mounts(link).values())
     assert {target for target, (_, writable) in mounts(train).items() if writable} == {"/site/state"}
-    assert mounts(train)["/site/data"] == ("./data", False)
+    assert mounts(train)["/site/data"] == ("${DATA:-./data}", False)
     # The node key, with which the link proves who it is, is nothing for the container that opens patients' files.
     assert {t for t in mounts(train) if t.startswith("/site/keys")} == {"/site/keys/runtime.secret"}
     assert SITE["services"]["setup"]["network_mode"] == "none"
