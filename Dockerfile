@@ -25,7 +25,7 @@ FROM python AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-# pip and hatchling stay here; what goes into the image has neither.
+# pip and hatchling stay here.
 RUN python3.11 -c 'import ensurepip' || { apt-get update && apt-get install --yes --no-install-recommends python3.11-venv; }
 COPY constraints.txt .
 RUN python3.11 -m venv tools \

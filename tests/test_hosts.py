@@ -8,16 +8,14 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
-import zipfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from federation_fixtures import GENES_ONLY, tiny
+from kit_fixtures import COMMANDS, ENVIRONMENT, call, unpack_kit
 from network_fixtures import Host, Line
 from safetensors.numpy import load_file
 
@@ -32,8 +30,6 @@ pytestmark = [
     ),
 ]
 
-COMMANDS = Path(sys.executable).parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 ADDRESS = "10.77.0.1"  # of the coordinator, wherever a hospital comes from
 DELAY_S = 0.04
 LOSS = 0.01
@@ -41,6 +37,7 @@ CUT_S = 60.0
 ROUNDS = 3
 OVERRIDES = tiny(
     *GENES_ONLY,
+    "agreement.gene_groups=kind",
     "data.synthetic.num_patients=900",
     "data.synthetic.num_genes=400",
     "partition.num_sites=2",
@@ -48,13 +45,6 @@ OVERRIDES = tiny(
     f"federation.num_rounds={ROUNDS}",
     "federation.min_results=2",
 )
-FLOORS = {"min_patients": 1, "min_events": 0, "min_pairs": 1, "min_round_patients": 1}  # as in the simulation
-
-
-def call(*command, **options):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +94,6 @@ def started(command, log):
         process.wait(20)
 
 
-def unpack_kit(kit, exported, folder):
-    """A hospital's folder, from the coordinator's kit and the hospital's own data."""
-    with zipfile.ZipFile(kit) as archive:
-        archive.extractall(folder)
-    (site,) = folder.iterdir()
-    settings = yaml.safe_load((site / "site.yaml").read_text(encoding="utf-8"))
-    data = yaml.safe_load((exported / "site.yaml").read_text(encoding="utf-8"))["data"]
-    settings |= {"data": {**data, "root": str(exported)}, "disclosure": FLOORS, "device": "cpu", "threads": 1}
-    (site / "site.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return site
-
-
 def finished_rounds(run):
     metrics = run / "metrics.jsonl"
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
@@ -145,13 +123,13 @@ def test_a_line_that_breaks_for_a_minute_in_the_middle_of_a_round_loses_nothing(
     begin = time.monotonic()
     with ExitStack() as stack:
         network = Network(stack, len(sites))
-        command = [*server, "run", "name=lines", "fold=0", "--dir", federation, *experiment_overrides(OVERRIDES)]
+        command = [*server, "run", "--dir", federation, "name=lines", "fold=0", *experiment_overrides(OVERRIDES)]
         coordinator = stack.enter_context(started(network.coordinator.command(*command), tmp_path / "server.log"))
         for site, host in zip(sites, network.hospitals, strict=True):
             command = host.command(COMMANDS / "flower-client", "run", site / "site.yaml")
             stack.enter_context(started(command, tmp_path / f"{site.name}.log"))
         line = network.lines[0]
-        wait_for(lambda: finished_rounds(run) == {1}, 300, coordinator)
+        wait_for(lambda: finished_rounds(run) == {1}, 120, coordinator)
         line.cut()
         cut = time.monotonic()
         time.sleep(CUT_S)
@@ -174,5 +152,5 @@ def test_a_line_that_breaks_for_a_minute_in_the_middle_of_a_round_loses_nothing(
     for site in sites:
         left = call(COMMANDS / "flower-client", "egress", site / "site.yaml")
         assert len(re.findall("TrainReply", left)) == ROUNDS, left
-    assert all(0.5 * LOSS < share for share in dropped)
+    assert all(share > 0.5 * LOSS for share in dropped)
     print(f"{end - begin:.0f} s in all, {end - cut - CUT_S:.0f} s after the line was mended; dropped {dropped}")
