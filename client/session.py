@@ -19,9 +19,10 @@ from memamba_core.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, packa
 
 from .site import Site
 
-__all__ = ["RefusedError", "Session", "SessionStore"]
+__all__ = ["RUN_ID", "RefusedError", "Session", "SessionStore"]
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""What a run may be called: the name becomes a folder of the state volume, and stands in logs."""
 
 
 @lru_cache(maxsize=32)
@@ -118,7 +119,7 @@ class SessionStore:
                 Refusal.VERSION,
                 f"coordinator runs protocol {request.protocol}, package {request.package}; here: {ours}",
             )
-        if not _RUN_ID.fullmatch(request.run_id):  # it names a folder of the state volume
+        if not RUN_ID.fullmatch(request.run_id):  # it names a folder of the state volume
             raise RefusedError(Refusal.MESSAGE, "the run id has other characters than letters, digits, '-', '_', '.'")
         try:
             experiment = _compose_once(request.config_name, request.overrides)
@@ -135,7 +136,7 @@ class SessionStore:
 
     def _recall(self, run_id: str) -> Session | None:
         """The session of a run that this site opened before it was restarted."""
-        folder = self.folder(run_id) if _RUN_ID.fullmatch(run_id) else None
+        folder = self.folder(run_id) if RUN_ID.fullmatch(run_id) else None
         if folder is None or not (folder / "facts.json").is_file():
             return None
         facts = (folder / "facts.json").read_text(encoding="utf-8")
