@@ -94,6 +94,7 @@ def run_federation(
     signatures: Mapping[str, tuple[str, ...]] | None = None,
     journal: Journal | None = None,
     observer: Observer | None = None,
+    enrolled: Mapping[str, int] | None = None,
 ) -> FederationResult:
     """Run a federation to its end, or go on with an interrupted one.
 
@@ -103,6 +104,7 @@ def run_federation(
         signatures: gene groups, symbol lists by name.
         journal: written after each round, and read first: if it holds rounds, they are not done again.
         observer: told of phases and rounds.
+        enrolled: Flower's node id of each site that takes part, known by its key; None takes who is connected.
 
     A federation whose sites have all spent their privacy budget ends with the model that it has.
 
@@ -112,7 +114,7 @@ def run_federation(
     """
     past = journal.read() if journal is not None else None
     _tell(observer, Phase.FACTS, 0)
-    settlement = settle(grid, run, signatures, past.agreement if past else None)
+    settlement = settle(grid, run, signatures, past.agreement if past else None, enrolled)
     weights = past.weights if past else weights_of(initial_model(run.experiment, settlement.agreement))
     strategy = GroupedStrategy(run.experiment.strategy, list(weights))
     rounds: tuple[RoundRecord, ...] = ()
