@@ -93,6 +93,11 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
     if signatures is not None and not signatures.is_file():
         raise ConfigError(f"signatures={signatures}: no such file")
     experiment = compose_foreign_experiment(_CONFIG, overrides)
+    if experiment.agreement.gene_groups == "signatures" and signatures is None:
+        raise ConfigError(
+            "agreement.gene_groups is signatures, but there is no table of them; give signatures=FILE, or "
+            "agreement.gene_groups=kind"
+        )
     if experiment.federation.min_results > len(sites):
         raise ConfigError(
             f"federation.min_results={experiment.federation.min_results}, but {len(sites)} hospitals are asked"

@@ -4,6 +4,7 @@ A failed site is data, not an exception.
 """
 
 import logging
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -94,10 +95,11 @@ def ask(
     replies: dict[str, Reply] = {}
     failures: dict[str, SiteFailure] = {}
     bytes_received = 0
-    answers = list(grid.send_and_receive(messages, timeout=timeout_s))
+    answers = deque(grid.send_and_receive(messages, timeout=timeout_s))
     # ids are given on sending; errors made by the SuperLink carry its own node id, so the sender does not tell the site
     site_of_message = {m.metadata.message_id: site_of_node[m.metadata.dst_node_id] for m in messages}
-    for message in answers:
+    while answers:
+        message = answers.popleft()  # each is decoded once and let go: the weights of many sites are large
         site = site_of_message.get(message.metadata.reply_to_message_id, "")
         if not site or site in replies or site in failures:
             _log.warning("dropped an answer to a message that was not sent in this exchange")

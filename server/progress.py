@@ -27,8 +27,6 @@ _LOG_EVERY_S = 60.0
 _MAX_NAMED = 5
 _PHASES = {
     Phase.FACTS: "Agreement",
-    Phase.STATISTICS: "Agreement",
-    Phase.AGREEMENT: "Agreement",
     Phase.EVALUATE: "Closing evaluation",
 }
 
@@ -101,10 +99,13 @@ class RunProgress:
         if set(connected) != now.answered or now is not self._now:
             now.answered = set(connected)
             self._show(now)
+            _log.info(now.sentence())
 
     def on_phase(self, phase: Phase, num_sites: int, server_round: int) -> None:
         """A phase begins."""
         self._step = _PHASES.get(phase, f"Round {server_round} of {self._num_rounds}")
+        if phase in _PHASES:
+            _log.info(_PHASES[phase].lower())
         self._show(_Now(self._step))
 
     def on_asked(self, nodes: Iterable[int]) -> None:
