@@ -2,16 +2,12 @@
 
 import os
 import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import yaml
+from deployment_fixtures import FLOORS
 
-COMMANDS = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-FLOORS = {"min_patients": 1, "min_events": 0, "min_pairs": 1, "min_round_patients": 1}
-"""As in the simulation, so that a deployment gives the same numbers."""
 
 
 def call(*command, timeout_s=300, env=ENVIRONMENT, **options):

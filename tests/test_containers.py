@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 import pytest
+from deployment_fixtures import BIN
 from federation_fixtures import tiny
-from kit_fixtures import COMMANDS, call, unpack_kit
+from kit_fixtures import call, unpack_kit
 
 from memamba_core.config.compose import experiment_overrides
 from memamba_core.protocol import package_version
@@ -107,7 +108,7 @@ def test_the_scan_was_compiled_with_the_image(image):
 def federation(image, tmp_path_factory):
     """Coordinator and hospitals after a run of two rounds; the hospitals' containers are up."""
     folder = tmp_path_factory.mktemp("federation")
-    call(COMMANDS / "flower-simulate", "export-sites", *OVERRIDES, f"output_dir={folder / 'data'}")
+    call(BIN / "flower-simulate", "export-sites", *OVERRIDES, f"output_dir={folder / 'data'}")
     coordinator = Project(
         shutil.copytree(REPOSITORY / "deploy" / "coordinator", folder / "coordinator"),
         "mm-coordinator",

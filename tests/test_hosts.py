@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deployment_fixtures import BIN
 from federation_fixtures import GENES_ONLY, tiny
-from kit_fixtures import COMMANDS, ENVIRONMENT, call, unpack_kit
+from kit_fixtures import ENVIRONMENT, call, unpack_kit
 from network_fixtures import Host, Line
 from safetensors.numpy import load_file
 
@@ -51,7 +52,7 @@ OVERRIDES = tiny(
 def hospitals(tmp_path_factory):
     """Folders of two hospitals of a generated cohort."""
     folder = tmp_path_factory.mktemp("cohort") / "sites"
-    call(COMMANDS / "flower-simulate", "export-sites", *OVERRIDES, f"output_dir={folder}")
+    call(BIN / "flower-simulate", "export-sites", *OVERRIDES, f"output_dir={folder}")
     return sorted(folder.iterdir())
 
 
@@ -59,7 +60,7 @@ def hospitals(tmp_path_factory):
 def undisturbed(tmp_path_factory):
     """The weights that the simulation ends with."""
     folder = tmp_path_factory.mktemp("simulation") / "out"
-    call(COMMANDS / "flower-simulate", *OVERRIDES, f"output_dir={folder}")
+    call(BIN / "flower-simulate", *OVERRIDES, f"output_dir={folder}")
     return load_file(folder / "model.safetensors")
 
 
@@ -110,14 +111,14 @@ def wait_for(what, seconds, *processes):
 
 def test_a_line_that_breaks_for_a_minute_in_the_middle_of_a_round_loses_nothing(hospitals, undisturbed, tmp_path):
     federation, run = tmp_path / "federation", tmp_path / "federation" / "runs" / "lines"
-    server = [COMMANDS / "flower-server"]
+    server = [BIN / "flower-server"]
     call(*server, "init", federation, "--address", ADDRESS)
     sites = []
     for exported in hospitals:
         name = exported.name
         call(*server, "kit", name, "--dir", federation, "--output", tmp_path / f"{name}.zip")
         site = unpack_kit(tmp_path / f"{name}.zip", exported, tmp_path / name)
-        call(COMMANDS / "flower-client", "keygen", site / "keys")
+        call(BIN / "flower-client", "keygen", site / "keys")
         call(*server, "enroll", name, site / "keys" / "node.pub", "--dir", federation)
         sites.append(site)
     begin = time.monotonic()
@@ -126,7 +127,7 @@ def test_a_line_that_breaks_for_a_minute_in_the_middle_of_a_round_loses_nothing(
         command = [*server, "run", "--dir", federation, "name=lines", "fold=0", *experiment_overrides(OVERRIDES)]
         coordinator = stack.enter_context(started(network.coordinator.command(*command), tmp_path / "server.log"))
         for site, host in zip(sites, network.hospitals, strict=True):
-            command = host.command(COMMANDS / "flower-client", "run", site / "site.yaml")
+            command = host.command(BIN / "flower-client", "run", site / "site.yaml")
             stack.enter_context(started(command, tmp_path / f"{site.name}.log"))
         line = network.lines[0]
         wait_for(lambda: finished_rounds(run) == {1}, 120, coordinator)
@@ -150,7 +151,7 @@ def test_a_line_that_breaks_for_a_minute_in_the_middle_of_a_round_loses_nothing(
     ]
     assert not any("failure" in record for record in records)
     for site in sites:
-        left = call(COMMANDS / "flower-client", "egress", site / "site.yaml")
+        left = call(BIN / "flower-client", "egress", site / "site.yaml")
         assert len(re.findall("TrainReply", left)) == ROUNDS, left
     assert all(share > 0.5 * LOSS for share in dropped)
     print(f"{end - begin:.0f} s in all, {end - cut - CUT_S:.0f} s after the line was mended; dropped {dropped}")

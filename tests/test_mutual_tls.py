@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from deployment_fixtures import BIN, FLOORS
 from federation_fixtures import GENES_ONLY, tiny
-from kit_fixtures import COMMANDS, ENVIRONMENT, FLOORS, call
+from kit_fixtures import ENVIRONMENT, call
 
 from memamba_core.config.compose import experiment_overrides
 
@@ -102,14 +103,14 @@ def gate(certificates, tmp_path_factory):
     Yields its folder, the gate's port, the hospital's data, and the coordinator's process.
     """
     data = tmp_path_factory.mktemp("cohort") / "sites"
-    call(COMMANDS / "flower-simulate", "export-sites", *OVERRIDES, f"output_dir={data}")
+    call(BIN / "flower-simulate", "export-sites", *OVERRIDES, f"output_dir={data}")
     (exported,) = data.iterdir()
     folder = tmp_path_factory.mktemp("coordinator") / "federation"
     inner, loopback, outer = free_port(), free_port(), free_port()
-    server = COMMANDS / "flower-server"
+    server = BIN / "flower-server"
     ports = (f"--port={inner}", f"--loopback-port={loopback}", "--listen-host=127.0.0.1")
     call(server, "init", folder, "--address=localhost", *ports)
-    call(COMMANDS / "flower-client", "keygen", folder.parent / "keys")
+    call(BIN / "flower-client", "keygen", folder.parent / "keys")
     call(server, "enroll", exported.name, folder.parent / "keys" / "node.pub", "--dir", folder)
     changes = {
         "listen 8444": f"listen 127.0.0.1:{outer}",
@@ -176,8 +177,8 @@ def test_a_hospital_with_a_certificate_takes_part_in_a_run(gate, certificates, t
             "keys": str(federation.parent / "keys"),
         }
         site.write_text(yaml.safe_dump(settings), encoding="utf-8")
-        with running([COMMANDS / "flower-client", "run", site], port, stderr=subprocess.DEVNULL):
+        with running([BIN / "flower-client", "run", site], port, stderr=subprocess.DEVNULL):
             assert coordinator.wait(240) == 0
         assert (federation / "runs" / "run" / "model.safetensors").stat().st_size > 6_000_000
-        left = call(COMMANDS / "flower-client", "egress", site)
+        left = call(BIN / "flower-client", "egress", site)
         assert "TrainReply" in left
