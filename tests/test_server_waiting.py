@@ -12,7 +12,7 @@ NODES = {"north": 1, "south": 2}
 
 @pytest.fixture
 def wait(monkeypatch):
-    """Waits at most a minute of a clock that only sleeping moves, for nodes connected as a function of its time says."""
+    """Waits a minute at most, by a clock that only sleeping moves; a function of its time says who is connected."""
 
     def go(online_at, min_sites=2):
         now = [0.0]
