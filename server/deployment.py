@@ -33,6 +33,7 @@ __all__ = ["Plan", "plan_run", "run_deployment"]
 _log = logging.getLogger(__name__)
 _CONFIG = "experiment"
 _LOOK_EVERY_S = 0.5
+_STEADY_S = 3.0  # before its SuperNode starts, and from its doctor, a hospital is connected for a moment only
 
 
 @dataclass(frozen=True)
@@ -241,9 +242,11 @@ def _wait_for_sites(grid: RuntimeGrid, plan: Plan, nodes: Mapping[str, int], pro
         FederationError: too few are there.
     """
     deadline = time.monotonic() + plan.wait_s
+    since: dict[str, float] = {}
     while True:
-        online = grid.online()
-        present = {site: nodes[site] for site in plan.sites if nodes[site] in online}
+        online, now = grid.online(), time.monotonic()
+        since = {site: since.get(site, now) for site in plan.sites if nodes[site] in online}
+        present = {site: nodes[site] for site, begun in since.items() if now - begun >= _STEADY_S}
         progress.on_connected(plan.sites, present)
         absent = [site for site in plan.sites if site not in present]
         if not absent:
