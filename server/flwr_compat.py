@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -199,7 +200,8 @@ class Control:
 
     def start_run(self) -> None:
         """Begin a run with an empty bundle: what runs is installed, here and at the hospitals."""
-        content, _ = build_fab_from_files({"pyproject.toml": _BUNDLE})
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # Flower's use of pathspec
+            content, _ = build_fab_from_files({"pyproject.toml": _BUNDLE})
         fab = Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
         with _plain_words():
             if not self._client.StartRun(StartRunRequest(fab=fab)).run_id:
