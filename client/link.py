@@ -21,7 +21,7 @@ from memamba_core.config.site import CoordinatorAddress
 from .flwr_compat import supernode_command
 from .keys import SiteKeys
 from .logs import support_log
-from .network import KEY, check_network, first_error
+from .network import KEY, check_network, obstacle
 
 __all__ = ["Link"]
 
@@ -66,7 +66,7 @@ class Link:
 
     def _ready(self) -> bool:
         """Whether a SuperNode would be let in; explains why not, each reason once."""
-        trouble = first_error(check_network(self._coordinator, self._keys))
+        trouble = obstacle(check_network(self._coordinator, self._keys))
         if trouble is None:
             self._refused_since = None
             self._tell("the coordinator answers and knows this site; connecting")
