@@ -1,5 +1,6 @@
 """Hospitals in trouble, as real processes: what the coordinator learns, what the hospital reads, what stays behind."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -125,7 +127,8 @@ def test_link_and_train_apart_and_the_executor_killed(federation):
     federation.start_sites("site-01", "site-02")
     federation.start("link", "flower-client", "run", site / "site.yaml", "--part", "link", *options)
     start_odd(federation, "site-03", "is_slow", "--part", "train", *options)
-    federation.start_run(*run_of(federation, "run", "federation.num_rounds=3", "federation.min_results=2"))
+    settings = ("federation.num_rounds=3", "federation.min_results=2", "federation.round_timeout_s=90")
+    federation.start_run(*run_of(federation, "run", *settings))
     federation.wait_for("site-01", "train, round 1")
     federation.kill("site-03", signal.SIGKILL)
     federation.finish("site-03")
@@ -265,3 +268,74 @@ def test_a_coordinator_of_bad_will_gets_neither_its_code_nor_its_settings_throug
     assert [line.text for line in departures(federation, "site-01")] == [
         f"{Refusal.OVERRIDE.code}: {Refusal.OVERRIDE.text}"
     ] * 3
+
+
+class Wire:
+    """Carries TCP between a hospital and its coordinator, and can be broken: then each connection ends as it begins."""
+
+    def __init__(self, port: int) -> None:
+        self.broken = threading.Event()
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self.broken.set()
+        self._hang_up()
+
+    def close(self) -> None:
+        self._listener.close()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._open.clear()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            if self.broken.is_set():
+                near.close()
+                continue
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                near.close()
+                continue
+            self._open += [near, far]
+            for one, other in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=[one, other], daemon=True).start()
+
+    @staticmethod
+    def _carry(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65_536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+
+def test_a_connection_that_breaks_in_the_handshake_comes_back(federation):
+    """As of a load balancer without its server. Flower's SuperNode takes it for a wrong certificate and gives up."""
+    wire = Wire(federation.port)
+    try:
+        federation.edit("site-03", lambda site: site["coordinator"].update(address=f"127.0.0.1:{wire.port}"))
+        federation.start_sites()
+        settings = ("federation.num_rounds=3", "federation.min_results=2", "federation.round_timeout_s=120")
+        federation.start_run(*run_of(federation, "run", *settings))
+        federation.wait_for("site-03", "train, round 1")
+        wire.cut()
+        time.sleep(15)
+        wire.broken.clear()
+        federation.wait_for("site-03", "the SuperNode has given up its connection; starting it again", 150)
+        assert federation.finish("coordinator", 400) == server_codes.ExitCode.DONE
+        assert "evaluate of run run: answered" in federation.said("site-03")
+    finally:
+        wire.close()
