@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import SiteConfig, load_site_config
@@ -58,14 +59,18 @@ def print_report(findings: Iterable[Finding], console: Console | None = None) ->
     Returns:
         Whether there was no error.
     """
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or Console(highlight=False)
     counts = dict.fromkeys(Level, 0)
     for finding in findings:
         counts[finding.level] += 1
-        colour = _COLOURS[finding.level]
-        console.print(f"[{colour}]{finding.level.value:8}[/{colour}] {finding.check:15} {escape(finding.text)}")
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_column(width=7, style=_COLOURS[finding.level])
+        row.add_column(width=14)
+        row.add_column()
+        row.add_row(finding.level.value, finding.check, escape(finding.text))
         if finding.remedy:
-            console.print(f"{'':24} -> {escape(finding.remedy)}")
+            row.add_row("", "", f"-> {escape(finding.remedy)}")
+        console.print(row)
     if counts[Level.ERROR]:
         console.print(f"{counts[Level.ERROR]} errors, {counts[Level.WARNING]} warnings: not ready")
     else:

@@ -21,7 +21,7 @@ from memamba_core.config.site import CoordinatorAddress
 from .flwr_compat import supernode_command
 from .keys import SiteKeys
 from .logs import support_log
-from .network import KEY, check_network, first_error
+from .network import KEY, check_network, obstacle
 
 __all__ = ["Link"]
 
@@ -32,6 +32,7 @@ _PAUSE_S = 10.0
 _OLD_CONNECTION_S = 90.0  # the coordinator forgets a connection without heartbeat after about a minute
 _DELIVERY_S = 2.0  # a SuperNode looks for answers twice a second
 _END_S = 3.0
+_TWICE_S = 25.0  # longer than a SuperNode that is alive waits between two heartbeats
 _EARLY_S = 5.0
 
 
@@ -54,6 +55,7 @@ class Link:
         self._stopping = stopping
         self._told = ""
         self._refused_since: float | None = None
+        self._erred = threading.Event()
 
     def run(self) -> None:
         """Keep a SuperNode connected until `stopping` is set; then let it deliver a last answer and end it."""
@@ -66,7 +68,7 @@ class Link:
 
     def _ready(self) -> bool:
         """Whether a SuperNode would be let in; explains why not, each reason once."""
-        trouble = first_error(check_network(self._coordinator, self._keys))
+        trouble = obstacle(check_network(self._coordinator, self._keys))
         if trouble is None:
             self._refused_since = None
             self._tell("the coordinator answers and knows this site; connecting")
@@ -112,7 +114,8 @@ class Link:
             cwd=home,  # nothing of the folder that this command was started in
             start_new_session=True,  # Ctrl-C reaches this process only, which ends the child in order
         )
-        reader = threading.Thread(target=_keep_output, args=[process], name="supernode-output", daemon=True)
+        self._erred.clear()
+        reader = threading.Thread(target=self._read_output, args=[process], name="supernode-output", daemon=True)
         reader.start()
         try:
             yield process
@@ -121,7 +124,7 @@ class Link:
             reader.join(_END_S)
 
     def _watch(self, process: subprocess.Popen[str]) -> None:
-        """Until it ends by itself, or this process is told to end."""
+        """Until it ends by itself, is of no use any more, or this process is told to end."""
         begun = time.monotonic()
         while not self._stopping.wait(0.2):
             if process.poll() is not None:
@@ -134,15 +137,39 @@ class Link:
                 )
                 self._told = ""
                 return
+            if self._erred.is_set() and self._given_up():
+                support_log.warning("the SuperNode has given up its connection; starting it again")
+                self._told = ""
+                return
         time.sleep(_DELIVERY_S)
 
+    def _given_up(self) -> bool:
+        """Whether the SuperNode does not come back from an error.
 
-def _keep_output(process: subprocess.Popen[str]) -> None:
-    """What the SuperNode writes goes to the private log, and in a container of its own nowhere."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if text := _COLOUR.sub("", line).strip():
-            _log.info("SuperNode: %s", text)
+        After some of them (a handshake that was cut off, a proxy's error page) its loop ends and its process stays.
+        Then the coordinator lets the site's key in, which it does not while a SuperNode with it is connected.
+        """
+        until = time.monotonic() + _OLD_CONNECTION_S + _TWICE_S
+        while time.monotonic() < until:
+            if self._stopping.wait(_PAUSE_S):
+                return False
+            if self._let_in() and not self._stopping.wait(_TWICE_S) and self._let_in():
+                return True
+        self._erred.clear()
+        return False
+
+    def _let_in(self) -> bool:
+        return obstacle(check_network(self._coordinator, self._keys)) is None
+
+    def _read_output(self, process: subprocess.Popen[str]) -> None:
+        """What the SuperNode writes goes to the private log, and in a container of its own nowhere."""
+        assert process.stdout is not None
+        with process.stdout as output:
+            for line in output:
+                if text := _COLOUR.sub("", line).strip():
+                    _log.info("SuperNode: %s", text)
+                if text.startswith("ERROR"):
+                    self._erred.set()
 
 
 def _end(process: subprocess.Popen[str]) -> None:

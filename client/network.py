@@ -1,7 +1,7 @@
-"""From this machine to the coordinator, one step after the other: name, port, certificate, clock, key.
+"""From this machine to the coordinator, one step after the other: authority, name, port, certificate, clock, key.
 
-Each step needs the one before, so the checks end with the first that fails. Texts hold host names and nothing of data:
-they may stand in the support log.
+Each step needs the one before, so the checks end with the first that does not lead on. Texts hold host names and
+nothing of data: they may stand in the support log.
 """
 
 import socket
@@ -13,6 +13,8 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from memamba_core.config.site import CoordinatorAddress
 from memamba_core.errors import ConfigError
@@ -21,20 +23,20 @@ from .findings import Finding, Level, error, ok, warning
 from .flwr_compat import Greeting, activate_once
 from .keys import SiteKeys
 
-__all__ = ["CLOCK_AHEAD_S", "KEY", "check_network", "first_error"]
+__all__ = ["KEY", "check_network", "obstacle"]
 
-CLOCK_AHEAD_S = 5.0
-"""A coordinator refuses requests that were signed later than this after its own time."""
-_CLOCK_BEHIND_S = 300.0  # older signatures are refused, too
+_CLOCK_AHEAD_S = 5.0  # a request that was signed in the coordinator's future is refused
+_CLOCK_BEHIND_S = 300.0  # so is one that was signed so long ago
 _TIMEOUT_S = 8.0
 _EXPIRY_DAYS = 30
 
-NAME, PORT, CERTIFICATE, CLOCK, KEY = "name", "port", "certificate", "clock", "key"
+AUTHORITY, NAME, PORT, CERTIFICATE, CLOCK, KEY = "authority", "name", "port", "certificate", "clock", "key"
 
 
-def first_error(findings: Iterator[Finding]) -> Finding | None:
-    """The first error; what comes after it is not looked at."""
-    return next((finding for finding in findings if finding.level is Level.ERROR), None)
+def obstacle(findings: Iterator[Finding]) -> Finding | None:
+    """What keeps a SuperNode from being let in: the last finding, unless it is that the key was accepted."""
+    *_, last = findings
+    return None if last.check == KEY and last.level is Level.OK else last
 
 
 def check_network(coordinator: CoordinatorAddress, keys: SiteKeys) -> Iterator[Finding]:
@@ -44,11 +46,26 @@ def check_network(coordinator: CoordinatorAddress, keys: SiteKeys) -> Iterator[F
         coordinator: where it should be.
         keys: of this site. The last step connects with them for a moment.
     """
-    for step in (_reach(coordinator), _greet(coordinator, keys)):
+    for step in (_authority(coordinator), _reach(coordinator), _greet(coordinator, keys)):
         for finding in step:
             yield finding
-            if finding.level is Level.ERROR:
+            if finding.level is Level.ERROR or (finding.check, finding.level) == (PORT, Level.WARNING):
                 return
+
+
+def _authority(coordinator: CoordinatorAddress) -> Iterator[Finding]:
+    """The file that says which coordinator is believed. Who could change it on its way could be the coordinator."""
+    try:
+        (certificate,) = x509.load_pem_x509_certificates(coordinator.ca.read_bytes())
+    except (OSError, ValueError):
+        yield error(
+            AUTHORITY,
+            f"{coordinator.ca}: not there, or not one certificate",
+            "put the ca.crt of the coordinator's kit there, or correct coordinator.ca",
+        )
+    else:
+        digest = certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+        yield ok(AUTHORITY, f"{coordinator.ca.name}: {digest}. The coordinator reads the same to you by telephone")
 
 
 def _reach(coordinator: CoordinatorAddress) -> Iterator[Finding]:
@@ -71,10 +88,10 @@ def _reach(coordinator: CoordinatorAddress) -> Iterator[Finding]:
     try:
         socket.create_connection((host, port), _TIMEOUT_S).close()
     except ConnectionRefusedError:
-        yield error(
+        yield warning(
             PORT,
-            f"{host} answers, but nothing listens on port {port}",
-            "the coordinator may not have started: ask, or wait. Else the port in coordinator.address is wrong",
+            f"{host} answers, but nothing listens on port {port} at the moment",
+            "nothing, if the coordinator has no run in progress: it listens during runs only. Else compare the port",
         )
     except OSError as failure:
         yield error(
@@ -89,11 +106,11 @@ def _reach(coordinator: CoordinatorAddress) -> Iterator[Finding]:
 def _greet(coordinator: CoordinatorAddress, keys: SiteKeys) -> Iterator[Finding]:
     """Certificate, clock and key."""
     try:
-        trusted = _trusted(coordinator)
         key = keys.load_private()
     except ConfigError as failure:
-        yield error(KEY if "keygen" in str(failure) else CERTIFICATE, str(failure), "mend the file")
+        yield error(KEY, str(failure), "correct coordinator.keys, or make keys and have node.pub enrolled")
         return
+    trusted = ssl.create_default_context(cafile=str(coordinator.ca))
     try:
         with httpx.Client(verify=trusted, timeout=_TIMEOUT_S) as client:
             sent = time.time()
@@ -104,16 +121,6 @@ def _greet(coordinator: CoordinatorAddress, keys: SiteKeys) -> Iterator[Finding]
         yield _enrolled(activate_once(coordinator.address, trusted, key), keys)
     except httpx.TransportError as failure:
         yield _no_tls(failure, coordinator)
-
-
-def _trusted(coordinator: CoordinatorAddress) -> ssl.SSLContext:
-    """Believes the coordinator's authority and no other."""
-    try:
-        return ssl.create_default_context(cafile=str(coordinator.ca))
-    except FileNotFoundError:
-        raise ConfigError(f"{coordinator.ca}: no such file; wanted the ca.crt that the coordinator sent") from None
-    except (OSError, ssl.SSLError):
-        raise ConfigError(f"{coordinator.ca}: not a certificate; wanted the ca.crt that the coordinator sent") from None
 
 
 def _certificate(response: httpx.Response, coordinator: CoordinatorAddress) -> Finding:
@@ -137,8 +144,8 @@ def _clock(response: httpx.Response, now: float) -> Finding:
     except (KeyError, ValueError):
         return warning(CLOCK, "the coordinator does not tell its time", "see to it that this machine's clock is right")
     ahead = now - theirs
-    if -_CLOCK_BEHIND_S < ahead < CLOCK_AHEAD_S:
-        if ahead > -CLOCK_AHEAD_S:
+    if -_CLOCK_BEHIND_S < ahead < _CLOCK_AHEAD_S:
+        if ahead > -_CLOCK_AHEAD_S:
             return ok(CLOCK, "the same as the coordinator's, within 5 seconds")
         return warning(CLOCK, f"this machine's clock is {-ahead:.0f} s behind the coordinator's", _SET_CLOCK)
     which = f"{ahead:.0f} s ahead of" if ahead > 0 else f"{-ahead:.0f} s behind"

@@ -30,7 +30,7 @@ from memamba_core.survival.concordance import PairCounts
 from memamba_core.survival.histogram import pair_counts_from_histogram
 from memamba_core.training.checkpoint import initial_model, weights_of
 
-from .exchange import Answers, SiteFailure, ask
+from .exchange import Answers, SiteFailure, ask, wait_for_return
 from .gate import objection_to, objection_to_metrics
 from .journal import Journal, JournalEntry, RoundRecord
 from .settle import Run, Settlement, settle
@@ -171,6 +171,8 @@ def _train_round(
         proximal_mu=asked.get("proximal-mu"),
     )
     for attempt in (1, 2):
+        if attempt == 2:
+            wait_for_return(grid, [settlement.nodes[site] for site in trainers], config.min_results)
         _tell(observer, Phase.TRAIN, len(trainers), server_round)
         answers = ask(
             grid,

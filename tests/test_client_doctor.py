@@ -195,7 +195,7 @@ def test_the_network_part_looks_at_no_data(site, tmp_path):
     with coordinator(pki) as double:
         change(site, lambda values: values.update(coordinator={"address": f"localhost:{double.port}"}))
         findings = found(site, "network")
-    assert list(findings) == ["settings", "name", "port", "certificate", "clock", "key"]
+    assert list(findings) == ["settings", "authority", "name", "port", "certificate", "clock", "key"]
     assert {f.level for f in findings.values()} == {Level.OK}
 
 
@@ -214,7 +214,7 @@ def test_a_site_of_no_federation(site):
 def test_the_report(levels, healthy, last):
     screen = io.StringIO()
     findings = [Finding(level, "check", "a [text] with marks", "do this") for level in levels]
-    assert print_report(findings, Console(file=screen, width=40, soft_wrap=True)) is healthy
+    assert print_report(findings, Console(file=screen, width=80)) is healthy
     lines = screen.getvalue().splitlines()
     assert lines[-1] == last
     assert "a [text] with marks" in lines[0]

@@ -62,6 +62,14 @@ class Project:
         done = subprocess.run(["podman", "exec", self.container(service), *command], capture_output=True, text=True)
         return done.returncode != 0 and done.stderr
 
+    def show_logs(self):
+        for service in ("coordinator", "link", "train"):
+            done = subprocess.run(
+                ["podman", "logs", self.container(service)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            if done.returncode == 0:
+                print(f"-- {self.name} {service}\n{done.stdout}")
+
     def container(self, service):
         return f"{self.name}_{service}_1"
 
@@ -128,7 +136,7 @@ def federation(image, tmp_path_factory):
         site = Project(unpack_kit(kit, exported, folder / name, root="data"), f"mm-{name}", DATA=str(exported))
         for part in ("keys", "state"):
             make_for_container(site.folder / part)
-        site.compose("run", "--rm", "setup", "flower-client", "keygen", "keys")
+        site.compose("--profile", "setup", "run", "--rm", "setup", "flower-client", "keygen", "keys")
         shutil.copy(site.folder / "keys" / "node.pub", coordinator.folder / "federation" / f"{name}.pub")
         coordinator.compose(*server, "enroll", name, f"/federation/{name}.pub")
         sites.append(site)
@@ -141,7 +149,7 @@ def federation(image, tmp_path_factory):
         yield coordinator, sites
     finally:
         for project in (*sites, coordinator):
-            print(podman("logs", project.container("train" if project in sites else "coordinator")))
+            project.show_logs()
             project.compose("down")
 
 
