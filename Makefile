@@ -61,6 +61,10 @@ test-ci: $(READY) ## the short slow tests that CI runs as well
 test-slow: $(READY) ## all slow tests
 	$(PYTEST) -m 'slow or ci_slow' $(ARGS)
 
+.PHONY: test-faults
+test-faults: $(READY) ## coordinator and hospitals as real processes: what is killed, missing, full or hostile
+	$(PYTEST) -m 'slow or ci_slow' tests/test_server_faults.py tests/test_server_flwr_compat.py tests/test_server_loopback.py $(ARGS)
+
 .PHONY: test-containers
 test-containers: $(READY) ## build the image and run a federation in containers, with podman
 	$(BIN)/pytest -m containers --capture=no $(ARGS)
