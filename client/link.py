@@ -53,7 +53,7 @@ class Link:
         self._listen = listen
         self._stopping = stopping
         self._told: dict[str, str] = {}
-        self._end: ConnectionEnd | None = None
+        self._why: ConnectionEnd | None = None
         self._ended = threading.Event()
 
     def run(self) -> None:
@@ -102,7 +102,7 @@ class Link:
             cwd=home,  # nothing of the folder that this command was started in
             start_new_session=True,  # Ctrl-C reaches this process only, which ends the child in order
         )
-        self._end = None
+        self._why = None
         self._ended.clear()
         reader = threading.Thread(target=self._read_output, args=[process], name="supernode-output", daemon=True)
         reader.start()
@@ -125,12 +125,12 @@ class Link:
     def _explain(self, lasted_s: float) -> None:
         if lasted_s > _LONG_S:
             self._told.pop("end", None)
-        if self._end is ConnectionEnd.REFUSED:
+        if self._why is ConnectionEnd.REFUSED:
             text = (
                 "the coordinator still holds a connection with this site's key. After a crash that is so for about "
                 "50 s; if it lasts, another machine uses the key. Trying again every 10 s"
             )
-        elif self._end is ConnectionEnd.BROKEN:
+        elif self._why is ConnectionEnd.BROKEN:
             text = "the connection broke off and the SuperNode gave it up; starting it again"
         else:
             host, port = self._listen
@@ -144,8 +144,8 @@ class Link:
             for line in output:
                 if text := _COLOUR.sub("", line).strip():
                     _log.info("SuperNode: %s", text)
-                if self._end is None and (end := connection_end(text)) is not None:
-                    self._end = end
+                if self._why is None and (end := connection_end(text)) is not None:
+                    self._why = end
                     self._ended.set()
 
 
