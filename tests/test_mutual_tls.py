@@ -65,7 +65,7 @@ def running(command, port, **options):
     process = subprocess.Popen(list(map(str, command)), env=ENVIRONMENT, **options)
     try:
         waits(port, process)
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(20)
