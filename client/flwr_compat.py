@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Context, Message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SubStatus
 from flwr.common.serde import context_from_proto
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
@@ -28,6 +28,7 @@ from flwr.proto.runtime_pb2 import (
     SendTaskHeartbeatRequest,
 )
 from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.exit import ExitCode
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
@@ -44,7 +45,16 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime.run_clientapp import push_message
 
-__all__ = ["Greeting", "NodeTasks", "Task", "UnreachableError", "activate_once", "supernode_command"]
+__all__ = [
+    "ConnectionEnd",
+    "Greeting",
+    "NodeTasks",
+    "Task",
+    "UnreachableError",
+    "connection_end",
+    "greet",
+    "supernode_command",
+]
 
 CLIENT_APP_TASK = "flwr-clientapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -219,9 +229,8 @@ class _VersionHeaders:
 class Greeting(enum.Enum):
     """What the coordinator says to this site's key."""
 
-    ACCEPTED = enum.auto()
-    NOT_ACCEPTED = enum.auto()
-    """It does not know the key, or a SuperNode with it is connected: Flower says the same of both."""
+    KNOWN = enum.auto()
+    UNKNOWN = enum.auto()
     NOT_BELIEVED = enum.auto()
     """Signature or time of the request: after a check of the clock, something on the way changes requests."""
     OTHER_FLOWER = enum.auto()
@@ -231,39 +240,40 @@ class Greeting(enum.Enum):
 
 
 _GREETINGS: dict[int, Greeting] = {
-    ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED: Greeting.NOT_ACCEPTED,
+    ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL: Greeting.KNOWN,
+    ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED: Greeting.UNKNOWN,
     ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE: Greeting.OTHER_FLOWER,
 }
 
 
-def activate_once(
+def greet(
     address: str, trusted: ssl.SSLContext, key: ec.EllipticCurvePrivateKey, *, timeout_s: float = 10.0
 ) -> Greeting:
-    """Connect as this site's SuperNode does, and disconnect.
+    """Show the coordinator this site's key, and change nothing there.
+
+    The request is that of a SuperNode that connects, with a heartbeat of no seconds. A SuperLink looks for the key
+    first and then refuses the heartbeat; so nobody is connected for a moment and gone when a message comes.
 
     Args:
         address: `host:port` of the coordinator.
         trusted: believes the coordinator's authority and no other.
         key: of the node.
-        timeout_s: of each request.
+        timeout_s: of the request.
 
     Raises:
         httpx.TransportError: no connection.
     """
     interceptors = (_VersionHeaders("SuperNode"), NodeAuthHttpInterceptor(key, key.public_key()))
     with FleetHttpClient(f"https://{address}", interceptors=interceptors, verify=trusted, timeout=timeout_s) as fleet:
-        public = public_key_to_bytes(key.public_key())
+        request = ActivateNodeRequest(public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=0)
         try:
-            node = fleet.ActivateNode(
-                ActivateNodeRequest(public_key=public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
-            )
+            fleet.ActivateNode(request)
         except httpx.HTTPStatusError as error:
             if error.response.status_code == 401:
                 return Greeting.NOT_BELIEVED
             refused = FlowerError.from_json(error.response.text)
             return _GREETINGS.get(refused.code if refused else 0, Greeting.NOT_A_COORDINATOR)
-        fleet.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
-        return Greeting.ACCEPTED
+        return Greeting.NOT_A_COORDINATOR
 
 
 def supernode_command(
@@ -292,3 +302,37 @@ def supernode_command(
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     }
     return command, settings
+
+
+_ERROR = "ERROR :"  # Flower's own; the web server in it writes without the space
+_OF_ITS_LOOP = (
+    "The FAB could not be verified",
+    "FAB verification failed",
+    "Failed to create task",
+    "Failed to receive message",
+    "Failed to send message",
+    "SSL/TLS handshake error detected",
+)
+
+
+class ConnectionEnd(enum.Enum):
+    """Why a SuperNode is of no use any more."""
+
+    REFUSED = enum.auto()
+    """The coordinator holds another connection with the same key, perhaps the one of before a crash."""
+    BROKEN = enum.auto()
+    """Its loop has broken off. Its process may stay all the same."""
+
+
+def connection_end(line: str) -> ConnectionEnd | None:
+    """What a line that a SuperNode wrote says of its connection; None if it goes on.
+
+    When its loop breaks, for example because a proxy answers a handshake in plain text, it logs the error and its
+    process stays, without a connection. Errors that its loop survives begin with one of a few texts.
+    """
+    level, _, text = line.partition(_ERROR)
+    text = text.strip()
+    if level or not text or text.startswith(_OF_ITS_LOOP):
+        return None
+    refused = text == f"Exit Code: {ExitCode.SUPERNODE_CONNECTION_ERROR}"
+    return ConnectionEnd.REFUSED if refused else ConnectionEnd.BROKEN

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from memamba_core.config.site import CoordinatorAddress
 
-from .flwr_compat import supernode_command
+from .flwr_compat import ConnectionEnd, connection_end, supernode_command
 from .keys import SiteKeys
 from .logs import support_log
-from .network import KEY, check_network, obstacle
+from .network import check_network, obstacle
 
 __all__ = ["Link"]
 
@@ -29,11 +29,10 @@ _log = logging.getLogger(__name__)
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PAUSE_S = 10.0
-_OLD_CONNECTION_S = 90.0  # the coordinator forgets a connection without heartbeat after about a minute
 _DELIVERY_S = 2.0  # a SuperNode looks for answers twice a second
 _END_S = 3.0
-_TWICE_S = 25.0  # longer than a SuperNode that is alive waits between two heartbeats
-_EARLY_S = 5.0
+_LAST_WORDS_S = 0.5  # what it wrote last may still be on its way
+_LONG_S = 60.0
 
 
 class Link:
@@ -53,9 +52,9 @@ class Link:
         self._keys = keys
         self._listen = listen
         self._stopping = stopping
-        self._told = ""
-        self._refused_since: float | None = None
-        self._erred = threading.Event()
+        self._told: dict[str, str] = {}
+        self._why: ConnectionEnd | None = None
+        self._ended = threading.Event()
 
     def run(self) -> None:
         """Keep a SuperNode connected until `stopping` is set; then let it deliver a last answer and end it."""
@@ -67,30 +66,19 @@ class Link:
                 self._stopping.wait(_PAUSE_S)
 
     def _ready(self) -> bool:
-        """Whether a SuperNode would be let in; explains why not, each reason once."""
+        """Whether there is anybody to connect to who knows this site; explains why not."""
         trouble = obstacle(check_network(self._coordinator, self._keys))
         if trouble is None:
-            self._refused_since = None
-            self._tell("the coordinator answers and knows this site; connecting")
-            return True
-        if trouble.check == KEY and not self._refused_for_long():
-            self._tell(
-                "the coordinator does not let this site in yet. After a crash that is so for about 50 s: it still "
-                "holds the connection of before"
-            )
+            self._tell("way", "the coordinator answers and knows this site; connecting")
         else:
-            self._tell(f"no connection: {trouble.text}. What to do: {trouble.remedy}. Trying again every 10 s")
-        return False
+            self._tell("way", f"no connection: {trouble.text}. What to do: {trouble.remedy}. Trying again every 10 s")
+        return trouble is None
 
-    def _refused_for_long(self) -> bool:
-        now = time.monotonic()
-        self._refused_since = self._refused_since or now
-        return now - self._refused_since > _OLD_CONNECTION_S
-
-    def _tell(self, text: str) -> None:
-        if text != self._told:
+    def _tell(self, about: str, text: str) -> None:
+        """Say each thing once, until there is another to say about the same."""
+        if self._told.get(about) != text:
             support_log.info("%s", text)
-            self._told = text
+            self._told[about] = text
 
     @contextlib.contextmanager
     def _supernode(self, home: Path) -> Iterator[subprocess.Popen[str]]:
@@ -114,7 +102,8 @@ class Link:
             cwd=home,  # nothing of the folder that this command was started in
             start_new_session=True,  # Ctrl-C reaches this process only, which ends the child in order
         )
-        self._erred.clear()
+        self._why = None
+        self._ended.clear()
         reader = threading.Thread(target=self._read_output, args=[process], name="supernode-output", daemon=True)
         reader.start()
         try:
@@ -127,39 +116,26 @@ class Link:
         """Until it ends by itself, is of no use any more, or this process is told to end."""
         begun = time.monotonic()
         while not self._stopping.wait(0.2):
-            if process.poll() is not None:
-                lasted = time.monotonic() - begun
-                host, port = self._listen
-                support_log.warning(
-                    "the SuperNode ended after %.0f s; looking for the reason%s",
-                    lasted,
-                    f". Is {host}:{port} in use by another program?" if lasted < _EARLY_S else "",
-                )
-                self._told = ""
-                return
-            if self._erred.is_set() and self._given_up():
-                support_log.warning("the SuperNode has given up its connection; starting it again")
-                self._told = ""
+            if process.poll() is not None or self._ended.is_set():
+                self._ended.wait(_LAST_WORDS_S)
+                self._explain(time.monotonic() - begun)
                 return
         time.sleep(_DELIVERY_S)
 
-    def _given_up(self) -> bool:
-        """Whether the SuperNode does not come back from an error.
-
-        After some of them (a handshake that was cut off, a proxy's error page) its loop ends and its process stays.
-        Then the coordinator lets the site's key in, which it does not while a SuperNode with it is connected.
-        """
-        until = time.monotonic() + _OLD_CONNECTION_S + _TWICE_S
-        while time.monotonic() < until:
-            if self._stopping.wait(_PAUSE_S):
-                return False
-            if self._let_in() and not self._stopping.wait(_TWICE_S) and self._let_in():
-                return True
-        self._erred.clear()
-        return False
-
-    def _let_in(self) -> bool:
-        return obstacle(check_network(self._coordinator, self._keys)) is None
+    def _explain(self, lasted_s: float) -> None:
+        if lasted_s > _LONG_S:
+            self._told.pop("end", None)
+        if self._why is ConnectionEnd.REFUSED:
+            text = (
+                "the coordinator still holds a connection with this site's key. After a crash that is so for about "
+                "50 s; if it lasts, another machine uses the key. Trying again every 10 s"
+            )
+        elif self._why is ConnectionEnd.BROKEN:
+            text = "the connection broke off and the SuperNode gave it up; starting it again"
+        else:
+            host, port = self._listen
+            text = f"the SuperNode ended by itself; starting it again. Does another program use {host}:{port}?"
+        self._tell("end", text)
 
     def _read_output(self, process: subprocess.Popen[str]) -> None:
         """What the SuperNode writes goes to the private log, and in a container of its own nowhere."""
@@ -168,8 +144,9 @@ class Link:
             for line in output:
                 if text := _COLOUR.sub("", line).strip():
                     _log.info("SuperNode: %s", text)
-                if text.startswith("ERROR"):
-                    self._erred.set()
+                if self._why is None and (end := connection_end(text)) is not None:
+                    self._why = end
+                    self._ended.set()
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -20,7 +20,7 @@ from memamba_core.config.site import CoordinatorAddress
 from memamba_core.errors import ConfigError
 
 from .findings import Finding, Level, error, ok, warning
-from .flwr_compat import Greeting, activate_once
+from .flwr_compat import Greeting, greet
 from .keys import SiteKeys
 
 __all__ = ["KEY", "check_network", "obstacle"]
@@ -34,7 +34,7 @@ AUTHORITY, NAME, PORT, CERTIFICATE, CLOCK, KEY = "authority", "name", "port", "c
 
 
 def obstacle(findings: Iterator[Finding]) -> Finding | None:
-    """What keeps a SuperNode from being let in: the last finding, unless it is that the key was accepted."""
+    """What keeps a SuperNode from connecting: the last finding, unless it is that the key is known."""
     *_, last = findings
     return None if last.check == KEY and last.level is Level.OK else last
 
@@ -44,7 +44,7 @@ def check_network(coordinator: CoordinatorAddress, keys: SiteKeys) -> Iterator[F
 
     Args:
         coordinator: where it should be.
-        keys: of this site. The last step connects with them for a moment.
+        keys: of this site.
     """
     for step in (_authority(coordinator), _reach(coordinator), _greet(coordinator, keys)):
         for finding in step:
@@ -118,7 +118,7 @@ def _greet(coordinator: CoordinatorAddress, keys: SiteKeys) -> Iterator[Finding]
                 taken = time.time() - sent
                 yield _certificate(response, coordinator)
                 yield _clock(response, sent + taken / 2)
-        yield _enrolled(activate_once(coordinator.address, trusted, key), keys)
+        yield _enrolled(greet(coordinator.address, trusted, key), keys)
     except httpx.TransportError as failure:
         yield _no_tls(failure, coordinator)
 
@@ -156,14 +156,13 @@ _SET_CLOCK = "set the clock by NTP (timedatectl set-ntp true); if it is right, t
 
 
 def _enrolled(greeting: Greeting, keys: SiteKeys) -> Finding:
-    if greeting is Greeting.ACCEPTED:
+    if greeting is Greeting.KNOWN:
         return ok(KEY, f"the coordinator knows this site's key, {keys.fingerprint()}")
-    if greeting is Greeting.NOT_ACCEPTED:
+    if greeting is Greeting.UNKNOWN:
         return error(
             KEY,
-            f"the coordinator does not let this site's key in: it does not know {keys.fingerprint()}, or a client with "
-            "this key is connected, as it seems to be for a minute after a crash",
-            "wait a minute, if one ran; else let the coordinator compare the fingerprint with `flower-server roster`",
+            f"the coordinator does not know this site's key, {keys.fingerprint()}",
+            "send node.pub to be enrolled; if it was, let the coordinator compare with `flower-server roster`",
         )
     if greeting is Greeting.OTHER_FLOWER:
         return error(
@@ -196,7 +195,7 @@ def _no_tls(failure: BaseException, coordinator: CoordinatorAddress) -> Finding:
     if not isinstance(cause, ssl.SSLCertVerificationError):
         return error(
             CERTIFICATE,
-            f"{host} was reached, but the connection broke ({type(cause or failure).__name__})",
+            f"{host} was reached, but the connection broke before it could be trusted",
             "is this port the coordinator's? Firewalls that look into TLS have to leave this address out",
         )
     if cause.verify_code in (_HOSTNAME_MISMATCH, _ADDRESS_MISMATCH):

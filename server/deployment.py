@@ -18,7 +18,7 @@ from memamba_core.config.coordinator import RunSettings
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError, FederationError
 
-from .flwr_compat import Control, LinkLostError, RuntimeGrid, server_app_task
+from .flwr_compat import Control, LinkLostError, ReturnedKeyError, RuntimeGrid, server_app_task
 from .folder import FederationFolder
 from .journal import Journal, RoundRecord
 from .logs import also_log_to
@@ -209,7 +209,12 @@ def _flower_run(
     control = Control(link.address, ca)
     try:
         control.end_runs()  # of a coordinator that was killed
-        nodes = control.register({site: roster.get(site).public_key_pem for site in roster.names})
+        keys = {site: roster.get(site).public_key_pem for site in roster.names}
+        try:
+            nodes = control.register(keys)
+        except ReturnedKeyError:
+            link.start_afresh()
+            nodes = control.register(keys)
         progress.know(nodes)
         control.start_run()
         with server_app_task(link.address, ca, federation.runtime_secret.read_bytes(), progress) as grid:

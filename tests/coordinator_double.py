@@ -10,7 +10,7 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from flwr.proto.fleet_pb2 import ActivateNodeResponse, DeactivateNodeResponse
+from flwr.supercore.error import ApiErrorCode
 
 from server.pki import Pki
 
@@ -31,13 +31,13 @@ class Double:
 
     Attributes:
         ahead: of its clock.
-        refusal: HTTP status and Flower's code to a request for activation; None accepts.
+        refusal: HTTP status and Flower's code; at first those to a key that is known.
         asked: paths, in order.
     """
 
     port: int = 0
     ahead: dt.timedelta = dt.timedelta()
-    refusal: tuple[int, int] | None = None
+    refusal: tuple[int, int] = (400, ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL)
     asked: list[str] = field(default_factory=list)
 
 
@@ -55,14 +55,9 @@ def coordinator(pki: Pki):
 
         def do_POST(self):
             self.rfile.read(int(self.headers["content-length"]))
-            if self.path.endswith("deactivate-node"):
-                self._say(200, DeactivateNodeResponse().SerializeToString(), "application/protobuf")
-            elif double.refusal is None:
-                self._say(200, ActivateNodeResponse(node_id=7).SerializeToString(), "application/protobuf")
-            else:
-                status, code = double.refusal
-                body = json.dumps({"code": code, "public_message": "no"}).encode()
-                self._say(status, body, "application/json")
+            status, code = double.refusal
+            body = json.dumps({"code": code, "public_message": "no"}).encode()
+            self._say(status, body, "application/json")
 
         def log_message(self, *_arguments):
             double.asked.append(self.path)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import inspect
+import re
 import threading
 from pathlib import Path
 
@@ -13,7 +14,14 @@ from flwr.proto.runtime_pb2 import PullTaskInputResponse
 from flwr.supercore.task_identity import TaskIdentity
 
 from client import flwr_compat
-from client.flwr_compat import NodeTasks, Task, UnreachableError, supernode_command
+from client.flwr_compat import (
+    ConnectionEnd,
+    NodeTasks,
+    Task,
+    UnreachableError,
+    connection_end,
+    supernode_command,
+)
 
 
 def test_it_was_written_for_the_flower_that_is_installed():
@@ -108,6 +116,32 @@ def test_only_tasks_of_a_client_app_are_asked_for(monkeypatch):
 def test_what_the_supernode_does_is_told_in_plain_words(failure, word):
     with pytest.raises(UnreachableError, match=word), flwr_compat._plain_words():
         raise failure
+
+
+def test_the_errors_that_a_supernode_survives_are_those_of_its_loop():
+    """Every text that its loop logs as an error is known here, so that no other is taken for one of them."""
+    from flwr.supercore.retry import http_retry
+    from flwr.supernode import fleet_http_connection, start_client_internal
+
+    logged = re.compile(r'log\(\s*ERROR,\s*"((?:[^"\\]|\\.)*)"')
+    texts = logged.findall(inspect.getsource(start_client_internal)) + logged.findall(inspect.getsource(http_retry))
+    assert len(texts) == 6
+    assert all(connection_end(f"ERROR :     {text}") is None for text in texts)
+    assert "log(ERROR, exc)" in inspect.getsource(fleet_http_connection), "the last word of a loop that broke"
+    assert connection_end("ERROR :     [SSL: WRONG_VERSION_NUMBER] wrong version number") is ConnectionEnd.BROKEN
+    assert connection_end("ERROR :     Exit Code: 305") is ConnectionEnd.REFUSED
+    assert connection_end("INFO :      Sent successfully") is None
+
+
+def test_a_heartbeat_of_no_seconds_is_refused_after_the_key_was_found():
+    """What `greet` relies on: the order of two checks of the SuperLink."""
+    from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
+    from flwr.superlink.servicer.fleet.fleet_handlers import activate_node
+
+    source = inspect.getsource(activate_node)
+    assert HEARTBEAT_MIN_INTERVAL > 0
+    assert source.index("get_node_id_by_public_key") < source.index("_validate_heartbeat_interval")
+    assert source.index("_validate_heartbeat_interval") < source.index("state.activate_node")
 
 
 def test_a_heart_that_is_not_known_any_more_tells_it(monkeypatch):

@@ -52,7 +52,7 @@ def test_all_is_well(pki, keys):
     assert all(f.level is Level.OK for f in findings)
     assert keys.fingerprint() in findings[-1].text
     assert pki.authority_fingerprint() in findings[0].text
-    assert double.asked == ["/health", "/v1/fleet/activate-node", "/v1/fleet/deactivate-node"]
+    assert double.asked == ["/health", "/v1/fleet/activate-node"]
 
 
 def test_a_name_that_nobody_knows(pki, keys):
@@ -166,7 +166,7 @@ def test_the_clock(pki, keys, theirs, level, word):
 @pytest.mark.parametrize(
     ("refusal", "word"),
     [
-        ((400, ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED), "it does not know SHA256:"),
+        ((400, ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED), "does not know this site's key, SHA256:"),
         ((400, ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE), "another version of Flower"),
         ((401, 0), "does not believe this site's signature"),
         ((403, 0), "something else than a coordinator"),

@@ -34,6 +34,6 @@ def test_exit_codes(page):
 
 
 def test_every_command_exists_and_is_shown(page):
-    shown = {match for match in re.findall(r"flower-server ([a-z]+)", page)}
+    shown = set(re.findall(r"flower-server ([a-z]+)", page))
     (commands,) = [action.choices for action in _parser()._actions if action.choices]
     assert shown == set(commands)

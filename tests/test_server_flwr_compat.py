@@ -14,8 +14,9 @@ from client.flwr_compat import Greeting, activate_once
 from memamba_core.config.coordinator import CoordinatorConfig
 from memamba_core.errors import ConfigError
 from memamba_core.node_key import normalise_public_key
-from server.flwr_compat import Control, FleetOnly, LinkLostError, server_app_task
+from server.flwr_compat import Control, LinkLostError, ReturnedKeyError, server_app_task
 from server.folder import create_folder
+from server.link import FleetOnly
 from server.pki import Pki
 from server.superlink import SuperLink
 
@@ -154,6 +155,11 @@ class TestDoors:
         assert control.register({"mercy": mercy.public_key_pem}) == {"mercy": nodes["mercy"]}
         assert greet(folder, key) is Greeting.NOT_ACCEPTED
         assert greet(folder, new) is Greeting.ACCEPTED
+        with pytest.raises(ReturnedKeyError):
+            control.register(both)
+        link.start_afresh()
+        assert control.register(both).keys() == both.keys()
+        assert greet(folder, key) is Greeting.ACCEPTED
 
     def test_a_port_in_use_is_named(self, folder, link):
         with pytest.raises(ConfigError, match=r"loopback_port in coordinator\.yaml"):
