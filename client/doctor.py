@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import SiteConfig, load_site_config
@@ -66,10 +66,10 @@ def print_report(findings: Iterable[Finding], console: Console | None = None) ->
         row = Table.grid(padding=(0, 2, 0, 0))
         row.add_column(width=7, style=_COLOURS[finding.level])
         row.add_column(width=14)
-        row.add_column()
-        row.add_row(finding.level.value, finding.check, escape(finding.text))
+        row.add_column(overflow="fold")  # a fingerprint is one word, and has to be read whole
+        row.add_row(finding.level.value, finding.check, Text(finding.text))  # no markup: `:AB:` would be a picture
         if finding.remedy:
-            row.add_row("", "", f"-> {escape(finding.remedy)}")
+            row.add_row("", "", Text(f"-> {finding.remedy}"))
         console.print(row)
     if counts[Level.ERROR]:
         console.print(f"{counts[Level.ERROR]} errors, {counts[Level.WARNING]} warnings: not ready")

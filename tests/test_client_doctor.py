@@ -214,11 +214,13 @@ def test_a_site_of_no_federation(site):
 def test_the_report(levels, healthy, last):
     screen = io.StringIO()
     findings = [Finding(level, "check", "a [text] with marks", "do this") for level in levels]
+    findings[-1] = dataclasses.replace(findings[-1], text=f"a [text] with marks {'AB:' * 32}")
     assert print_report(findings, Console(file=screen, width=80)) is healthy
     lines = screen.getvalue().splitlines()
     assert lines[-1] == last
     assert "a [text] with marks" in lines[0]
-    assert "-> do this" in lines[1]
+    assert "".join(screen.getvalue().split()).count("AB:" * 32) == 1, "a long word is told whole"
+    assert "-> do this" in screen.getvalue()
 
 
 @pytest.mark.slow
