@@ -26,6 +26,8 @@ PYTEST_WORKERS ?= 4
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+FAULTS := tests/test_server_faults.py tests/test_server_flwr_compat.py tests/test_server_loopback.py \
+  tests/test_client_processes.py tests/test_mutual_tls.py
 # One torch thread for each pytest worker: two workers with two threads each on two cores are slower than one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses $(PYTEST_WORKERS)
 
@@ -60,6 +62,18 @@ test-ci: $(READY) ## the short slow tests that CI runs as well
 .PHONY: test-slow
 test-slow: $(READY) ## all slow tests
 	$(PYTEST) -m 'slow or ci_slow' $(ARGS)
+
+.PHONY: test-faults
+test-faults: $(READY) ## coordinator and hospitals as real processes: what is killed, missing, full or hostile
+	$(PYTEST) --dist loadfile -m 'slow or ci_slow' tests/test_server_*.py tests/test_client_*.py $(ARGS)
+
+.PHONY: test-containers
+test-containers: $(READY) ## build the image and run a federation in containers, with podman
+	$(BIN)/pytest -m containers --capture=no $(ARGS)
+
+.PHONY: test-hosts
+test-hosts: $(READY) ## a federation over lines that are slow, lose packets and break; as root
+	$(BIN)/pytest -m hosts --capture=no $(ARGS)
 
 .PHONY: test-gpu
 test-gpu: $(READY) ## the tests that need a CUDA device

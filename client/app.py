@@ -25,7 +25,7 @@ from memamba_core.protocol import (
 from memamba_core.wire import from_records, to_records
 
 from .local import SiteWorker
-from .session import RefusedError
+from .session import RefusedError, refuse_other_version
 from .site import open_site
 
 __all__ = ["app", "build_client_app"]
@@ -47,7 +47,10 @@ def build_client_app(worker_for: Callable[[Context], SiteWorker]) -> ClientApp:
     ) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:
             try:
-                request = request_class.from_payload(from_records(message.content))
+                payload = from_records(message.content)
+                if request_class is FactsRequest:  # first: another version may have another form
+                    refuse_other_version(payload.fields.get("protocol"), payload.fields.get("package"))
+                request = request_class.from_payload(payload)
                 return Message(to_records(work(worker_for(context), request)), reply_to=message)
             except Exception as error:  # what leaves is a fixed text; the reason stays in the site's log
                 return _refuse(error, message)

@@ -3,9 +3,11 @@
 Written for flwr 1.41.0. `tests/test_client_flwr_compat.py` holds what is relied on.
 """
 
-import logging
+import enum
+import ssl
+import sysconfig
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Context, Message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SubStatus
 from flwr.common.serde import context_from_proto
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
@@ -25,25 +27,34 @@ from flwr.proto.runtime_pb2 import (
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
-from flwr.supercore.error import FlowerError
+from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.exit import ExitCode
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
 )
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
-from flwr.supercore.interceptors import (
-    RuntimeTokenHttpInterceptor,
-    RuntimeVersionHttpInterceptor,
-    SuperExecAuthHttpInterceptor,
-)
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.interceptors.http.utils import add_headers
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime.run_clientapp import push_message
 
-__all__ = ["NodeTasks", "Task", "UnreachableError", "activate_once", "keep_off_standard_error"]
+__all__ = [
+    "ConnectionEnd",
+    "Greeting",
+    "NodeTasks",
+    "Task",
+    "UnreachableError",
+    "connection_end",
+    "greet",
+    "supernode_command",
+]
 
 CLIENT_APP_TASK = "flwr-clientapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -52,14 +63,6 @@ _TRANSPORT_TRIES = 8  # with waits of 1, 2, 4 ... seconds at most: about half a 
 
 class UnreachableError(ConnectionError):
     """The SuperNode does not answer, or refuses. The text is fit for the support log."""
-
-
-def keep_off_standard_error() -> None:
-    """Flower logs to standard error by itself; here it reaches the root logger, and so the private log."""
-    flower = logging.getLogger("flwr")
-    flower.handlers.clear()
-    flower.propagate = True
-    flower.setLevel(logging.WARNING)
 
 
 @dataclass
@@ -138,7 +141,7 @@ class NodeTasks:
             server_address=self._address,
             insecure=True,  # loopback, or the internal network of the site's two containers
             root_certificates=None,
-            interceptors=[RuntimeVersionHttpInterceptor(component_name=component), *interceptors],
+            interceptors=[_VersionHeaders(component), *interceptors],
             retry_invoker=retry,
         )
 
@@ -212,43 +215,124 @@ def _plain_words() -> Iterator[None]:
         raise UnreachableError(type(error).__name__) from error
 
 
-@dataclass(frozen=True)
-class Greeting:
-    """What the coordinator said to this site's key.
+class _VersionHeaders:
+    """Says which Flower this is. Flower's own interceptor ends the process when the other side has another one."""
 
-    Attributes:
-        accepted: it knows the key, and no SuperNode with it is connected.
-        status: HTTP status.
-        code: Flower's own code of a refusal, 0 without one.
-        text: Flower's text of a refusal.
-    """
+    def __init__(self, component: str) -> None:
+        self._headers = dict(RuntimeVersionMetadata.from_local_component(component).as_metadata())
 
-    accepted: bool
-    status: int
-    code: int = 0
-    text: str = ""
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        add_headers(context.request, self._headers)
+        return call_next(context)
 
 
-def activate_once(address: str, ca: Path, key: ec.EllipticCurvePrivateKey, *, timeout_s: float = 10.0) -> Greeting:
-    """Connect as this site's SuperNode does, and disconnect.
+class Greeting(enum.Enum):
+    """What the coordinator says to this site's key."""
+
+    KNOWN = enum.auto()
+    UNKNOWN = enum.auto()
+    NOT_BELIEVED = enum.auto()
+    """Signature or time of the request: after a check of the clock, something on the way changes requests."""
+    OTHER_FLOWER = enum.auto()
+    """It runs another version of Flower."""
+    NOT_A_COORDINATOR = enum.auto()
+    """Whatever answers, it is not a SuperLink, or a proxy before it lets nothing through."""
+
+
+_GREETINGS: dict[int, Greeting] = {
+    ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL: Greeting.KNOWN,
+    ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED: Greeting.UNKNOWN,
+    ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE: Greeting.OTHER_FLOWER,
+}
+
+
+def greet(
+    address: str, trusted: ssl.SSLContext, key: ec.EllipticCurvePrivateKey, *, timeout_s: float = 10.0
+) -> Greeting:
+    """Show the coordinator this site's key, and change nothing there.
+
+    The request is that of a SuperNode that connects, with a heartbeat of no seconds. A SuperLink looks for the key
+    first and then refuses the heartbeat; so nobody is connected for a moment and gone when a message comes.
+
+    Args:
+        address: `host:port` of the coordinator.
+        trusted: believes the coordinator's authority and no other.
+        key: of the node.
+        timeout_s: of the request.
 
     Raises:
         httpx.TransportError: no connection.
     """
-    interceptors: Sequence[Any] = (
-        RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-        NodeAuthHttpInterceptor(key, key.public_key()),
-    )
-    with FleetHttpClient(f"https://{address}", interceptors=interceptors, verify=str(ca), timeout=timeout_s) as fleet:
-        public = public_key_to_bytes(key.public_key())
+    interceptors = (_VersionHeaders("SuperNode"), NodeAuthHttpInterceptor(key, key.public_key()))
+    with FleetHttpClient(f"https://{address}", interceptors=interceptors, verify=trusted, timeout=timeout_s) as fleet:
+        request = ActivateNodeRequest(public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=0)
         try:
-            node = fleet.ActivateNode(
-                ActivateNodeRequest(public_key=public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
-            )
+            fleet.ActivateNode(request)
         except httpx.HTTPStatusError as error:
+            if error.response.status_code == 401:
+                return Greeting.NOT_BELIEVED
             refused = FlowerError.from_json(error.response.text)
-            if refused is None:
-                return Greeting(False, error.response.status_code)
-            return Greeting(False, error.response.status_code, int(refused.code), refused.message)
-        fleet.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
-        return Greeting(True, 200)
+            return _GREETINGS.get(refused.code if refused else 0, Greeting.NOT_A_COORDINATOR)
+        return Greeting.NOT_A_COORDINATOR
+
+
+def supernode_command(
+    superlink: str, ca: Path, private_key: Path, secret: Path, listen: tuple[str, int]
+) -> tuple[list[str], dict[str, str]]:
+    """How the stock SuperNode is started: in process isolation, so that it runs no code by itself.
+
+    Args:
+        superlink: `host:port` of the coordinator.
+        ca: the authority that is believed.
+        private_key: of the node.
+        secret: what a program must have to take tasks.
+        listen: where tasks are handed out.
+
+    Returns:
+        The command, and what has to be set in its environment.
+    """
+    program = Path(sysconfig.get_path("scripts")) / "flower-supernode"
+    host, port = listen
+    command = [str(program), "--superlink", superlink, "--root-certificates", str(ca)]
+    command += ["--auth-supernode-private-key", str(private_key), "--isolation", "process"]
+    command += ["--superexec-auth-secret-file", str(secret), "--host", host, "--port", str(port)]
+    settings = {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    }
+    return command, settings
+
+
+_ERROR = "ERROR :"  # Flower's own; the web server in it writes without the space
+_OF_ITS_LOOP = (
+    "The FAB could not be verified",
+    "FAB verification failed",
+    "Failed to create task",
+    "Failed to receive message",
+    "Failed to send message",
+    "SSL/TLS handshake error detected",
+)
+
+
+class ConnectionEnd(enum.Enum):
+    """Why a SuperNode is of no use any more."""
+
+    REFUSED = enum.auto()
+    """The coordinator holds another connection with the same key, perhaps the one of before a crash."""
+    BROKEN = enum.auto()
+    """Its loop has broken off. Its process may stay all the same."""
+
+
+def connection_end(line: str) -> ConnectionEnd | None:
+    """What a line that a SuperNode wrote says of its connection; None if it goes on.
+
+    When its loop breaks, for example because a proxy answers a handshake in plain text, it logs the error and its
+    process stays, without a connection. Errors that its loop survives begin with one of a few texts.
+    """
+    level, _, text = line.partition(_ERROR)
+    text = text.strip()
+    if level or not text or text.startswith(_OF_ITS_LOOP):
+        return None
+    refused = text == f"Exit Code: {ExitCode.SUPERNODE_CONNECTION_ERROR}"
+    return ConnectionEnd.REFUSED if refused else ConnectionEnd.BROKEN

@@ -19,9 +19,10 @@ from memamba_core.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, packa
 
 from .site import Site
 
-__all__ = ["RefusedError", "Session", "SessionStore"]
+__all__ = ["RUN_ID", "RefusedError", "Session", "SessionStore", "refuse_other_version"]
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""What a run may be called: the name becomes a folder of the state volume, and stands in logs."""
 
 
 @lru_cache(maxsize=32)
@@ -36,6 +37,24 @@ class RefusedError(MemambaError):
     def __init__(self, refusal: Refusal, reason: str) -> None:
         super().__init__(reason)
         self.refusal = refusal
+
+
+def refuse_other_version(protocol: object, package: object) -> None:
+    """A run is between equal versions.
+
+    Args:
+        protocol: number that the coordinator names.
+        package: version that it names.
+
+    Raises:
+        RefusedError: this site has another one; both are in the text.
+    """
+    if (protocol, package) != (PROTOCOL_VERSION, package_version()):
+        raise RefusedError(
+            Refusal.VERSION,
+            f"the coordinator runs version {package}, protocol {protocol}; this site {package_version()}, protocol "
+            f"{PROTOCOL_VERSION}: install the coordinator's version",
+        )
 
 
 @dataclass(frozen=True)
@@ -112,13 +131,8 @@ class SessionStore:
         return None if state is None else state / "runs" / run_id
 
     def _compose(self, request: FactsRequest) -> Session:
-        ours = (PROTOCOL_VERSION, package_version())
-        if (request.protocol, request.package) != ours:
-            raise RefusedError(
-                Refusal.VERSION,
-                f"coordinator runs protocol {request.protocol}, package {request.package}; here: {ours}",
-            )
-        if not _RUN_ID.fullmatch(request.run_id):  # it names a folder of the state volume
+        refuse_other_version(request.protocol, request.package)
+        if not RUN_ID.fullmatch(request.run_id):  # it names a folder of the state volume
             raise RefusedError(Refusal.MESSAGE, "the run id has other characters than letters, digits, '-', '_', '.'")
         try:
             experiment = _compose_once(request.config_name, request.overrides)
@@ -128,14 +142,14 @@ class SessionStore:
             raise RefusedError(
                 Refusal.CONFIG, f"composed digest {experiment.digest()}, asked for {request.config_digest}"
             )
-        objection = self._site.refusal_by_policy(experiment)
+        objection = self._site.refusal_by_policy(experiment, request.overrides)
         if objection is not None:
             raise RefusedError(Refusal.POLICY, objection)
         return Session(request, experiment, plan_of(experiment))
 
     def _recall(self, run_id: str) -> Session | None:
         """The session of a run that this site opened before it was restarted."""
-        folder = self.folder(run_id) if _RUN_ID.fullmatch(run_id) else None
+        folder = self.folder(run_id) if RUN_ID.fullmatch(run_id) else None
         if folder is None or not (folder / "facts.json").is_file():
             return None
         facts = (folder / "facts.json").read_text(encoding="utf-8")

@@ -44,8 +44,13 @@ class Site:
         """Patients of the test fold; none for fold -1."""
         return self._subset([r for r in self.cohort.records if self._fold_of(r, seed) == fold])
 
-    def refusal_by_policy(self, experiment: Experiment) -> str | None:
-        """Why this site takes no part in such an experiment, for its own log; None if it does."""
+    def refusal_by_policy(self, experiment: Experiment, overrides: Sequence[str] = ()) -> str | None:
+        """Why this site takes no part in such an experiment, for its own log; None if it does.
+
+        Args:
+            experiment: as this site composed it.
+            overrides: in what it deviates from the installed settings, `key=value` each.
+        """
         limits = self.config.limits
         if experiment.privacy.name == "none" and self.config.privacy is not None:
             return "the run is without differential privacy, and site.yaml has a section privacy, which demands it"
@@ -58,6 +63,11 @@ class Site:
             )
         if experiment.strategy.name not in limits.strategies:
             return f"strategy {experiment.strategy.name} is not among limits.strategies={list(limits.strategies)}"
+        if limits.overrides is not None:
+            keys = [override.partition("=")[0] for override in overrides]
+            foreign = [k for k in keys if not any(k == own or k.startswith(f"{own}.") for own in limits.overrides)]
+            if foreign:
+                return f"the run changes {', '.join(foreign)}; limits.overrides={list(limits.overrides)}"
         return None
 
     def _outside(self, fold: int, seed: int) -> list[PatientRecord]:

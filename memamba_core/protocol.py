@@ -98,7 +98,7 @@ class Phase(enum.StrEnum):
 class Refusal(enum.Enum):
     """Why a site gave no result: a code and a fixed text. The reason in full stays in the site's own log."""
 
-    VERSION = (101, "the site runs another version of this software or protocol")
+    VERSION = (101, f"the site runs version {package_version()} of this software, protocol {PROTOCOL_VERSION}")
     MESSAGE = (102, "the message does not have the agreed form")
     CONFIG = (103, "the site composed other settings than the coordinator")
     OVERRIDE = (104, "the message holds a setting that may not come from outside")

@@ -4,7 +4,9 @@ A failed site is data, not an exception.
 """
 
 import logging
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,9 +17,10 @@ from memamba_core.errors import ProtocolError
 from memamba_core.protocol import Phase, WireMessage
 from memamba_core.wire import from_records, to_records
 
-__all__ = ["Answers", "SiteFailure", "ask"]
+__all__ = ["Answers", "SiteFailure", "ask", "wait_for_return"]
 
 _log = logging.getLogger(__name__)
+_RETURN_S = 120.0  # Flower notices after a minute that a connection is broken, and after half of one that it is back
 Reply = TypeVar("Reply", bound=WireMessage)
 
 
@@ -94,10 +97,11 @@ def ask(
     replies: dict[str, Reply] = {}
     failures: dict[str, SiteFailure] = {}
     bytes_received = 0
-    answers = list(grid.send_and_receive(messages, timeout=timeout_s))
+    answers = deque(grid.send_and_receive(messages, timeout=timeout_s))
     # ids are given on sending; errors made by the SuperLink carry its own node id, so the sender does not tell the site
     site_of_message = {m.metadata.message_id: site_of_node[m.metadata.dst_node_id] for m in messages}
-    for message in answers:
+    while answers:
+        message = answers.popleft()  # each is decoded once and let go: the weights of many sites are large
         site = site_of_message.get(message.metadata.reply_to_message_id, "")
         if not site or site in replies or site in failures:
             _log.warning("dropped an answer to a message that was not sent in this exchange")
@@ -119,3 +123,16 @@ def ask(
         bytes_sent,
         bytes_received,
     )
+
+
+def wait_for_return(grid: Grid, nodes: Collection[int], least: int) -> None:
+    """Wait until enough sites are connected, two minutes at most: a request to one that is not fails at once.
+
+    Args:
+        grid: Flower's Grid.
+        nodes: of the sites that are going to be asked.
+        least: how many of them are enough.
+    """
+    deadline = time.monotonic() + _RETURN_S
+    while len(set(nodes) & set(grid.get_node_ids())) < min(least, len(nodes)) and time.monotonic() < deadline:
+        time.sleep(1.0)

@@ -27,7 +27,7 @@ from memamba_core.protocol import (
 )
 
 from .agree import agree_on_time_bins, build_agreement, check_declarations, common_gene_columns, scales_features
-from .exchange import SiteFailure, ask
+from .exchange import Answers, SiteFailure, ask
 from .gate import most_patients
 
 __all__ = ["Run", "Settlement", "settle"]
@@ -76,6 +76,7 @@ def settle(
     run: Run,
     signatures: Mapping[str, tuple[str, ...]] | None,
     agreed: Agreement | None = None,
+    enrolled: Mapping[str, int] | None = None,
 ) -> Settlement:
     """Ask facts and statistics, build the agreement and have every site accept it.
 
@@ -84,13 +85,15 @@ def settle(
         run: experiment, fold and names.
         signatures: gene groups, symbol lists by name; needed where the experiment groups genes by signatures.
         agreed: the agreement of an interrupted run, which is sent again instead of a new one.
+        enrolled: Flower's node id of each site, known by its key; None asks every connected node for its name.
 
     Raises:
-        FederationError: too few sites answer, two have one name, or a site holds another agreement.
+        FederationError: too few sites answer or accept the agreement, or two nodes have one name.
         AgreementError: declarations differ; the sites on either side are named.
     """
     timeout = run.experiment.federation.agreement_timeout_s
-    nodes, facts, failures = _ask_facts(grid, run, timeout)
+    declared = _ask_connected(grid, run, timeout) if enrolled is None else _ask_enrolled(grid, run, timeout, enrolled)
+    nodes, facts, failures = declared
     check_declarations(list(facts.values()))
     warnings: tuple[str, ...] = ()
     if agreed is None:
@@ -126,21 +129,26 @@ def settle(
     )
 
 
-def _ask_facts(
-    grid: Grid, run: Run, timeout: float
-) -> tuple[dict[str, int], dict[str, FactsReply], dict[str, SiteFailure]]:
+Declared = tuple[dict[str, int], dict[str, FactsReply], dict[str, SiteFailure]]
+
+
+def _ask_enrolled(grid: Grid, run: Run, timeout: float, enrolled: Mapping[str, int]) -> Declared:
+    """Ask the sites of the roster. A key says who a site is; one that calls itself otherwise does not take part."""
+    answers = _ask_facts(grid, run, timeout, enrolled)
+    facts, failures = dict(answers.replies), dict(answers.failures)
+    for name, reply in answers.replies.items():
+        if reply.site != name:
+            del facts[name]
+            failures[name] = SiteFailure(0, f"calls itself {reply.site!r}: its site.yaml must say name: {name}")
+    if not facts:
+        raise FederationError("no site answered as it should. " + _list_failures(failures))
+    return dict(enrolled), facts, failures
+
+
+def _ask_connected(grid: Grid, run: Run, timeout: float) -> Declared:
     """Ask every connected node who it is. Answers are by node until they say their name."""
-    request = FactsRequest(
-        protocol=PROTOCOL_VERSION,
-        package=package_version(),
-        run_id=run.run_id,
-        config_name=run.config_name,
-        overrides=run.overrides,
-        config_digest=run.experiment.digest(),
-        fold=run.fold,
-    )
     by_node = {f"node {node}": node for node in sorted(grid.get_node_ids())}
-    answers = ask(grid, Phase.FACTS, dict.fromkeys(by_node, request), by_node, FactsReply, timeout_s=timeout)
+    answers = _ask_facts(grid, run, timeout, by_node)
     if not answers.replies:
         raise FederationError("no site answered. " + _list_failures(answers.failures))
     nodes: dict[str, int] = {}
@@ -153,6 +161,19 @@ def _ask_facts(
             )
         nodes[reply.site], facts[reply.site] = by_node[label], reply
     return nodes, {site: facts[site] for site in sorted(facts)}, dict(answers.failures)
+
+
+def _ask_facts(grid: Grid, run: Run, timeout: float, nodes: Mapping[str, int]) -> Answers[FactsReply]:
+    request = FactsRequest(
+        protocol=PROTOCOL_VERSION,
+        package=package_version(),
+        run_id=run.run_id,
+        config_name=run.config_name,
+        overrides=run.overrides,
+        config_digest=run.experiment.digest(),
+        fold=run.fold,
+    )
+    return ask(grid, Phase.FACTS, dict.fromkeys(nodes, request), nodes, FactsReply, timeout_s=timeout)
 
 
 def _make_agreement(

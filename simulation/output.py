@@ -1,10 +1,7 @@
 """The output folder: `summary.json` (a stable contract), `metrics.jsonl`, `predictions.csv`, models and figures."""
 
-import json
-import platform
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from memamba_core.atomic import write_atomically
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.errors import ConfigError
 from memamba_core.model.scan import choose_backend
-from memamba_core.protocol import PROTOCOL_VERSION, package_version
 from memamba_core.training.checkpoint import code_digest
 from memamba_core.training.trainer import Predictions, resolve_device
-from server.journal import RoundRecord
+from server.results import versions
 
 from .cohort import SimulatedCohort
 
@@ -29,36 +24,13 @@ __all__ = [
     "claim_folder",
     "mean_and_std",
     "prediction_rows",
-    "round_lines",
     "scan_backend",
-    "write_json",
 ]
 
 METHODS = ("federated", "pooled", "local")
 FoldOutcome = dict[str, Any]
 """What is kept of a fold: `fold`, one entry per method that was run (None otherwise), `agreement_digest`,
 `oracle_c_index`."""
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all."""
-    with write_atomically(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, allow_nan=False, default=_plain) + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} does not go into JSON")
-
-
-def round_lines(fold: int, rounds: Sequence[RoundRecord]) -> list[dict[str, Any]]:
-    """Lines of `metrics.jsonl`: one per round and site. Metrics are of the weights that came *into* the round."""
-    return [
-        {"fold": fold, "round": record.server_round, "site": site, **line}
-        for record in rounds
-        for site, line in record.sites.items()
-    ]
 
 
 def prediction_rows(method: str, fold: int, predictions: Predictions, site_of: Mapping[str, str]) -> pd.DataFrame:
@@ -124,12 +96,7 @@ def build_summary(
         },
         "scan_backend": scan_backend(config),
         "warnings": list(warnings),
-        "versions": {
-            "memamba-federated": package_version(),
-            "protocol": PROTOCOL_VERSION,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "flwr", "numpy")},
-        },
+        "versions": versions(),
         "command": shlex.join(["flower-simulate", *overrides]),
     }
 

@@ -23,6 +23,7 @@ from memamba_core.training.checkpoint import (
 )
 from memamba_core.training.trainer import resolve_device
 from server.journal import Journal
+from server.results import write_json, write_rounds
 from server.settle import Run
 
 from .cohort import SimulatedCohort, prepare_cohort
@@ -35,7 +36,7 @@ from .methods import (
     train_local,
     train_pooled,
 )
-from .output import FoldOutcome, build_summary, claim_folder, prediction_rows, round_lines, scan_backend, write_json
+from .output import FoldOutcome, build_summary, claim_folder, prediction_rows, scan_backend
 from .pictures import draw_figures
 from .privacy import privacy_spent
 from .progress import ProgressReporter
@@ -192,10 +193,7 @@ def _federate(
         folder / "predictions-federated.csv",
         prediction_rows("federated", run.fold, predictions, cohort.site_of()),
     )
-    with write_atomically(folder / "metrics.jsonl") as partial:
-        partial.write_text(
-            "".join(json.dumps(line) + "\n" for line in round_lines(run.fold, result.rounds)), encoding="utf-8"
-        )
+    write_rounds(folder / "metrics.jsonl", run.fold, result.rounds)
     _log.info("fold %d federated in %.1f s", run.fold, time.perf_counter() - start)
     return {
         **test_metrics(predictions, cohort.training_cohort(run.fold, experiment), result.agreement),

@@ -5,12 +5,18 @@ needs `@typing.no_type_check` as its innermost decorator: numba cannot compile t
 """
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from client.interrupts import Interrupts
 
 # Before anything imports these packages: the hook rewrites them as they are imported.
 install_import_hook(["memamba_core.model", "memamba_core.survival"], "beartype.beartype")
@@ -39,6 +45,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("real_data"):
                 item.add_marker(pytest.mark.skip(reason=_NO_DATA))
+
+
+@pytest.fixture
+def interrupts(monkeypatch: pytest.MonkeyPatch) -> Iterator["Interrupts"]:
+    """The client's signal handlers for one test, without their end of the process after a time of grace."""
+    from client import interrupts as module
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    monkeypatch.setattr(module, "_end_after_grace", lambda: None)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield module.Interrupts()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from federation_fixtures import GENES_ONLY, Federation, tiny
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from safetensors.numpy import save
 
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import AgreementError, DataError, FederationError
@@ -30,10 +31,14 @@ def only_in(message_type, change):
 
 
 def with_arrays(records, name, change):
-    arrays = {key: array.numpy().copy() for key, array in records.array_records[name].items()}
+    arrays = {key: array.copy() for key, array in from_records(records).arrays[name].items()}
     change(arrays)
-    records[name] = ArrayRecord({key: Array(array) for key, array in arrays.items()})
+    records[name] = packed(save(arrays))
     return records
+
+
+def packed(data):
+    return ArrayRecord({"safetensors": Array("uint8", (len(data),), "safetensors", data)})
 
 
 def with_fields(records, **fields):
@@ -54,8 +59,14 @@ def extra_record(records):
     return records
 
 
+def ten_gigabytes_claimed(records):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [25 * 10**8], "data_offsets": [0, 10**10]}}).encode()
+    records["weights"] = packed(len(header).to_bytes(8, "little") + header)
+    return records
+
+
 def broken_array(records):
-    records["weights"] = ArrayRecord({"w": Array("float32", (1,), "numpy.ndarray", b"nonsense")})
+    records["weights"] = packed(b"nonsense")
     return records
 
 
@@ -71,6 +82,7 @@ FAULTS = {
     "extra record": (extra_record, "diary"),
     "no message at all": (lambda r: RecordDict(), "fields"),
     "bytes that are no array": (broken_array, "decoded"),
+    "10 GB claimed": (ten_gigabytes_claimed, "decoded"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from federation_fixtures import GENES_ONLY, Federation, tiny
@@ -121,6 +122,9 @@ def test_how_a_run_may_not_begin(site, requests, changes, wanted):
     [
         ({"local_epochs": 1}, "local_epochs=2 is above limits.local_epochs=1"),
         ({"strategies": ("fedprox", "krum")}, "strategy fedavg is not among"),
+        ({"overrides": ()}, "the run changes model.d_model, "),
+        ({"overrides": ("federation", "training")}, "the run changes model.d_model, "),
+        ({"overrides": ("federation", "training", "model.d", "model.group")}, "the run changes model.d_model, "),
     ],
 )
 def test_the_sites_own_policy_is_final(site, requests, limits, word):
@@ -128,6 +132,19 @@ def test_the_sites_own_policy_is_final(site, requests, limits, word):
     with pytest.raises(RefusedError, match=word) as caught:
         ask(SiteWorker(strict), requests, FactsRequest)
     assert caught.value.refusal is Refusal.POLICY
+
+
+@pytest.mark.parametrize("allowed", [("federation", "training", "model"), None])
+def test_a_run_within_the_sites_overrides_is_answered(site, requests, allowed):
+    open_minded = site.config.model_copy(update={"limits": LimitsConfig(overrides=allowed)})
+    assert requests[FactsRequest].overrides
+    ask(SiteWorker(dataclasses.replace(site, config=open_minded)), requests, FactsRequest)
+
+
+def test_another_version_is_told_with_both_numbers(site, requests):
+    with pytest.raises(RefusedError, match=rf"version 0\.0\.0, protocol 1; this site {re.escape(package_version())}"):
+        ask(SiteWorker(site), requests, FactsRequest, package="0.0.0")
+    assert package_version() in Refusal.VERSION.text
 
 
 def test_a_refusal_reaches_the_coordinator_as_its_fixed_text(federation, requests):

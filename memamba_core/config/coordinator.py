@@ -1,16 +1,20 @@
-"""`coordinator.yaml`: where the coordinating site can be reached, and where it listens."""
+"""The coordinating site: `coordinator.yaml` (where it is reached and listens), and who takes part in one run."""
 
 import ipaddress
 import re
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from memamba_core.config.base import Settings, read_yaml
+from memamba_core.config.site import SiteName
 from memamba_core.errors import ConfigError
 
-__all__ = ["CoordinatorConfig", "check_address", "load_coordinator_config"]
+__all__ = ["CoordinatorConfig", "RunName", "RunSettings", "check_address", "load_coordinator_config"]
+
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""Of a run and its folder: letters, digits, `-`, `_`, `.`."""
 
 _LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -109,6 +113,37 @@ class CoordinatorConfig(Settings):
                 "(another one: add it to addresses in coordinator.yaml, then `flower-server renew`)"
             )
         return f"[{chosen}]:{self.port}" if ":" in chosen else f"{chosen}:{self.port}"
+
+
+class RunSettings(Settings):
+    """What `flower-server run` takes besides the settings of the experiment, in the same `key=value` form."""
+
+    name: RunName | None = None
+    """Of the new folder in `runs/`; None: made from date and time."""
+    resume: RunName | None = None
+    """An interrupted run, to go on with."""
+    sites: tuple[SiteName, ...] | None = None
+    """Hospitals that are asked, as in `sites=st-elsewhere,county`; None: all of the roster."""
+    min_sites: int | None = Field(None, ge=1)
+    """Begin without the rest when this many are connected at the end of the wait; None: all are needed. How many
+    answers a round needs is another setting: `federation.min_results`."""
+    wait_s: float = Field(600.0, gt=0)
+    """Longest wait for the hospitals to connect, in seconds."""
+    fold: int = Field(-1, ge=-1)
+    """Test fold, for hospitals whose site.yaml names folds; -1 trains on every patient."""
+    signatures: Path | None = None
+    """CSV of gene groups (a column per group, its symbols below), for `agreement.gene_groups=signatures`."""
+
+    @model_validator(mode="after")
+    def _one_run(self) -> Self:
+        if self.resume is not None and (self.name is not None or self.fold != -1 or self.signatures is not None):
+            raise ValueError("resume takes name, fold and signatures from the interrupted run; leave them out")
+        if self.sites is not None:
+            if not self.sites or len(set(self.sites)) < len(self.sites):
+                raise ValueError(f"sites must name hospitals, each once; got {','.join(self.sites) or 'none'}")
+            if self.min_sites is not None and self.min_sites > len(self.sites):
+                raise ValueError(f"min_sites={self.min_sites}, but only {len(self.sites)} sites are named")
+        return self
 
 
 def load_coordinator_config(path: Path) -> CoordinatorConfig:

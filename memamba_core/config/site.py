@@ -120,7 +120,7 @@ class LimitsConfig(Settings):
     )
     """Strategies this site takes part in."""
     overrides: tuple[str, ...] | None = None
-    """Settings of the experiment in which a run may deviate from the installed defaults: `training.learning_rate`, or
+    """Settings of the experiment in which a run may deviate from the installed defaults: `federation.num_rounds`, or
     `federation` for all of a group and the choice of its file (`model=genomics` counts as `model`). None: any."""
 
 

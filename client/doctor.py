@@ -1,0 +1,165 @@
+"""`flower-client doctor`: everything that can be wrong at a hospital, looked at before anything runs.
+
+The report is for the hospital's screen: it may name files, columns and slides, and is written to no log.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from memamba_core.config.experiment import Experiment
+from memamba_core.config.site import SiteConfig, load_site_config
+from memamba_core.errors import MemambaError, TamperedLogError
+from memamba_core.privacy.egress import EgressLog
+
+from .findings import Finding, Level, error, ok, warning
+from .keys import SiteKeys
+from .network import check_network
+
+__all__ = ["Part", "examine", "print_report"]
+
+Part = Literal["data", "network"]
+
+_GB = 1e9
+_LITTLE_SPACE_GB = 2.0  # a model of 5 million weights is 20 MB, a private log 25 MB
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+
+
+def examine(site_yaml: Path, part: Part | None = None) -> Iterator[Finding]:
+    """Check a site, one finding at a time.
+
+    Args:
+        site_yaml: of the site.
+        part: data (with device and state folder) or network (with key) alone; None for both.
+    """
+    try:
+        config = load_site_config(site_yaml)
+    except MemambaError as failure:
+        yield error("settings", str(failure), "correct the file; docs/data.md has every setting")
+        return
+    yield ok("settings", f"{site_yaml.name} of {config.name}")
+    yield from _limits(config)
+    if part != "network":
+        yield from _state(config)
+        yield from _data(config)
+    if part != "data":
+        yield from _network(config)
+
+
+def print_report(findings: Iterable[Finding], console: Console | None = None) -> bool:
+    """Show findings as they come, and a last line.
+
+    Returns:
+        Whether there was no error.
+    """
+    console = console or Console(highlight=False)
+    counts = dict.fromkeys(Level, 0)
+    for finding in findings:
+        counts[finding.level] += 1
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_column(width=7, style=_COLOURS[finding.level])
+        row.add_column(width=14)
+        row.add_column(overflow="fold")  # a fingerprint is one word, and has to be read whole
+        row.add_row(finding.level.value, finding.check, Text(finding.text))  # no markup: `:AB:` would be a picture
+        if finding.remedy:
+            row.add_row("", "", Text(f"-> {finding.remedy}"))
+        console.print(row)
+    if counts[Level.ERROR]:
+        console.print(f"{counts[Level.ERROR]} errors, {counts[Level.WARNING]} warnings: not ready")
+    else:
+        console.print(f"ready to run; {counts[Level.WARNING]} warnings")
+    return not counts[Level.ERROR]
+
+
+def _limits(config: SiteConfig) -> Iterator[Finding]:
+    """A setting that does not exist allows nothing, and the site would refuse runs without knowing why."""
+    unknown = [key for key in config.limits.overrides or () if not _is_setting(key)]
+    if unknown:
+        yield warning(
+            "limits",
+            f"limits.overrides names {', '.join(unknown)}, which is no setting of an experiment",
+            "correct it: docs/simulation.md has the names of all settings",
+        )
+
+
+def _is_setting(key: str) -> bool:
+    """Whether an experiment has such a setting, or group of settings."""
+    node: Any = Experiment().model_dump()
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def _state(config: SiteConfig) -> Iterator[Finding]:
+    """The one writable folder."""
+    folder = config.state
+    if folder is None:
+        yield error("state", "site.yaml names no state folder", "add `state: state`: the log of what leaves lies there")
+        return
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        yield error(
+            "state",
+            f"{folder}: cannot be written by user {os.getuid()}",
+            "change the folder's owner, or state in site.yaml",
+        )
+        return
+    free = shutil.disk_usage(parent).free / _GB
+    if free < _LITTLE_SPACE_GB:
+        yield warning("disk", f"{free:.1f} GB are free for {folder}", f"make room: {_LITTLE_SPACE_GB:.0f} GB or more")
+    else:
+        yield ok("state", f"{folder} can be written, {free:.0f} GB free")
+    try:
+        lines = len(EgressLog(folder).read())
+    except TamperedLogError as failure:
+        yield error("egress log", str(failure), "restore it from a backup; until then nothing leaves this site")
+    else:
+        yield ok("egress log", f"whole, {lines} lines")
+
+
+def _data(config: SiteConfig) -> Iterator[Finding]:
+    import torch
+
+    from .data_check import check_data
+    from .site import open_site
+
+    logging.getLogger("memamba_core").setLevel(logging.ERROR)  # what it logs is found out here, too
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        yield error("device", f"device is {config.device}, and torch sees no GPU", "device: auto, or mend the driver")
+        return
+    yield ok("device", f"{config.device}: {_device_name(config.device)}; {config.threads} threads of {os.cpu_count()}")
+    torch.set_num_threads(config.threads)
+    try:
+        site = open_site(config)
+    except MemambaError as failure:
+        yield error("tables", str(failure), "docs/data.md says what is wanted, with every message and what to do")
+        return
+    yield from check_data(site)
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    if device != "cpu" and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(None if device == "auto" else torch.device(device)))
+    return "the CPU"
+
+
+def _network(config: SiteConfig) -> Iterator[Finding]:
+    if config.coordinator is None:
+        yield error(
+            "coordinator",
+            "site.yaml has no section coordinator",
+            "take it from the coordinator's kit (address, ca, keys)",
+        )
+        return
+    yield from check_network(config.coordinator, SiteKeys(config.coordinator.keys))

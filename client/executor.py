@@ -1,0 +1,208 @@
+"""Takes a SuperNode's tasks one by one and answers them with installed code: nothing that came with a task is run.
+
+A task brings a message, and a bundle of code that Flower's own executor would unpack and import. Here the bundle stays
+packed. An answer is one of the classes of `memamba_core.protocol` or a `Refusal`, whatever happens, and has its line in
+the egress log before it goes.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from flwr.app import Context, Error, Message
+
+from memamba_core.errors import ProtocolError
+from memamba_core.privacy.egress import Departure, EgressLog, describe_answer, describe_refusal
+from memamba_core.protocol import (
+    AgreementReply,
+    EvaluateReply,
+    FactsReply,
+    Phase,
+    Refusal,
+    StatisticsReply,
+    TrainReply,
+    TrainRequest,
+    WireMessage,
+)
+from memamba_core.wire import from_records
+
+from .flwr_compat import Task, UnreachableError
+from .interrupts import Interrupts, StopRequested, TaskLost, TimeOver
+from .logs import code_location, support_log
+from .session import RUN_ID
+
+__all__ = ["Executor", "Tasks"]
+
+_log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
+_PAUSE_S = 1.0
+
+_REPLIES: dict[Phase, type[WireMessage]] = {
+    Phase.FACTS: FactsReply,
+    Phase.STATISTICS: StatisticsReply,
+    Phase.AGREEMENT: AgreementReply,
+    Phase.TRAIN: TrainReply,
+    Phase.EVALUATE: EvaluateReply,
+}
+_REFUSALS = {(refusal.code, refusal.text): refusal for refusal in Refusal}
+_RUN_ID_KEY = TrainRequest.model_fields["run_id"].alias or ""
+_ROUND_KEY = TrainRequest.model_fields["server_round"].alias or ""
+
+
+class Tasks(Protocol):
+    """Where tasks come from: `NodeTasks`, or a double in tests."""
+
+    def acquire(self) -> str | None:
+        """See `NodeTasks.acquire`."""
+        ...
+
+    def open(self, token: str, on_lost: Callable[[], None]) -> AbstractContextManager[Task]:
+        """See `NodeTasks.open`."""
+        ...
+
+
+class Executor:
+    """The program that sees patients.
+
+    Args:
+        tasks: of the site's SuperNode.
+        app: the installed ClientApp.
+        egress: log of what leaves.
+        interrupts: of the process.
+        train_limit_s: longest that a training request may take.
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        app: Callable[[Message, Context], Message],
+        egress: EgressLog,
+        interrupts: Interrupts,
+        train_limit_s: float,
+    ) -> None:
+        self._tasks = tasks
+        self._app = app
+        self._egress = egress
+        self._interrupts = interrupts
+        self._train_limit_s = train_limit_s
+        self._told = ""
+
+    def run(self) -> None:
+        """Answer tasks until the process is told to end.
+
+        Raises:
+            TamperedLogError: the egress log is not as this site left it; nothing more leaves.
+        """
+        stopping = self._interrupts.stopping
+        while not stopping.is_set():
+            try:
+                token = self._tasks.acquire()
+            except UnreachableError as error:
+                self._tell(f"waiting for the SuperNode: {error}")
+                stopping.wait(_PAUSE_S)
+                continue
+            self._tell("ready for requests of the coordinator")
+            if token is None:
+                stopping.wait(_POLL_S)
+            else:
+                self._serve(token)
+
+    def _serve(self, token: str) -> None:
+        try:
+            with self._tasks.open(token, self._interrupts.lose) as task:
+                self._answer(task)
+        except UnreachableError as error:
+            support_log.warning("a task was lost: %s", error)
+        except TaskLost:
+            support_log.warning("a task was broken off: the SuperNode was restarted, or the run has ended")
+        except OSError as error:
+            _log.exception("the egress log could not be written")
+            support_log.error(
+                "the egress log could not be written (%s); the answer stays here. Is the disk full?",
+                error.strerror or type(error).__name__,
+            )
+
+    def _answer(self, task: Task) -> None:
+        """Work, write the line, and only then let the answer go."""
+        begun = time.monotonic()
+        message = task.message
+        phase = next((p for p in Phase if p.message_type == message.metadata.message_type), None)
+        run_id, server_round = _named(message)
+        about = {"run_id": run_id, "phase": phase.value if phase else message.metadata.message_type[:80]}
+        reply = self._checked(self._work(phase, task), message, phase)
+        if isinstance(reply, Refusal):
+            departure = describe_refusal(reply.code, reply.text, server_round=server_round, **about)
+            answer = Message(Error(code=reply.code, reason=reply.text), reply_to=message)
+        else:
+            payload = from_records(reply.content)
+            kind = _REPLIES[phase].__name__ if phase else ""
+            departure = describe_answer(payload, server_round=server_round, kind=kind, **about)
+            answer = reply
+        self._egress.append(departure)
+        task.answer(answer)
+        _report(departure, time.monotonic() - begun)
+
+    def _work(self, phase: Phase | None, task: Task) -> Message | Refusal:
+        if phase is None:
+            _log.error("a message of type %r is none of the protocol", task.message.metadata.message_type)
+            return Refusal.MESSAGE
+        limit_s = self._train_limit_s if phase is Phase.TRAIN else None
+        try:
+            with self._interrupts.breakable(limit_s):
+                return self._app(task.message, task.context)
+        except StopRequested:
+            return Refusal.STOPPED
+        except TimeOver:
+            _log.error("training took longer than limits.minutes_per_round allows")
+            return Refusal.TIME
+        except Exception as error:
+            _log.exception("the ClientApp raised")
+            support_log.error("an error of the program: %s at %s", type(error).__name__, code_location(error))
+            return Refusal.INTERNAL
+
+    def _checked(self, reply: Message | Refusal, request: Message, phase: Phase | None) -> Message | Refusal:
+        """Nothing but the answer of this phase, or a refusal word by word, goes on from here."""
+        if isinstance(reply, Refusal):
+            return reply
+        if reply.metadata.reply_to_message_id != request.metadata.message_id:
+            _log.error("an answer to another request was held back")
+            return Refusal.INTERNAL
+        if reply.has_error():
+            return _REFUSALS.get((reply.error.code, reply.error.reason or ""), Refusal.INTERNAL)
+        try:
+            assert phase is not None, "refused before"
+            _REPLIES[phase].from_payload(from_records(reply.content))
+        except ProtocolError as error:
+            _log.error("an answer that is not of the protocol was held back: %s", error)
+            return Refusal.INTERNAL
+        return reply
+
+    def _tell(self, text: str) -> None:
+        if text != self._told:
+            support_log.info("%s", text)
+            self._told = text
+
+
+def _named(message: Message) -> tuple[str, int]:
+    """Run and round of a request, as far as it names them in a usable form."""
+    try:
+        fields = from_records(message.content).fields
+    except (ProtocolError, ValueError):  # no content, or of another protocol: the ClientApp will refuse it
+        return "", 0
+    run_id, server_round = fields.get(_RUN_ID_KEY), fields.get(_ROUND_KEY)
+    return (
+        run_id if isinstance(run_id, str) and RUN_ID.fullmatch(run_id) else "",
+        server_round if isinstance(server_round, int) and server_round > 0 else 0,
+    )
+
+
+def _report(departure: Departure, seconds: float) -> None:
+    what = f"{departure.phase}, round {departure.server_round}" if departure.server_round else departure.phase
+    if departure.text:
+        support_log.warning("%s of run %s: refused in %.1f s (%s)", what, departure.run_id, seconds, departure.text)
+    else:
+        size = departure.num_bytes / 1e6
+        support_log.info("%s of run %s: answered in %.1f s, %.1f MB left", what, departure.run_id, seconds, size)

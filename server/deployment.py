@@ -1,0 +1,268 @@
+"""A run over the network, from settings to results: `flower-server run`."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from memamba_core.config.compose import compose_foreign_experiment
+from memamba_core.config.coordinator import RunSettings
+from memamba_core.data.genomics import read_signatures
+from memamba_core.errors import ConfigError, FederationError
+
+from .flwr_compat import Control, LinkLostError, ReturnedKeyError, RuntimeGrid, server_app_task
+from .folder import FederationFolder
+from .journal import Journal, RoundRecord
+from .logs import also_log_to
+from .progress import RunProgress
+from .results import write_json, write_results, write_rounds
+from .rounds import run_federation
+from .settle import Run
+from .superlink import SuperLink
+
+__all__ = ["Plan", "plan_run", "run_deployment"]
+
+_log = logging.getLogger(__name__)
+_CONFIG = "experiment"
+_LOOK_EVERY_S = 0.5
+_STEADY_S = 3.0  # before its SuperNode starts, and from its doctor, a hospital is connected for a moment only
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that could begin.
+
+    Attributes:
+        folder: its own, in `runs/`; not there yet if the run is new.
+        run: what hospitals are told.
+        sites: that are asked.
+        min_sites: begin without the rest when this many are connected.
+        wait_s: longest wait for them.
+        signatures: CSV of gene groups.
+    """
+
+    folder: Path
+    run: Run
+    sites: tuple[str, ...]
+    min_sites: int
+    wait_s: float
+    signatures: Path | None
+
+    @property
+    def journal(self) -> Journal:
+        """The finished rounds."""
+        return Journal(self.folder / "journal", self.run.experiment.digest(), self.run.fold)
+
+
+def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Sequence[str]) -> Plan:
+    """Put a run together from settings, roster and, if it is resumed, its own folder. Nothing is written.
+
+    Args:
+        federation: the coordinator's folder.
+        settings: of this run.
+        overrides: of the experiment, as hospitals will get them.
+
+    Raises:
+        ConfigError: a setting cannot be used, a hospital is not enrolled, or the run to resume does not allow it.
+    """
+    roster = federation.roster()
+    name = settings.resume or settings.name or f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = federation.runs / name
+    sites, signatures, fold = settings.sites or roster.names, settings.signatures, settings.fold
+    if settings.resume is not None:
+        before = _settings_before(folder, overrides)
+        overrides, fold = tuple(before["overrides"]), before["fold"]
+        sites = settings.sites or tuple(before["sites"])
+        signatures = Path(before["signatures"]) if before["signatures"] else None
+    elif folder.exists():
+        raise ConfigError(f"{folder} is there already; choose another name, or go on with it by resume={name}")
+    if not sites:
+        raise ConfigError("no hospital is enrolled; `flower-server enroll NAME node.pub` adds one")
+    for site in sites:
+        roster.get(site)
+    min_sites = settings.min_sites or len(sites)
+    if min_sites > len(sites):
+        raise ConfigError(f"min_sites={min_sites}, but {len(sites)} hospitals are asked: {', '.join(sites)}")
+    if signatures is not None and not signatures.is_file():
+        raise ConfigError(f"signatures={signatures}: no such file")
+    experiment = compose_foreign_experiment(_CONFIG, overrides)
+    if experiment.agreement.gene_groups == "signatures" and signatures is None:
+        raise ConfigError(
+            "agreement.gene_groups is signatures, but there is no table of them; give signatures=FILE, or "
+            "agreement.gene_groups=kind"
+        )
+    if experiment.federation.min_results > len(sites):
+        raise ConfigError(
+            f"federation.min_results={experiment.federation.min_results}, but {len(sites)} hospitals are asked"
+        )
+    run = Run(name, experiment, tuple(overrides), _CONFIG, fold)
+    return Plan(folder, run, sites, min_sites, settings.wait_s, signatures and signatures.absolute())
+
+
+def _settings_before(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a run was begun with.
+
+    Raises:
+        ConfigError: there is none, it is finished, or it shall get other settings.
+    """
+    path = folder / "settings.json"
+    if overrides:
+        raise ConfigError(f"resume takes the settings of {folder.name}; leave out {' '.join(overrides)}")
+    if not path.is_file():
+        known = sorted(p.parent.name for p in folder.parent.glob("*/settings.json"))
+        raise ConfigError(f"resume={folder.name}: no such run; there are {', '.join(known) or 'none'}")
+    if (folder / "summary.json").is_file():
+        raise ConfigError(f"resume={folder.name}: this run is finished; its results are in {folder}")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    digest = compose_foreign_experiment(_CONFIG, before["overrides"]).digest()
+    if digest != before["config_digest"]:
+        raise ConfigError(
+            f"resume={folder.name}: the same settings mean something else in this version than when the run began; "
+            "install the version of then, or begin a new run"
+        )
+    return dict(before)
+
+
+def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -> dict[str, Any]:
+    """Carry a run out and write its results.
+
+    Args:
+        federation: the coordinator's folder.
+        plan: of `plan_run`.
+        console: for the live line.
+
+    Returns:
+        The contents of `summary.json`.
+
+    Raises:
+        ConfigError: certificates or ports cannot be used; nothing was started.
+        FolderBusyError: another run is in progress.
+        FederationError: the run ended early and can be resumed.
+    """
+    signatures = read_signatures(plan.signatures) if plan.signatures else None
+    with federation.hold():
+        for warning in federation.check():
+            _log.warning(warning)
+        with SuperLink(federation) as link:
+            _begin(plan)
+            with (
+                also_log_to(plan.folder / "run.log"),
+                RunProgress(federation.state, plan.run, console, _metrics_writer(plan)) as progress,
+            ):
+                try:
+                    with _flower_run(federation, link, progress) as (grid, nodes):
+                        present = _wait_for_sites(grid, plan, nodes, progress)
+                        result = run_federation(
+                            grid,
+                            plan.run,
+                            signatures=signatures,
+                            journal=plan.journal,
+                            observer=progress,
+                            enrolled=present,
+                        )
+                    return write_results(plan.folder, plan.run, result)
+                except LinkLostError as error:
+                    raise FederationError(f"the SuperLink is lost: {error}; its log is {link.log_file}") from error
+                except OSError as error:
+                    raise FederationError(
+                        f"{plan.folder} cannot be written ({error.strerror}); finished rounds are kept. Make room"
+                    ) from error
+
+
+def _begin(plan: Plan) -> None:
+    """Make the run's folder, unless it is there from before."""
+    if plan.folder.exists():
+        return
+    plan.folder.mkdir(mode=0o700)
+    run = plan.run
+    write_json(
+        plan.folder / "settings.json",
+        {
+            "overrides": list(run.overrides),
+            "sites": list(plan.sites),
+            "fold": run.fold,
+            "signatures": str(plan.signatures) if plan.signatures else None,
+            "config_digest": run.experiment.digest(),
+            "settings": run.experiment.model_dump(mode="json"),
+        },
+    )
+
+
+@contextmanager
+def _flower_run(
+    federation: FederationFolder, link: SuperLink, progress: RunProgress
+) -> Iterator[tuple[RuntimeGrid, dict[str, int]]]:
+    """One run of Flower's, with the keys of the roster and no others.
+
+    Yields:
+        Its grid, and the node id of each enrolled site.
+    """
+    roster, ca = federation.roster(), federation.pki.ca_certificate
+    control = Control(link.address, ca)
+    try:
+        control.end_runs()  # of a coordinator that was killed
+        keys = {site: roster.get(site).public_key_pem for site in roster.names}
+        try:
+            nodes = control.register(keys)
+        except ReturnedKeyError:
+            link.start_afresh()
+            nodes = control.register(keys)
+        progress.know(nodes)
+        control.start_run()
+        with server_app_task(link.address, ca, federation.runtime_secret.read_bytes(), progress) as grid:
+            yield grid, nodes
+    finally:
+        if not isinstance(sys.exception(), LinkLostError):
+            control.end_runs()
+        control.close()
+
+
+def _metrics_writer(plan: Plan) -> Callable[[RoundRecord], None]:
+    """Keeps `metrics.jsonl` up to date, round by round."""
+    past = plan.journal.read()
+    rounds = list(past.rounds) if past else []
+
+    def write(record: RoundRecord) -> None:
+        rounds.append(record)
+        write_rounds(plan.folder / "metrics.jsonl", plan.run.fold, rounds)
+
+    return write
+
+
+def _wait_for_sites(grid: RuntimeGrid, plan: Plan, nodes: Mapping[str, int], progress: RunProgress) -> dict[str, int]:
+    """Wait until all sites are connected, or long enough for the least number of them.
+
+    Returns:
+        The node id of each connected site.
+
+    Raises:
+        FederationError: too few are there.
+    """
+    deadline = time.monotonic() + plan.wait_s
+    since: dict[str, float] = {}
+    while True:
+        online, now = grid.online(), time.monotonic()
+        since = {site: since.get(site, now) for site in plan.sites if nodes[site] in online}
+        present = {site: nodes[site] for site, begun in since.items() if now - begun >= _STEADY_S}
+        progress.on_connected(plan.sites, present)
+        absent = [site for site in plan.sites if site not in present]
+        if not absent:
+            return present
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_LOOK_EVERY_S)
+    if len(present) < plan.min_sites:
+        raise FederationError(
+            f"{len(present)} of {len(plan.sites)} sites are connected after {plan.wait_s:.0f} s, min_sites is "
+            f"{plan.min_sites}; not connected: {', '.join(absent)}. `flower-client doctor` at the hospital says why"
+        )
+    _log.warning("beginning without %s: not connected after %.0f s", ", ".join(absent), plan.wait_s)
+    return present

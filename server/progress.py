@@ -1,0 +1,182 @@
+"""What a person sees of a run: one live line on a terminal, lines in a log, and a file for `flower-server status`."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+
+from memamba_core.atomic import write_atomically
+from memamba_core.protocol import Phase
+
+from .journal import RoundRecord
+from .settle import Run
+
+__all__ = ["RunProgress", "read_status"]
+
+_log = logging.getLogger(__name__)
+_STATUS_FILE = "status.json"
+_LOG_EVERY_S = 60.0
+_MAX_NAMED = 5
+_PHASES = {
+    Phase.FACTS: "Agreement",
+    Phase.EVALUATE: "Closing evaluation",
+}
+
+
+@dataclass
+class _Now:
+    """What the run does at this moment."""
+
+    step: str = "Starting"
+    asked: tuple[str, ...] = ()
+    answered: set[str] = field(default_factory=set)
+    verb: str = "returned"
+    since: float = field(default_factory=time.time)
+
+    def sentence(self) -> str:
+        """`Round 7 of 20: 4 of 5 sites returned, waiting for st-elsewhere, 38 s`."""
+        missing = [site for site in self.asked if site not in self.answered]
+        told = [f"{len(self.answered)} of {len(self.asked)} sites {self.verb}"] if self.asked else []
+        if missing:
+            told.append(f"waiting for {_list(missing)}")
+        return f"{self.step}: " + ", ".join([*told, f"{time.time() - self.since:.0f} s"])
+
+
+class RunProgress:
+    """Told by the round loop (it is its `Observer`), by the wait for sites and by the grid; a context manager.
+
+    Args:
+        state: folder of the status file.
+        run: in progress.
+        console: where the live line goes, if it is a terminal.
+        on_round: told of each finished round, too.
+    """
+
+    def __init__(self, state: Path, run: Run, console: Console, on_round: Callable[[RoundRecord], None]) -> None:
+        self._file = state / _STATUS_FILE
+        self._run, self._num_rounds = run.run_id, run.experiment.federation.num_rounds
+        self._live = console.status("") if console.is_terminal else None
+        self._on_round = on_round
+        self._now = _Now()
+        self._step = "Agreement"
+        self._site_of: dict[int, str] = {}
+        self._stopped = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        self._ticker.start()
+        self._show(_Now())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._ticker.join()
+        if self._live is not None:
+            self._live.stop()
+        self._file.unlink(missing_ok=True)
+
+    def know(self, nodes: Mapping[str, int]) -> None:
+        """Learn which node is which site."""
+        self._site_of = {node: site for site, node in nodes.items()}
+
+    def on_connected(self, wanted: Iterable[str], connected: Collection[str]) -> None:
+        """The wait for sites goes on."""
+        now = self._now
+        if now.step != "Waiting for sites":
+            now = _Now("Waiting for sites", tuple(wanted), verb="connected")
+        if set(connected) != now.answered or now is not self._now:
+            now.answered = set(connected)
+            self._show(now)
+            _log.info(now.sentence())
+
+    def on_phase(self, phase: Phase, num_sites: int, server_round: int) -> None:
+        """A phase begins."""
+        self._step = _PHASES.get(phase, f"Round {server_round} of {self._num_rounds}")
+        if phase in _PHASES:
+            _log.info(_PHASES[phase].lower())
+        self._show(_Now(self._step))
+
+    def on_asked(self, nodes: Iterable[int]) -> None:
+        """Messages are on their way to these nodes."""
+        self._show(_Now(self._step, tuple(sorted(self._site_of[node] for node in nodes))))
+
+    def on_answer(self, node: int) -> None:
+        """An answer of a node is here."""
+        self._now.answered.add(self._site_of[node])
+        self._write()
+
+    def on_round(self, record: RoundRecord) -> None:
+        """A round is finished and in the journal."""
+        failed = [site for site, line in record.sites.items() if "failure" in line]
+        losses = [
+            (line["train_loss"], line["trained"].get("head", 0))
+            for line in record.sites.values()
+            if line.get("train_loss") is not None
+        ]
+        told = [f"{len(record.sites) - len(failed)} of {len(record.sites)} sites"]
+        if total := sum(num for _, num in losses):
+            told.append(f"training loss {sum(loss * num for loss, num in losses) / total:.3f}")
+        told += [f"{record.seconds:.1f} s", f"{(record.bytes_sent + record.bytes_received) / 1e6:.1f} MB"]
+        if failed:
+            told.append(f"without {_list(failed)}")
+        _log.info("round %d of %d done: %s", record.server_round, self._num_rounds, ", ".join(told))
+        self._on_round(record)
+
+    def _show(self, now: _Now) -> None:
+        self._now = now
+        self._write()
+
+    def _write(self) -> None:
+        now = self._now
+        told = {
+            "run": self._run,
+            "step": now.step,
+            "asked": now.asked,
+            "answered": sorted(now.answered),
+            "verb": now.verb,
+            "since": now.since,
+        }
+        with suppress(OSError), write_atomically(self._file) as partial:  # a full disk stops the run at its journal
+            partial.write_text(json.dumps(told), encoding="utf-8")
+        self._render()
+
+    def _render(self) -> None:
+        if self._live is not None:
+            self._live.update(self._now.sentence())
+
+    def _tick(self) -> None:
+        """Let the seconds run: each on a terminal, each minute in a log."""
+        told = time.monotonic()
+        while not self._stopped.wait(1.0):
+            self._render()
+            if self._live is None and time.monotonic() - told >= _LOG_EVERY_S:
+                told = time.monotonic()
+                _log.info(self._now.sentence())
+
+
+def read_status(state: Path) -> tuple[str, str] | None:
+    """The name of the run in progress and the sentence that says where it is; None before it has written one."""
+    try:
+        told: dict[str, Any] = json.loads((state / _STATUS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    now = _Now(told["step"], tuple(told["asked"]), set(told["answered"]), told["verb"], told["since"])
+    return told["run"], now.sentence()
+
+
+def _list(sites: Collection[str]) -> str:
+    named = list(sites)[:_MAX_NAMED]
+    more = len(sites) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")

@@ -1,0 +1,119 @@
+"""What a run leaves in its folder: `summary.json`, `metrics.jsonl`, `model.safetensors` with `model.json`."""
+
+import json
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memamba_core.atomic import write_atomically
+from memamba_core.protocol import PROTOCOL_VERSION, package_version
+from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint
+
+from .journal import RoundRecord
+from .rounds import FederationResult
+from .settle import Run
+
+__all__ = ["build_summary", "round_lines", "versions", "write_json", "write_results", "write_rounds"]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, whole or not at all."""
+    with write_atomically(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, allow_nan=False, default=_plain) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} does not go into JSON")
+
+
+def round_lines(fold: int, rounds: Sequence[RoundRecord]) -> list[dict[str, Any]]:
+    """Lines of `metrics.jsonl`: one per round and site. Metrics are of the weights that came *into* the round."""
+    return [
+        {"fold": fold, "round": record.server_round, "site": site, **line}
+        for record in rounds
+        for site, line in record.sites.items()
+    ]
+
+
+def write_rounds(path: Path, fold: int, rounds: Sequence[RoundRecord]) -> None:
+    """Write `metrics.jsonl`, whole or not at all."""
+    with write_atomically(path) as partial:
+        partial.write_text("".join(json.dumps(line) + "\n" for line in round_lines(fold, rounds)), encoding="utf-8")
+
+
+def versions() -> dict[str, Any]:
+    """Of what makes the numbers."""
+    return {
+        "memamba-federated": package_version(),
+        "protocol": PROTOCOL_VERSION,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "flwr", "numpy")},
+    }
+
+
+def build_summary(run: Run, result: FederationResult) -> dict[str, Any]:
+    """The contents of `summary.json`: what a federation can know without seeing a patient.
+
+    Numbers of patients and events are of the hospitals over their floors; a hospital under them is in `sites` with its
+    band only.
+    """
+    evaluation, rounds = result.evaluation, result.rounds
+    fold = [f"fold={run.fold}"] if run.fold >= 0 else []
+    return {
+        "run": run.run_id,
+        "num_sites": len(result.facts),
+        "sites": {
+            name: {"size_band": fact.size_band, "num_patients": fact.num_patients, "num_events": fact.num_events}
+            for name, fact in result.facts.items()
+        },
+        "left_out": {site: failure.text for site, failure in result.failures.items()},
+        "fold": run.fold,
+        "c_index_histogram": evaluation.c_index_histogram,
+        "c_index_within_site": evaluation.c_index_within_site,
+        "closing_evaluation": {
+            key: value for key, value in asdict(evaluation).items() if not key.startswith("c_index")
+        },
+        "num_rounds": len(rounds),
+        "failures": [
+            {"round": record.server_round, "site": site, "failure": line["failure"]}
+            for record in rounds
+            for site, line in record.sites.items()
+            if "failure" in line
+        ],
+        "time_bin_edges": list(result.agreement.time_bin_edges),
+        "num_gene_columns": len(result.agreement.gene_columns),
+        "num_parameters": int(sum(array.size for array in result.weights.values())),
+        "seconds": sum(record.seconds for record in rounds),
+        "bytes_per_round": int(np.mean([r.bytes_sent + r.bytes_received for r in rounds])) if rounds else None,
+        "settings": run.experiment.model_dump(mode="json"),
+        "digests": {
+            "experiment": run.experiment.digest(),
+            "code": code_digest(),
+            "agreement": result.agreement.digest(),
+        },
+        "warnings": list(result.warnings),
+        "versions": versions(),
+        "command": shlex.join(["flower-server", "run", *fold, *run.overrides]),
+    }
+
+
+def write_results(folder: Path, run: Run, result: FederationResult) -> dict[str, Any]:
+    """Write everything; the summary last, because it says that the run is finished.
+
+    Returns:
+        The summary.
+    """
+    write_rounds(folder / "metrics.jsonl", run.fold, result.rounds)
+    final = Checkpoint(result.weights, run.experiment, result.agreement, len(result.rounds), code_digest())
+    save_checkpoint(folder, "model", final)
+    summary = build_summary(run, result)
+    write_json(folder / "summary.json", summary)
+    return summary
