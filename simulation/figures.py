@@ -21,12 +21,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SiteBar", "draw_comparison", "draw_kaplan_meier", "draw_learning_curves", "draw_site_bars"]
+__all__ = [
+    "BLUE",
+    "VERMILION",
+    "SiteBar",
+    "draw_comparison",
+    "draw_kaplan_meier",
+    "draw_learning_curves",
+    "draw_site_bars",
+    "figure_file",
+]
 
 # Okabe & Ito (2008): told apart with any colour vision, and by lightness in grey print.
-_BLUE, _VERMILION, _GREEN, _PURPLE, _SKY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9"
+BLUE, VERMILION, _GREEN, _PURPLE, _SKY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9"
 _INK, _MUTED, _FAINT = "#222222", "#6B6B6B", "#C9C9C9"
-_SERIES = (_BLUE, _VERMILION, _GREEN, _PURPLE, _SKY)
+_SERIES = (BLUE, VERMILION, _GREEN, _PURPLE, _SKY)
 
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -101,7 +110,7 @@ def draw_learning_curves(
     series = dict(holdout or {})
     held_out_losses = {name: series.pop(name) for name in list(series) if "loss" in name.lower()}
     losses = {"training": train_loss} | held_out_losses
-    with _figure(path, 6.4, 5.6 if series else 3.6) as figure:
+    with figure_file(path, 6.4, 5.6 if series else 3.6) as figure:
         panels = figure.subplots(2 if series else 1, 1, sharex=True, squeeze=False)[:, 0]
         _draw_lines(panels[0], rounds, losses, _SERIES)
         panels[0].set_ylabel("Loss per patient")
@@ -141,7 +150,7 @@ def draw_kaplan_meier(
     # A shared grid of months under curves and table, with the table's columns far enough apart to be read.
     longest = float(time_months.max()) if len(time_months) else 0.0
     ticks = _month_ticks(longest)
-    with _figure(path, 6.4, 5.2) as figure:
+    with figure_file(path, 6.4, 5.2) as figure:
         top, table = figure.subplots(2, 1, sharex=True, height_ratios=[5.2, 0.45 + 0.4 * len(groups)])
         for name, color, members in groups:
             label = f"{name} (n = {int(members.sum())})"
@@ -184,7 +193,7 @@ def draw_site_bars(path: Path, sites: Sequence[SiteBar], overall: float | None) 
     )
     names = [_shortened(site.name, 30) for site in drawn]
     values = [site.c_index for site in drawn if site.c_index is not None]
-    with _figure(path, 6.8, 1.9 + 0.24 * max(3, len(drawn))) as figure:
+    with figure_file(path, 6.8, 1.9 + 0.24 * max(3, len(drawn))) as figure:
         axes, counts = figure.subplots(1, 2, sharey=True, width_ratios=[5, 1.5])
         rows = list(range(len(drawn)))
         lowest = min([0.4, *(value - 0.08 for value in values)])
@@ -194,7 +203,7 @@ def draw_site_bars(path: Path, sites: Sequence[SiteBar], overall: float | None) 
             [value - _CHANCE for value in values],
             left=_CHANCE,
             height=0.66,
-            color=[_BLUE if value >= _CHANCE else _VERMILION for value in values],
+            color=[BLUE if value >= _CHANCE else VERMILION for value in values],
         )
         for row, value in zip(rows, values, strict=True):
             side = 1 if value >= _CHANCE else -1
@@ -251,7 +260,7 @@ def draw_comparison(path: Path, table: Mapping[str, Sequence[float | None]], ora
     """
     methods = list(table)
     num_folds = max((len(values) for values in table.values()), default=0)
-    with _figure(path, max(4.8, 1.6 + 1.35 * len(methods)), 4.0) as figure:
+    with figure_file(path, max(4.8, 1.6 + 1.35 * len(methods)), 4.0) as figure:
         axes = figure.subplots()
         for fold in range(num_folds):
             points = [table[method][fold] if fold < len(table[method]) else None for method in methods]
@@ -318,7 +327,7 @@ def draw_comparison(path: Path, table: Mapping[str, Sequence[float | None]], ora
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float) -> "Iterator[Figure]":
+def figure_file(path: Path, width: float, height: float) -> "Iterator[Figure]":
     """A figure of so many inches, written whole when the block ends without an error."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -412,11 +421,11 @@ _Group = tuple[str, str, npt.NDArray[np.bool_]]
 def _median_groups(risk: npt.NDArray[np.floating[Any]]) -> list[_Group]:
     """Higher and lower risk, or all patients where risk does not tell any two of them apart."""
     if not len(risk) or risk.min() == risk.max():
-        return [("All patients", _BLUE, np.ones(len(risk), dtype=np.bool_))]
+        return [("All patients", BLUE, np.ones(len(risk), dtype=np.bool_))]
     median = np.median(risk)
     # With many ties the median may be the largest risk; then the ties are the higher group.
     high = risk > median if (risk > median).any() else risk >= median
-    return [("Higher risk", _VERMILION, high), ("Lower risk", _BLUE, ~high)]
+    return [("Higher risk", VERMILION, high), ("Lower risk", BLUE, ~high)]
 
 
 def _month_ticks(longest: float) -> list[int]:
