@@ -326,6 +326,20 @@ def test_a_count_under_the_floor_is_told_as_a_band():
     assert [_or_band(count, 10) for count in (0, 1, 9, 10, 11)] == [0, 1, 1, 10, 11]
 
 
+@pytest.mark.parametrize("trained", ["last_layers", "all"])
+def test_what_is_not_trained_comes_back_as_it_went_out(tmp_path, trained):
+    """Of the whole three-expert model; what is trained has noise on every weight."""
+    experts = "model.experts=[pathology,genomics,synergistic]"
+    federation = PrivateFederation(tmp_path, experts, f"privacy.trained={trained}")
+    request, site = a_training_request(federation), federation.sites[0]
+    weights = federation.workers[site].train(request).weights
+    moved = {name for name, array in weights.items() if not np.array_equal(array, request.weights[name])}
+    last = {"genomics.linear_skip.weight", "head.3.weight", "head.3.bias"}
+    assert moved == (last if trained == "last_layers" else set(weights))
+    for name in moved:
+        assert (weights[name] != request.weights[name]).mean() > 0.99
+
+
 def test_the_reply_has_no_other_field():
     assert set(TrainReply.model_fields) == {
         *("weights", "trained", "train_loss", "counts", "num_patients", "num_events", "loss_sum"),
