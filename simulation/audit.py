@@ -15,7 +15,6 @@ from memamba_core.data.agreement import Agreement
 from memamba_core.training.checkpoint import initial_model
 from server.settle import Run
 
-from .audit_canary import audit_canaries
 from .audit_figures import draw_inversion, draw_membership
 from .audit_inversion import invert_round
 from .audit_membership import EVERYBODY, attack_by_likelihood_ratio, attack_by_loss, leaks, observe
@@ -69,6 +68,8 @@ def audit(
         with tempfile.TemporaryDirectory() as ledgers:
             agreement = agree_only(open_grid(config, cohort, state=Path(ledgers)), run, cohort)
     if "canary" in config.audit.attacks:
+        from .audit_canary import audit_canaries  # Opacus is an extra
+
         assert agreement is not None
         on_step("canaries")
         canary = audit_canaries(initial_model(experiment, agreement), config.audit.num_canaries)

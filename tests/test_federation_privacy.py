@@ -320,6 +320,13 @@ def test_without_it_a_round_of_few_patients_is_refused_by_a_strict_site():
     assert result.rounds[0].sites[federation.sites[0]]["code"] == Refusal.POLICY.code
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_a_run_without_it_is_warned_of(tmp_path, private, caplog):
+    federation = PrivateFederation(tmp_path) if private else Federation(tiny(*GENES_ONLY))
+    settle(federation.grid(), federation.run(), federation.cohort.signatures)
+    assert ("privacy=none" in caplog.text) != private
+
+
 def test_a_count_under_the_floor_is_told_as_a_band():
     from client.local import _or_band
 
