@@ -4,6 +4,9 @@
     python benchmarks/results.py federated           # 2. federated, pooled and alone, by tissue source site
     python benchmarks/results.py histology           # 3. real slide vectors and genes
     python benchmarks/results.py planted             # 4. generated cohorts: what only fusion can find
+    python benchmarks/results.py privacy             # 5. federated under differential privacy, by epsilon
+    python benchmarks/results.py privacy-region      #    the same, BRCA by region
+    python benchmarks/results.py privacy-slides      #    the same, three experts on LUAD
 
 A study is a list of `flower-simulate` runs; each is made once below --output (default outputs/results), and a run that
 is already there is read instead of made again, so an interrupted study goes on. --jobs runs several at once.
@@ -133,6 +136,11 @@ _ORDER = (
     "federation.num_rounds=30",
 )
 
+_BY_EPSILON = (
+    Setting("without", ()),
+    *(Setting(f"epsilon {e}", ("privacy=dp_sgd", f"privacy.epsilon={e}")) for e in (16, 8, 4, 2)),
+)
+
 STUDIES = {
     "genomics": Study(
         base=("model=genomics", "methods=[pooled]", "federation.num_rounds=14", FOLDS),
@@ -189,6 +197,24 @@ STUDIES = {
         ),
         cohorts=("synthetic",),
         seeds=(0, 1, 2),
+    ),
+    "privacy": Study(
+        base=("model=genomics", "partition=tss_merged", "partition.min_patients=50", "folds=[0]"),
+        settings=_BY_EPSILON,
+        cohorts=COHORTS,
+        seeds=(0,),
+    ),
+    "privacy-region": Study(
+        base=("model=genomics", "partition=region", "folds=[0]"),
+        settings=_BY_EPSILON,
+        cohorts=("tcga_brca",),
+        seeds=(0,),
+    ),
+    "privacy-slides": Study(
+        base=("partition=tss_merged", "partition.min_patients=50", "folds=[0]"),
+        settings=_BY_EPSILON,
+        cohorts=("tcga_luad_hif",),
+        seeds=(0,),
     ),
 }
 
@@ -316,7 +342,7 @@ def main() -> None:
     elif arguments.study == "planted":
         tell_planted(study, root)
     else:
-        tell(study, root, ("pooled",))
+        tell(study, root, ("federated",) if arguments.study.startswith("privacy") else ("pooled",))
     if arguments.study == "histology":
         tell_late_sum(study, root)
 

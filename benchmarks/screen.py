@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shlex
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -61,13 +62,17 @@ def screen(cohort_name: str, setting: str, method: str, folds: Sequence[int], se
         for fold in folds:
             cohort = inner_cohort(outer, fold, seed)
             run = Run(f"inner-{fold}", config.experiment, experiment_overrides(overrides), fold=HELD_OUT)
-            grid = open_grid(config, cohort)
+            with tempfile.TemporaryDirectory() as ledgers:  # a new budget for every fold and seed
+                private = config.experiment.privacy.name != "none"
+                grid = open_grid(config, cohort, state=Path(ledgers) if private else None)
+                if method == "federated":
+                    result = train_federated(grid, run, cohort)
+                else:
+                    agreement = agree_only(grid, run, cohort)
             if method == "federated":
-                result = train_federated(grid, run, cohort)
                 test = cohort.test_cohort(HELD_OUT)
                 predictions = predict_weights(result.weights, test, config.experiment, result.agreement)
             else:
-                agreement = agree_only(grid, run, cohort)
                 predictions = train_pooled(cohort, config.experiment, agreement, HELD_OUT).predictions
             indices.append(concordance_index(predictions.risk, predictions.time_months, predictions.event))
     return indices

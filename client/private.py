@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from memamba_core.atomic import write_atomically
 from memamba_core.data.dataset import PatientDataset
-from memamba_core.errors import BudgetError
+from memamba_core.errors import BudgetError, TamperedLogError
 from memamba_core.model import MEMamba
 from memamba_core.privacy.ledger import Ledger
 from memamba_core.privacy.plan import PrivacyPlan
@@ -67,12 +67,13 @@ def train_private_round(
     assert config.state is not None
     if not 1 <= request.server_round <= plan.num_rounds:
         raise RefusedError(Refusal.MESSAGE, f"round {request.server_round} is not one of the plan's {plan.num_rounds}")
+    ledger = Ledger(ledger_folder(config.state), site.name, policy.delta)
+    _check_against_answers(ledger, folder.parent)
     kept = folder / f"round-{request.server_round:05d}.npz"
     bands = {group: size_band(count) for group, count in _patients_of_groups(model, dataset).items()}
     if kept.is_file():
         _log.info("round %d was answered before; the same answer is sent again", request.server_round)
         return _reply(_read(kept), bands)
-    ledger = Ledger(ledger_folder(config.state), site.name, policy.delta)
     try:
         spent = ledger.charge(request.run_id, request.server_round, plan.step, plan.steps_per_round, policy.max_epsilon)
     except BudgetError as error:
@@ -106,6 +107,17 @@ def _patients_of_groups(model: MEMamba, dataset: PatientDataset) -> Mapping[str,
 
 def _reply(weights: Mapping[str, npt.NDArray[Any]], bands: Mapping[str, int]) -> TrainReply:
     return TrainReply(weights=dict(weights), trained=dict(bands), counts={})
+
+
+def _check_against_answers(ledger: Ledger, runs: Path) -> None:
+    """A ledger that does not know a round whose answer is kept was taken back to an earlier state, or started anew."""
+    charged = {(charge.run_id, charge.server_round) for charge in ledger.charges()}
+    for kept in sorted(runs.glob("*/round-*.npz")):
+        if (kept.parent.name, int(kept.stem.removeprefix("round-"))) not in charged:
+            raise TamperedLogError(
+                f"the answer {kept} is kept and the ledger has no charge for it: the ledger is older than this answer; "
+                "restore the newest one"
+            )
 
 
 def _keep(path: Path, weights: Mapping[str, npt.NDArray[Any]]) -> None:

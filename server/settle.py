@@ -92,6 +92,11 @@ def settle(
         AgreementError: declarations differ; the sites on either side are named.
     """
     timeout = run.experiment.federation.agreement_timeout_s
+    if run.experiment.privacy.name == "none":
+        _log.warning(
+            "privacy=none: this coordinator sees the weights of each site as they are, and whoever gets the model can "
+            "find out who was trained on (docs/privacy.md)"
+        )
     declared = _ask_connected(grid, run, timeout) if enrolled is None else _ask_enrolled(grid, run, timeout, enrolled)
     nodes, facts, failures = declared
     check_declarations(list(facts.values()))

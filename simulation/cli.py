@@ -1,4 +1,4 @@
-"""`flower-simulate`: run a simulation, or write its hospitals as site folders (`flower-simulate export-sites`).
+"""`flower-simulate`: run a simulation, attack one (`audit=all`), or write its hospitals as folders (`export-sites`).
 
 Torch is imported after the settings are known, so that `--help` and a mistyped setting answer at once.
 """
@@ -71,6 +71,8 @@ def _guarded(compose: Callable[[], SimulationConfig], overrides: tuple[str, ...]
         settings = compose()
         if export:
             _export(settings)
+        elif settings.audit.attacks:
+            _audit(settings, overrides)
         else:
             _simulate(settings, overrides)
     except MemambaError as error:
@@ -99,6 +101,22 @@ def _simulate(config: SimulationConfig, overrides: tuple[str, ...]) -> None:
             print(f"\ninterrupted; finished rounds are kept{kept}", file=sys.stderr)
             raise
     progress.finish(result, result.folder)
+
+
+def _audit(config: SimulationConfig, overrides: tuple[str, ...]) -> None:
+    from rich.console import Console
+
+    from .audit import audit
+    from .audit_words import table
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    console = Console()
+    with console.status("audit") as status:
+        report, folder = audit(config, overrides, status.update)
+    console.print(table(report))
+    for sentence in report["findings"]:
+        console.print(f"* {sentence}", highlight=False, soft_wrap=True)
+    console.print(f"results: {folder / 'audit.json'}", highlight=False, soft_wrap=True)
 
 
 def _settings_of(config: SimulationConfig, overrides: tuple[str, ...]) -> tuple[SimulationConfig, tuple[str, ...]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from client.private import ledger_folder
 from memamba_core.config.experiment import Experiment
-from memamba_core.privacy.ledger import Ledger, epsilon_in_hospitals
+from memamba_core.privacy.ledger import Ledger, read_spending
 from memamba_core.privacy.plan import plan_of
 
 from .cohort import SimulatedCohort
@@ -32,16 +32,15 @@ def privacy_spent(experiment: Experiment, cohort: SimulatedCohort, state: Path |
     for name in sorted(cohort.sites):
         folder = ledger_folder(state / name)
         if Ledger.exists(folder):
-            spent[name] = [charge.spent for charge in Ledger(folder, name, plan.delta).charges()]
-    epsilons = {name: epsilon_in_hospitals(charges, 1, plan.delta) for name, charges in spent.items()}
-    most = max(epsilons, key=lambda name: epsilons[name], default=None)
+            spent[name] = read_spending(folder, name, plan.delta)
+    most = max(spent.values(), key=lambda spending: spending.epsilon, default=None)
     return {
         "delta": plan.delta,
         "noise_multiplier": plan.step.noise_multiplier,
         "sampling_rate": plan.step.sampling_rate,
         "steps_per_round": plan.steps_per_round,
         "max_norm": plan.max_norm,
-        "epsilon": epsilons[most] if most else 0.0,
-        "epsilon_in_two_hospitals": epsilon_in_hospitals(spent[most], 2, plan.delta) if most else 0.0,
-        "epsilon_of_site": epsilons,
+        "epsilon": most.epsilon if most else 0.0,
+        "epsilon_in_two_hospitals": most.epsilon_in_two_hospitals if most else 0.0,
+        "epsilon_of_site": {name: spending.epsilon for name, spending in spent.items()},
     }

@@ -95,6 +95,11 @@ class ProgressReporter:
             f"disclosure floors: {floors.min_patients} patients, {floors.min_events} events, {floors.min_pairs} pairs"
             + (" (permissive: nothing leaves this machine)" if floors.min_patients == 1 else "")
         )
+        if config.experiment.privacy.name == "none":
+            say(
+                "no differential privacy: weights of a small round can be turned back into patients (docs/privacy.md); "
+                f"rounds from {floors.min_round_patients} patients on are allowed here"
+            )
 
     def start_fold(self, fold: int) -> None:
         """A fold begins."""

@@ -22,7 +22,7 @@ def test_composed_defaults_are_the_defaults_of_the_models():
 
 def test_groups_are_the_settings_that_have_files():
     experiment = {"model", "training", "federation", "strategy", "agreement", "privacy"}
-    assert set(config_groups()) == experiment | {"data", "partition"}
+    assert set(config_groups()) == experiment | {"data", "partition", "audit"}
 
 
 @pytest.mark.parametrize(("group", "option"), EXPERIMENT_OPTIONS)

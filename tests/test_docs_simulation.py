@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from memamba_core.config.experiment import Experiment, OptimizerConfig
-from memamba_core.config.simulation import CohortConfig, PartitionConfig, SimulationConfig, SyntheticConfig
+from memamba_core.config.simulation import AuditConfig, CohortConfig, PartitionConfig, SimulationConfig, SyntheticConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "simulation.md"
 ROW = re.compile(r"^\| `(?P<key>[a-z_.*0-9]+)` \| (?P<default>[^|]*) \| [^|]*\| [^|]+\|$", re.MULTILINE)
@@ -34,13 +34,22 @@ def settings() -> dict[str, object]:
         **defaults(CohortConfig, "data."),
         **defaults(SyntheticConfig, "data.synthetic."),
         **defaults(PartitionConfig, "partition."),
+        **defaults(AuditConfig, "audit."),
         **defaults(OptimizerConfig, "*.optimizer."),
         "seed": 0,
     }
     for group in ("agreement", "model", "training", "federation", "strategy", "privacy"):
         known.update(defaults(Experiment.model_fields[group].annotation, f"{group}."))
     known.update(defaults(Experiment().training.loss.__class__, "training.loss."))
-    for elsewhere in ("experiment", "data", "partition", "training.optimizer", "training.loss", "federation.optimizer"):
+    for elsewhere in (
+        "experiment",
+        "data",
+        "partition",
+        "audit",
+        "training.optimizer",
+        "training.loss",
+        "federation.optimizer",
+    ):
         known.pop(elsewhere)
     return known
 
@@ -53,7 +62,7 @@ def test_every_setting_is_listed_and_nothing_else():
 def test_the_default_is_the_one_that_the_code_has(key):
     text, value = documented()[key], settings()[key]
     if isinstance(value, tuple):
-        words = [word.strip() for word in text.strip("[]").split(",")]
+        words = [word for word in (part.strip() for part in text.strip("[]").split(",")) if word]
         assert words == [str(item) for item in value]
     elif isinstance(value, str):
         assert text == value

@@ -1,6 +1,7 @@
 """A federation under differential privacy: what is charged, what is told, what is told again, what is refused."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ pytest.importorskip("opacus", reason="differential privacy needs the extra `priv
 from client.local import SiteWorker
 from client.private import ledger_folder
 from client.session import RefusedError
+from memamba_core.config.compose import compose_foreign_experiment
 from memamba_core.config.site import DisclosureConfig, SitePrivacy
 from memamba_core.data.dataset import PatientDataset
+from memamba_core.errors import ConfigError, TamperedLogError
 from memamba_core.privacy.accounting import epsilon_of
 from memamba_core.privacy.ledger import Ledger
 from memamba_core.privacy.plan import plan_of
 from memamba_core.protocol import (
+    PROTOCOL_VERSION,
     SIZE_BANDS,
     EvaluateRequest,
     FactsRequest,
@@ -24,6 +28,7 @@ from memamba_core.protocol import (
     StatisticsRequest,
     TrainReply,
     TrainRequest,
+    package_version,
 )
 from server.rounds import run_federation
 from server.settle import settle
@@ -134,6 +139,77 @@ def test_the_charge_comes_before_the_first_patient_and_a_crash_costs_the_round(f
     assert federation.workers[site].train(request.model_copy(update={"server_round": 2})).weights
 
 
+def charged_after_training(patch):
+    """The mutant that computes first: a crash would leave a round unpaid."""
+    charge, later = Ledger.charge, []
+    patch.setattr(Ledger, "charge", lambda *arguments: later.append(arguments) or 0.0)
+    from memamba_core.training import private
+
+    train = private.train_privately
+
+    def train_then_charge(*arguments, **options):
+        done = train(*arguments, **options)
+        charge(*later.pop())
+        return done
+
+    patch.setattr(private, "train_privately", train_then_charge)
+
+
+def test_charging_after_training_is_caught(federation, monkeypatch):
+    with pytest.MonkeyPatch.context() as patch:
+        charged_after_training(patch)
+        with pytest.raises(AssertionError):
+            test_the_charge_comes_before_the_first_patient_and_a_crash_costs_the_round(federation, monkeypatch)
+
+
+def test_who_is_drawn_is_not_repeated_with_the_seed(federation, monkeypatch):
+    """Ten steps of two calls with one seed; the chance that all ten draws agree is below 1e-9."""
+    drawn = []
+    request, site = a_training_request(federation), federation.sites[0]
+    load = PatientDataset.load
+    monkeypatch.setattr(PatientDataset, "load", lambda *a, **k: drawn[-1].append(a[1]) or load(*a, **k))
+    monkeypatch.setattr("client.private.Ledger.charge", lambda *_a: 0.0)
+    monkeypatch.setattr("client.private._keep", lambda *_a: None)
+    for _ in range(2):
+        drawn.append([])
+        for _ in range(10):
+            federation.workers[site].train(request)
+    assert drawn[0] != drawn[1]
+
+
+def test_a_draw_that_follows_from_the_seed_is_caught(federation, monkeypatch):
+    def seeded_draw(_random, num, probability):
+        return np.random.default_rng(0).random(num) < probability
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("memamba_core.privacy.secure_random.SecureRandom.bernoulli", seeded_draw)
+        with pytest.raises(AssertionError):
+            test_who_is_drawn_is_not_repeated_with_the_seed(federation, monkeypatch)
+
+
+def test_a_hostile_plan_is_refused_at_once(federation):
+    """Within every setting's own range and hopeless together: ten million steps."""
+    import time
+
+    overrides = tuple(o for o in federation.run().overrides if not o.startswith(("privacy", "federation.num_rounds")))
+    hostile = ("privacy=dp_sgd", "privacy.steps_per_round=1000", "federation.num_rounds=10000", "privacy.epsilon=1000")
+    experiment = compose_foreign_experiment("experiment", [*overrides, *hostile])
+    request = FactsRequest(
+        protocol=PROTOCOL_VERSION,
+        package=package_version(),
+        run_id="hostile",
+        config_name="experiment",
+        overrides=(*overrides, *hostile),
+        config_digest=experiment.digest(),
+        fold=0,
+    )
+    start = time.process_time()
+    with pytest.raises(ConfigError, match="noisy steps"):
+        federation.workers[federation.sites[0]].facts(request)
+    assert time.process_time() - start < 2.0
+    assert federation.ledger(federation.sites[0]).charges() == ()
+
+
 @pytest.mark.parametrize("server_round", [0, 3, 10**9])
 def test_a_round_outside_the_plan_is_refused(federation, server_round):
     request = a_training_request(federation, server_round)
@@ -168,6 +244,33 @@ def test_an_edited_ledger_keeps_the_site_out(federation):
     assert result.rounds[1].sites[site] == {"failure": Refusal.BUDGET.text, "code": Refusal.BUDGET.code}
 
 
+@pytest.mark.parametrize("how", ["taken back", "removed"])
+def test_a_ledger_older_than_a_kept_answer_keeps_the_site_out(federation, how, tmp_path):
+    request, site = a_training_request(federation), federation.sites[0]
+    ledger = ledger_folder(federation.folder / site)
+    federation.workers[site].train(request)
+    shutil.copytree(ledger, tmp_path / "backup")
+    federation.workers[site].train(request.model_copy(update={"server_round": 2}))
+    shutil.rmtree(ledger)
+    if how == "taken back":
+        shutil.copytree(tmp_path / "backup", ledger)
+    for server_round in (1, 2):
+        with pytest.raises(TamperedLogError, match="older than this answer"):
+            federation.workers[site].train(request.model_copy(update={"server_round": server_round}))
+
+
+def test_a_state_volume_taken_back_as_a_whole_is_not_noticed(federation, tmp_path):
+    """A limit that docs/privacy.md states: nothing on the volume can know what was after it."""
+    request, site = a_training_request(federation), federation.sites[0]
+    shutil.copytree(federation.folder / site, tmp_path / "backup")
+    federation.workers[site].train(request)
+    shutil.rmtree(federation.folder / site)
+    shutil.copytree(tmp_path / "backup", federation.folder / site)
+    federation.restart()
+    assert federation.workers[site].train(request).weights
+    assert len(federation.ledger(site).charges()) == 1
+
+
 def test_sums_over_patients_are_not_told(federation):
     request = a_training_request(federation)
     asked = StatisticsRequest(
@@ -196,8 +299,6 @@ def test_site_and_run_must_both_want_it(tmp_path, run_is_private):
     policy = {"state": tmp_path, "privacy": None if run_is_private else PRIVATE}
     worker = SiteWorker(dataclasses.replace(site, config=site.config.model_copy(update=policy)))
     run = federation.run()
-    from memamba_core.protocol import PROTOCOL_VERSION, package_version
-
     request = FactsRequest(
         protocol=PROTOCOL_VERSION,
         package=package_version(),
@@ -219,10 +320,31 @@ def test_without_it_a_round_of_few_patients_is_refused_by_a_strict_site():
     assert result.rounds[0].sites[federation.sites[0]]["code"] == Refusal.POLICY.code
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_a_run_without_it_is_warned_of(tmp_path, private, caplog):
+    federation = PrivateFederation(tmp_path) if private else Federation(tiny(*GENES_ONLY))
+    settle(federation.grid(), federation.run(), federation.cohort.signatures)
+    assert ("privacy=none" in caplog.text) != private
+
+
 def test_a_count_under_the_floor_is_told_as_a_band():
     from client.local import _or_band
 
     assert [_or_band(count, 10) for count in (0, 1, 9, 10, 11)] == [0, 1, 1, 10, 11]
+
+
+@pytest.mark.parametrize("trained", ["last_layers", "all"])
+def test_what_is_not_trained_comes_back_as_it_went_out(tmp_path, trained):
+    """Of the whole three-expert model; what is trained has noise on every weight."""
+    experts = "model.experts=[pathology,genomics,synergistic]"
+    federation = PrivateFederation(tmp_path, experts, f"privacy.trained={trained}")
+    request, site = a_training_request(federation), federation.sites[0]
+    weights = federation.workers[site].train(request).weights
+    moved = {name for name, array in weights.items() if not np.array_equal(array, request.weights[name])}
+    last = {"genomics.linear_skip.weight", "head.3.weight", "head.3.bias"}
+    assert moved == (last if trained == "last_layers" else set(weights))
+    for name in moved:
+        assert (weights[name] != request.weights[name]).mean() > 0.99
 
 
 def test_the_reply_has_no_other_field():

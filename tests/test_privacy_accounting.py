@@ -24,7 +24,15 @@ def by_google(noise, rate, steps, delta):
 
 @pytest.mark.parametrize(
     ("noise", "rate", "steps"),
-    [(0.7, 0.0533, 380), (1.0, 0.0533, 380), (2.0, 0.0533, 380), (1.0, 0.15, 160), (3.0, 0.5, 40), (0.8, 0.01, 1000)],
+    [
+        *(
+            (noise, rate, steps)
+            for noise in (0.8, 1.5, 3.0)
+            for rate, steps in ((0.01, 1000), (0.0533, 380), (0.15, 160))
+        ),
+        *((noise, 0.5, 40) for noise in (1.5, 3.0)),
+        *((noise, 0.9, 5) for noise in (0.741, 1.27, 2.25, 4.106)),  # the default plan at epsilon 16, 8, 4, 2
+    ],
 )
 def test_epsilon_is_that_of_another_program(noise, rate, steps):
     own = epsilon_of([(NoisyStep(noise, rate), steps)], 1e-5)
@@ -66,21 +74,22 @@ def test_more_steps_cost_more_and_more_noise_costs_less(noise, rate, steps):
 
 
 @pytest.mark.parametrize(
-    ("noise", "rate", "steps"), [(0.01, 0.1, 10), (1.0, 2.0, 10), (1.0, 1.0, 10), (1.0, 0.1, 10**9), (1.0, 0.1, -1)]
+    ("noise", "rate", "steps"),
+    [(0.01, 0.1, 10), (1.0, 2.0, 10), (1.0, 1.0, 10), (1.0, 0.1, 10**9), (1.0, 0.1, -1), (0.01, 2.0, 10**9)],
 )
 def test_a_hostile_plan_is_refused_at_once(noise, rate, steps):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ConfigError):
         epsilon_of([(NoisyStep(noise, rate), steps)], 1e-5)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_hopeless_numbers_do_not_take_for_ever():
-    start = time.perf_counter()
+    start = time.process_time()
     assert epsilon_of([(NoisyStep(0.3, 0.9), 100_000)], 1e-5) > 1000
     with pytest.raises(ConfigError, match="needs a noise multiplier above"):
         calibrate_noise(1e-4, 1e-12, 0.9, 2_000)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_a_plan_is_the_same_wherever_it_is_computed():
@@ -93,5 +102,5 @@ def test_a_plan_is_the_same_wherever_it_is_computed():
 
 def test_the_divisor_depends_on_the_band_alone():
     plan = plan_of(compose_experiment(["privacy=dp_sgd", "federation.num_rounds=2"]))
-    assert plan.divisor(100) == pytest.approx(15.0)
+    assert plan.divisor(100) == pytest.approx(90.0)
     assert plan.divisor(1) == 1.0

@@ -14,7 +14,7 @@ pytest.importorskip("opacus", reason="differential privacy needs the extra `priv
 
 from memamba_core.errors import BudgetError, ConfigError, TamperedLogError
 from memamba_core.privacy.accounting import NoisyStep, epsilon_of
-from memamba_core.privacy.ledger import Ledger, epsilon_in_hospitals
+from memamba_core.privacy.ledger import Ledger, epsilon_in_hospitals, read_spending
 
 STEP = NoisyStep(2.0, 0.1)
 DELTA = 1e-5
@@ -67,6 +67,27 @@ def test_a_hostile_plan_leaves_nothing(folder, steps):
 def test_a_patient_in_two_hospitals_has_spent_twice():
     spent = [(STEP, 100)]
     assert epsilon_in_hospitals(spent, 2, DELTA) == epsilon_of([(STEP, 200)], DELTA)
+
+
+def test_spending_is_told_by_run_and_in_all(folder):
+    for run, server_round in (("b", 1), ("a", 1), ("b", 2)):
+        ledger(folder).charge(run, server_round, STEP, 10, max_epsilon=8)
+    spending = read_spending(folder, "st-elsewhere", DELTA)
+    assert list(spending.rounds.items()) == [("b", 2), ("a", 1)]
+    assert spending.epsilon_of_run == {"b": epsilon_of([(STEP, 20)], DELTA), "a": epsilon_of([(STEP, 10)], DELTA)}
+    assert spending.epsilon == epsilon_of([(STEP, 30)], DELTA) < sum(spending.epsilon_of_run.values())
+    assert spending.epsilon_in_two_hospitals == epsilon_of([(STEP, 60)], DELTA)
+
+
+def test_reading_makes_no_ledger(folder):
+    assert read_spending(folder, "st-elsewhere", DELTA).epsilon == 0.0
+    assert not folder.exists()
+
+
+def test_spending_of_an_edited_ledger_is_not_told(folder):
+    edit(*filled(folder))
+    with pytest.raises(TamperedLogError):
+        read_spending(folder, "st-elsewhere", DELTA)
 
 
 # What may happen to files ---------------------------------------------------------------------------------------------

@@ -59,6 +59,8 @@ def test_a_run_prints_its_table_and_writes_where_it_says(here, monkeypatch, caps
     assert "48 patients" in shown
     assert "Federated" in shown
     assert "permissive: nothing leaves" in shown
+    assert "no differential privacy" in shown
+    assert "rounds from 1 patients on are allowed here" in shown
     summary = json.loads((here / "out" / "summary.json").read_text())
     assert f"{summary['folds'][0]['federated']:.3f}" in shown
     assert [path.name for path in here.iterdir()] == ["out"]

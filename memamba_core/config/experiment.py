@@ -296,9 +296,16 @@ class StrategyConfig(Settings):
         return {name: getattr(self, name) for name in _STRATEGY_SETTINGS[self.name]}
 
 
-_PRIVACY_SETTINGS: dict[str, dict[str, float]] = {
+_PRIVACY_SETTINGS: dict[str, dict[str, float | str]] = {
     "none": {},
-    "dp_sgd": {"epsilon": 8.0, "delta": 1e-5, "sampling_rate": 0.15, "steps_per_round": 8, "max_norm": 1.0},
+    "dp_sgd": {
+        "epsilon": 8.0,
+        "delta": 1e-5,
+        "sampling_rate": 0.9,
+        "steps_per_round": 1,
+        "trained": "last_layers",
+        "max_norm": 5.0,
+    },
 }
 
 
@@ -314,8 +321,12 @@ class PrivacyConfig(Settings):
     """Probability with which each patient takes part in a step. Public, not made from a site's number of patients."""
     steps_per_round: int | None = Field(None, ge=1, le=1000)
     """Noisy steps in a round; in this mode they take the place of `federation.local_epochs`."""
+    trained: Literal["last_layers", "all"] | None = None
+    """Which parameters learn; the others stay as they were drawn. `last_layers`: the linear skip and the last layer of
+    the head. Noise falls on every trained parameter, and a hospital's patients can pay for few."""
     max_norm: float | None = Field(None, gt=0)
-    """Norm C to which each patient's gradient is clipped. What matters is learning rate x C."""
+    """Norm C to which each patient's gradient is clipped. Where it is below most norms, all patients count alike, those
+    with and without the event."""
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from memamba_core.config.base import Settings
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import ClinicalTable, DisclosureConfig, FeatureFolder, GenomicsTable
 
-__all__ = ["MACHINE_SETTINGS", "CohortConfig", "PartitionConfig", "SimulationConfig", "SyntheticConfig"]
+__all__ = ["MACHINE_SETTINGS", "AuditConfig", "CohortConfig", "PartitionConfig", "SimulationConfig", "SyntheticConfig"]
 
 
 MACHINE_SETTINGS = ("workers", "threads", "device")
@@ -110,6 +110,25 @@ class PartitionConfig(Settings):
         return self
 
 
+class AuditConfig(Settings):
+    """Attacks on the product's own answers, in place of a simulation (docs/privacy.md)."""
+
+    attacks: tuple[Literal["membership", "canary", "inversion"], ...] = ()
+    """Which are run; none makes it a simulation."""
+    num_models: int = Field(16, ge=8, le=256, multiple_of=2)
+    """membership: models trained on random halves, each of them attacked with the help of the others."""
+    num_canaries: int = Field(500, ge=100, le=10_000)
+    """canary: made-up patients."""
+    round_sizes: tuple[int, ...] = (1, 16, 300)
+    """inversion: patients in the round that is attacked."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if not self.round_sizes or min(self.round_sizes) < 1:
+            raise ValueError(f"round_sizes must name numbers of patients from 1 on, got {list(self.round_sizes)}")
+        return self
+
+
 class SimulatedDisclosure(DisclosureConfig):
     """Floors in a simulation: permissive, because nothing leaves this machine. Each can be set by itself."""
 
@@ -138,6 +157,8 @@ class SimulationConfig(Settings):
     """Short for all three methods."""
     disclosure: SimulatedDisclosure = SimulatedDisclosure()
     """Permissive, in simulation only: nothing leaves this machine."""
+    audit: AuditConfig = AuditConfig()
+    """Choose by `audit=FILE`."""
     workers: int = Field(0, ge=0)
     """Processes for the sites; 0 runs them one after the other in this process."""
     threads: int | None = Field(None, ge=1)
@@ -162,4 +183,13 @@ class SimulationConfig(Settings):
             raise ValueError(f"fold {max(self.folds)} does not exist with num_folds={self.num_folds}")
         if self.resume is not None and self.output_dir is not None:
             raise ValueError("resume and output_dir exclude each other: a resumed run goes on in its own folder")
+        return self
+
+    @model_validator(mode="after")
+    def _audit_fits(self) -> Self:
+        """An audit cuts the cohort itself, in one process; what would change nothing is refused."""
+        unused = ("folds", "methods", "compare", "workers", "resume")
+        given = [name for name in unused if getattr(self, name) != type(self).model_fields[name].default]
+        if self.audit.attacks and given:
+            raise ValueError(f"an audit has no use for {', '.join(given)}; leave them out")
         return self

@@ -159,6 +159,11 @@ class MEMamba(nn.Module):
                 used.add(name if present else f"absent_{name}")
         return frozenset(used)
 
+    def last_layers(self) -> list[nn.Parameter]:
+        """The parameters that are nearest to the logits: the linear skip and the last layer of the head."""
+        skip = self.genomics.linear_skip if self.genomics is not None else None
+        return [*self.head[-1].parameters(), *(skip.parameters() if skip is not None else ())]
+
     @torch.no_grad()
     def patch_attention(self, patient: PatientInputs) -> Float[Tensor, " P"]:
         """Attention of the pathology expert to each row of the patient's bag, for heatmaps; sums to 1.

@@ -24,6 +24,8 @@ NOISE_RANGE: Final = (0.3, 1000.0)
 _MOST_STEPS: Final = 100_000
 _HOPELESS: Final = 50.0
 """An epsilon by RDP above this is reported as it is: no claim is made of such a number, and PRV would take minutes."""
+_RDP_ORDERS: Final = (1.25, 1.5, 1.75, *range(2, 65))
+"""Orders of divergence for the gate. Any order bounds; Opacus' hundred fractional ones are slow where q is large."""
 _PRV_ERROR: Final = 0.01
 """Accuracy of the numerical composition, in epsilon; it is on the safe side."""
 
@@ -84,7 +86,7 @@ def _epsilon(spent: tuple[tuple[NoisyStep, int], ...], delta: float) -> float:
         warnings.simplefilter("ignore", UserWarning)  # that other orders of divergence would bound by_rdp more tightly
         gate = create_accountant("rdp")
         gate.history = history
-        by_rdp = float(gate.get_epsilon(delta=delta))
+        by_rdp = float(gate.get_epsilon(delta=delta, alphas=list(_RDP_ORDERS)))
         if not by_rdp <= _HOPELESS:
             return by_rdp
         accountant = create_accountant("prv")

@@ -19,7 +19,7 @@ from memamba_core.errors import BudgetError, TamperedLogError
 from memamba_core.privacy.accounting import NoisyStep, epsilon_of
 from memamba_core.privacy.chained_log import ChainedLog
 
-__all__ = ["Charge", "Ledger", "epsilon_in_hospitals"]
+__all__ = ["Charge", "Ledger", "Spending", "epsilon_in_hospitals", "read_spending"]
 
 _FORMAT: Final = "memamba-privacy-ledger-1"
 _KEY_BYTES: Final = 32
@@ -46,6 +46,25 @@ class Charge:
     def spent(self) -> tuple[NoisyStep, int]:
         """As the accountant takes it."""
         return NoisyStep(self.noise_multiplier, self.sampling_rate), self.steps
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a cohort has spent, for people to read.
+
+    Attributes:
+        delta: of every epsilon here.
+        rounds: how many were charged, by run, in the order in which the runs began.
+        epsilon_of_run: what each run cost by itself. They do not add up to `epsilon`: composed they cost less.
+        epsilon: what all runs cost a patient of this hospital together.
+        epsilon_in_two_hospitals: the same for a patient who is also in a second hospital that took part alike.
+    """
+
+    delta: float
+    rounds: dict[str, int]
+    epsilon_of_run: dict[str, float]
+    epsilon: float
+    epsilon_in_two_hospitals: float
 
 
 class Ledger:
@@ -120,6 +139,32 @@ class Ledger:
                 "and one delta for good"
             )
         return tuple(Charge(**record) for record in records[1:])  # type: ignore[arg-type]
+
+
+def read_spending(folder: Path, site: str, delta: float) -> Spending:
+    """What was spent by run and in all; reads only, and makes nothing where there is no ledger.
+
+    Args:
+        folder: of the ledger.
+        site: whose it must be.
+        delta: of the claim, which must be the ledger's.
+
+    Raises:
+        TamperedLogError: as `Ledger`.
+        MissingBackendError: Opacus is not installed.
+    """
+    charges = Ledger(folder, site, delta).charges() if Ledger.exists(folder) else ()
+    by_run: dict[str, list[tuple[NoisyStep, int]]] = {}
+    for charge in charges:
+        by_run.setdefault(charge.run_id, []).append(charge.spent)
+    spent = [charge.spent for charge in charges]
+    return Spending(
+        delta=delta,
+        rounds={run: len(rounds) for run, rounds in by_run.items()},
+        epsilon_of_run={run: epsilon_of(rounds, delta) for run, rounds in by_run.items()},
+        epsilon=epsilon_of(spent, delta),
+        epsilon_in_two_hospitals=epsilon_in_hospitals(spent, 2, delta),
+    )
 
 
 def epsilon_in_hospitals(epsilon_spent: list[tuple[NoisyStep, int]], hospitals: int, delta: float) -> float:

@@ -16,6 +16,7 @@ class PrivacyPlan:
         step: noise multiplier and sampling rate of each.
         steps_per_round: their number in a round.
         num_rounds: rounds of the run, for which the noise was calibrated together.
+        only_last_layers: the linear skip and the last layer of the head learn, the rest stays as it was drawn.
         max_norm: C, to which each patient's gradient is clipped.
         epsilon, delta: what the whole run costs each patient of a site that takes part in every round.
     """
@@ -23,6 +24,7 @@ class PrivacyPlan:
     step: NoisyStep
     steps_per_round: int
     num_rounds: int
+    only_last_layers: bool
     max_norm: float
     epsilon: float
     delta: float
@@ -52,4 +54,12 @@ def plan_of(experiment: Experiment) -> PrivacyPlan | None:
     assert privacy.max_norm is not None
     noise = calibrate_noise(privacy.epsilon, privacy.delta, privacy.sampling_rate, privacy.steps_per_round * rounds)
     step = NoisyStep(noise, privacy.sampling_rate)
-    return PrivacyPlan(step, privacy.steps_per_round, rounds, privacy.max_norm, privacy.epsilon, privacy.delta)
+    return PrivacyPlan(
+        step,
+        privacy.steps_per_round,
+        rounds,
+        privacy.trained == "last_layers",
+        privacy.max_norm,
+        privacy.epsilon,
+        privacy.delta,
+    )

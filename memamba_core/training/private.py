@@ -74,6 +74,9 @@ def train_privately(
     model.train()
     random = random or SecureRandom()
     settings, config = experiment.federation.optimizer, experiment.training
+    learners = {id(parameter) for parameter in model.last_layers()} if plan.only_last_layers else None
+    for parameter in model.parameters():
+        parameter.requires_grad_(learners is None or id(parameter) in learners)
     steps = build_optimizer(model, settings)
     optimizer = PatientOptimizer(
         steps,
@@ -99,6 +102,7 @@ def train_privately(
                 optimizer.add_patient()
             optimizer.noisy_step()
             drawn.append(len(indices))
+    model.requires_grad_(True)
     if optimizer.num_not_finite:
         _log.warning("%d gradients were not finite and counted as zero", optimizer.num_not_finite)
     return PrivateRound(tuple(drawn), optimizer.num_not_finite)

@@ -1,0 +1,85 @@
+"""What an audit found, in sentences for somebody who does not read ROC curves, and as a table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+__all__ = ["findings", "table"]
+
+_WHO = {"all": "all patients", "event": "patients with the event", "censored": "censored patients"}
+_ATTACKS = {"loss": "loss threshold", "lira": "likelihood ratio (LiRA)"}
+_CLEARLY = 3.0
+"""Standard errors by which an AUC must be off a half to be called a leak."""
+
+
+def findings(report: Mapping[str, Any]) -> list[str]:
+    """One sentence or two for each attack that was run.
+
+    Args:
+        report: contents of `audit.json`.
+    """
+    sentences = []
+    if report["membership"]:
+        sentences += _of_membership(report["membership"])
+    if report["canary"]:
+        canary = report["canary"]
+        verdict = (
+            "do not contradict the claim" if canary["passed"] else "CONTRADICT the claim: the noisy step is not right"
+        )
+        sentences.append(
+            f"Canaries: {canary['num_right']} of {canary['num_guesses']} guesses about made-up patients were right, "
+            f"which shows an epsilon of at least {canary['lower_bound']:.2f} where {canary['claimed_epsilon']:.2f} is "
+            f"claimed. They {verdict}."
+        )
+    for line in report["inversion"] or []:
+        sentences.append(
+            f"Inversion: of a round of {line['num_patients']} the coordinator reads the molecular values of "
+            f"{line['recovered']:.0%} of the patients (of outsiders: {line['recovered_by_chance']:.0%}); the best "
+            f"guess correlates with a patient by {line['correlation']:.2f} on average."
+        )
+    return sentences
+
+
+def _of_membership(membership: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    for who, label in _WHO.items():
+        tried = [(membership[attack][who], name) for attack, name in _ATTACKS.items() if who in membership[attack]]
+        if not tried:
+            continue
+        best, name = max(tried, key=lambda item: item[0]["auc"])
+        error = best["auc_std"] / membership["num_models"] ** 0.5
+        clear = best["auc"] - 0.5 > _CLEARLY * error
+        verdict = (
+            f"finds {best['found']:.0%} of those who were trained on while accusing 5 % of the others"
+            if clear
+            else "does no better than a coin by this measure"
+        )
+        sentences.append(
+            f"Membership, {label} ({best['num_patients']}): the better attack ({name}) has an AUC of {best['auc']:.3f} "
+            f"± {best['auc_std']:.3f} and {verdict}."
+        )
+    return sentences
+
+
+def table(report: Mapping[str, Any]) -> Table:
+    """All numbers of an audit."""
+    shown = Table()
+    for name, justify in (("attack", "left"), ("on", "left"), ("result", "right"), ("guessing", "right")):
+        shown.add_column(name, justify="left" if justify == "left" else "right")
+    if report["membership"]:
+        for attack, label in _ATTACKS.items():
+            for who, leak in report["membership"][attack].items():
+                result = f"AUC {leak['auc']:.3f} ± {leak['auc_std']:.3f}, {leak['found']:.1%} found"
+                shown.add_row(f"membership, {label}", _WHO[who], result, "AUC 0.500, 5.0%")
+    if canary := report["canary"]:
+        result = f"epsilon >= {canary['lower_bound']:.2f}, claimed {canary['claimed_epsilon']:.2f}"
+        shown.add_row("canaries", "the noisy step", result, "epsilon >= 0")
+    for line in report["inversion"] or []:
+        shown.add_row(
+            "gradient inversion",
+            f"round of {line['num_patients']}",
+            f"{line['recovered']:.0%} recovered, correlation {line['correlation']:.2f}",
+            f"{line['recovered_by_chance']:.0%}",
+        )
+    return shown

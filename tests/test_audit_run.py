@@ -1,0 +1,74 @@
+"""`flower-simulate audit=...`: what is written, what is said, what is refused."""
+
+import json
+
+import pytest
+from federation_fixtures import GENES_ONLY, tiny
+
+pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
+
+from memamba_core.config.compose import compose_simulation
+from memamba_core.errors import ConfigError
+from simulation.audit import audit
+from simulation.audit_words import findings, table
+
+LEAK = {"auc": 0.9, "auc_std": 0.02, "found": 0.6, "num_patients": 40}
+NO_LEAK = {"auc": 0.503, "auc_std": 0.02, "found": 0.05, "num_patients": 60}
+
+
+def report(**parts):
+    return {"membership": None, "canary": None, "inversion": None, **parts}
+
+
+def test_canary_and_inversion_write_a_report_and_a_figure(tmp_path):
+    overrides = tiny(
+        *GENES_ONLY, "audit.attacks=[canary,inversion]", "audit.num_canaries=100", "audit.round_sizes=[1,4]"
+    )
+    steps = []
+    told, folder = audit(compose_simulation((*overrides, f"output_dir={tmp_path}")), overrides, steps.append)
+    written = json.loads((folder / "audit.json").read_text())
+    assert written == json.loads(json.dumps(told))
+    assert steps == ["canaries", "inversion of a round of 1", "inversion of a round of 4"]
+    assert written["membership"] is None
+    assert written["canary"]["passed"]
+    assert [line["num_patients"] for line in written["inversion"]] == [1, 4]
+    assert {path.name for path in folder.iterdir()} == {"audit.json", "inversion.png"}
+    assert len(written["findings"]) == 3
+    assert table(written).row_count == 3
+
+
+@pytest.mark.slow
+def test_membership_with_and_without_privacy(tmp_path):
+    common = (*GENES_ONLY, "audit=membership", "audit.num_models=8", "federation.num_rounds=8", "model.dropout=0")
+    aucs = {}
+    for mode in ("none", "dp_sgd"):
+        overrides = tiny(*common, f"privacy={mode}")
+        told, folder = audit(compose_simulation((*overrides, f"output_dir={tmp_path / mode}")), overrides)
+        aucs[mode] = told["membership"]["lira"]["all"]["auc"]
+        assert {path.name for path in folder.iterdir()} == {"audit.json", "membership.png"}
+        assert set(told["membership"]["loss"]) == {"all", "event", "censored"}
+    assert aucs["dp_sgd"] < aucs["none"]
+
+
+def test_a_leak_is_called_one_and_a_coin_a_coin():
+    told = findings(
+        report(
+            membership={"num_models": 16, "loss": {"event": NO_LEAK, "censored": NO_LEAK}, "lira": {"event": LEAK}},
+            canary={"claimed_epsilon": 2.0, "lower_bound": 3.0, "num_right": 99, "num_guesses": 100, "passed": False},
+        )
+    )
+    assert "finds 60% of those who were trained on" in told[0]
+    assert "no better than a coin" in told[1]
+    assert "CONTRADICT the claim" in told[2]
+
+
+@pytest.mark.parametrize("override", ["compare=true", "folds=[1]", "workers=2", "methods=[pooled]", "resume=somewhere"])
+def test_what_an_audit_has_no_use_for_is_refused(override):
+    with pytest.raises(ConfigError, match="an audit has no use for"):
+        compose_simulation(["audit=all", override])
+
+
+@pytest.mark.parametrize("override", ["audit.num_models=9", "audit.round_sizes=[0]", "audit.attacks=[guess]"])
+def test_strange_settings_are_refused(override):
+    with pytest.raises(ConfigError, match="audit"):
+        compose_simulation(["audit=all", override])
