@@ -13,6 +13,7 @@ from typing import Any
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.training.checkpoint import initial_model
+from server.results import write_json
 from server.settle import Run
 
 from .audit_figures import draw_inversion, draw_membership
@@ -22,7 +23,7 @@ from .audit_words import findings
 from .cohort import SimulatedCohort, prepare_cohort
 from .grid import open_grid
 from .methods import agree_only
-from .output import claim_folder, write_json
+from .output import claim_folder
 
 __all__ = ["audit"]
 
