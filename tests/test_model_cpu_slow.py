@@ -25,7 +25,7 @@ from memamba_core.model import build_model
 from memamba_core.records import Bag, InputSpec, PatientInputs, SurvivalTarget
 from memamba_core.training.trainer import training_loss
 
-settings = ModelConfig(experts=("pathology",), d_model=256, recompute_scans=True)
+settings = ModelConfig(experts=("pathology",), d_model=256, recompute=True)
 model = build_model(settings, InputSpec(num_bins=4, feature_width=1024), seed=0)
 optimizer = torch.optim.AdamW(model.parameters())
 patient = PatientInputs(SurvivalTarget(3.0, True, 1), Bag(torch.randn(1000, 1024).half().repeat(100, 1)))
