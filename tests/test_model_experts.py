@@ -98,7 +98,7 @@ def test_recomputed_scans_keep_less_and_change_nothing():
         return torch.autograd.grad(loss, list(model.parameters())), sum(kept)
 
     plain = expert("conventional", "attention").float()
-    recomputed = Expert(CONFIG.model_copy(update={"recompute_scans": True}), 2, ("conventional", "attention"))
+    recomputed = Expert(CONFIG.model_copy(update={"recompute": True}), 2, ("conventional", "attention"))
     recomputed.load_state_dict(plain.state_dict())
     (wanted, all_kept), (got, some_kept) = gradients(plain), gradients(recomputed)
     assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))

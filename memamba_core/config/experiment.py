@@ -97,9 +97,9 @@ class ModelConfig(Settings):
     """Its inner width E as a multiple of D."""
     scan_backend: Literal["auto", "reference", "chunked", "cpu", "cuda", "triton", "mamba_ssm"] = "auto"
     """How the selective scan is computed; the results agree, the speed does not."""
-    recompute_scans: bool = False
-    """The backward pass computes each Mamba block of an expert again instead of keeping its insides: a third more time,
-    and memory for one block instead of all. For bags of 100,000 patches."""
+    recompute: bool = False
+    """The backward pass computes scores and Mamba blocks of the experts again instead of keeping their insides: a third
+    more time, and memory for one block instead of all. For bags of 100,000 patches."""
     group_hidden: int = Field(64, ge=1)
     """Hidden width of each gene group's network."""
     gene_activation: Literal["selu", "elu"] = "selu"

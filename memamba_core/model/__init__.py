@@ -20,8 +20,9 @@ K      time bins
 The few others (H hidden, S steps of a segment, W a window, R dt_rank, A anchor tokens, M the rest) are said
 where they are used.
 
-Rooms, from the bottom: `scan` and its backends, `mamba` (the block), `attention`, `tokens`, `experts` (one
-modality), `transport` and `mmd`, `synergistic` (both), `branches` and `me_mamba` (all of it).
+Rooms, from the bottom: `cpu` (machine code for a CPU), `scan` and its backends, `conv` and `conv_cpu`, `mamba` (the
+block; `mixer_cpu` is its inside, compiled), `attention`, `tokens`, `experts` (one modality), `transport` and `mmd`,
+`synergistic` (both), `branches` and `me_mamba` (all of it).
 """
 
 from memamba_core.model.me_mamba import MEMamba, ModelOutput, build_model

@@ -52,10 +52,11 @@ class Expert(nn.Module):
         self.layers = nn.ModuleList(ScanLayer(config, scans) for _ in range(num_layers if scans else 0))
         self._sorts = "attention" in scans
         self._descending = config.attention_order == "descending"
+        self._recompute = config.recompute
 
     def forward(self, tokens_BLD: Float[Tensor, "B L D"]) -> ExpertOutput:
         """Runs on sequences of equal length; no patient's result depends on another's."""
-        scores_BL = self.attention(tokens_BLD)
+        scores_BL = _run(self.attention, tokens_BLD, recompute=self._recompute)
         order_BL = None
         if self._sorts:
             order_BL = torch.argsort(scores_BL.detach(), dim=1, descending=self._descending, stable=True)
@@ -84,7 +85,7 @@ class ScanLayer(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
         self.conventional = scan("conventional")
         self.attention = scan("attention")
-        self._recompute = config.recompute_scans
+        self._recompute = config.recompute
 
     def forward(
         self,
@@ -95,14 +96,19 @@ class ScanLayer(nn.Module):
         """One residual layer. `order_BL` is that of the attention-based scan; without one it is None."""
         normed_BLD = self.norm(tokens_BLD)
         if self.conventional is not None:
-            tokens_BLD = tokens_BLD + self._scan(self.conventional, normed_BLD, None)
+            tokens_BLD = tokens_BLD + _run(self.conventional, normed_BLD, None, recompute=self._recompute)
         if self.attention is not None:
             assert order_BL is not None
-            tokens_BLD = torch.addcmul(tokens_BLD, gate_BL1, self._scan(self.attention, normed_BLD, order_BL))
+            scanned_BLD = _run(self.attention, normed_BLD, order_BL, recompute=self._recompute)
+            tokens_BLD = torch.addcmul(tokens_BLD, gate_BL1, scanned_BLD)
         return tokens_BLD
 
-    def _scan(self, block: Mamba, tokens_BLD: Tensor, order_BL: Tensor | None) -> Tensor:
-        if not (self._recompute and torch.is_grad_enabled()):
-            return cast("Tensor", block(tokens_BLD, order_BL))
-        # One block at a time: a whole layer would hold both again in the backward pass.
-        return cast("Tensor", checkpoint(block, tokens_BLD, order_BL, use_reentrant=False, preserve_rng_state=False))
+
+def _run(module: nn.Module, *arguments: Tensor | None, recompute: bool) -> Tensor:
+    """Calls a module; with `recompute` the graph keeps its arguments only, and the backward pass calls it again.
+
+    One Mamba block at a time: a whole layer would hold both again in the backward pass.
+    """
+    if recompute and torch.is_grad_enabled():
+        return cast("Tensor", checkpoint(module, *arguments, use_reentrant=False, preserve_rng_state=False))
+    return cast("Tensor", module(*arguments))

@@ -214,7 +214,9 @@ class MEMamba(nn.Module):
                 )
                 by_size[len(patches_PF)].append((row, patches_PF))
         for group in by_size.values():
-            yield [row for row, _ in group], torch.stack([patches.to(self._like) for _, patches in group])
+            bags = [patches_PF.to(self._like) for _, patches_PF in group]
+            # A bag alone is not copied: it may be what fills the memory.
+            yield [row for row, _ in group], torch.stack(bags) if len(bags) > 1 else bags[0].unsqueeze(0)
 
 
 def build_model(config: ModelConfig, spec: InputSpec, *, seed: int, expert_heads: bool = False) -> MEMamba:
