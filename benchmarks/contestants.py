@@ -64,7 +64,7 @@ def scan(name: str, length: int, channels: int, *, backward: bool) -> Call:
     A, D, bias = -torch.rand(channels, STATES) * 16 - 0.1, torch.randn(channels), torch.randn(channels) - 4
     tensors = [tensor.detach().requires_grad_(backward) for tensor in (u, delta, A, B, C, D, z, bias)]
     function = _scan_function(name)
-    weights = torch.randn(1, channels, length)
+    weights = torch.randn(1, length, channels).transpose(1, 2)
 
     def call() -> object:
         if not backward:

@@ -2,9 +2,9 @@
 
 A contestant is a dictionary that `contestants.build` turns into a function of no arguments, called once per repetition.
 
-Times: one process per race. Each contestant is called once to warm up; then they take turns, so that a slow moment of
-the machine falls on all of them; what counts is the median. A contestant is called as long as its share of the race's
-seconds lasts (once in any case); calls under 20 ms are timed in groups. A race that does not end in time is cut off;
+Times: one process per race. Each contestant is called once to warm up and once more on time; then they take turns, so
+that a slow moment of the machine falls on all of them; what counts is the median. A contestant goes on as long as its
+share of the race's seconds lasts; calls under 20 ms are timed in groups. A race that does not end in time is cut off;
 what was measured until then stands.
 
 Memory: one process per contestant. It is called on a short sequence first, so that code is loaded; then Linux is asked
@@ -75,7 +75,7 @@ def race(contestants: Sequence[Contestant], *, threads: int, seconds: float, clo
     return [
         Measured(statistics.median(samples[i]), len(samples[i]))
         if i in samples
-        else Measured(None, word=words.get(i, f"over {limit:.0f} s"))
+        else Measured(None, word=words.get(i, f"not reached in {limit:.0f} s"))
         for i in range(len(contestants))
     ]
 
@@ -108,25 +108,30 @@ def _tell(**line: Any) -> None:
 def _race_here(contestants: Sequence[Contestant], seconds: float) -> None:
     from contestants import NotHereError, build
 
-    calls = {}
-    first: dict[int, float] = {}
+    calls: dict[int, Any] = {}
+    groups: dict[int, int] = {}
+    spent: dict[int, float] = {}
+
+    def take_turn(i: int) -> float:
+        took = sum(_time(calls[i]) for _ in range(groups[i]))
+        _tell(contestant=i, seconds=took / groups[i])
+        groups[i] = max(1, round(_GROUP_SECONDS * groups[i] / max(took, 1e-6)))
+        return took
+
     for i, contestant in enumerate(contestants):
         try:
-            calls[i] = build(contestant)
-            first[i] = _time(calls[i])
+            call = build(contestant)
+            call()
         except NotHereError as reason:
-            calls.pop(i, None)
             _tell(contestant=i, word=str(reason))
-    share, spent = seconds / max(1, len(calls)), dict.fromkeys(calls, 0.0)
-    for number in range(50):
-        for i, call in calls.items():
-            if number and spent[i] + first[i] > share:
-                continue
-            group = max(1, round(_GROUP_SECONDS / max(first[i], 1e-6)))
-            took = sum(_time(call) for _ in range(group))
-            first[i] = took / group
-            spent[i] += took
-            _tell(contestant=i, seconds=took / group)
+            continue
+        calls[i], groups[i] = call, 1
+        spent[i] = take_turn(i)
+    share = seconds / max(1, len(calls))
+    for _ in range(50):
+        for i in calls:
+            if spent[i] < share:
+                spent[i] += take_turn(i)
 
 
 def _time(call: Any) -> float:

@@ -118,6 +118,7 @@ def draw(
         ax.set_xticks(lengths, [f"{n:,}" for n in lengths])
         ax.minorticks_off()
         ax.grid(alpha=0.3)
-    axes[0].legend(frameon=False)
+    if axes[0].lines:
+        axes[0].legend(frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -124,8 +124,11 @@ def _gated(grads, gates, STEPS: tl.constexpr):
 
 # --------------------------------------------------------------------------------------------------------- kernels
 
+_kernel = triton.jit(do_not_specialize=["L", "chunks", "u_b", "delta_b", "B_b", "C_b", "z_b", "grad_y_b"])
+"""Bags differ in length, and none is worth a compilation of its own; widths are fixed when a model is built."""
 
-@triton.jit
+
+@_kernel
 @no_type_check
 def chunk_states(
     u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr, bias,
@@ -155,7 +158,7 @@ def chunk_states(
         tl.store(states + (place * N + n) * E + channels_E, state_E, mask=exists_E)
 
 
-@triton.jit
+@_kernel
 @no_type_check
 def chunk_adjoints(
     delta, delta_b, delta_l: tl.constexpr, A, C, C_b, C_l: tl.constexpr, z, z_b, z_l: tl.constexpr, bias,
@@ -185,7 +188,7 @@ def chunk_adjoints(
         tl.store(adjoints + (place * N + n) * E + channels_E, passed_E, mask=exists_E)
 
 
-@triton.jit
+@_kernel
 @no_type_check
 def carry_over(
     A, totals, ends, chunks, E: tl.constexpr, N: tl.constexpr,
@@ -214,7 +217,7 @@ def carry_over(
         end_E += STEPS * end_stride
 
 
-@triton.jit
+@_kernel
 @no_type_check
 def outputs(
     u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr,
@@ -257,7 +260,7 @@ def outputs(
         tl.store(y + (batch * L + first) * E + channels_E + k * E, y_E, mask=exists_E & (k < left))
 
 
-@triton.jit
+@_kernel
 @no_type_check
 def gradients(
     u, u_b, u_l: tl.constexpr, delta, delta_b, delta_l: tl.constexpr, A, B, B_b, B_l: tl.constexpr,
