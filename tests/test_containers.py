@@ -101,6 +101,7 @@ def test_the_image_holds_the_commands_and_no_compiler(image):
         assert in_image("sh", "-c", f"command -v {tool} || echo none").strip() == "none", tool
     labels = json.loads(podman("image", "inspect", IMAGE, "--format", "{{json .Labels}}"))
     assert labels["org.opencontainers.image.version"] == package_version()
+    assert labels["org.opencontainers.image.base.name"]
 
 
 def test_the_scan_was_compiled_with_the_image(image):
