@@ -56,4 +56,4 @@ def test_the_refusals_that_the_page_explains_exist():
 
 def test_every_exit_code_is_on_the_page():
     sentence = SITE[SITE.index("Exit codes:") :].partition("\n\n")[0]
-    assert {int(code) for code in re.findall(r"\b(\d+) [a-zA-Z]", sentence)} == {code.value for code in ExitCode}
+    assert {int(code) for code in re.findall(r"\b(\d+)\s[a-zA-Z]", sentence)} == {code.value for code in ExitCode}
