@@ -31,7 +31,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses $(P
 
 .PHONY: help
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo 'More on ARGS, PYTHON and TORCH_INDEX at the top of the Makefile.'
 
 $(READY): pyproject.toml constraints.txt
@@ -60,6 +60,18 @@ test-ci: $(READY) ## the short slow tests that CI runs as well
 .PHONY: test-slow
 test-slow: $(READY) ## all slow tests
 	$(PYTEST) -m 'slow or ci_slow' $(ARGS)
+
+.PHONY: test-faults
+test-faults: $(READY) ## coordinator and hospitals as real processes: what is killed, missing, full or hostile
+	$(PYTEST) --dist loadfile -m 'slow or ci_slow' tests/test_server_*.py tests/test_client_*.py $(ARGS)
+
+.PHONY: test-containers
+test-containers: $(READY) ## build the image and run a federation in containers, with podman
+	$(BIN)/pytest -m containers --capture=no $(ARGS)
+
+.PHONY: test-hosts
+test-hosts: $(READY) ## a federation over lines that are slow, lose packets and break; as root
+	$(BIN)/pytest -m hosts --capture=no $(ARGS)
 
 .PHONY: test-gpu
 test-gpu: $(READY) ## the tests that need a CUDA device

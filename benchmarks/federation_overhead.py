@@ -125,14 +125,14 @@ def _counts(events: np.ndarray) -> dict[str, np.ndarray]:
     return {"event": events, "censored": events.copy()}
 
 
-def build_app(hospitals: dict[str, HospitalDouble]) -> ClientApp:
+def build_app(hospital_of: Callable[[Context], HospitalDouble]) -> ClientApp:
     """The doubles behind Flower's ClientApp, with the same conversions as `client.app`."""
     app = ClientApp()
 
     def answer(request_class: type[WireMessage], name: str) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:
             request = request_class.from_payload(from_records(message.content))
-            work = getattr(hospitals[str(context.node_config["site"])], name)
+            work = getattr(hospital_of(context), name)
             return Message(to_records(work(request)), reply_to=message)
 
         return handle
@@ -194,7 +194,8 @@ def measure(num_sites: int, work: float, rounds: int, strategy: str) -> dict[str
     overrides = (*MODEL, f"strategy={strategy}", f"federation.num_rounds={rounds + 1}")
     experiment = compose_experiment(overrides)
     names = [f"site-{i + 1:02d}" for i in range(num_sites)]
-    app = build_app({name: HospitalDouble(name, work) for name in names})
+    hospitals = {name: HospitalDouble(name, work) for name in names}
+    app = build_app(lambda context: hospitals[str(context.node_config["site"])])
     clock = Clock()
     before = memory()[0]
     with tempfile.TemporaryDirectory() as folder:

@@ -42,6 +42,7 @@ from memamba_core.protocol import (
 from memamba_core.survival.concordance import count_pairs
 from memamba_core.survival.histogram import risk_time_histogram
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint, weights_of
+from memamba_core.training.deltas import delta_of
 from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import Predictions, Span, predict, resolve_device, train
 
@@ -140,6 +141,12 @@ class SiteWorker:
             RefusedError: other settings or agreement, weights that are not the model's, no patient to train on.
         """
         session = self._sessions.get(request.run_id, request.config_digest, request.fold, request.agreement_digest)
+        reply = self._train(session, request)
+        if session.experiment.federation.wire == "bfloat16_delta":
+            return reply.model_copy(update={"weights": delta_of(reply.weights, request.weights)})
+        return reply
+
+    def _train(self, session: Session, request: TrainRequest) -> TrainReply:
         experiment, federation = session.experiment, session.experiment.federation
         dataset = self._dataset(session, "train")
         if not len(dataset):

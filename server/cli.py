@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from memamba_core.config.coordinator import CoordinatorConfig, RunSettings
 from memamba_core.errors import AgreementError, BudgetError, ConfigError, FederationError, FolderBusyError, MemambaError
 
 from .exit_codes import ExitCode
@@ -56,8 +57,6 @@ def _say(text: object, code: ExitCode) -> ExitCode:
 
 
 def _init(arguments: argparse.Namespace) -> ExitCode:
-    from memamba_core.config.coordinator import CoordinatorConfig
-
     from .folder import create_folder
 
     given = {
@@ -128,18 +127,15 @@ def _kit(arguments: argparse.Namespace) -> ExitCode:
 def _run(arguments: argparse.Namespace) -> ExitCode:
     settings, overrides = _split(arguments.overrides)
     folder = _open(arguments)
-    from memamba_core.config.coordinator import RunSettings
-
-    run_settings = RunSettings.parse(settings, "run")
-    _end_within_grace()
     from rich.console import Console
 
     from .deployment import plan_run, run_deployment
     from .logs import open_log
 
+    plan = plan_run(folder, settings, overrides)
     console = Console(stderr=True)
     open_log(arguments.log_format, console)
-    plan = plan_run(folder, run_settings, overrides)
+    _end_within_grace()
     try:
         summary = run_deployment(folder, plan, console)
     except (FederationError, AgreementError) as error:
@@ -194,14 +190,12 @@ def _open(arguments: argparse.Namespace) -> Any:
     return open_folder(arguments.dir or Path(os.environ.get(_FOLDER_VARIABLE, ".")))
 
 
-def _split(overrides: Sequence[str]) -> tuple[dict[str, object], tuple[str, ...]]:
+def _split(overrides: Sequence[str]) -> tuple[RunSettings, tuple[str, ...]]:
     """What is said of this run, and what of the experiment.
 
     Raises:
-        ConfigError: something is not of the form `key=value`, or is given twice.
+        ConfigError: something is not of the form `key=value`, is given twice, or is no setting of a run.
     """
-    from memamba_core.config.coordinator import RunSettings
-
     own: dict[str, object] = {}
     experiment = []
     for override in overrides:
@@ -214,7 +208,7 @@ def _split(overrides: Sequence[str]) -> tuple[dict[str, object], tuple[str, ...]
         if key in own:
             raise ConfigError(f"{key} is given twice")
         own[key] = tuple(re.split(r"\s*,\s*", value.strip("[] "))) if key == "sites" else value
-    return own, tuple(experiment)
+    return RunSettings.parse(own, "run"), tuple(experiment)
 
 
 def _end_within_grace() -> None:

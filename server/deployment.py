@@ -18,7 +18,7 @@ from memamba_core.config.coordinator import RunSettings
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError, FederationError
 
-from .flwr_compat import Control, LinkLostError, RuntimeGrid, server_app_task
+from .flwr_compat import Control, LinkLostError, ReturnedKeyError, RuntimeGrid, server_app_task
 from .folder import FederationFolder
 from .journal import Journal, RoundRecord
 from .logs import also_log_to
@@ -33,6 +33,7 @@ __all__ = ["Plan", "plan_run", "run_deployment"]
 _log = logging.getLogger(__name__)
 _CONFIG = "experiment"
 _LOOK_EVERY_S = 0.5
+_STEADY_S = 3.0  # before its SuperNode starts, and from its doctor, a hospital is connected for a moment only
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,12 @@ def _flower_run(
     control = Control(link.address, ca)
     try:
         control.end_runs()  # of a coordinator that was killed
-        nodes = control.register({site: roster.get(site).public_key_pem for site in roster.names})
+        keys = {site: roster.get(site).public_key_pem for site in roster.names}
+        try:
+            nodes = control.register(keys)
+        except ReturnedKeyError:
+            link.start_afresh()
+            nodes = control.register(keys)
         progress.know(nodes)
         control.start_run()
         with server_app_task(link.address, ca, federation.runtime_secret.read_bytes(), progress) as grid:
@@ -241,9 +247,11 @@ def _wait_for_sites(grid: RuntimeGrid, plan: Plan, nodes: Mapping[str, int], pro
         FederationError: too few are there.
     """
     deadline = time.monotonic() + plan.wait_s
+    since: dict[str, float] = {}
     while True:
-        online = grid.online()
-        present = {site: nodes[site] for site in plan.sites if nodes[site] in online}
+        online, now = grid.online(), time.monotonic()
+        since = {site: since.get(site, now) for site in plan.sites if nodes[site] in online}
+        present = {site: nodes[site] for site, begun in since.items() if now - begun >= _STEADY_S}
         progress.on_connected(plan.sites, present)
         absent = [site for site in plan.sites if site not in present]
         if not absent:

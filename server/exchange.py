@@ -4,8 +4,9 @@ A failed site is data, not an exception.
 """
 
 import logging
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,9 +17,10 @@ from memamba_core.errors import ProtocolError
 from memamba_core.protocol import Phase, WireMessage
 from memamba_core.wire import from_records, to_records
 
-__all__ = ["Answers", "SiteFailure", "ask"]
+__all__ = ["Answers", "SiteFailure", "ask", "wait_for_return"]
 
 _log = logging.getLogger(__name__)
+_RETURN_S = 120.0  # Flower notices after a minute that a connection is broken, and after half of one that it is back
 Reply = TypeVar("Reply", bound=WireMessage)
 
 
@@ -121,3 +123,16 @@ def ask(
         bytes_sent,
         bytes_received,
     )
+
+
+def wait_for_return(grid: Grid, nodes: Collection[int], least: int) -> None:
+    """Wait until enough sites are connected, two minutes at most: a request to one that is not fails at once.
+
+    Args:
+        grid: Flower's Grid.
+        nodes: of the sites that are going to be asked.
+        least: how many of them are enough.
+    """
+    deadline = time.monotonic() + _RETURN_S
+    while len(set(nodes) & set(grid.get_node_ids())) < min(least, len(nodes)) and time.monotonic() < deadline:
+        time.sleep(1.0)

@@ -1,22 +1,19 @@
-"""Flower's private names, as the coordinator needs them: a SuperLink with two doors, its control, a task and its grid.
+"""Flower's private names, as the coordinator needs them: the control of a SuperLink, a task and its grid.
 
 Written for flwr 1.41.0. `tests/test_server_flwr_compat.py` holds what is relied on.
 """
 
-import asyncio
 import hashlib
 import logging
-import signal
-import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
-import uvicorn
 from flwr.app import Message
 from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, Status, SubStatus
@@ -37,6 +34,7 @@ from flwr.proto.runtime_pb2 import (
     SendTaskHeartbeatRequest,
 )
 from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -46,11 +44,9 @@ from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.cli.flower_superlink import SuperLinkLifespan, _parse_superlink_lifespan_config
 from flwr.superlink.grid import HttpGrid
-from flwr.superlink.main import create_app
 
-__all__ = ["Control", "FleetOnly", "LinkLostError", "RuntimeGrid", "serve_superlink", "server_app_task"]
+__all__ = ["Control", "LinkLostError", "ReturnedKeyError", "RuntimeGrid", "server_app_task"]
 
 _log = logging.getLogger(__name__)
 _SERVER_APP_TASK = "flwr-serverapp"
@@ -58,7 +54,6 @@ _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _POLL_S = 0.25
 _ACQUIRE_S = 30.0
 _PATIENCE_S = 120.0  # for a SuperLink that is being restarted; Flower gives the run up after a minute of silence
-_MAX_REQUEST_BYTES = 16_000_000  # Flower sends weights in pieces of 5 MB
 _BUNDLE = b"""\
 [project]
 name = "memamba-federated"
@@ -79,79 +74,11 @@ class LinkLostError(ConnectionError):
     """The SuperLink does not answer, refuses, or has given the run up."""
 
 
-# The SuperLink, in a process of its own
-# --------------------------------------------------------------------------------------------------------------
+class ReturnedKeyError(Exception):
+    """Flower's database never takes back a key that it let go; with a new one it does not know of that."""
 
 
-class FleetOnly:
-    """The part of a SuperLink that may be reached from outside: `/v1/fleet/*` and `/health`.
-
-    Its control interface has no authentication, and whoever reaches it may start runs; so everything else is refused
-    before the SuperLink sees it, and requests of a size that no SuperNode sends, too.
-    """
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one request (ASGI)."""
-        if scope["type"] != "http" or not (scope["path"].startswith("/v1/fleet/") or scope["path"] == "/health"):
-            await _refuse(send, 403)
-            return
-        length = dict(scope["headers"]).get(b"content-length", b"0" if scope["method"] == "GET" else b"")
-        if not length.isdigit():
-            await _refuse(send, 411)
-        elif int(length) > _MAX_REQUEST_BYTES:
-            await _refuse(send, 413)
-        else:
-            await self._app(scope, receive, send)
-
-
-async def _refuse(send: Any, status: int) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body", "body": b""})
-
-
-class _Listener(uvicorn.Server):
-    """A uvicorn server that leaves signals to `serve_superlink`, which has two of them."""
-
-    def capture_signals(self) -> Any:
-        return nullcontext()
-
-
-def serve_superlink(arguments: Sequence[str], host: str, port: int) -> None:
-    """Serve until SIGTERM: all of the SuperLink where its arguments say, and to hospitals what is theirs.
-
-    Args:
-        arguments: of Flower's `flower-superlink`; its `--host` is an address on loopback.
-        host: address on which hospitals are awaited.
-        port: likewise.
-    """
-    sys.argv = ["flower-superlink", *arguments]
-    config = _parse_superlink_lifespan_config()
-    app = create_app(config, SuperLinkLifespan)
-    shared: dict[str, Any] = {
-        "ssl_keyfile": config.ssl_keyfile,
-        "ssl_certfile": config.ssl_certfile,
-        "access_log": False,
-        "timeout_graceful_shutdown": 2,
-    }
-    inside = _Listener(uvicorn.Config(app, host=config.host, port=config.port, **shared))
-    outside = _Listener(uvicorn.Config(FleetOnly(app), host=host, port=port, lifespan="off", **shared))
-    asyncio.run(_serve(inside, outside))
-
-
-async def _serve(*listeners: _Listener) -> None:
-    def stop() -> None:
-        for listener in listeners:
-            listener.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    await asyncio.gather(*(listener.serve() for listener in listeners))
-
-
-# Its control interface
+# The SuperLink's control interface
 # --------------------------------------------------------------------------------------------------------------
 
 
@@ -190,16 +117,21 @@ class Control:
             for key, node_id in known.items():
                 if key not in keys.values():
                     self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
-            return {
-                site: known[key]
-                if key in known
-                else self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=site)).node_id
-                for site, key in keys.items()
-            }
+            return {site: known[key] if key in known else self._let_in(site, key) for site, key in keys.items()}
+
+    def _let_in(self, site: str, key: bytes) -> int:
+        try:
+            return int(self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=site)).node_id)
+        except httpx.HTTPStatusError as error:
+            refused = FlowerError.from_json(error.response.text)
+            if refused is not None and refused.code == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+                raise ReturnedKeyError from None
+            raise
 
     def start_run(self) -> None:
         """Begin a run with an empty bundle: what runs is installed, here and at the hospitals."""
-        content, _ = build_fab_from_files({"pyproject.toml": _BUNDLE})
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # Flower's use of pathspec
+            content, _ = build_fab_from_files({"pyproject.toml": _BUNDLE})
         fab = Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
         with _plain_words():
             if not self._client.StartRun(StartRunRequest(fab=fab)).run_id:

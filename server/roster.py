@@ -1,6 +1,6 @@
 """Who may take part: hospitals by name and public key, in `roster.yaml`. The only list of it.
 
-A new roster is made for each change (settings are frozen); `FederationFolder.edit_roster` writes it.
+A new roster is made for each change (settings are frozen); `FederationFolder.change_roster` writes it.
 """
 
 import datetime as dt
@@ -74,8 +74,8 @@ class Roster(Settings):
             names[site.name.lower()] = site.name
             if site.public_key in keys:
                 raise ValueError(
-                    f"the key {site.fingerprint} is enrolled for {keys[site.public_key]} already; every hospital needs "
-                    "a key of its own"
+                    f"{keys[site.public_key]} and {site.name} would have the same key {site.fingerprint}; every "
+                    "hospital needs a key of its own"
                 )
             keys[site.public_key] = site.name
         return self

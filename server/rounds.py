@@ -10,33 +10,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 from flwr.serverapp import Grid
 
+from memamba_core.config.experiment import FederationConfig
 from memamba_core.data.agreement import Agreement
-from memamba_core.errors import BudgetError, FederationError, NoComparablePairError
+from memamba_core.errors import BudgetError, FederationError, ProtocolError
 from memamba_core.protocol import (
     EvaluateReply,
     EvaluateRequest,
     FactsReply,
-    Metrics,
     Phase,
     Refusal,
     TrainReply,
     TrainRequest,
 )
-from memamba_core.survival.concordance import PairCounts
-from memamba_core.survival.histogram import pair_counts_from_histogram
 from memamba_core.training.checkpoint import initial_model, weights_of
+from memamba_core.training.deltas import weights_from_delta
 
-from .exchange import Answers, SiteFailure, ask
+from .evaluation import Evaluation, metrics_line, summarise_metrics
+from .exchange import Answers, SiteFailure, ask, wait_for_return
 from .gate import objection_to, objection_to_metrics
 from .journal import Journal, JournalEntry, RoundRecord
 from .settle import Run, Settlement, settle
 from .strategy import GroupedStrategy
 
-__all__ = ["Evaluation", "FederationResult", "Observer", "run_federation", "summarise_metrics"]
+__all__ = ["FederationResult", "Observer", "run_federation"]
 
 _log = logging.getLogger(__name__)
 Weights = dict[str, npt.NDArray[Any]]
@@ -52,26 +51,6 @@ class Observer(Protocol):
     def on_round(self, record: RoundRecord) -> None:
         """A round is finished and in the journal."""
         ...
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Aggregates of one set of weights over all sites that told theirs.
-
-    Attributes:
-        num_patients, num_events: of the sites over their floors.
-        loss: mean negative log-likelihood of those patients; None without any.
-        c_index_histogram: concordance from summed risk-by-time counts; None without a comparable pair.
-        c_index_within_site: pairs inside sites, counts added; None likewise.
-        sites: what each site told, and the failures.
-    """
-
-    num_patients: int
-    num_events: int
-    loss: float | None
-    c_index_histogram: float | None
-    c_index_within_site: float | None
-    sites: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -171,6 +150,8 @@ def _train_round(
         proximal_mu=asked.get("proximal-mu"),
     )
     for attempt in (1, 2):
+        if attempt == 2:
+            wait_for_return(grid, [settlement.nodes[site] for site in trainers], config.min_results)
         _tell(observer, Phase.TRAIN, len(trainers), server_round)
         answers = ask(
             grid,
@@ -223,14 +204,29 @@ def _pass_gate(
     accepted: dict[str, TrainReply] = {}
     refused: dict[str, SiteFailure] = {}
     for site, reply in answers.replies.items():
-        objection = objection_to(
-            reply, weights, run.experiment.federation, settlement.facts[site]
-        ) or objection_to_metrics(reply, run.experiment.agreement.grid_num_cells)
+        try:
+            reply = _as_weights(reply, weights, run.experiment.federation)
+            objection = objection_to(
+                reply, weights, run.experiment.federation, settlement.facts[site]
+            ) or objection_to_metrics(reply, run.experiment.agreement.grid_num_cells)
+        except ProtocolError as error:
+            objection = str(error)
         if objection is None:
             accepted[site] = reply
         else:
             refused[site] = SiteFailure(0, objection)
     return accepted, refused
+
+
+def _as_weights(reply: TrainReply, sent: Weights, config: FederationConfig) -> TrainReply:
+    """The reply with float32 weights, whatever they travelled as.
+
+    Raises:
+        ProtocolError: they did not travel as was agreed.
+    """
+    if config.wire == "bfloat16_delta":
+        return reply.model_copy(update={"weights": weights_from_delta(reply.weights, sent)})
+    return reply
 
 
 def _evaluate(grid: Grid, run: Run, settlement: Settlement, weights: Weights) -> Evaluation:
@@ -260,42 +256,8 @@ def _evaluate(grid: Grid, run: Run, settlement: Settlement, weights: Weights) ->
     return summarise_metrics({s: r for s, r in answers.replies.items() if s not in failures}, failures)
 
 
-def summarise_metrics(replies: Mapping[str, Metrics], failures: Mapping[str, SiteFailure] | None = None) -> Evaluation:
-    """Add up what the sites told. Sites under their floors tell nothing and are not in the sums."""
-    told = [m for m in replies.values() if m.num_patients]
-    with_loss = [m for m in told if m.loss_sum is not None]
-    patients_with_loss = sum(m.num_patients or 0 for m in with_loss)
-    pairs = sum(
-        (PairCounts(m.concordant, m.discordant or 0, m.tied_risk or 0) for m in told if m.concordant is not None),
-        start=PairCounts(0, 0, 0),
-    )
-    histograms = [m.counts["histogram"] for m in told if "histogram" in m.counts]
-    sites = {site: _metrics_line(metrics) for site, metrics in replies.items()}
-    sites |= {site: {"failure": f.text, "code": f.code} for site, f in (failures or {}).items()}
-    return Evaluation(
-        num_patients=sum(m.num_patients or 0 for m in told),
-        num_events=sum(m.num_events or 0 for m in told),
-        loss=sum(m.loss_sum or 0.0 for m in with_loss) / patients_with_loss if patients_with_loss else None,
-        c_index_histogram=_index(pair_counts_from_histogram(np.sum(histograms, axis=0))) if histograms else None,
-        c_index_within_site=_index(pairs),
-        sites={site: sites[site] for site in sorted(sites)},
-    )
-
-
-def _index(pairs: PairCounts) -> float | None:
-    try:
-        return pairs.c_index
-    except NoComparablePairError:
-        return None
-
-
-def _metrics_line(metrics: Metrics) -> dict[str, Any]:
-    """The numbers of one site as they go to `metrics.jsonl`: everything it told but the arrays."""
-    return {name: getattr(metrics, name) for name in Metrics.model_fields if name != "counts"}
-
-
 def _site_line(reply: TrainReply) -> dict[str, Any]:
-    return {"trained": dict(reply.trained), "train_loss": reply.train_loss, "incoming": _metrics_line(reply)}
+    return {"trained": dict(reply.trained), "train_loss": reply.train_loss, "incoming": metrics_line(reply)}
 
 
 def _tell(observer: Observer | None, phase: Phase, num_sites: int, server_round: int = 0) -> None:

@@ -23,9 +23,9 @@ from memamba_core.errors import ConfigError, FederationError
 
 from .folder import FederationFolder
 
-__all__ = ["LOOPBACK", "SuperLink", "flower_environment"]
+__all__ = ["SuperLink"]
 
-LOOPBACK = "127.0.0.1"
+_LOOPBACK = "127.0.0.1"
 _log = logging.getLogger(__name__)
 _START_S = 60.0
 _STOP_S = 5.0
@@ -33,15 +33,15 @@ _MAX_STARTS = 5  # in the time of `_MAX_STARTS_S`; then something is wrong that 
 _MAX_STARTS_S = 120.0
 
 
-def flower_environment(folder: FederationFolder) -> dict[str, str]:
-    """The environment of Flower's programs: no telemetry, no downloads, nothing outside the folder."""
-    return {
-        **os.environ,
+def _set_environment(folder: FederationFolder) -> None:
+    """For Flower in this process and its child: no telemetry, no downloads, nothing outside the folder, no proxy."""
+    spared = [host for host in os.environ.get("NO_PROXY", "").split(",") if host]
+    os.environ |= {
         "FLWR_HOME": str(folder.state / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "NO_PROXY": f"{LOOPBACK},localhost",
+        "NO_PROXY": ",".join([*spared, _LOOPBACK, "localhost"]),
     }
 
 
@@ -60,14 +60,14 @@ class SuperLink:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
-        self._started = threading.Event()
+        self._afresh = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="superlink", daemon=True)
         self.failed = threading.Event()
 
     @property
     def address(self) -> str:
         """`host:port` on loopback, of all its interfaces."""
-        return f"{LOOPBACK}:{self._folder.config.loopback_port}"
+        return f"{_LOOPBACK}:{self._folder.config.loopback_port}"
 
     @property
     def log_file(self) -> Path:
@@ -81,7 +81,8 @@ class SuperLink:
 
     def __enter__(self) -> Self:
         host, port = self._folder.config.public_listener
-        _check_free(LOOPBACK, self._folder.config.loopback_port, "loopback_port")
+        _set_environment(self._folder)
+        _check_free(_LOOPBACK, self._folder.config.loopback_port, "loopback_port")
         _check_free(host, port, "listen_port")
         self.log_file.write_bytes(b"")
         self._watcher.start()
@@ -99,6 +100,23 @@ class SuperLink:
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.database)) as database:
             database.execute("VACUUM")  # deleted messages leave their bytes in the file otherwise
 
+    def start_afresh(self) -> None:
+        """Start it again with an empty database; hospitals that are connected connect anew.
+
+        Raises:
+            FederationError: it does not start.
+        """
+        process = self._process
+        assert process is not None
+        self._afresh.set()
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._wait_until_it_answers()
+
     def _watch(self) -> None:
         """Start it, and again when it ends by itself. One thread for all starts: the child ends with the thread."""
         starts: list[float] = []
@@ -107,17 +125,20 @@ class SuperLink:
             if len(starts) > _MAX_STARTS:
                 _log.error("the SuperLink ended %d times within %.0f s", _MAX_STARTS, _MAX_STARTS_S)
                 break
+            if self._afresh.is_set():
+                for path in self.database.parent.glob(f"{self.database.name}*"):  # and what SQLite keeps beside it
+                    path.unlink()
+                self._afresh.clear()
             with self.log_file.open("ab") as log:
                 self._process = subprocess.Popen(  # noqa: S603 - our own program
                     self._command(),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=flower_environment(self._folder),
                     start_new_session=True,  # Ctrl-C is for the parent, which ends this one when it has finished
                 )
             code = self._process.wait()
-            if not self._stopping.is_set():
+            if not self._stopping.is_set() and not self._afresh.is_set():
                 _log.warning("the SuperLink ended (%s); it is started again", code)
                 self._stopping.wait(0.5)
         if not self._stopping.is_set():
@@ -128,7 +149,7 @@ class SuperLink:
         host, port = config.public_listener
         return [
             *(sys.executable, "-P", "-m", "server.link", str(os.getpid()), host, str(port)),
-            *("--host", LOOPBACK, "--port", str(config.loopback_port)),
+            *("--host", _LOOPBACK, "--port", str(config.loopback_port)),
             *("--ssl-ca-certfile", str(pki.ca_certificate)),
             *("--ssl-certfile", str(pki.server_certificate), "--ssl-keyfile", str(pki.server_key)),
             *("--enable-supernode-auth", "--database", str(self.database)),

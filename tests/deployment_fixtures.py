@@ -4,10 +4,11 @@ The hospitals are those of `federation_fixtures.tiny`, exported as site folders;
 have a dozen patients each.
 """
 
-import itertools
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,8 +27,18 @@ from simulation.cohort import prepare_cohort
 from simulation.export import export_sites
 
 BIN = Path(sys.executable).parent
-_PORTS = itertools.count(18100 + 20 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")), 2)
+_PORTS = range(18100, 18300, 2)
 FLOORS = {"min_patients": 1, "min_events": 0, "min_pairs": 1, "min_round_patients": 1}
+
+
+def free_ports() -> tuple[int, int]:
+    """Two ports that nobody has, for hospitals and on loopback; other test processes look elsewhere first."""
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with socket.socket() as first, socket.socket() as second, suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port, port + 1
+    raise AssertionError(f"no free ports in {_PORTS}")
 
 
 @dataclass
@@ -42,7 +53,7 @@ class Deployment:
 
     root: Path
     overrides: tuple[str, ...] = tiny("agreement.gene_groups=kind")
-    port: int = field(default_factory=lambda: next(_PORTS))
+    port: int = field(default_factory=lambda: free_ports()[0])
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property

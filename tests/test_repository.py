@@ -103,8 +103,9 @@ def test_the_wheel_holds_all_of_it_and_composes_far_from_the_checkout(tmp_path):
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     site = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "zipfile", "--extract", str(wheel), str(site)], check=True, timeout=60)
-    shipped = {path.relative_to(site) for path in site.rglob("*.yaml")}
-    assert shipped == {path.relative_to(REPOSITORY) for path in (REPOSITORY / "configs").rglob("*.yaml")}
+    for folder in ("configs", "deploy/site"):
+        shipped = {path.relative_to(site) for path in (site / folder).rglob("*") if path.is_file()}
+        assert shipped == {path.relative_to(REPOSITORY) for path in (REPOSITORY / folder).rglob("*") if path.is_file()}
     # A folder of the same name in the working directory must not be taken for the installed one.
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "configs").mkdir(parents=True)

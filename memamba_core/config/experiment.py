@@ -220,6 +220,8 @@ class FederationConfig(Settings):
     """A site that claims to have trained on more is not believed."""
     max_update_norm: float | None = Field(None, gt=0)
     """A site whose update has a larger L2 norm is left out of the round; None sets no bound."""
+    wire: Literal["float32", "bfloat16_delta"] = "float32"
+    """How weights come back from a site: as they are, or as the rounded change, which is half the size."""
 
     @model_validator(mode="after")
     def _one_curve(self) -> Self:
