@@ -1,11 +1,12 @@
 # One image for coordinator and hospitals: flower-server, flower-client, flower-simulate. How to run it: docs/deployment.md.
 #
 #   docker build -t memamba-federated:0.1.0 .
-#   docker build -t memamba-federated:0.1.0-cuda --build-arg EXTRAS=cuda \
+#   docker build -t memamba-federated:0.1.0-gpu --build-arg GPU=yes \
 #     --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
 #
 # BASE_IMAGE   Debian with python3.11, or without: then Debian's own is installed
-# EXTRAS       of pyproject.toml, comma-separated: privacy, cuda
+# EXTRAS       of pyproject.toml, comma-separated: privacy
+# GPU          yes: a C compiler stays inside, because Triton compiles the launchers of its kernels at run time
 # TORCH_INDEX  where torch is taken from besides PyPI; empty: only PyPI, whose torch brings gigabytes of CUDA
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
@@ -39,10 +40,10 @@ COPY . .
 RUN tools/bin/hatchling build --target wheel --directory dist
 
 FROM python
-ARG EXTRAS=""
-# Triton compiles the launchers of its kernels at run time: only the image for a GPU has a compiler.
-RUN case ",${EXTRAS}," in *,cuda,*) apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log;; esac
+ARG GPU=no
+RUN if [ "${GPU}" = yes ]; then apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+      $(test -x /usr/local/bin/python3.11 || echo libpython3.11-dev) \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log; fi
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin memamba \
     && install --directory --owner 10001 --group 10001 --mode 700 /federation
 COPY --from=build /opt/memamba /opt/memamba

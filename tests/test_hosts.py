@@ -152,6 +152,8 @@ def test_a_line_that_breaks_for_a_minute_in_the_middle_of_a_round_loses_nothing(
     assert not any("failure" in record for record in records)
     for site in sites:
         left = call(BIN / "flower-client", "egress", site / "site.yaml")
-        assert len(re.findall("TrainReply", left)) == ROUNDS, left
+        answers = re.findall(r"train +(\d+) +[\d,]+ +(\w+) .*TrainReply", left)
+        assert {int(number) for number, _ in answers} == set(range(1, ROUNDS + 1))
+        assert len(set(answers)) == ROUNDS, "a round that was repeated got another answer"
     assert all(share > 0.5 * LOSS for share in dropped)
     print(f"{end - begin:.0f} s in all, {end - cut - CUT_S:.0f} s after the line was mended; dropped {dropped}")
