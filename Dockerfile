@@ -50,13 +50,15 @@ COPY --from=build /opt/memamba /opt/memamba
 ENV PATH=/opt/memamba/bin:${PATH} HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1 \
     NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib MEMAMBA_SERVER_DIR=/federation \
     FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
+COPY --from=build /build/dist /opt/memamba/dist
 # The scan is compiled here, for the kind of processor that builds; on another kind the first start takes seconds longer.
-RUN --mount=type=bind,from=build,source=/build,target=/build \
-    /build/tools/bin/pip --python /opt/memamba/bin/python install --no-cache-dir --no-deps /build/dist/*.whl \
+RUN --mount=type=bind,from=build,source=/build/tools,target=/build/tools \
+    /build/tools/bin/pip --python /opt/memamba/bin/python install --no-cache-dir --no-deps /opt/memamba/dist/*.whl \
     && NUMBA_CACHE_DIR=/opt/memamba/numba python -c 'import memamba_core.model.scan_cpu_kernels' \
     && rm -rf /tmp/*
 COPY --chmod=755 deploy/image/entrypoint.sh /opt/memamba/bin/entrypoint
 
+ARG BASE_IMAGE
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="memamba-federated" \
       org.opencontainers.image.description="Federated ME-Mamba: coordinator and hospital client" \

@@ -56,6 +56,7 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "NO_PROXY": "127.0.0.1",
     "OMP_NUM_THREADS": "1",
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # the stock programs start others by name
 }
 
 STOCK_PROJECT = """
@@ -90,7 +91,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-client, server = ClientApp(), ServerApp()
+client = ClientApp()
+server = ServerApp()
 
 @client.train()
 def train(message, context):
@@ -127,6 +129,7 @@ def main() -> None:
     if options.as_site:
         be_a_site(Path(options.as_site[0]), Path(options.as_site[1]), int(options.as_site[2]))
         return
+    console = Console()
     table = Table(title=f"{options.sites} sites, 20 MB each way, seconds per round")
     for column in ("deployment", "median", "each"):
         table.add_column(column)
@@ -137,7 +140,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             seconds = measure_stock(Path(folder), options.sites, options.rounds, shapes)
             table.add_row("stock", f"{statistics.median(seconds):.1f}", ", ".join(f"{s:.1f}" for s in seconds))
-    Console().print(table)
+    console.print(table)
 
 
 def be_a_site(folder: Path, ca: Path, port: int) -> None:

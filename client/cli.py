@@ -103,7 +103,11 @@ def _run(options: argparse.Namespace) -> ExitCode:
     config = load_site_config(options.site)
     runtime = _host_and_port(options.runtime)
     link_alone = options.part == "link"
-    open_logs(options.log_format, None if link_alone else _state(config))
+    state = None if link_alone else _state(config)
+    try:
+        open_logs(options.log_format, state)
+    except OSError as error:
+        raise ConfigError(f"{state}: the private log cannot be written there ({error.strerror})") from None
     from .station import run_link, run_together, run_train
 
     try:

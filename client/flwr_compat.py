@@ -4,6 +4,7 @@ Written for flwr 1.41.0. `tests/test_client_flwr_compat.py` holds what is relied
 """
 
 import enum
+import logging
 import ssl
 import sysconfig
 import threading
@@ -55,6 +56,8 @@ __all__ = [
     "greet",
     "supernode_command",
 ]
+
+_log = logging.getLogger(__name__)
 
 CLIENT_APP_TASK = "flwr-clientapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -213,6 +216,11 @@ def _plain_words() -> Iterator[None]:
         raise UnreachableError("nothing listens there") from error
     except httpx.HTTPError as error:
         raise UnreachableError(type(error).__name__) from error
+    except UnreachableError:
+        raise
+    except Exception as error:  # Flower's own are many: an object that is gone, a message that is too old
+        _log.exception("Flower raised")
+        raise UnreachableError(f"an error of Flower: {type(error).__name__}") from error
 
 
 class _VersionHeaders:

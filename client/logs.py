@@ -33,14 +33,18 @@ def open_logs(log_format: LogFormat, state: Path | None) -> None:
     Args:
         log_format: of the support log.
         state: folder of the private log; None where the process never sees data (the link in a container of its own).
+
+    Raises:
+        OSError: the private log cannot be written; nothing was set up.
     """
+    private = logging.NullHandler() if state is None else _private_file(state / "site.log")
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(_Json() if log_format == "json" else _text())
     support_log.setLevel(logging.INFO)
     support_log.handlers = [console]
     root = logging.getLogger()
     root.setLevel(logging.INFO)
-    root.handlers = [logging.NullHandler()] if state is None else [_private_file(state / "site.log")]
+    root.handlers = [private]
     for name in ("flwr", "httpx"):  # Flower brings a handler to standard error, httpx a line per request
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True

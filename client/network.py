@@ -27,7 +27,7 @@ __all__ = ["KEY", "check_network", "obstacle"]
 
 _CLOCK_AHEAD_S = 5.0  # a request that was signed in the coordinator's future is refused
 _CLOCK_BEHIND_S = 300.0  # so is one that was signed so long ago
-_TIMEOUT_S = 8.0
+_TIMEOUT_S = 5.0
 _EXPIRY_DAYS = 30
 
 AUTHORITY, NAME, PORT, CERTIFICATE, CLOCK, KEY = "authority", "name", "port", "certificate", "clock", "key"

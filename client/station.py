@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -73,14 +73,15 @@ def run_together(config: SiteConfig) -> None:
     interrupts, ended = Interrupts(), threading.Event()
     executor = _executor(config, address, interrupts)
     link = Link(coordinator, keys, address, ended)
-    thread = threading.Thread(target=_or_stop(link.run, interrupts), name="link")
     support_log.info("%s: to the coordinator at %s", config.name, coordinator.address)
-    thread.start()
-    try:
-        executor.run()
-    finally:
-        ended.set()  # after the executor: the SuperNode has to deliver its last answer
-        thread.join()
+    with ThreadPoolExecutor(1, "link") as threads:
+        linked = threads.submit(link.run)
+        linked.add_done_callback(lambda _done: interrupts.stop())  # without it the executor is of no use
+        try:
+            executor.run()
+        finally:
+            ended.set()  # after the executor: the SuperNode has to deliver its last answer
+    linked.result()
     support_log.info("stopped")
 
 
@@ -112,19 +113,6 @@ def _executor(config: SiteConfig, link: tuple[str, int], interrupts: Interrupts)
         interrupts,
         60 * config.limits.minutes_per_round,
     )
-
-
-def _or_stop(work: Callable[[], None], interrupts: Interrupts) -> Callable[[], None]:
-    """Work of another thread, without which the process is of no use."""
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException:
-            interrupts.stop()
-            raise
-
-    return run
 
 
 def _free_port() -> int:

@@ -343,7 +343,8 @@ class TrainReply(Metrics):
     """Site -> coordinator: its weights after training, and `Metrics` of the weights that came *in*.
 
     Attributes:
-        weights: the whole model by parameter name, also where nothing was trained.
+        weights: the whole model by parameter name, also where nothing was trained; with
+            `federation.wire=bfloat16_delta` the change of each, as `memamba_core.training.deltas` writes it.
         trained: parameter group -> number of patients whose gradient reached it.
         train_loss: mean loss per patient over the local epochs, if over the floor.
     """

@@ -41,7 +41,7 @@ def _guarded(command: Callable[[argparse.Namespace], ExitCode], arguments: argpa
         return _say(error, ExitCode.BUSY)
     except (FederationError, AgreementError, BudgetError) as error:
         return _say(error, ExitCode.UNFINISHED)
-    except MemambaError as error:
+    except (MemambaError, OSError) as error:  # the second: a folder that cannot be read or written
         return _say(error, ExitCode.MISTAKE)
     except KeyboardInterrupt:
         return _say("interrupted", ExitCode.INTERRUPTED)

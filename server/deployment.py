@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -178,22 +179,28 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
 
 
 def _begin(plan: Plan) -> None:
-    """Make the run's folder, unless it is there from before."""
+    """Make the run's folder, unless it is there from before.
+
+    Raises:
+        ConfigError: it cannot be written; nothing was left behind.
+    """
     if plan.folder.exists():
         return
-    plan.folder.mkdir(mode=0o700)
     run = plan.run
-    write_json(
-        plan.folder / "settings.json",
-        {
-            "overrides": list(run.overrides),
-            "sites": list(plan.sites),
-            "fold": run.fold,
-            "signatures": str(plan.signatures) if plan.signatures else None,
-            "config_digest": run.experiment.digest(),
-            "settings": run.experiment.model_dump(mode="json"),
-        },
-    )
+    settings = {
+        "overrides": list(run.overrides),
+        "sites": list(plan.sites),
+        "fold": run.fold,
+        "signatures": str(plan.signatures) if plan.signatures else None,
+        "config_digest": run.experiment.digest(),
+        "settings": run.experiment.model_dump(mode="json"),
+    }
+    try:
+        plan.folder.mkdir(mode=0o700)
+        write_json(plan.folder / "settings.json", settings)
+    except OSError as error:
+        shutil.rmtree(plan.folder, ignore_errors=True)
+        raise ConfigError(f"{plan.folder}: cannot be written ({error.strerror}); nothing was left behind") from None
 
 
 @contextmanager

@@ -99,6 +99,14 @@ def test_a_mistake_is_one_sentence_and_nothing_is_started(run, site, caplog, cha
     assert "Traceback" not in err + caplog.text
 
 
+def test_a_private_log_that_cannot_be_written(site, tmp_path, capsys):
+    (tmp_path / "state" / "site.log").mkdir(parents=True)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["run", site()])
+    assert end.value.code == ExitCode.MISTAKE
+    assert "the private log cannot be written" in capsys.readouterr().err
+
+
 def test_without_keys_nothing_is_started(run, site, caplog):
     code, _, _ = run("run", site())
     assert code == ExitCode.MISTAKE

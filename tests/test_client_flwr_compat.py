@@ -111,6 +111,8 @@ def test_only_tasks_of_a_client_app_are_asked_for(monkeypatch):
         (httpx.ReadTimeout("x"), "ReadTimeout"),
         (httpx.HTTPStatusError("x", request=None, response=httpx.Response(401)), "same runtime.secret"),
         (httpx.HTTPStatusError("x", request=None, response=httpx.Response(500)), "HTTP status 500"),
+        (KeyError("an object of TCGA-2F-A9KO"), "an error of Flower: KeyError$"),
+        (UnreachableError("as it was"), "^as it was$"),
     ],
 )
 def test_what_the_supernode_does_is_told_in_plain_words(failure, word):

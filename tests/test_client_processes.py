@@ -328,8 +328,9 @@ def test_a_connection_that_breaks_in_the_handshake_comes_back(federation):
     wire = Wire(federation.port)
     try:
         federation.edit("site-03", lambda site: site["coordinator"].update(address=f"127.0.0.1:{wire.port}"))
-        federation.start_sites()
-        settings = ("federation.num_rounds=3", "federation.min_results=2", "federation.round_timeout_s=120")
+        federation.start_sites("site-02", "site-03")
+        start_odd(federation, "site-01", "is_slow")  # so that the run is not over before
+        settings = ("federation.num_rounds=4", "federation.min_results=2", "federation.round_timeout_s=120")
         federation.start_run(*run_of(federation, "run", *settings))
         federation.wait_for("site-03", "train, round 1")
         wire.cut()

@@ -152,3 +152,17 @@ def test_what_goes_to_the_build_is_named_one_by_one():
         *{"pyproject.toml", "constraints.txt", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]},
     }
     assert not any(fnmatch(name, "*.key") for name in let_in)
+
+
+def test_the_page_names_tests_and_arguments_that_exist():
+    page = (REPOSITORY / "docs" / "deployment.md").read_text(encoding="utf-8")
+    tests = {path.name: path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").glob("test_*.py")}
+    everything = "\n".join(tests.values())
+    assert set(re.findall(r"\btest_\w+\.py", page)) <= set(tests)
+    named = set(re.findall(r"::(test_\w+)", page))
+    assert len(named) > 10
+    assert {name for name in named if f"def {name}(" not in everything} == set()
+    head = DOCKERFILE.partition("\nFROM")[0]
+    arguments = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
+    assert arguments == set(re.findall(r"^# ([A-Z_]{3,})  ", head, re.MULTILINE))
+    assert arguments <= set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))

@@ -30,7 +30,7 @@ OVERRIDES = tiny(
     "agreement.gene_groups=kind",
     "data.synthetic.num_genes=400",
     "partition.num_sites=1",
-    "model.group_hidden=3000",  # 7.7 MB of weights: Flower sends them in bodies of 5
+    "model.group_hidden=3000",  # 7.4 MB of weights: Flower sends them in bodies of 5
     "federation.num_rounds=1",
     "federation.min_results=1",
 )

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from deployment_fixtures import free_ports
 
-from client.flwr_compat import Greeting, activate_once
+from client.flwr_compat import Greeting
+from client.flwr_compat import greet as show_key
 from memamba_core.config.coordinator import CoordinatorConfig
 from memamba_core.errors import ConfigError
 from memamba_core.node_key import normalise_public_key
@@ -110,9 +111,9 @@ def outside(folder):
 
 
 def greet(folder, key, pki=None):
-    """Connect as a hospital's SuperNode does."""
+    """Show a hospital's key, as its link does before it connects."""
     trusted = ssl.create_default_context(cafile=str((pki or folder.pki).ca_certificate))
-    return activate_once(outside(folder), trusted, key)
+    return show_key(outside(folder), trusted, key)
 
 
 @pytest.mark.slow
@@ -137,8 +138,8 @@ class TestDoors:
         control.end_runs()
 
     def test_only_an_enrolled_key_gets_in(self, folder, link, control, key):
-        assert greet(folder, key) is Greeting.ACCEPTED
-        assert greet(folder, new_key()) is Greeting.NOT_ACCEPTED
+        assert greet(folder, key) is Greeting.KNOWN
+        assert greet(folder, new_key()) is Greeting.UNKNOWN
 
     def test_a_hospital_with_another_authority_connects_to_nobody(self, folder, link, key, tmp_path):
         other = Pki(tmp_path)
@@ -153,13 +154,13 @@ class TestDoors:
         nodes = control.register(both)
         assert control.register(both) == nodes
         assert control.register({"mercy": mercy.public_key_pem}) == {"mercy": nodes["mercy"]}
-        assert greet(folder, key) is Greeting.NOT_ACCEPTED
-        assert greet(folder, new) is Greeting.ACCEPTED
+        assert greet(folder, key) is Greeting.UNKNOWN
+        assert greet(folder, new) is Greeting.KNOWN
         with pytest.raises(ReturnedKeyError):
             control.register(both)
         link.start_afresh()
         assert control.register(both).keys() == both.keys()
-        assert greet(folder, key) is Greeting.ACCEPTED
+        assert greet(folder, key) is Greeting.KNOWN
 
     def test_a_port_in_use_is_named(self, folder, link):
         with pytest.raises(ConfigError, match=r"loopback_port in coordinator\.yaml"):

@@ -1,0 +1,93 @@
+"""A run's plan and its folder, before anything is started."""
+
+import datetime as dt
+import json
+from dataclasses import replace
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from memamba_core.config.coordinator import CoordinatorConfig, RunSettings
+from memamba_core.errors import ConfigError
+from memamba_core.node_key import normalise_public_key
+from server import deployment
+from server.deployment import plan_run
+from server.folder import create_folder
+
+KIND = "agreement.gene_groups=kind"
+
+
+@pytest.fixture
+def federation(tmp_path):
+    folder = create_folder(tmp_path / "federation", CoordinatorConfig(addresses=("127.0.0.1",)))
+    for name in ("county", "mercy"):
+        pem = (
+            ec.generate_private_key(ec.SECP384R1())
+            .public_key()
+            .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+        key = normalise_public_key(pem, name)
+        folder.change_roster(lambda r, n=name, k=key: r.enroll(n, k, dt.datetime.now(dt.UTC)))
+    return folder
+
+
+def plan(federation, *overrides, **settings):
+    return plan_run(federation, RunSettings(**settings), overrides)
+
+
+def test_without_settings_everybody_is_asked_and_needed(federation):
+    planned = plan(federation, KIND)
+    assert (planned.sites, planned.min_sites, planned.run.fold) == (("county", "mercy"), 2, -1)
+    assert planned.run.run_id == planned.folder.name
+    assert not planned.folder.exists()
+
+
+def test_a_run_is_resumed_as_it_was_begun(federation, tmp_path):
+    signatures = tmp_path / "groups.csv"
+    signatures.write_text("repair\nTP53\n")
+    begun = plan(federation, "seed=7", name="first", fold=2, sites=("mercy",), signatures=signatures)
+    deployment._begin(begun)
+    assert plan(federation, resume="first") == replace(begun, wait_s=600.0)
+    other = plan(federation, resume="first", sites=("county", "mercy"), min_sites=1)
+    assert (other.sites, other.min_sites, other.run) == (("county", "mercy"), 1, begun.run)
+
+
+def test_a_run_that_means_something_else_by_now_is_not_resumed(federation):
+    begun = plan(federation, KIND, name="first")
+    deployment._begin(begun)
+    path = begun.folder / "settings.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "config_digest": "0" * 64}))
+    with pytest.raises(ConfigError, match="in this version"):
+        plan(federation, resume="first")
+
+
+def test_a_finished_run_and_a_taken_name(federation):
+    begun = plan(federation, KIND, name="first")
+    deployment._begin(begun)
+    with pytest.raises(ConfigError, match="go on with it by resume=first"):
+        plan(federation, KIND, name="first")
+    (begun.folder / "summary.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is finished"):
+        plan(federation, resume="first")
+    with pytest.raises(ConfigError, match="there are first"):
+        plan(federation, resume="second")
+
+
+def test_a_hospital_that_left_has_to_be_named_out_of_a_resumed_run(federation):
+    deployment._begin(plan(federation, KIND, name="first"))
+    federation.change_roster(lambda roster: roster.remove("mercy"))
+    with pytest.raises(ConfigError, match="mercy is not enrolled"):
+        plan(federation, resume="first")
+    assert plan(federation, resume="first", sites=("county",)).sites == ("county",)
+
+
+def test_a_full_disk_at_the_beginning_leaves_nothing_behind(federation, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(deployment, "write_json", full)
+    planned = plan(federation, KIND, name="first")
+    with pytest.raises(ConfigError, match="No space left on device"):
+        deployment._begin(planned)
+    assert not planned.folder.exists()
