@@ -71,8 +71,8 @@ def tell_planted(study: Study, root: Path) -> None:
     for setting in study.settings:
         reached = study.values(root, setting, cohort, "pooled")[:, 0]
         seeds = ", ".join(f"{value:.3f}" for value in reached)
-        first = root / folder_name(setting.label) / f"{cohort}-seed-{study.seeds[0]}" / "summary.json"
-        best = json.loads(first.read_text(encoding="utf-8"))["oracle_c_index"]
+        runs = (root / folder_name(setting.label) / f"{cohort}-seed-{seed}" for seed in study.seeds)
+        best = np.mean([json.loads((run / "summary.json").read_text("utf-8"))["oracle_c_index"] for run in runs])
         print(f"| {setting.label} | {seeds} | {reached.mean():.3f} ± {reached.std(ddof=1):.3f} | {best:.3f} |")
     print()
     by_label = {setting.label: setting for setting in study.settings}
