@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def reached(repository, tmp_path_factory):
     """C-index of a setting by seed, with the best reachable on the same patients."""
-    study = load_script(repository, "results").STUDIES["planted"]
+    study = load_script(repository, "studies").STUDIES["planted"]
     by_label = {setting.label: setting for setting in study.settings}
 
     def run(label: str) -> tuple[np.ndarray, float]:
