@@ -65,8 +65,10 @@ def _of_membership(membership: Mapping[str, Any]) -> list[str]:
 def table(report: Mapping[str, Any]) -> Table:
     """All numbers of an audit."""
     shown = Table()
-    for name, justify in (("attack", "left"), ("on", "left"), ("result", "right"), ("guessing", "right")):
-        shown.add_column(name, justify="left" if justify == "left" else "right")
+    for name in ("attack", "on"):
+        shown.add_column(name)
+    for name in ("result", "guessing"):
+        shown.add_column(name, justify="right")
     if report["membership"]:
         for attack, label in _ATTACKS.items():
             for who, leak in report["membership"][attack].items():
