@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -160,7 +159,6 @@ def test_without_a_run_there_is_nothing_to_look_at_or_stop(federation, call):
 
 
 def test_help_answers_at_once_and_names_the_exit_codes():
-    begun = time.monotonic()
     program = """
 import sys
 from server.cli import main
@@ -170,7 +168,6 @@ finally:
     print(sorted({"torch", "flwr", "hydra"} & {*sys.modules}))
 """
     done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True)
-    assert time.monotonic() - begun < 10  # two seconds on an idle machine
-    assert done.stdout.endswith("[]\n")
+    assert "[]\n" in done.stdout  # what takes its time to import is not imported
     for code in ExitCode:
         assert code.meaning in done.stdout
