@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,18 +133,29 @@ def _data(config: SiteConfig) -> Iterator[Finding]:
     from .data_check import check_data
     from .site import open_site
 
-    logging.getLogger("memamba_core").setLevel(logging.ERROR)  # what it logs is found out here, too
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         yield error("device", f"device is {config.device}, and torch sees no GPU", "device: auto, or mend the driver")
         return
     yield ok("device", f"{config.device}: {_device_name(config.device)}; {config.threads} threads of {os.cpu_count()}")
     torch.set_num_threads(config.threads)
+    with _quiet(logging.getLogger("memamba_core")):
+        try:
+            site = open_site(config)
+        except MemambaError as failure:
+            yield error("tables", str(failure), "docs/data.md says what is wanted, with every message and what to do")
+            return
+        yield from check_data(site)
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """What it logs is found out here, too."""
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        site = open_site(config)
-    except MemambaError as failure:
-        yield error("tables", str(failure), "docs/data.md says what is wanted, with every message and what to do")
-        return
-    yield from check_data(site)
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _device_name(device: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import logging
 import re
 import shutil
 from functools import cache
@@ -76,6 +77,7 @@ def test_a_healthy_site(healthy):
     assert findings["patients"].text.startswith(f"60, with {table['event'].sum()} events")
     assert "features synthetic, 5 wide" in findings["slides"].text
     assert not (healthy / "state").exists(), "looking changes nothing"
+    assert logging.getLogger("memamba_core").level == logging.NOTSET
 
 
 def test_a_setting_that_is_unknown_ends_it(site):
