@@ -72,8 +72,8 @@ def test_a_federation_that_overfits_leaks(tmp_path):
         *GENES_ONLY,
         "data.synthetic.num_patients=80",
         "model.dropout=0",
-        "federation.num_rounds=15",
-        "federation.local_epochs=4",
+        "federation.num_rounds=6",
+        "federation.local_epochs=5",
         "audit=membership",
         "audit.num_models=8",
     )
