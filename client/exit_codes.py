@@ -1,21 +1,12 @@
 """What the exit code of `flower-client` says to a script, a service manager or a container engine."""
 
-from enum import IntEnum
+from memamba_core.command_code import CommandCode
 
 __all__ = ["ExitCode"]
 
 
-class ExitCode(IntEnum):
+class ExitCode(CommandCode):
     """Each with the sentence that `flower-client --help` shows."""
-
-    meaning: str
-
-    def __new__(cls, value: int, meaning: str) -> "ExitCode":
-        """A number that knows its sentence."""
-        member = int.__new__(cls, value)
-        member._value_ = value
-        member.meaning = meaning
-        return member
 
     DONE = 0, "done; run: it was told to stop, and did"
     PROBLEM = 1, "doctor: something has to be mended before this site can take part"

@@ -5,20 +5,17 @@ message kinds and names of error classes. The private log (`state/site.log`) hol
 of what was refused, and so perhaps a file, a column or a patient. What a library logs reaches only the second.
 """
 
-import json
 import logging
 import logging.handlers
 import sys
 import threading
 import traceback
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
-__all__ = ["LogFormat", "code_location", "open_logs", "support_log"]
+from memamba_core.log_lines import TEXT, JsonLines, LogFormat
 
-LogFormat = Literal["text", "json"]
+__all__ = ["code_location", "open_logs", "support_log"]
 
 support_log = logging.getLogger("flower-client")
 """May leave the hospital: no patient, path of data, or value of one may be written to it."""
@@ -39,7 +36,7 @@ def open_logs(log_format: LogFormat, state: Path | None) -> None:
     """
     private = logging.NullHandler() if state is None else _private_file(state / "site.log")
     console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(_Json() if log_format == "json" else _text())
+    console.setFormatter(JsonLines() if log_format == "json" else logging.Formatter(TEXT))
     support_log.setLevel(logging.INFO)
     support_log.handlers = [console]
     root = logging.getLogger()
@@ -73,21 +70,5 @@ def _private_file(path: Path) -> logging.Handler:
         path, maxBytes=_PRIVATE_BYTES, backupCount=_PRIVATE_FILES, encoding="utf-8"
     )
     path.chmod(0o600)
-    handler.setFormatter(_text())
+    handler.setFormatter(logging.Formatter(TEXT))
     return handler
-
-
-def _text() -> logging.Formatter:
-    return logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
-
-
-class _Json(logging.Formatter):
-    """One object per line: `time` (UTC), `level`, `message`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        told = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        return json.dumps(told)

@@ -54,7 +54,7 @@ __all__ = [
     "size_band",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised whenever a message changes; sites and coordinator must have the same."""
 
 Scalar = int | float | str | bool

@@ -29,7 +29,12 @@ _GRACE_S = 9.0  # Docker kills after 10
 
 def main() -> None:
     """Entry point."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments, more = parser.parse_known_args()
+    if more:
+        if "overrides" not in arguments or any(word.startswith("-") for word in more):
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        arguments.overrides += more  # settings that stand behind an option
     sys.exit(_guarded(arguments.command, arguments))
 
 

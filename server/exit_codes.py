@@ -1,21 +1,12 @@
 """What the exit code of `flower-server` says to a script or a service manager."""
 
-from enum import IntEnum
+from memamba_core.command_code import CommandCode
 
 __all__ = ["ExitCode"]
 
 
-class ExitCode(IntEnum):
+class ExitCode(CommandCode):
     """Each with the sentence that `flower-server --help` shows."""
-
-    meaning: str
-
-    def __new__(cls, value: int, meaning: str) -> "ExitCode":
-        """A number that knows its sentence."""
-        member = int.__new__(cls, value)
-        member._value_ = value
-        member.meaning = meaning
-        return member
 
     DONE = 0, "done"
     MISTAKE = 2, "a mistake in the command, a setting or a file; nothing was changed or started"

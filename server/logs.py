@@ -1,20 +1,17 @@
 """The log of `flower-server`: standard error, as text or as a JSON object per line, and `run.log` of each run."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
-__all__ = ["LogFormat", "also_log_to", "open_log"]
+from memamba_core.log_lines import TEXT, JsonLines, LogFormat
 
-LogFormat = Literal["text", "json"]
+__all__ = ["also_log_to", "open_log"]
+
 _OURS = ("memamba_core", "server")
-_TEXT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
 def open_log(log_format: LogFormat, console: Console) -> None:
@@ -26,7 +23,7 @@ def open_log(log_format: LogFormat, console: Console) -> None:
     """
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, must not end a run
     handler = _ConsoleHandler(console)
-    handler.setFormatter(_Json() if log_format == "json" else logging.Formatter(_TEXT, "%H:%M:%S"))
+    handler.setFormatter(JsonLines() if log_format == "json" else logging.Formatter(TEXT, "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
@@ -60,15 +57,3 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
-
-
-class _Json(logging.Formatter):
-    """One object per line: `time` (UTC), `level`, `message`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        told = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        return json.dumps(told)

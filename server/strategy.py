@@ -53,6 +53,7 @@ class GroupedStrategy:
             group = _WHOLE_MODEL if config.name in _WHOLE_UPDATE else parameter_group(name)
             self._names.setdefault(group, []).append(name)
         self._strategies = {group: _build_strategy(config) for group in self._names}
+        self._untrained: set[str] = set()  # of which the log has told already
 
     def configure(self, server_round: int, weights: Mapping[str, npt.NDArray[Any]], grid: Grid) -> dict[str, float]:
         """Tell the strategies what is sent in this round.
@@ -85,8 +86,11 @@ class GroupedStrategy:
         for group, names in self._names.items():
             counted = [(reply, _count(reply, group)) for _, reply in sorted(replies.items()) if _count(reply, group)]
             if not counted:
-                _log.info("round %d: no site trained %s, it stays as it was", server_round, group)
+                if group not in self._untrained:
+                    self._untrained.add(group)
+                    _log.info("round %d: no site trained %s; it stays as it was until one does", server_round, group)
                 continue
+            self._untrained.discard(group)
             messages = [_to_message(reply, names, count) for reply, count in counted]
             aggregated, _ = self._strategies[group].aggregate_train(server_round, messages)
             assert aggregated is not None
