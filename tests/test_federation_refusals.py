@@ -142,7 +142,9 @@ def test_a_run_within_the_sites_overrides_is_answered(site, requests, allowed):
 
 
 def test_another_version_is_told_with_both_numbers(site, requests):
-    with pytest.raises(RefusedError, match=rf"version 0\.0\.0, protocol 1; this site {re.escape(package_version())}"):
+    with pytest.raises(
+        RefusedError, match=rf"version 0\.0\.0, protocol {PROTOCOL_VERSION}; this site {re.escape(package_version())}"
+    ):
         ask(SiteWorker(site), requests, FactsRequest, package="0.0.0")
     assert package_version() in Refusal.VERSION.text
 

@@ -52,6 +52,7 @@ def module(tmp_path):
     return tmp_path
 
 
+@pytest.mark.ci_slow
 def test_the_next_process_takes_the_code_from_the_disk(module):
     cache = module / "cache"
     assert run(_CALL, module, NUMBA_CACHE_DIR=str(cache)) == "[2.0, 2.0] 0"
@@ -59,6 +60,7 @@ def test_the_next_process_takes_the_code_from_the_disk(module):
     assert list(cache.rglob("double.double_*.nbi"))
 
 
+@pytest.mark.ci_slow
 def test_without_a_folder_to_write_to(module):
     """numba refuses to cache where it cannot; then kernels are compiled and not kept."""
     no_folder = module / "__pycache__"
@@ -66,6 +68,7 @@ def test_without_a_folder_to_write_to(module):
     assert run(_CALL, module, HOME=str(no_folder)) == "[2.0, 2.0] 0"
 
 
+@pytest.mark.ci_slow
 def test_a_folder_that_is_named_and_cannot_be_written_to(module):
     """Then the folder beside the source is taken."""
     no_folder = module / "file"

@@ -26,11 +26,11 @@ def by_google(noise, rate, steps, delta):
     ("noise", "rate", "steps"),
     [
         *(
-            (noise, rate, steps)
+            pytest.param(noise, rate, steps, marks=pytest.mark.ci_slow)
             for noise in (0.8, 1.5, 3.0)
             for rate, steps in ((0.01, 1000), (0.0533, 380), (0.15, 160))
         ),
-        *((noise, 0.5, 40) for noise in (1.5, 3.0)),
+        *(pytest.param(noise, 0.5, 40, marks=pytest.mark.ci_slow) for noise in (1.5, 3.0)),
         *((noise, 0.9, 5) for noise in (0.741, 1.27, 2.25, 4.106)),  # the default plan at epsilon 16, 8, 4, 2
     ],
 )
@@ -56,7 +56,14 @@ def test_nothing_spent_costs_nothing():
     assert epsilon_of([], 1e-5) == 0.0
 
 
-@pytest.mark.parametrize(("epsilon", "noise"), [(1, 4.06), (2, 2.28), (4, 1.38), (8, 0.94), (16, 0.69)])
+@pytest.mark.parametrize(
+    ("epsilon", "noise"),
+    [
+        (1, 4.06),
+        (4, 1.38),
+        *(pytest.param(*pair, marks=pytest.mark.ci_slow) for pair in ((2, 2.28), (8, 0.94), (16, 0.69))),
+    ],
+)
 def test_calibration_is_for_the_whole_run(epsilon, noise):
     found = calibrate_noise(epsilon, 1e-5, 16 / 300, 380)
     assert found == pytest.approx(noise, abs=0.01)

@@ -18,6 +18,7 @@ BAGS = [
 ]
 
 
+@pytest.mark.ci_slow
 @pytest.mark.real_data
 @pytest.mark.parametrize(("path", "encoder", "width", "sizes"), BAGS)
 def test_real_bags_train_all_three_experts(path, encoder, width, sizes, data_root):
