@@ -23,9 +23,10 @@ install_import_hook(["memamba_core.model", "memamba_core.survival"], "beartype.b
 
 torch.set_num_threads(1)  # pytest-xdist uses the cores
 
-# Time limits of single examples say more about the machine than about the code.
-hypothesis.settings.register_profile("dev", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+# Time limits of single examples say more about the machine than about the code. Half the usual number of examples: the
+# fast set has two minutes.
+hypothesis.settings.register_profile("dev", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 REPOSITORY = Path(__file__).resolve().parents[1]

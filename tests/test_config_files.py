@@ -57,6 +57,7 @@ def test_every_cohort_composes_and_has_the_name_of_its_file(cohort, tmp_path):
     assert data.clinical.time_unit == "months"
 
 
+@pytest.mark.ci_slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("cohort", COHORTS)
 def test_every_file_and_column_that_a_cohort_names_exists(cohort, data_root):

@@ -126,9 +126,9 @@ def test_a_sites_result_does_not_depend_on_who_else_is_there():
     [
         "seed=1",
         "federation.local_epochs=2",
-        "strategy=fedprox",
-        "strategy=fedmedian",
-        "federation.optimizer.learning_rate=0.01",
+        pytest.param("strategy=fedprox", marks=pytest.mark.ci_slow),
+        pytest.param("strategy=fedmedian", marks=pytest.mark.ci_slow),
+        pytest.param("federation.optimizer.learning_rate=0.01", marks=pytest.mark.ci_slow),
     ],
 )
 def test_a_setting_changes_the_weights(change):

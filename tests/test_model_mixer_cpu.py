@@ -48,7 +48,9 @@ def check_conv(batch, length, channels, width, ordered, seed=0):
     assert got.x is grad_half
     assert torch.equal(x_half, x_BLE)
     for name, value in zip(("x", "weight", "bias"), gradients, strict=True):
-        assert relative_error(getattr(got, name), value) < 1e-6, name
+        # Sums over time may cancel: what they are made of is as large as the gradient that came in.
+        scale = max(value.norm(), grad_y_BLE.norm())
+        assert (getattr(got, name) - value).norm() < 1e-6 * scale, name
 
 
 @pytest.mark.parametrize("ordered", [False, True])

@@ -92,6 +92,7 @@ def test_equals_the_reference(batch, channels, states, length):
     assert_near(arguments(batch, channels, states, length))
 
 
+@pytest.mark.ci_slow
 @settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 @given(
     sizes=st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 2), st.integers(1, 6)),

@@ -181,7 +181,12 @@ class Interrupt:
 
 @pytest.mark.parametrize(
     ("method", "call"),
-    [("on_round", 1), ("on_round", 4), ("on_epoch", 3), ("on_site", 2)],
+    [
+        ("on_round", 1),
+        pytest.param("on_round", 4, marks=pytest.mark.ci_slow),
+        ("on_epoch", 3),
+        pytest.param("on_site", 2, marks=pytest.mark.ci_slow),
+    ],
     ids=["first round", "last round of the last fold", "pooled in the last fold", "alone"],
 )
 def test_an_interrupted_simulation_goes_on_to_the_same_summary(compared, tmp_path, monkeypatch, method, call):
