@@ -8,8 +8,9 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from memamba_core.config.experiment import Experiment, OptimizerConfig
+from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import AuditConfig, CohortConfig, PartitionConfig, SimulationConfig, SyntheticConfig
+from memamba_core.config.training import OptimizerConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "simulation.md"
 ROW = re.compile(r"^\| `(?P<key>[a-z_.*0-9]+)` \| (?P<default>[^|]*) \| [^|]*\| [^|]+\|$", re.MULTILINE)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.errors import ConfigError
 from memamba_core.model.branches import GenomicsBranch, PathologyBranch, hazard_layer
 from memamba_core.model.experts import ExpertOutput

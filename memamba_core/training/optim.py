@@ -5,7 +5,7 @@ import math
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from memamba_core.config.experiment import OptimizerConfig, TrainingConfig
+from memamba_core.config.training import OptimizerConfig, TrainingConfig
 
 __all__ = ["build_optimizer", "learning_rate_factor", "set_learning_rate"]
 

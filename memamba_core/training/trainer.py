@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memamba_core.config.experiment import LossConfig, OptimizerConfig, TrainingConfig
+from memamba_core.config.training import LossConfig, OptimizerConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError
 from memamba_core.model import MEMamba
