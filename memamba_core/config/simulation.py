@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from memamba_core.config.base import Settings
 from memamba_core.config.choice import Choice
 from memamba_core.config.experiment import Experiment
-from memamba_core.config.site import ClinicalTable, DisclosureConfig, FeatureFolder, GenomicsTable
+from memamba_core.config.site import ClinicalTable, Device, DisclosureConfig, FeatureFolder, GenomicsTable
 
 __all__ = ["MACHINE_SETTINGS", "AuditConfig", "CohortConfig", "PartitionConfig", "SimulationConfig", "SyntheticConfig"]
 
@@ -161,7 +161,7 @@ class SimulationConfig(Settings):
     """Processes for the sites; 0 runs them one after the other in this process."""
     threads: int | None = Field(None, ge=1)
     """Torch threads; None lets torch decide."""
-    device: str = "auto"
+    device: Device = "auto"
     output_dir: Path | None = None
     """New folder for the results; None makes one below `outputs/`."""
     resume: Path | None = None
