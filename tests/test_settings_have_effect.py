@@ -121,6 +121,7 @@ def agreed(*overrides):
     return experiment, PatientDataset(federation.cohort.cohort, agreement, experiment.agreement)
 
 
+@pytest.mark.ci_slow
 @pytest.mark.parametrize(("name", "value", "context"), [(n, v, tuple(c)) for n, (v, *c) in AGREEMENT.items()])
 def test_a_setting_changes_what_is_agreed_on_or_what_the_model_sees(plain, name, value, context):
     (_, before), (_, after) = agreed(*context) if context else plain, agreed(*context, f"agreement.{name}={value}")
@@ -154,13 +155,25 @@ def changed(experiment: Experiment, *overrides: str) -> Experiment:
     return Experiment.parse(values, "test")
 
 
+@pytest.fixture(scope="module")
+def learned_before(plain):
+    """What is learned without the change, once for each context."""
+    experiment, dataset = plain
+    return functools.cache(lambda context: learned(changed(experiment, *context), dataset))
+
+
+@pytest.mark.ci_slow
 @pytest.mark.parametrize(
     ("key", "value", "context"),
-    [(f"{g}.{n}", v, c) for g, group in (("model", MODEL), ("training", TRAINING)) for n, (v, *c) in group.items()],
+    [
+        (f"{g}.{n}", v, tuple(c))
+        for g, group in (("model", MODEL), ("training", TRAINING))
+        for n, (v, *c) in group.items()
+    ],
 )
-def test_a_setting_changes_what_is_learned(plain, key, value, context):
+def test_a_setting_changes_what_is_learned(plain, learned_before, key, value, context):
     experiment, dataset = plain
-    before = learned(changed(experiment, *context), dataset)
+    before = learned_before(context)
     after = learned(changed(experiment, *context, f"{key}={value}"), dataset)
     same = before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
     assert not same
