@@ -4,9 +4,11 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from federation_fixtures import tiny
 
 from memamba_core.config.compose import compose_simulation
 from memamba_core.errors import DataError, MemambaError
+from simulation.cohort import prepare_cohort
 from simulation.run import simulate
 
 NUM = 24
@@ -87,3 +89,11 @@ def test_gene_groups_without_a_table_of_them_are_told_and_no_folder_is_left(over
     with pytest.raises(MemambaError, match=r"data\.signatures, or set agreement\.gene_groups=kind"):
         simulate(compose_simulation(changed), changed)
     assert not (tmp_path / "out").exists()
+
+
+def test_complete_cases_are_the_patients_with_both_modalities():
+    everybody = prepare_cohort(compose_simulation(tiny())).cohort
+    cohort = prepare_cohort(compose_simulation(tiny("data.complete_cases=true"))).cohort
+    both = [r.case_id for r in everybody.records if everybody.has_genes(r) and everybody.has_slides(r)]
+    assert [r.case_id for r in cohort.records] == both
+    assert 0 < len(both) < len(everybody.records)
