@@ -1,16 +1,19 @@
 """The selective scan on a CPU, compiled by numba: float32, forward and backward.
 
-It is bound by the exponentials that the formula asks for, and by little else.
+It is bound by the exponentials that the formula asks for, if memory is asked in time.
 
 The algorithm, once (`cpu.scan_forward` and `cpu.scan_backward` are its code; `scan` says what is computed):
 
 * Inside, time is the second axis and channels the last, which is how the Mamba block has them: the transposed views
   that it passes cost nothing. A vector is 16 channels; what is one number in the formula is one vector here.
-* Work is cut into blocks: some sequences x up to 64 channels. A block runs through its sequences in tiles of 32 steps,
-  and through the vectors of a tile. First bias, softplus, and delta u are made for all steps of the tile; then, for two
-  states at a time, the recurrence runs over the steps with the states in registers, and adds to y; then the gate is
-  applied. Nothing of size L x E x N is ever made, not even for a tile. exp(delta A) is 2 to the power of
-  delta (A log2 e), by rounding and a polynomial.
+* Work is cut into blocks: some sequences x up to 64 channels. A thread takes neighbouring blocks through their
+  sequences together, in tiles of 32 steps, and through the vectors of a tile. First bias, softplus, and delta u are
+  made for all steps of the tile; then, for two states at a time, the recurrence runs over the steps with the states in
+  registers, and adds to y; then the gate is applied. Nothing of size L x E x N is ever made, not even for a tile.
+* exp(delta A) is 2 to the power of delta (A log2 e), by rounding and a polynomial; with AVX-512 by a short table, a
+  shorter polynomial and the processor's own instruction for the exponent.
+* A tile's columns are 64 bytes wide and a row apart, which no processor foresees: waiting for them took a third of the
+  time. So while one tile is worked on, the lines of the next one are asked for, row by row as they lie in memory.
 * Between the passes the inputs are kept, and the state behind every tile but the last (the checkpoints): N / 32 times
   the size of u.
 * The backward pass takes the tiles from the last to the first. It makes the tile's decays and states again from the
