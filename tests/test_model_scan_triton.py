@@ -20,7 +20,7 @@ if importlib.util.find_spec("triton") is None:
 
 def _modules():
     """Triton's modules, and ours made with it. Its compiled part cannot be loaded twice in a process."""
-    names = ("triton", "memamba_core.model.scan_triton_kernels")
+    names = ("triton", "memamba_core.model.scan_triton_rows", "memamba_core.model.scan_triton_kernels")
     return [n for n in sys.modules if f"{n}.".startswith(tuple(f"{m}." for m in names)) and "._C" not in n]
 
 
@@ -31,12 +31,14 @@ def _interpreted():
         patch.setenv("TRITON_INTERPRET", "1")
         for name in _modules():
             patch.delitem(sys.modules, name)
-        patch.delattr(model, "scan_triton_kernels", raising=False)
+        for name in ("scan_triton_rows", "scan_triton_kernels"):
+            patch.delattr(model, name, raising=False)
         patch.setattr(scan_triton, "STEPS", 4)
         patch.setattr(scan_triton, "CHANNELS", 4)
         scan_triton._load_kernels.cache_clear()
         yield
-        vars(model).pop("scan_triton_kernels", None)
+        for name in ("scan_triton_rows", "scan_triton_kernels"):
+            vars(model).pop(name, None)
         for name in _modules():
             del sys.modules[name]
     scan_triton._load_kernels.cache_clear()

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memamba_core.model.cpu.crew import run_blocks
-from memamba_core.model.scan_cpu import load_kernels, sum_of_parts, to_array
+from memamba_core.model.cpu.loading import load_kernels
+from memamba_core.model.cpu.tensors import sum_of_parts, to_array
 
 __all__ = ["ConvGradients", "conv_backward", "conv_forward"]
 

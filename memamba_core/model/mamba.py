@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memamba_core.model.conv import causal_conv
+from memamba_core.model.cpu.loading import load_kernels
 from memamba_core.model.mixer_cpu import MixerWeights, cpu_mixer
 from memamba_core.model.precision import widen
 from memamba_core.model.scan import choose_backend, selective_scan
-from memamba_core.model.scan_cpu import load_kernels
 
 __all__ = ["Mamba"]
 

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from memamba_core.model.conv_cpu import conv_backward, conv_forward
 from memamba_core.model.precision import no_autocast
-from memamba_core.model.scan_cpu import ScanInputs, scan_backward, scan_forward
+from memamba_core.model.scan_passes_cpu import ScanInputs, scan_backward, scan_forward
 
 __all__ = ["MixerWeights", "cpu_mixer"]
 

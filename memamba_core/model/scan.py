@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memamba_core.errors import ConfigError, MissingBackendError
+from memamba_core.model.cpu.loading import numba_is_here
 from memamba_core.model.precision import widen
 from memamba_core.model.scan_chunked import chunked_scan
-from memamba_core.model.scan_cpu import cpu_scan, numba_is_here
+from memamba_core.model.scan_cpu import cpu_scan
 from memamba_core.model.scan_mamba_ssm import mamba_ssm_is_missing, mamba_ssm_scan
 from memamba_core.model.scan_triton import triton_is_missing, triton_scan
 

@@ -17,7 +17,7 @@ buffers of states and adjoints (B, chunks, N, E). Places are counted in 64 bits:
 
 # What triton compiles is Python in form only: arguments are pointers and numbers, it infers their types, and it
 # knows tuples that are added, but none with a star.
-# ruff: noqa: ANN001, ANN201, ANN202, RUF005
+# ruff: noqa: ANN001, ANN201, RUF005
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 from typing import no_type_check
@@ -25,104 +25,19 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+from memamba_core.model.scan_triton_rows import (
+    gated,
+    load_raw_steps,
+    load_rows,
+    own_channels,
+    sigmoid,
+    step_sizes,
+    zero_rows,
+)
+
 __all__ = ["carry_over", "chunk_adjoints", "chunk_states", "gradients", "outputs"]
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-# ------------------------------------------------------------------------------------------------- small functions
-
-
-@triton.jit
-@no_type_check
-def _log1p(x):
-    """log(1 + x) for 0 <= x <= 1, as 2 artanh(x / (2 + x)): in 1 + x a small x would lose its digits."""
-    s = x / (2.0 + x)
-    square = s * s
-    series = 1.0 / 15.0
-    for k in tl.static_range(7):
-        series = series * square + 1.0 / (13.0 - 2.0 * k)
-    return 2.0 * s * series
-
-
-@triton.jit
-@no_type_check
-def _sigmoid(x):
-    small = tl.exp(-tl.abs(x))
-    return tl.where(x < 0.0, small, 1.0) / (1.0 + small)
-
-
-@triton.jit
-@no_type_check
-def _softplus(x):
-    return tl.maximum(x, 0.0) + _log1p(tl.exp(-tl.abs(x)))
-
-
-@triton.jit
-@no_type_check
-def _channels(E, CHANNELS: tl.constexpr):
-    """The channels of this program, and which of them exist."""
-    channels_E = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    return channels_E, channels_E < E
-
-
-@triton.jit
-@no_type_check
-def _rows(first_E, stride, exists_E, left, STEPS: tl.constexpr):
-    """STEPS rows of a sequence, from the addresses of the first on; zeros where fewer are left."""
-    rows = ()
-    for k in tl.static_range(STEPS):
-        rows = rows + (tl.load(first_E + k * stride, mask=exists_E & (k < left), other=0.0),)
-    return rows
-
-
-@triton.jit
-@no_type_check
-def _raw_steps(first_E, stride, bias, channels_E, exists_E, left, STEPS: tl.constexpr):
-    """Step sizes before softplus."""
-    rows = _rows(first_E, stride, exists_E, left, STEPS)
-    if bias is not None:
-        bias_E = tl.load(bias + channels_E, mask=exists_E, other=0.0)
-        biased = ()
-        for k in tl.static_range(STEPS):
-            biased = biased + (rows[k] + bias_E,)
-        rows = biased
-    return rows
-
-
-@triton.jit
-@no_type_check
-def _steps(raw, exists_E, left, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr):
-    """Step sizes; 0 where there is nothing."""
-    steps = ()
-    for k in tl.static_range(STEPS):
-        step_E = raw[k]
-        if SOFTPLUS:
-            step_E = _softplus(step_E)
-        steps = steps + (tl.where(exists_E & (k < left), step_E, 0.0),)
-    return steps
-
-
-@triton.jit
-@no_type_check
-def _zeros(STEPS: tl.constexpr, CHANNELS: tl.constexpr):
-    rows = ()
-    for _ in tl.static_range(STEPS):
-        rows = rows + (tl.zeros([CHANNELS], tl.float32),)
-    return rows
-
-
-@triton.jit
-@no_type_check
-def _gated(grads, gates, STEPS: tl.constexpr):
-    """Gradient before the gate: grad_y silu(z)."""
-    rows = ()
-    for k in tl.static_range(STEPS):
-        rows = rows + (grads[k] * gates[k] * _sigmoid(gates[k]),)
-    return rows
-
-
-# --------------------------------------------------------------------------------------------------------- kernels
 
 _kernel = triton.jit(do_not_specialize=["L", "chunks", "u_b", "delta_b", "B_b", "C_b", "z_b", "grad_y_b"])
 """Bags differ in length, and none is worth a compilation of its own; widths are fixed when a model is built."""
@@ -137,12 +52,12 @@ def chunk_states(
 ):  # fmt: skip
     """The state in which each chunk would end if it began with none, and the sum of its step sizes."""
     chunk, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
-    channels_E, exists_E = _channels(E, CHANNELS)
+    channels_E, exists_E = own_channels(E, CHANNELS)
     first, left, place = chunk * STEPS, L - chunk * STEPS, batch * tl.num_programs(0) + chunk
     delta_E = delta + batch * delta_b + first * delta_l + channels_E
-    raw = _raw_steps(delta_E, delta_l, bias, channels_E, exists_E, left, STEPS)
-    step = _steps(raw, exists_E, left, SOFTPLUS, STEPS)
-    u_rows = _rows(u + batch * u_b + first * u_l + channels_E, u_l, exists_E, left, STEPS)
+    raw = load_raw_steps(delta_E, delta_l, bias, channels_E, exists_E, left, STEPS)
+    step = step_sizes(raw, exists_E, left, SOFTPLUS, STEPS)
+    u_rows = load_rows(u + batch * u_b + first * u_l + channels_E, u_l, exists_E, left, STEPS)
     total_E = tl.zeros([CHANNELS], tl.float32)
     for k in tl.static_range(STEPS):
         total_E += step[k]
@@ -167,16 +82,16 @@ def chunk_adjoints(
 ):  # fmt: skip
     """What each chunk would pass back to the state before it if nothing came after it."""
     chunk, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
-    channels_E, exists_E = _channels(E, CHANNELS)
+    channels_E, exists_E = own_channels(E, CHANNELS)
     first, left, place = chunk * STEPS, L - chunk * STEPS, batch * tl.num_programs(0) + chunk
     delta_E = delta + batch * delta_b + first * delta_l + channels_E
-    raw = _raw_steps(delta_E, delta_l, bias, channels_E, exists_E, left, STEPS)
-    step = _steps(raw, exists_E, left, SOFTPLUS, STEPS)
+    raw = load_raw_steps(delta_E, delta_l, bias, channels_E, exists_E, left, STEPS)
+    step = step_sizes(raw, exists_E, left, SOFTPLUS, STEPS)
     grad_y_E = grad_y + batch * grad_y_b + first * grad_y_l + channels_E
-    grad = _rows(grad_y_E, grad_y_l, exists_E, left, STEPS)
+    grad = load_rows(grad_y_E, grad_y_l, exists_E, left, STEPS)
     if z is not None:
         z_E = z + batch * z_b + first * z_l + channels_E
-        grad = _gated(grad, _rows(z_E, z_l, exists_E, left, STEPS), STEPS)
+        grad = gated(grad, load_rows(z_E, z_l, exists_E, left, STEPS), STEPS)
 
     for n in range(N):
         rate_E = tl.load(A + n * E + channels_E, mask=exists_E, other=0.0) * _LOG2_E
@@ -199,7 +114,7 @@ def carry_over(
     With REVERSE after all behind it. A program takes one state, and reads STEPS chunks at a time.
     """
     n, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
-    channels_E, exists_E = _channels(E, CHANNELS)
+    channels_E, exists_E = own_channels(E, CHANNELS)
     rate_E = tl.load(A + n * E + channels_E, mask=exists_E, other=0.0) * _LOG2_E
     first, total_stride, end_stride = batch * chunks, E, N * E
     if REVERSE:
@@ -208,8 +123,8 @@ def carry_over(
     end_E = ends + (first * N + n) * E + channels_E
     carried_E = tl.zeros([CHANNELS], tl.float32)
     for group in range(0, chunks, STEPS):
-        total = _rows(total_E, total_stride, exists_E, chunks - group, STEPS)
-        end = _rows(end_E, end_stride, exists_E, chunks - group, STEPS)
+        total = load_rows(total_E, total_stride, exists_E, chunks - group, STEPS)
+        end = load_rows(end_E, end_stride, exists_E, chunks - group, STEPS)
         for k in tl.static_range(STEPS):
             carried_E = tl.exp2(total[k] * rate_E) * carried_E + end[k]
             tl.store(end_E + k * end_stride, carried_E, mask=exists_E & (group + k < chunks))
@@ -226,13 +141,13 @@ def outputs(
 ):  # fmt: skip
     """The outputs of a chunk, from the state after the one before."""
     chunk, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
-    channels_E, exists_E = _channels(E, CHANNELS)
+    channels_E, exists_E = own_channels(E, CHANNELS)
     first, left, place = chunk * STEPS, L - chunk * STEPS, batch * tl.num_programs(0) + chunk
     delta_E = delta + batch * delta_b + first * delta_l + channels_E
-    raw = _raw_steps(delta_E, delta_l, bias, channels_E, exists_E, left, STEPS)
-    step = _steps(raw, exists_E, left, SOFTPLUS, STEPS)
-    u_rows = _rows(u + batch * u_b + first * u_l + channels_E, u_l, exists_E, left, STEPS)
-    y_rows = _zeros(STEPS, CHANNELS)
+    raw = load_raw_steps(delta_E, delta_l, bias, channels_E, exists_E, left, STEPS)
+    step = step_sizes(raw, exists_E, left, SOFTPLUS, STEPS)
+    u_rows = load_rows(u + batch * u_b + first * u_l + channels_E, u_l, exists_E, left, STEPS)
+    y_rows = zero_rows(STEPS, CHANNELS)
 
     for n in range(N):
         rate_E = tl.load(A + n * E + channels_E, mask=exists_E, other=0.0) * _LOG2_E
@@ -250,13 +165,13 @@ def outputs(
     if D is not None:
         D_E = tl.load(D + channels_E, mask=exists_E, other=0.0)
     if z is not None:
-        z_rows = _rows(z + batch * z_b + first * z_l + channels_E, z_l, exists_E, left, STEPS)
+        z_rows = load_rows(z + batch * z_b + first * z_l + channels_E, z_l, exists_E, left, STEPS)
     for k in tl.static_range(STEPS):
         y_E = y_rows[k]
         if D is not None:
             y_E += D_E * u_rows[k]
         if z is not None:
-            y_E *= z_rows[k] * _sigmoid(z_rows[k])
+            y_E *= z_rows[k] * sigmoid(z_rows[k])
         tl.store(y + (batch * L + first) * E + channels_E + k * E, y_E, mask=exists_E & (k < left))
 
 
@@ -273,20 +188,20 @@ def gradients(
     Where programs must be added up they write parts: for A and D one per chunk, for B and C one per block of channels.
     """
     chunk, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
-    channels_E, exists_E = _channels(E, CHANNELS)
+    channels_E, exists_E = own_channels(E, CHANNELS)
     first, left, place = chunk * STEPS, L - chunk * STEPS, batch * tl.num_programs(0) + chunk
     delta_E = delta + batch * delta_b + first * delta_l + channels_E
-    raw = _raw_steps(delta_E, delta_l, bias, channels_E, exists_E, left, STEPS)
-    step = _steps(raw, exists_E, left, SOFTPLUS, STEPS)
-    u_rows = _rows(u + batch * u_b + first * u_l + channels_E, u_l, exists_E, left, STEPS)
+    raw = load_raw_steps(delta_E, delta_l, bias, channels_E, exists_E, left, STEPS)
+    step = step_sizes(raw, exists_E, left, SOFTPLUS, STEPS)
+    u_rows = load_rows(u + batch * u_b + first * u_l + channels_E, u_l, exists_E, left, STEPS)
     grad_y_E = grad_y + batch * grad_y_b + first * grad_y_l + channels_E
-    grad = _rows(grad_y_E, grad_y_l, exists_E, left, STEPS)
+    grad = load_rows(grad_y_E, grad_y_l, exists_E, left, STEPS)
     if z is not None:
         z_E = z + batch * z_b + first * z_l + channels_E
-        grad = _gated(grad, _rows(z_E, z_l, exists_E, left, STEPS), STEPS)
-    bare = _zeros(STEPS, CHANNELS)  # y before the gate
-    grad_step = _zeros(STEPS, CHANNELS)
-    grad_drive = _zeros(STEPS, CHANNELS)
+        grad = gated(grad, load_rows(z_E, z_l, exists_E, left, STEPS), STEPS)
+    bare = zero_rows(STEPS, CHANNELS)  # y before the gate
+    grad_step = zero_rows(STEPS, CHANNELS)
+    grad_drive = zero_rows(STEPS, CHANNELS)
     part = (tl.program_id(1).to(tl.int64) * tl.num_programs(2) + batch) * L + first
 
     for n in range(N):
@@ -335,7 +250,7 @@ def gradients(
             part_D_E += grad[k] * u_rows[k]
         tl.store(parts_D + place * E + channels_E, part_D_E, mask=exists_E)
     # Read again what the loop had no use for: registers are what this kernel is short of.
-    raw = _raw_steps(delta_E, delta_l, bias, channels_E, exists_E, left, STEPS)
+    raw = load_raw_steps(delta_E, delta_l, bias, channels_E, exists_E, left, STEPS)
     for k in tl.static_range(STEPS):
         inside_E = exists_E & (k < left)
         at_E = (batch * L + first) * E + channels_E + k * E
@@ -346,12 +261,12 @@ def gradients(
             bare_E += D_E * u_rows[k]
         grad_step_E = grad_step[k] + grad_drive[k] * u_rows[k]
         if SOFTPLUS:
-            grad_step_E *= _sigmoid(raw[k])
+            grad_step_E *= sigmoid(raw[k])
         tl.store(grad_u + at_E, grad_u_E, mask=inside_E)
         tl.store(grad_delta + at_E, grad_step_E, mask=inside_E)
         if z is not None:
             gate_E = tl.load(z_E + k * z_l, mask=inside_E, other=0.0)
-            sigmoid_E = _sigmoid(gate_E)
+            sigmoid_E = sigmoid(gate_E)
             slope_E = sigmoid_E * (1.0 + gate_E * (1.0 - sigmoid_E))
             grad_E = tl.load(grad_y_E + k * grad_y_l, mask=inside_E, other=0.0)
             tl.store(grad_z + at_E, grad_E * bare_E * slope_E, mask=inside_E)

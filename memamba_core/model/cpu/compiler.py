@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from numba import njit, types
+from numba.extending import register_jitable
 
 __all__ = [
     "FLAG",
@@ -33,8 +34,8 @@ PLACES: Final = types.int64[:, :]
 # No `fastmath`: sums keep their order, and NaN stays NaN. Divisions by zero give infinity, as in torch.
 _OPTIONS: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
 
-helper = njit(**_OPTIONS)
-"""A function that kernels call."""
+helper = register_jitable(**_OPTIONS)
+"""A function that kernels call, and Python as it is."""
 inlined = njit(forceinline=True, **_OPTIONS)
 """A function that becomes a part of each kernel that calls it, as every function of vectors has to."""
 

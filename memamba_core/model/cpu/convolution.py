@@ -17,7 +17,15 @@ from memamba_core.model.cpu.compiler import INTEGER, MATRIX, PLACES, ROW, SEQUEN
 from memamba_core.model.cpu.functions import exp2_constants, sigmoid
 from memamba_core.model.cpu.scan_tiles import aligned, find_places
 from memamba_core.model.cpu.sums import add_to, clear
-from memamba_core.model.cpu.vectors import LANES, fma, load, load_some, prefetch, splat, store, store_some
+from memamba_core.model.cpu.vector_memory import (
+    load,
+    load_some,
+    prefetch_to_read,
+    store,
+    store_some,
+)
+from memamba_core.model.cpu.vector_type import LANES
+from memamba_core.model.cpu.vectors import fma, splat
 
 __all__ = ["CHUNK", "MOST_TAPS", "conv_backward", "conv_forward"]
 
@@ -90,7 +98,7 @@ def conv_forward(
                         x_2 = load_some(x, (b, places[1], e), width)
                         x_3 = load_some(x, (b, places[0], e), width)
                     for t in range(min(_SPAN, length - start)):
-                        prefetch(x, (b, places[_BACK + _SPAN + t], e))
+                        prefetch_to_read(x, (b, places[_BACK + _SPAN + t], e))
                         x_0 = load_some(x, (b, places[_BACK + t], e), width)
                         y_t = _convolved(taps, len(weight), bias_e, x_0, x_1, x_2, x_3)
                         store_some(y, (b, start + t, e), y_t * sigmoid(y_t, constants), width)
@@ -150,8 +158,8 @@ def conv_backward(
                         d_0 = gate * fma(y_t, splat(1.0) - gate, splat(1.0))
                         d_0 = d_0 * load_some(grad_y, (b, start + t, e), width)
                         if t < steps:
-                            prefetch(x, (b, places[t], e))
-                            prefetch(grad_y, (b, start - _SPAN + t, e))
+                            prefetch_to_read(x, (b, places[t], e))
+                            prefetch_to_read(grad_y, (b, start - _SPAN + t, e))
                             grad_x_t = _convolved(taps, len(weight), splat(0.0), d_0, d_1, d_2, d_3)
                             store_some(grad_x, (b, places[_SPAN + t], e), grad_x_t, width)
                             sum_0, sum_1 = fma(d_0, x_0, sum_0), fma(d_0, x_1, sum_1)

@@ -1,111 +1,87 @@
-"""Exponential, sigmoid and softplus of vectors, to the last bits of float32.
-
-The constants of the exponential are passed in: LLVM would load them again in every step of a loop.
-"""
+"""Exponential, sigmoid and softplus of vectors, to the last bits of float32."""
 
 # What numba compiles has no annotations: it infers types.
 # ruff: noqa: ANN001, ANN201, ANN202
 
 from typing import no_type_check
 
-import numpy as np
-
+from memamba_core.model.cpu.avx512 import HAS_AVX512
 from memamba_core.model.cpu.compiler import inlined
-from memamba_core.model.cpu.vectors import (
-    broadcast,
-    fma,
-    larger,
-    low_bits_as_exponent,
-    smaller,
-    splat,
-    where_negative,
-)
+from memamba_core.model.cpu.vectors import fma, larger, minus_magnitude, splat, where_negative
 
-__all__ = ["EXP2_TABLE", "LARGEST_EXPONENT", "LN2", "LOG2_E", "exp2", "exp2_constants", "sigmoid", "softplus"]
+if HAS_AVX512:
+    from memamba_core.model.cpu.elementary_avx512 import (
+        EXP2_TABLE,
+        exp2_constants,
+        exp2_of_product,
+        exp_of_negative,
+        quotient,
+    )
+else:
+    from memamba_core.model.cpu.elementary import (
+        EXP2_TABLE,
+        exp2_constants,
+        exp2_of_product,
+        exp_of_negative,
+        quotient,
+    )
 
-# Adding it rounds to whole numbers and leaves them, plus the bias 127 of an exponent, in the lowest bits.
-_ROUNDING = float(3 * 2**22 + 127)
-# 2^f for |f| <= 1/2 is 1 + f (c1 + f (c2 + ...)), relative error 2e-9. Exact at 0, where slow decays are. The fits here
-# and below are our own: least maximum of the relative error (Lawson's iteration).
-EXP2_TABLE = np.array(
-    [
-        _ROUNDING,
-        0.00015353361959569156, 0.0013398875016719103, 0.00961843691766262,
-        0.055503323674201965, 0.24022647738456726, 0.6931471824645996, 1.0,
-    ],
-    np.float32,
-)  # fmt: skip
-"""What `exp2` needs in registers; an argument of the kernels."""
+__all__ = [
+    "EXP2_TABLE",
+    "LARGEST_EXPONENT",
+    "LARGEST_FACTOR",
+    "LN2",
+    "LOG2_E",
+    "exp2_constants",
+    "exp2_of_product",
+    "sigmoid",
+    "softplus",
+    "softplus_and_slope",
+]
+
 LOG2_E, LN2 = 1.4426950408889634, 0.6931471805599453
-_LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.428606765330187e-06  # the first has few bits: its multiples are exact
+LARGEST_EXPONENT = 128.0
+"""What two factors of `exp2_of_product` may make; 2^128 is infinite."""
+LARGEST_FACTOR = 2.0**30
+"""What each of them may be, up and down."""
 # log((1 + s) / (1 - s)) = s (2 + s^2 (c1 + ...)) for s <= 1/3, relative error 4e-9.
 _LOG_C1, _LOG_C2, _LOG_C3, _LOG_C4 = 0.666664183139801, 0.4002152681350708, 0.28001806139945984, 0.2801198959350586
-_SMALLEST_EXPONENT, LARGEST_EXPONENT = -127.0, 128.0  # 0 and infinity
-
-
-@inlined
-@no_type_check
-def exp2_constants(table):
-    """`EXP2_TABLE` as vectors."""
-    return (
-        broadcast(table, (0,)), broadcast(table, (1,)), broadcast(table, (2,)), broadcast(table, (3,)),
-        broadcast(table, (4,)), broadcast(table, (5,)), broadcast(table, (6,)), broadcast(table, (7,)),
-    )  # fmt: skip
-
-
-@inlined
-@no_type_check
-def _scaled_power_of_two(fraction, rounded, constants):
-    """2^fraction times the power of two whose exponent is in the lowest bits of `rounded`."""
-    p = fma(fraction, constants[1], constants[2])
-    p = fma(fraction, p, constants[3])
-    p = fma(fraction, p, constants[4])
-    p = fma(fraction, p, constants[5])
-    p = fma(fraction, p, constants[6])
-    p = fma(fraction, p, constants[7])
-    return p * low_bits_as_exponent(rounded)
-
-
-@inlined
-@no_type_check
-def exp2(x, constants):
-    """2^x for x <= 128, where it is infinite; 0 below 2^-126. Larger x are for the caller to keep away."""
-    x = larger(x, splat(_SMALLEST_EXPONENT))
-    rounded = x + constants[0]
-    return _scaled_power_of_two(x - (rounded - constants[0]), rounded, constants)
-
-
-@inlined
-@no_type_check
-def exp_of_negative(x, constants):
-    """e^x for x <= 0, to the last bit or two: x is not scaled, which would cost digits where it is large."""
-    x = larger(x, splat(-88.0))
-    rounded = fma(x, splat(LOG2_E), constants[0])
-    whole = rounded - constants[0]
-    rest = fma(whole, splat(-_LN2_LOW), fma(whole, splat(-_LN2_HIGH), x))
-    return _scaled_power_of_two(rest * splat(LOG2_E), rounded, constants)
-
-
-@inlined
-@no_type_check
-def _minus_magnitude(x):
-    return smaller(x, splat(0.0) - x)
 
 
 @inlined
 @no_type_check
 def sigmoid(x, constants):
     """1 / (1 + e^-x), with a full relative precision on both sides."""
-    w = exp_of_negative(_minus_magnitude(x), constants)
-    return where_negative(x, w, splat(1.0)) / (splat(1.0) + w)
+    return _sigmoid(x, exp_of_negative(minus_magnitude(x), constants))
 
 
 @inlined
 @no_type_check
 def softplus(x, constants):
     """log(1 + e^x), with a full relative precision where it is nearly 0, too."""
-    w = exp_of_negative(_minus_magnitude(x), constants)
-    s = w / (splat(2.0) + w)
+    return _softplus(x, exp_of_negative(minus_magnitude(x), constants))
+
+
+@inlined
+@no_type_check
+def softplus_and_slope(x, constants):
+    """Softplus and its derivative, the sigmoid."""
+    w = exp_of_negative(minus_magnitude(x), constants)
+    return _softplus(x, w), _sigmoid(x, w)
+
+
+@inlined
+@no_type_check
+def _sigmoid(x, w):
+    """From w = e^-|x|."""
+    return quotient(where_negative(x, w, splat(1.0)), splat(1.0) + w)
+
+
+@inlined
+@no_type_check
+def _softplus(x, w):
+    """From w = e^-|x|."""
+    s = quotient(w, splat(2.0) + w)
     square = s * s
     p = fma(square, splat(_LOG_C4), splat(_LOG_C3))
     p = fma(square, p, splat(_LOG_C2))

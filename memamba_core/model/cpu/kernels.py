@@ -6,7 +6,7 @@ from memamba_core.model.cpu.scan_backward import scan_backward
 from memamba_core.model.cpu.scan_forward import scan_forward
 from memamba_core.model.cpu.scan_tiles import TILE, state_size
 from memamba_core.model.cpu.sums import sum_parts
-from memamba_core.model.cpu.vectors import LANES
+from memamba_core.model.cpu.vector_type import LANES
 
 __all__ = [
     "CHUNK",

@@ -8,8 +8,9 @@ from typing import Final, no_type_check
 import numpy as np
 
 from memamba_core.model.cpu.compiler import FLAG, GROUPS, INTEGER, MATRIX, PLACES, ROW, SEQUENCE, inlined, kernel
-from memamba_core.model.cpu.functions import LN2, exp2, exp2_constants, sigmoid, softplus
+from memamba_core.model.cpu.functions import LN2, exp2_constants, exp2_of_product, sigmoid, softplus_and_slope
 from memamba_core.model.cpu.scan_tiles import (
+    BAND,
     DRIVE,
     STEP,
     TILE,
@@ -19,24 +20,23 @@ from memamba_core.model.cpu.scan_tiles import (
     find_places,
     gather_rates,
     gather_row,
+    next_line,
     padded_states,
     state_size,
 )
 from memamba_core.model.cpu.sums import add_to, clear
-from memamba_core.model.cpu.vectors import (
-    LANES,
+from memamba_core.model.cpu.vector_memory import (
     broadcast,
-    fma,
     lane_sums,
-    larger,
     load,
     load_some,
-    prefetch,
-    smaller,
-    splat,
+    prefetch_to_read,
+    prefetch_to_write,
     store,
     store_some,
 )
+from memamba_core.model.cpu.vector_type import LANES
+from memamba_core.model.cpu.vectors import fma, larger, smaller, splat
 
 __all__ = ["scan_backward"]
 
@@ -45,9 +45,10 @@ _GRAD_Y: Final = 3 * LANES
 _GRAD_DRIVE: Final = 4 * LANES
 _GRAD_POWER: Final = 5 * LANES  # gradient at delta, through the decays, times log2(e)
 _SLOPE: Final = 6 * LANES  # of softplus
-_DECAY: Final = 7 * LANES  # of two states
-_BEFORE: Final = 9 * LANES  # two states before the step
-_ROW: Final = 11 * LANES
+_GATE: Final = 7 * LANES  # sigmoid of z
+_DECAY: Final = 8 * LANES  # of two states
+_BEFORE: Final = 10 * LANES  # two states before the step
+_ROW: Final = 12 * LANES
 
 
 @inlined
@@ -59,7 +60,7 @@ def _make_two_states(tile, steps, B_tile, C_tile, stride, n, rate_0, rate_1, h_0
         step, drive = load(tile, (row + STEP,)), load(tile, (row + DRIVE,))
         store(tile, (row + _BEFORE,), h_0)
         store(tile, (row + _BEFORE + LANES,), h_1)
-        decay_0, decay_1 = exp2(step * rate_0, constants), exp2(step * rate_1, constants)
+        decay_0, decay_1 = exp2_of_product(step, rate_0, constants), exp2_of_product(step, rate_1, constants)
         store(tile, (row + _DECAY,), decay_0)
         store(tile, (row + _DECAY + LANES,), decay_1)
         h_0 = fma(decay_0, h_0, drive * broadcast(B_tile, (given,)))
@@ -123,22 +124,27 @@ def scan_backward(
     batch, length, channels = u.shape
     states = A.shape[1]
     per_vector, stride = state_size(states), padded_states(states)
-    groups = -(-channels // (vectors * LANES))
+    width_E = vectors * LANES  # of a block
+    groups = -(-channels // width_E)
     constants = exp2_constants(exp2_table)
-    rates = aligned(vectors * per_vector)
-    bias_E, bypass_E = aligned(vectors * LANES), aligned(vectors * LANES)
-    least_step, most_step = aligned(vectors * LANES), aligned(vectors * LANES)
-    sum_A, lost_A = aligned(vectors * per_vector), aligned(vectors * per_vector)
-    sum_D, lost_D = aligned(vectors * LANES), aligned(vectors * LANES)
-    sum_bias, lost_bias = aligned(vectors * LANES), aligned(vectors * LANES)
+    most_vectors = min(last - first, min(groups, BAND)) * vectors
+    rates = aligned(most_vectors * per_vector)
+    bias_E, bypass_E = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
+    least_step, most_step = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
+    sum_A, lost_A = aligned(most_vectors * per_vector), aligned(most_vectors * per_vector)
+    sum_D, lost_D = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
+    sum_bias, lost_bias = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
     B_tile, C_tile, tile = aligned(TILE * stride), aligned(TILE * stride), aligned(TILE * _ROW)
     # A vector per state and step, to be added up over the block's vectors, and then over the lanes.
     sum_B, sum_C = aligned(stride * TILE * LANES), aligned(stride * TILE * LANES)
     places = np.empty(2 * TILE, np.int64)  # of the steps of the tile before, and of this one's
-    for block in range(first, last):
+    lines_a_pair = -(-TILE // (per_vector // (2 * LANES)))
+    block = first
+    while block < last:
         row_block, group = block // groups, block % groups
-        first_channel = group * vectors * LANES
-        last_channel = min(first_channel + vectors * LANES, channels)
+        block = min(min(last, (row_block + 1) * groups), block + BAND)
+        first_channel = group * width_E
+        last_channel = min((block - row_block * groups) * width_E, channels)
         gather_rates(A, first_channel, rates, per_vector, least_step, most_step)
         gather_row(delta_bias, first_channel, bias_E)
         gather_row(D, first_channel, bypass_E)
@@ -149,28 +155,28 @@ def scan_backward(
                 steps = min(TILE, end - start)
                 copy_tile(B, b, start, steps, B_tile, stride)
                 copy_tile(C, b, start, steps, C_tile, stride)
-                clear(sum_B, states * steps * LANES)
-                clear(sum_C, states * steps * LANES)
                 find_places(order, b, start - TILE, length, places)
+                ahead, channel = 0, first_channel  # what is asked for of the tile before
                 for e in range(first_channel, last_channel, LANES):
                     lane = e - first_channel
                     own, vector, width = lane // LANES * per_vector, e // LANES, channels - e
                     bias, bypass = load(bias_E, (lane,)), load(bypass_E, (lane,))
                     least, most = load(least_step, (lane,)), load(most_step, (lane,))
+                    if e % width_E == 0:
+                        clear(sum_B, states * steps * LANES)
+                        clear(sum_C, states * steps * LANES)
                     for t in range(steps):
-                        prefetch(u, (b, start - TILE + t, e))
-                        prefetch(delta, (b, start - TILE + t, e))
-                        prefetch(grad_y, (b, places[t], e))
                         u_t = load_some(u, (b, start + t, e), width)
                         step, slope = load_some(delta, (b, start + t, e), width) + bias, splat(1.0)
                         if softplus_delta:
-                            step, slope = softplus(step, constants), sigmoid(step, constants)
+                            step, slope = softplus_and_slope(step, constants)
                         grad_t = load_some(grad_y, (b, places[TILE + t], e), width)
-                        if len(z):
-                            prefetch(z, (b, places[t], e))
-                            z_t = load_some(z, (b, places[TILE + t], e), width)
-                            grad_t = grad_t * (z_t * sigmoid(z_t, constants))
                         row = t * _ROW
+                        if len(z):
+                            z_t = load_some(z, (b, places[TILE + t], e), width)
+                            gate = sigmoid(z_t, constants)
+                            store(tile, (row + _GATE,), gate)
+                            grad_t = grad_t * (z_t * gate)
                         store(tile, (row + STEP,), smaller(larger(step, least), most))
                         store(tile, (row + DRIVE,), step * u_t)
                         store(tile, (row + Y,), bypass * u_t)
@@ -181,6 +187,18 @@ def scan_backward(
 
                     for n in range(0, states, 2):
                         at_0, at_1 = n * LANES, (n + 1) * LANES
+                        for _ in range(lines_a_pair):
+                            if ahead < TILE:
+                                prefetch_to_read(u, (b, start - TILE + ahead, channel))
+                                prefetch_to_read(delta, (b, start - TILE + ahead, channel))
+                                prefetch_to_read(grad_y, (b, places[ahead], channel))
+                                prefetch_to_read(z, (b, places[ahead], channel))
+                                prefetch_to_write(grad_u, (b, start - TILE + ahead, channel))
+                                prefetch_to_write(grad_delta, (b, start - TILE + ahead, channel))
+                                prefetch_to_write(grad_z, (b, places[ahead], channel))
+                                ahead, channel = next_line(ahead, channel, first_channel, last_channel)
+                        prefetch_to_read(checkpoints, (b, start // TILE - 2, vector, at_0))
+                        prefetch_to_read(checkpoints, (b, start // TILE - 2, vector, at_1))
                         rate_0, rate_1 = load(rates, (own + at_0,)), load(rates, (own + at_1,))
                         h_0, h_1 = splat(0.0), splat(0.0)
                         if start:
@@ -212,19 +230,18 @@ def scan_backward(
                         tile_bias = tile_bias + grad_step
                         tile_D = fma(grad_t, u_t, tile_D)
                         if len(z):
-                            z_t = load_some(z, (b, places[TILE + t], e), width)
-                            gate = sigmoid(z_t, constants)
+                            z_t, gate = load_some(z, (b, places[TILE + t], e), width), load(tile, (row + _GATE,))
                             gate_slope = gate * fma(z_t, splat(1.0) - gate, splat(1.0))
                             grad_gate = load(tile, (row + Y,)) * load_some(grad_y, (b, places[TILE + t], e), width)
                             store_some(grad_z, (b, places[TILE + t], e), grad_gate * gate_slope, width)
                     add_to(sum_D, lost_D, lane, tile_D)
                     add_to(sum_bias, lost_bias, lane, tile_bias)
-
-                for t in range(steps):
-                    for n in range(0, states, LANES):
-                        at, place = (n * steps + t) * LANES, (group, b, start - begin + t, n)
-                        store_some(parts_B, place, lane_sums(sum_B, (at,), steps * LANES), states - n)
-                        store_some(parts_C, place, lane_sums(sum_C, (at,), steps * LANES), states - n)
+                    if (e + LANES) % width_E == 0 or e + LANES >= last_channel:
+                        for t in range(steps):
+                            for n in range(0, states, LANES):
+                                at, place = (n * steps + t) * LANES, (e // width_E, b, start - begin + t, n)
+                                store_some(parts_B, place, lane_sums(sum_B, (at,), steps * LANES), states - n)
+                                store_some(parts_C, place, lane_sums(sum_C, (at,), steps * LANES), states - n)
         for e in range(first_channel, last_channel):
             lane = e - first_channel
             parts_D[row_block, e] = sum_D[lane]

@@ -8,8 +8,9 @@ from typing import Final, no_type_check
 import numpy as np
 
 from memamba_core.model.cpu.compiler import FLAG, GROUPS, INTEGER, MATRIX, PLACES, ROW, SEQUENCE, inlined, kernel
-from memamba_core.model.cpu.functions import exp2, exp2_constants, sigmoid, softplus
+from memamba_core.model.cpu.functions import exp2_constants, exp2_of_product, sigmoid, softplus
 from memamba_core.model.cpu.scan_tiles import (
+    BAND,
     DRIVE,
     STEP,
     TILE,
@@ -19,22 +20,22 @@ from memamba_core.model.cpu.scan_tiles import (
     find_places,
     gather_rates,
     gather_row,
+    next_line,
     padded_states,
     state_size,
 )
 from memamba_core.model.cpu.sums import clear
-from memamba_core.model.cpu.vectors import (
-    LANES,
+from memamba_core.model.cpu.vector_memory import (
     broadcast,
-    fma,
-    larger,
     load,
     load_some,
-    prefetch,
-    smaller,
+    prefetch_to_read,
+    prefetch_to_write,
     store,
     store_some,
 )
+from memamba_core.model.cpu.vector_type import LANES
+from memamba_core.model.cpu.vectors import fma, larger, smaller
 
 __all__ = ["scan_forward"]
 
@@ -51,8 +52,8 @@ def _run_two_states(tile, steps, B_tile, C_tile, stride, n, rates, state, own, c
     for t in range(steps):
         row, given = t * _ROW, t * stride + n
         step, drive = load(tile, (row + STEP,)), load(tile, (row + DRIVE,))
-        h_0 = fma(exp2(step * rate_0, constants), h_0, drive * broadcast(B_tile, (given,)))
-        h_1 = fma(exp2(step * rate_1, constants), h_1, drive * broadcast(B_tile, (given + 1,)))
+        h_0 = fma(exp2_of_product(step, rate_0, constants), h_0, drive * broadcast(B_tile, (given,)))
+        h_1 = fma(exp2_of_product(step, rate_1, constants), h_1, drive * broadcast(B_tile, (given + 1,)))
         y_t = fma(broadcast(C_tile, (given,)), h_0, load(tile, (row + Y,)))
         store(tile, (row + Y,), fma(broadcast(C_tile, (given + 1,)), h_1, y_t))
     store(state, (at_0,), h_0)
@@ -79,31 +80,36 @@ def scan_forward(
     per_vector, stride = state_size(states), padded_states(states)
     groups = -(-channels // (vectors * LANES))
     constants = exp2_constants(exp2_table)
-    rates, state = aligned(vectors * per_vector), aligned(vectors * per_vector)
-    bias_E, bypass_E = aligned(vectors * LANES), aligned(vectors * LANES)
-    least_step, most_step = aligned(vectors * LANES), aligned(vectors * LANES)
+    most_vectors = min(last - first, min(groups, BAND)) * vectors
+    rates, state = aligned(most_vectors * per_vector), aligned(most_vectors * per_vector)
+    bias_E, bypass_E = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
+    least_step, most_step = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
     B_tile, C_tile, tile = aligned(TILE * stride), aligned(TILE * stride), aligned(TILE * _ROW)
     places = np.empty(2 * TILE, np.int64)  # of the tile's steps, and of the next one's
-    for block in range(first, last):
-        first_row, first_channel = block // groups * rows, block % groups * vectors * LANES
+    lines_a_pair = -(-TILE // (per_vector // (2 * LANES)))
+    block = first
+    while block < last:
+        row_block, group = block // groups, block % groups
+        block = min(min(last, (row_block + 1) * groups), block + BAND)
+        first_channel = group * vectors * LANES
+        last_channel = min((block - row_block * groups) * vectors * LANES, channels)
         gather_rates(A, first_channel, rates, per_vector, least_step, most_step)
         gather_row(delta_bias, first_channel, bias_E)
         gather_row(D, first_channel, bypass_E)
-        for b in range(first_row, min(first_row + rows, batch)):
-            clear(state, vectors * per_vector)
+        for b in range(row_block * rows, min((row_block + 1) * rows, batch)):
+            clear(state, len(state))
             for start in range(0, length, TILE):
                 steps = min(TILE, length - start)
                 copy_tile(B, b, start, steps, B_tile, stride)
                 copy_tile(C, b, start, steps, C_tile, stride)
                 find_places(order, b, start, length, places)
-                for e in range(first_channel, min(first_channel + vectors * LANES, channels), LANES):
+                ahead, channel = 0, first_channel  # what is asked for of the next tile
+                for e in range(first_channel, last_channel, LANES):
                     lane = e - first_channel
                     own, width = lane // LANES * per_vector, channels - e
                     bias, bypass = load(bias_E, (lane,)), load(bypass_E, (lane,))
                     least, most = load(least_step, (lane,)), load(most_step, (lane,))
                     for t in range(steps):
-                        prefetch(u, (b, start + TILE + t, e))
-                        prefetch(delta, (b, start + TILE + t, e))
                         u_t = load_some(u, (b, start + t, e), width)
                         step = load_some(delta, (b, start + t, e), width) + bias
                         if softplus_delta:
@@ -113,11 +119,17 @@ def scan_forward(
                         store(tile, (row + DRIVE,), step * u_t)
                         store(tile, (row + Y,), bypass * u_t)
                     for n in range(0, states, 2):
+                        for _ in range(lines_a_pair):
+                            if ahead < TILE:
+                                prefetch_to_read(u, (b, start + TILE + ahead, channel))
+                                prefetch_to_read(delta, (b, start + TILE + ahead, channel))
+                                prefetch_to_read(z, (b, places[TILE + ahead], channel))
+                                prefetch_to_write(y, (b, places[TILE + ahead], channel))
+                                ahead, channel = next_line(ahead, channel, first_channel, last_channel)
                         _run_two_states(tile, steps, B_tile, C_tile, stride, n, rates, state, own, constants)
                     for t in range(steps):
                         y_t = load(tile, (t * _ROW + Y,))
                         if len(z):
-                            prefetch(z, (b, places[TILE + t], e))
                             z_t = load_some(z, (b, places[t], e), width)
                             y_t = y_t * (z_t * sigmoid(z_t, constants))
                         store_some(y, (b, places[t], e), y_t, width)

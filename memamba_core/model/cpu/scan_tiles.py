@@ -12,10 +12,12 @@ from typing import Final, no_type_check
 import numpy as np
 
 from memamba_core.model.cpu.compiler import helper, inlined
-from memamba_core.model.cpu.functions import LARGEST_EXPONENT, LOG2_E
-from memamba_core.model.cpu.vectors import LANES, load_some, store
+from memamba_core.model.cpu.functions import LARGEST_EXPONENT, LARGEST_FACTOR, LOG2_E
+from memamba_core.model.cpu.vector_memory import load_some, store
+from memamba_core.model.cpu.vector_type import LANES
 
 __all__ = [
+    "BAND",
     "DRIVE",
     "STEP",
     "TILE",
@@ -25,12 +27,15 @@ __all__ = [
     "find_places",
     "gather_rates",
     "gather_row",
+    "next_line",
     "padded_states",
     "state_size",
 ]
 
 TILE: Final = 32
 """Steps that are computed together, from one checkpoint to the next."""
+BAND: Final = 8
+"""Blocks that go through the tiles together, so that memory is read in long pieces."""
 STEP: Final = 0 * LANES
 """delta with bias and softplus, kept from overflowing a decay."""
 DRIVE: Final = 1 * LANES
@@ -67,18 +72,22 @@ def aligned(size):
 def gather_rates(A, first, rates, per_vector, least_step, most_step):
     """A log2(e) from channel `first` on, vector by vector and in it state by state.
 
-    And the steps between which no decay overflows: beyond them it is as infinite as there.
+    And the steps between which no decay overflows: beyond them it is as infinite as there. What is beyond the largest
+    factor of an exponential counts as that.
     """
     channels, states = A.shape
+    largest = np.float32(LARGEST_FACTOR)
     for lane in range(len(least_step)):
-        least, most = np.float32(-np.inf), np.float32(np.inf)
+        least, most = -largest, largest
         for n in range(states):
             rate = A[first + lane, n] * np.float32(LOG2_E) if first + lane < channels else np.float32(0.0)
-            rates[lane // LANES * per_vector + n * LANES + lane % LANES] = rate
             if rate < 0.0:
+                rate = max(rate, -largest)
                 least = max(least, np.float32(LARGEST_EXPONENT) / rate)
             elif rate > 0.0:
+                rate = min(rate, largest)
                 most = min(most, np.float32(LARGEST_EXPONENT) / rate)
+            rates[lane // LANES * per_vector + n * LANES + lane % LANES] = rate
         least_step[lane], most_step[lane] = least, most
 
 
@@ -109,3 +118,13 @@ def find_places(order, b, start, length, places):
     for i in range(len(places)):
         step = min(max(start + i, 0), length - 1)
         places[i] = order[b, step] if len(order) else step
+
+
+@inlined
+@no_type_check
+def next_line(step, channel, first_channel, last_channel):
+    """Step and channel of the cache line behind this one, in a tile that is walked step by step."""
+    channel += LANES
+    if channel >= last_channel:
+        return step + 1, first_channel
+    return step, channel

@@ -6,7 +6,9 @@
 from typing import no_type_check
 
 from memamba_core.model.cpu.compiler import GROUPS, SEQUENCE, inlined, kernel
-from memamba_core.model.cpu.vectors import LANES, load, splat, store
+from memamba_core.model.cpu.vector_memory import load, store
+from memamba_core.model.cpu.vector_type import LANES
+from memamba_core.model.cpu.vectors import splat
 
 __all__ = ["add_to", "clear", "sum_parts"]
 

@@ -1,0 +1,27 @@
+"""When numba is imported and kernels are compiled: not before the first scan."""
+
+import functools
+from types import ModuleType
+
+from memamba_core.model.cpu.memory import keep_freed_memory
+
+__all__ = ["load_kernels", "numba_is_here"]
+
+
+@functools.cache
+def numba_is_here() -> bool:
+    """Whether numba can be imported. The first answer takes half a second, for the import itself."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@functools.cache
+def load_kernels() -> ModuleType:
+    """The compiled kernels: seconds after an installation, then a fraction of one from the disk."""
+    from memamba_core.model.cpu import kernels
+
+    keep_freed_memory()
+    return kernels
