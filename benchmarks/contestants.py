@@ -11,7 +11,7 @@ from attention_rivals import AttentionAggregator, AttentionLayers, FullAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.model import build_model
 from memamba_core.model.mamba import Mamba
 from memamba_core.model.scan import selective_scan

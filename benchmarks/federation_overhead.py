@@ -31,6 +31,7 @@ from rich.table import Table
 from memamba_core.config.compose import compose_experiment
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.statistics import ColumnMoments
+from memamba_core.message import WireMessage
 from memamba_core.protocol import (
     AgreementReply,
     AgreementRequest,
@@ -43,7 +44,6 @@ from memamba_core.protocol import (
     StatisticsRequest,
     TrainReply,
     TrainRequest,
-    WireMessage,
     size_band,
 )
 from memamba_core.training.checkpoint import initial_model

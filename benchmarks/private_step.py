@@ -14,7 +14,8 @@ import time
 import numpy as np
 import torch
 
-from memamba_core.config.experiment import ModelConfig, TrainingConfig
+from memamba_core.config.model import ModelConfig
+from memamba_core.config.training import TrainingConfig
 from memamba_core.model import build_model
 from memamba_core.privacy.dp_sgd import PatientOptimizer
 from memamba_core.privacy.secure_random import SecureRandom

@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from memamba_core.config.site import load_site_config
 from memamba_core.errors import AgreementError, ConfigError, DataError, ProtocolError, TamperedLogError
+from memamba_core.message import WireMessage
 from memamba_core.protocol import (
     AgreementRequest,
     EvaluateRequest,
@@ -20,7 +21,6 @@ from memamba_core.protocol import (
     Refusal,
     StatisticsRequest,
     TrainRequest,
-    WireMessage,
 )
 from memamba_core.wire import from_records, to_records
 

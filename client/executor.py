@@ -14,6 +14,7 @@ from typing import Protocol
 from flwr.app import Context, Error, Message
 
 from memamba_core.errors import ProtocolError
+from memamba_core.message import WireMessage
 from memamba_core.privacy.egress import Departure, EgressLog, describe_answer, describe_refusal
 from memamba_core.protocol import (
     AgreementReply,
@@ -24,7 +25,6 @@ from memamba_core.protocol import (
     StatisticsReply,
     TrainReply,
     TrainRequest,
-    WireMessage,
 )
 from memamba_core.wire import from_records
 

@@ -1,65 +1,54 @@
 """What crosses the wire between coordinator and sites: the only list of what may leave a site.
 
-Each message is a frozen class here. A class is its fields (numbers, texts, lists of them) and named sets of arrays;
-Flower records are made of these in `server` and `client`, at the edge. Names on the wire are kebab-case, and only
-this file knows both spellings. A message with an unknown key, a missing key or a wrong type is refused with
-`ProtocolError`.
+Each message is a frozen class here: fields (numbers, texts, lists of them) and named sets of arrays. How a message
+becomes plain data, and is refused if it has an unknown key, a missing key or a wrong type, is in `message`; Flower
+records are made of that in `wire`.
 
-=============  ============================  ==============================================================
-phase          coordinator -> site           site -> coordinator
-=============  ============================  ==============================================================
-``facts``      `FactsRequest`                `FactsReply`: declared encoder and units, column names, size bands
+==============  ============================  ==============================================================
+phase           coordinator -> site           site -> coordinator
+==============  ============================  ==============================================================
+``facts``       `FactsRequest`                `FactsReply`: declared encoder and units, column names, size bands
 ``statistics``  `StatisticsRequest`          `StatisticsReply`: sums per column, event counts on a coarse grid
-``agreement``  `AgreementRequest`            `AgreementReply`: the digest that the site now holds
-``train``      `TrainRequest`: weights       `TrainReply`: weights, patients per parameter group, `Metrics`
-``evaluate``   `EvaluateRequest`: weights    `EvaluateReply`: `Metrics` of the final weights
-=============  ============================  ==============================================================
+``agreement``   `AgreementRequest`            `AgreementReply`: the digest that the site now holds
+``train``       `TrainRequest`: weights       `TrainReply`: weights, patients per parameter group, `Metrics`
+``evaluate``    `EvaluateRequest`: weights    `EvaluateReply`: `Metrics` of the final weights
+==============  ============================  ==============================================================
 
 An answer is one of these, or a `Refusal` whose text is fixed: no path, value or patient can be in it.
 """
 
 import enum
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pydantic
 
-from memamba_core.errors import ProtocolError
+from memamba_core.message import WireMessage
 
 __all__ = [
     "PROTOCOL_VERSION",
     "SIZE_BANDS",
     "AgreementReply",
     "AgreementRequest",
-    "ArraySets",
     "EvaluateReply",
     "EvaluateRequest",
     "FactsReply",
     "FactsRequest",
     "Metrics",
-    "Payload",
     "Phase",
     "Refusal",
     "StatisticsReply",
     "StatisticsRequest",
     "TrainReply",
     "TrainRequest",
-    "WireMessage",
     "package_version",
     "size_band",
 ]
 
 PROTOCOL_VERSION = 2
 """Raised whenever a message changes; sites and coordinator must have the same."""
-
-Scalar = int | float | str | bool
-FieldValue = Scalar | list[int] | list[float] | list[str]
-ArraySets = Mapping[str, Mapping[str, npt.NDArray[Any]]]
 
 SIZE_BANDS = (0, 1, 10, 25, 50, 100, 250, 500, 1000)
 """Lower ends of the public bands in which a site's number of patients is told."""
@@ -116,71 +105,6 @@ class Refusal(enum.Enum):
     def __init__(self, code: int, text: str) -> None:
         self.code = code
         self.text = text
-
-
-@dataclass(frozen=True)
-class Payload:
-    """A message as plain data: named fields, and named sets of named arrays."""
-
-    fields: Mapping[str, FieldValue]
-    arrays: ArraySets = field(default_factory=dict)
-
-
-class WireMessage(pydantic.BaseModel):
-    """Base of the messages: to and from `Payload`, strictly.
-
-    A mapping-valued field travels as one entry per key (`trained.pathology`), a None is not sent.
-    """
-
-    model_config = pydantic.ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        populate_by_name=True,
-        arbitrary_types_allowed=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
-    array_sets: ClassVar[tuple[str, ...]] = ()
-    """Names of the fields that hold arrays."""
-
-    def to_payload(self) -> Payload:
-        """This message as plain data with the names of the wire."""
-        fields: dict[str, FieldValue] = {}
-        arrays: dict[str, Mapping[str, npt.NDArray[Any]]] = {}
-        for name, info in type(self).model_fields.items():
-            key, value = info.alias or name, getattr(self, name)
-            if name in self.array_sets:
-                arrays[key] = value
-            elif isinstance(value, dict):
-                fields.update({f"{key}.{part}": v for part, v in value.items()})
-            elif isinstance(value, tuple):
-                fields[key] = list(value)
-            elif value is not None:
-                fields[key] = value
-        return Payload(fields, arrays)
-
-    @classmethod
-    def from_payload(cls, payload: Payload) -> Self:
-        """Check plain data and build the message.
-
-        Raises:
-            ProtocolError: naming each unknown, missing or ill-typed key.
-        """
-        values: dict[str, Any] = {key: dict(arrays) for key, arrays in payload.arrays.items()}
-        for key, value in payload.fields.items():
-            head, dot, part = key.partition(".")
-            if dot:
-                values.setdefault(head, {})[part] = value
-            else:
-                values[key] = tuple(value) if isinstance(value, list) else value
-        for name, info in cls.model_fields.items():  # an empty mapping leaves no entry on the wire
-            if name in cls.array_sets or info.annotation == dict[str, int]:
-                values.setdefault(info.alias or name, {})
-        try:
-            return cls.model_validate(values, by_alias=True, by_name=False)
-        except pydantic.ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ProtocolError(f"{cls.__name__} does not have the agreed form: {faults}") from None
 
 
 Arrays = dict[str, np.ndarray]

@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from safetensors.numpy import load, save
 
 from memamba_core.errors import ProtocolError
-from memamba_core.protocol import Payload, WireMessage
+from memamba_core.message import Payload, WireMessage
 
 __all__ = ["from_records", "to_records"]
 

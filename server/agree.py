@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memamba_core.config.experiment import AgreementConfig
+from memamba_core.config.agreement import AgreementConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.genomics import build_gene_groups
 from memamba_core.data.statistics import ColumnMoments

@@ -14,7 +14,8 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from memamba_core.errors import ProtocolError
-from memamba_core.protocol import Phase, WireMessage
+from memamba_core.message import WireMessage
+from memamba_core.protocol import Phase
 from memamba_core.wire import from_records, to_records
 
 __all__ = ["Answers", "SiteFailure", "ask", "wait_for_return"]

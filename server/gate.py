@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memamba_core.config.experiment import FederationConfig
+from memamba_core.config.federation import FederationConfig
 from memamba_core.model import parameter_group
 from memamba_core.protocol import SIZE_BANDS, FactsReply, Metrics, TrainReply
 from memamba_core.survival.histogram import NUM_RISK_BINS

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 from flwr.serverapp import Grid
 
-from memamba_core.config.experiment import FederationConfig
+from memamba_core.config.federation import FederationConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.errors import BudgetError, FederationError, ProtocolError
 from memamba_core.protocol import (

@@ -23,7 +23,7 @@ from flwr.serverapp.strategy import (
     Krum,
 )
 
-from memamba_core.config.experiment import StrategyConfig
+from memamba_core.config.strategy import StrategyConfig
 from memamba_core.errors import CheckpointError, FederationError
 from memamba_core.model import parameter_group
 from memamba_core.protocol import TrainReply

@@ -23,7 +23,7 @@ from .audit_words import findings
 from .cohort import SimulatedCohort, prepare_cohort
 from .grid import open_grid
 from .methods import agree_only
-from .output import claim_folder
+from .run_folder import claim_folder
 
 __all__ = ["audit"]
 

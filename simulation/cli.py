@@ -29,9 +29,9 @@ EXIT_INTERRUPTED = 130
 def main() -> None:
     """Entry point."""
     arguments = sys.argv[1:]
-    export = arguments[:1] == ["export-sites"]
+    export = "export-sites" in arguments
     if export:
-        arguments = arguments[1:]
+        arguments.remove("export-sites")
     options = any(argument.startswith("-") for argument in arguments)
     try:
         status = _run_hydra(arguments, export=export) if options else _run_plain(tuple(arguments), export=export)

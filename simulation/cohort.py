@@ -11,7 +11,7 @@ from memamba_core.data.genomics import read_signatures
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort
 from memamba_core.data.synthetic import SyntheticCohort, generate_cohort
-from memamba_core.errors import ConfigError, NoPatientsError
+from memamba_core.errors import ConfigError, DataError, NoPatientsError
 
 from .folds import assign_folds
 from .partition import partition_cohort
@@ -72,6 +72,11 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
         cohort = cohort.subset(complete)
         if not complete:
             raise NoPatientsError(f"cohort {config.data.name}: data.complete_cases=true leaves no patient")
+    if not cohort.num_events:
+        raise DataError(
+            f"cohort {config.data.name}: none of the {len(cohort.records)} patients had the event; there is nothing to "
+            "learn. If the column of events marks the censored, set data.clinical.event_means=censored"
+        )
     root = data.root
     partition = partition_cohort(
         cohort,

@@ -13,7 +13,7 @@ from client.app import build_client_app
 from client.local import SiteWorker
 from client.models import ModelCache
 from client.site import Site
-from memamba_core.config.experiment import PrivacyConfig
+from memamba_core.config.privacy import PrivacyConfig
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.config.site import SitePrivacy
 

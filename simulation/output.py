@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import pandas as pd
 import torch
 
 from memamba_core.config.simulation import SimulationConfig
-from memamba_core.errors import ConfigError
 from memamba_core.model.scan import choose_backend
 from memamba_core.training.checkpoint import code_digest
 from memamba_core.training.trainer import Predictions, resolve_device
@@ -21,7 +19,6 @@ from .cohort import SimulatedCohort
 __all__ = [
     "FoldOutcome",
     "build_summary",
-    "claim_folder",
     "mean_and_std",
     "prediction_rows",
     "scan_backend",
@@ -109,31 +106,3 @@ def scan_backend(config: SimulationConfig) -> str:
 
 def _c_index(fold: FoldOutcome, method: str) -> float | None:
     return fold[method]["c_index"] if fold[method] else None
-
-
-def claim_folder(config: SimulationConfig, name: str) -> Path:
-    """The folder for the results: the one named, or a new one below `outputs/`.
-
-    Raises:
-        ConfigError: the folder named holds something already.
-    """
-    if config.output_dir is not None:
-        folder = config.output_dir
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"output_dir={folder} is a file; name a new folder")
-        if folder.exists() and any(folder.iterdir()):
-            raise ConfigError(
-                f"output_dir={folder} is not empty; name a new folder, or go on with an interrupted run by "
-                f"resume={folder}"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    number = 1
-    while True:
-        folder = Path("outputs") / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return folder

@@ -41,7 +41,7 @@ def draw_figures(
         folds = len({line["fold"] for line in lines})
         title = f"{name}: mean over {folds} folds" if folds > 1 else name
         draw_learning_curves(figures / "learning_curves.png", rounds, train_loss, holdout, title)
-    ran = {m: [fold[m] for fold in summary["folds"]] for m in ("federated", "pooled", "local") if summary["c_index"][m]}
+    ran = {m: [fold[m] for fold in summary["folds"]] for m in summary["c_index"] if summary["details"][0][m]}
     if len(ran) > 1:
         named = {"each hospital alone" if method == "local" else method: values for method, values in ran.items()}
         draw_comparison(figures / "comparison.png", named, summary["oracle_c_index"])
@@ -56,8 +56,8 @@ def draw_figures(
         rank_within_fold(shown),
         f"{name}: {method} model",
     )
-    overall = summary["c_index"][method]["mean"]
-    draw_site_bars(figures / "sites.png", _site_bars(shown), overall)
+    overall = summary["c_index"][method]  # None where no fold has a comparable pair
+    draw_site_bars(figures / "sites.png", _site_bars(shown), overall and overall["mean"])
 
 
 def learning_curve(

@@ -1,5 +1,6 @@
 """What a person sees of a simulation: the cohort, a bar per method with the sites of the round, a table at the end."""
 
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -87,8 +88,8 @@ class ProgressReporter:
             f"genes {genes}, slides {slides}, both {both}"
         )
         say(
-            f"{len(sizes)} hospitals by partition {config.partition.name}: {sizes[0]} to {sizes[-1]} patients, "
-            f"median {sizes[len(sizes) // 2]}"
+            f"{len(sizes)} hospital{'s' * (len(sizes) > 1)} by partition {config.partition.name}: {sizes[0]} to "
+            f"{sizes[-1]} patients, median {statistics.median(sizes):g}"
         )
         floors = config.disclosure
         say(
@@ -159,11 +160,11 @@ class ProgressReporter:
         if len(summary["folds"]) > 1:
             table.add_column("mean ± std", justify="right")
         for method, label in _METHODS.items():
-            stats = summary["c_index"][method]
-            if stats is None:
+            if not summary["details"][0][method]:
                 continue
             cells = [_number(fold[method]) for fold in summary["folds"]]
             if len(cells) > 1:
+                stats = summary["c_index"][method] or {"std": None}  # None: no fold has a comparable pair
                 cells.append(f"{stats['mean']:.3f} ± {stats['std']:.3f}" if stats["std"] is not None else "")
             table.add_row(label, *cells)
         if summary["oracle_c_index"] is not None:
@@ -182,8 +183,8 @@ class ProgressReporter:
             if fold["federated"] and (spent := fold["federated"]["privacy"]):
                 self._say(
                     f"fold {fold['fold']}: epsilon {spent['epsilon']:.2f} at delta {spent['delta']:g} spent, by the "
-                    f"hospitals' ledgers (a patient of two hospitals: {spent['epsilon_in_two_hospitals']:.2f}); pooled "
-                    "and local training is without privacy"
+                    f"hospitals' ledgers (a patient of two hospitals: {spent['epsilon_in_two_hospitals']:.2f})"
+                    + ("; pooled and local training is without privacy" if fold["pooled"] or fold["local"] else "")
                 )
         sent = summary["bytes_per_round"]
         about = f"{summary['seconds']:.0f} s of training" + (f", {sent / 1e6:.1f} MB a round" if sent else "")

@@ -3,9 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import pandas as pd
 
 from memamba_core.atomic import write_atomically
 from memamba_core.config.compose import experiment_overrides
-from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
-from memamba_core.errors import ConfigError, NoComparablePairError
+from memamba_core.config.simulation import SimulationConfig
+from memamba_core.data.features import PatchFolder
+from memamba_core.errors import ConfigError, FederationError, MemambaError, NoComparablePairError
 from memamba_core.training.checkpoint import (
     Checkpoint,
     code_digest,
@@ -24,6 +24,7 @@ from memamba_core.training.checkpoint import (
 from memamba_core.training.trainer import resolve_device
 from server.journal import Journal
 from server.results import write_json, write_rounds
+from server.rounds import FederationResult
 from server.settle import Run
 
 from .cohort import SimulatedCohort, prepare_cohort
@@ -36,10 +37,11 @@ from .methods import (
     train_local,
     train_pooled,
 )
-from .output import FoldOutcome, build_summary, claim_folder, prediction_rows, scan_backend
+from .output import FoldOutcome, build_summary, prediction_rows, scan_backend
 from .pictures import draw_figures
 from .privacy import privacy_spent
 from .progress import ProgressReporter
+from .run_folder import forget_if_nothing_was_done, log_to, open_run_folder
 
 __all__ = ["SimulationResult", "simulate"]
 
@@ -78,41 +80,36 @@ def simulate(
     progress = progress or ProgressReporter(quiet=True)
     backend = scan_backend(config)
     cohort = prepare_cohort(config)
-    folder = _open_folder(config, overrides)
-    with _log_to(folder / "run.log"):
-        _log.info("device %s, scan: %s", resolve_device(config.device), backend)
-        progress.start(config, cohort, folder)
-        started = time.perf_counter()
-        outcomes = []
-        for fold in config.folds:
-            outcomes.append(_run_fold(config, tuple(overrides), cohort, fold, folder / f"fold-{fold}", progress))
-            _write_results(config, overrides, cohort, outcomes, folder)
-        _log.info("finished in %.1f s", time.perf_counter() - started)
+    wanted = config.experiment.federation.min_results
+    if config.runs("federated") and wanted > len(cohort.sites):
+        raise ConfigError(f"federation.min_results={wanted}, but there are {len(cohort.sites)} hospitals; lower it")
+    _check_patch_files(cohort)
+    folder = open_run_folder(config, overrides)
+    try:
+        with log_to(folder / "run.log"):
+            _log.info("device %s, scan: %s", resolve_device(config.device), backend)
+            progress.start(config, cohort, folder)
+            started = time.perf_counter()
+            outcomes = []
+            for fold in config.folds:
+                outcomes.append(_run_fold(config, tuple(overrides), cohort, fold, folder / f"fold-{fold}", progress))
+                _write_results(config, overrides, cohort, outcomes, folder)
+            _log.info("finished in %.1f s", time.perf_counter() - started)
+    except FederationError as error:
+        raise FederationError(f"{error}. Who was left out and why: {folder / 'run.log'}") from None
+    except MemambaError:
+        forget_if_nothing_was_done(folder)
+        raise
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return SimulationResult(summary, folder)
 
 
-def _open_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
-    """The output folder, new or of the run to go on with, whose settings must be those of this run."""
-    settings = config.model_dump(mode="json", exclude={"output_dir", "resume", *MACHINE_SETTINGS})
-    if config.resume is None:
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        folder = claim_folder(config, f"{config.data.name}-{config.partition.name}-{stamp}")
-        write_json(folder / "settings.json", {"overrides": list(overrides), "settings": settings})
-        return folder
-    path = config.resume / "settings.json"
-    if not path.is_file():
-        raise ConfigError(
-            f"resume={config.resume}: no settings.json there; name the output folder of an interrupted run"
-        )
-    before = json.loads(path.read_text(encoding="utf-8"))["settings"]
-    changed = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
-    if changed:
-        raise ConfigError(
-            f"resume={config.resume}: the run there had other settings for {', '.join(changed)} (they are in {path}); "
-            "the configs or MEMAMBA_DATA have changed since"
-        )
-    return config.resume
+def _check_patch_files(cohort: SimulatedCohort) -> None:
+    """Find a damaged file now: a hospital that meets it in a round would only be missing from the federation."""
+    store = cohort.cohort.features
+    if isinstance(store, PatchFolder):
+        for record in cohort.cohort.records:
+            store.inspect(record)
 
 
 def _run_fold(
@@ -204,10 +201,27 @@ def _federate(
         "num_gene_columns": len(result.agreement.gene_columns),
         "num_parameters": int(sum(array.size for array in result.weights.values())),
         "left_out": {site: failure.text for site, failure in result.failures.items()},
-        "warnings": list(result.warnings),
+        "warnings": [*result.warnings, *_absences(result)],
         "bytes_per_round": [record.bytes_sent + record.bytes_received for record in result.rounds],
         "seconds": seconds,
     }
+
+
+def _absences(result: FederationResult) -> list[str]:
+    """A sentence for each reason for which hospitals did not take part, in all of it or in some rounds."""
+    reasons: dict[str, dict[str, int]] = {}
+    for site, failure in result.failures.items():
+        reasons.setdefault(failure.text, {})[site] = len(result.rounds)
+    for record in result.rounds:
+        for site, line in record.sites.items():
+            if "failure" in line:
+                missed = reasons.setdefault(line["failure"], {})
+                missed[site] = missed.get(site, 0) + 1
+    return [
+        f"{len(missed)} hospital{'s' * (len(missed) > 1)} missed up to {max(missed.values())} of {len(result.rounds)} "
+        f"rounds: {reason} ({', '.join(sorted(missed))})"
+        for reason, missed in reasons.items()
+    ]
 
 
 def _oracle(cohort: SimulatedCohort, fold: int) -> float | None:
@@ -247,25 +261,3 @@ def _write_results(
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     with write_atomically(path) as partial:
         table.to_csv(partial, index=False, float_format="%.6g")
-
-
-class _log_to:  # noqa: N801 - reads as a verb where it is used
-    """Send this project's log to a file within the block."""
-
-    def __init__(self, path: Path) -> None:
-        self._handler = logging.FileHandler(path, encoding="utf-8")
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-
-    def __enter__(self) -> Callable[..., None]:
-        for name in _LOGGERS:
-            logging.getLogger(name).addHandler(self._handler)
-            logging.getLogger(name).setLevel(logging.INFO)
-        return _log.info
-
-    def __exit__(self, *_: object) -> None:
-        for name in _LOGGERS:
-            logging.getLogger(name).removeHandler(self._handler)
-        self._handler.close()
-
-
-_LOGGERS = ("memamba_core", "server", "client", "simulation")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from memamba_core.config.experiment import AgreementConfig
+from memamba_core.config.agreement import AgreementConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.statistics import column_moments, count_events
 from memamba_core.errors import AgreementError

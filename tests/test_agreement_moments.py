@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from memamba_core.config.experiment import AgreementConfig
+from memamba_core.config.agreement import AgreementConfig
 from memamba_core.data.statistics import ColumnMoments, column_moments, merge_moments, transform_genes
 
 WIDTH = 3

@@ -8,7 +8,7 @@ from scipy.stats import binom
 
 pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.model import build_model
 from memamba_core.privacy.dp_sgd import PatientOptimizer
 from memamba_core.records import InputSpec

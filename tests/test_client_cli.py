@@ -13,8 +13,8 @@ import yaml
 
 from client import cli
 from client.exit_codes import ExitCode
+from memamba_core.message import Payload
 from memamba_core.privacy.egress import EgressLog, describe_answer
-from memamba_core.protocol import Payload
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "flower-client"
 SITE = {

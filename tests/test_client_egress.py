@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memamba_core.errors import TamperedLogError
+from memamba_core.message import Payload
 from memamba_core.privacy.egress import EgressLog, describe_answer, describe_refusal
-from memamba_core.protocol import Payload, Refusal
+from memamba_core.protocol import Refusal
 
 ABOUT = {"run_id": "run-1", "phase": "train", "server_round": 1}
 

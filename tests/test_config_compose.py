@@ -61,13 +61,14 @@ def test_lists_become_tuples_and_nothing_of_hydra_is_left():
         ("model.dropout=2", ["model.dropout", "got 2", "less than 1"]),
         ("model.dropout=much", ["model.dropout", "got 'much'", "number"]),
         ("model.dropout.x=1", ["model.dropout", "number"]),
+        ("model.scans=attention", ["model.scans", "got 'attention'", "wanted a list, [a,b]"]),
         ("model.experts=[genomics,radiology]", ["model.experts.1", "got 'radiology'", "'pathology'"]),
-        ("strategy.proximal_mu=1", ["strategy fedavg has no setting proximal_mu"]),
-        ("partition.alpha=1", ["partition tss has no setting alpha"]),
+        ("strategy.proximal_mu=1", ["strategy=fedavg has no setting proximal_mu"]),
+        ("partition.alpha=1", ["partition=tss has no setting alpha"]),
         ("folds=[]", ["at least one fold"]),
         ("seed=1,2", ["seed", "key=[value1,value2]"]),
-        ("seed", ["seed", "EQUAL"]),
-        ("model=null", ["must be a string"]),
+        ("seed", ["got 'seed'", "wanted key=value"]),
+        ("model=null", ["model=null", "must be a string"]),
         ("model={a: 1}", ["model"]),
         ("seed=${oc.env:MEMAMBA_NO_SUCH_VARIABLE}", ["MEMAMBA_NO_SUCH_VARIABLE"]),
         ("seed=${nowhere}", ["nowhere"]),
@@ -80,7 +81,6 @@ def test_what_does_not_fit_is_a_sentence_that_names_it_and_what_is_allowed(overr
     with pytest.raises(ConfigError) as caught:
         compose_simulation([override])
     text = str(caught.value)
-    assert override in text
     assert all(word in text for word in words), text
     assert "\n" not in text
 

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from memamba_core.config.compose import compose_experiment, compose_simulation, config_folder, config_groups
-from memamba_core.config.experiment import Experiment, StrategyConfig
+from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import CohortConfig, SimulationConfig, SyntheticConfig
+from memamba_core.config.strategy import StrategyConfig
 
 FILES = sorted(config_folder().rglob("*.yaml"))
 EXPERIMENT_OPTIONS = [(g, o) for g, files in config_groups().items() if g in Experiment.model_fields for o in files]

@@ -4,9 +4,11 @@ import pydantic
 import pytest
 import yaml
 
-from memamba_core.config.experiment import Experiment, OptimizerConfig, StrategyConfig
+from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import CohortConfig, PartitionConfig, SimulationConfig
 from memamba_core.config.site import load_site_config
+from memamba_core.config.strategy import StrategyConfig
+from memamba_core.config.training import OptimizerConfig
 from memamba_core.errors import ConfigError
 
 SITE = {
@@ -39,7 +41,7 @@ def test_settings_are_frozen():
         ({"agreement": {"num_bins": 5}}, ["num_bins=5 needs 4"]),
         ({"agreement": {"public_edges": [12, 12, 24]}}, ["ascending"]),
         ({"agreement": {"public_edges": [0, 12, 24]}}, ["positive"]),
-        ({"strategy": {"name": "fedprox", "tau": 1}}, ["strategy fedprox has no setting tau", "proximal_mu"]),
+        ({"strategy": {"name": "fedprox", "tau": 1}}, ["fedprox has no setting tau", "choose strategy=fedadam or"]),
         ({"federation": {"optimizer": {"momentum": 0.9}}}, ["momentum is for name=sgd"]),
         ({"federation": {"curve_on_test_fold": True, "curve_holdout": 0.1}}, ["exclude each other"]),
     ],
@@ -74,7 +76,7 @@ def test_a_strategy_fills_in_its_own_defaults():
         ({"name": "tss_merged"}, "needs partition.min_patients"),
         ({"name": "dirichlet", "num_sites": 3}, "needs partition.alpha"),
         ({"name": "iid", "num_sites": 3, "alpha": 1.0}, "has no setting alpha"),
-        ({"name": "tss", "num_sites": 3}, "has no setting num_sites"),
+        ({"name": "tss", "num_sites": 3}, "no setting num_sites; choose partition=iid or partition=dirichlet"),
     ],
 )
 def test_a_partition_takes_what_it_uses_and_nothing_else(values, word):

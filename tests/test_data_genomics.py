@@ -147,9 +147,9 @@ def test_groups_hold_a_column_exactly_if_they_hold_its_symbol(columns, signature
 
 
 def test_groups_refuse_what_they_cannot_use():
-    with pytest.raises(ConfigError, match="no signatures table; name one, or set gene_groups=kind"):
+    with pytest.raises(ConfigError, match=r"data\.signatures, or set agreement.gene_groups=kind"):
         build_gene_groups(("A_cnv",), None, "signatures")
-    with pytest.raises(DataError, match=r"none of the 1 gene groups catches any of the 1 .* set gene_groups=kind"):
+    with pytest.raises(DataError, match=r"none of the 1 gene groups .* any of the 1 .* agreement\.gene_groups=kind"):
         build_gene_groups(("A_cnv",), {"x": ("B",)}, "signatures")
     with pytest.raises(DataError, match="column 'age' is not molecular; wanted SYMBOL_rnaseq"):
         build_gene_groups(("age",), None, "kind")

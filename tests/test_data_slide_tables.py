@@ -75,7 +75,11 @@ def test_a_cap_keeps_rows_in_order(tmp_path):
         ("case_id,hif_1\np,many\n", {}, ("'hif_1'", "row 1", "decimal point")),
         ("case_id,hif_1\np,inf\n", {}, ("'hif_1'", "row 1", "infinite")),
         ("case_id,hif_1\n", {}, ("has a header but no rows", "Write")),
-        ("case_id,hif_1\np,1\n", {"path": "none.csv"}, ("none.csv: no such file", "hif.csv", "site.yaml")),
+        (
+            "case_id,hif_1\np,1\n",
+            {"path": "none.csv"},
+            ("none.csv: no such file", "hif.csv", "name in the settings"),
+        ),
     ],
 )
 def test_refusals_name_file_column_row_and_remedy(tmp_path, text, settings, words):

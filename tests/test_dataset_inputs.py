@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from memamba_core.config.experiment import AgreementConfig
+from memamba_core.config.agreement import AgreementConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.data.records import Cohort, GeneTable, PatientRecord

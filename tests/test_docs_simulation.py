@@ -8,8 +8,10 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from memamba_core.config.experiment import Experiment, OptimizerConfig
+from memamba_core.config.compose import config_groups
+from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import AuditConfig, CohortConfig, PartitionConfig, SimulationConfig, SyntheticConfig
+from memamba_core.config.training import OptimizerConfig
 
 PAGE = Path(__file__).parents[1] / "docs" / "simulation.md"
 ROW = re.compile(r"^\| `(?P<key>[a-z_.*0-9]+)` \| (?P<default>[^|]*) \| [^|]*\| [^|]+\|$", re.MULTILINE)
@@ -52,6 +54,17 @@ def settings() -> dict[str, object]:
     ):
         known.pop(elsewhere)
     return known
+
+
+def test_every_file_of_every_group_is_listed():
+    rows = re.findall(r"^\| (`[a-z]+`(?:, `[a-z]+`)*) \| (.+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {
+        group: set(re.findall(r"`([a-z_]+)`", files))
+        for groups, files in rows
+        for group in re.findall(r"[a-z]+", groups)
+    }
+    for group, files in config_groups().items():
+        assert listed[group] == set(files), group
 
 
 def test_every_setting_is_listed_and_nothing_else():

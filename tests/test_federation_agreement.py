@@ -29,3 +29,17 @@ def test_too_few_distinct_edges_fall_back_to_the_public_ones_and_the_run_says_so
     assert any("fewer than 3 distinct time-bin edges; the public edges" in w for w in settlement.warnings)
     result = federation.train()
     assert result.warnings == settlement.warnings
+
+
+def test_each_step_of_the_agreement_waits_as_long_as_the_settings_say(monkeypatch):
+    federation = Federation(tiny(*GENES_ONLY, "federation.agreement_timeout_s=77"))
+    grid, waited = federation.grid(), []
+    exchange = grid.send_and_receive
+
+    def listen(messages, *, timeout):
+        waited.append(timeout)
+        return exchange(messages, timeout=timeout)
+
+    monkeypatch.setattr(grid, "send_and_receive", listen)
+    settle(grid, federation.run(), federation.cohort.signatures)
+    assert waited == [77.0] * 3  # facts, statistics, agreement

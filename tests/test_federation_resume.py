@@ -55,7 +55,10 @@ def interrupted(settings, folder, *, after):
     return result
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "fedavgm", "fedyogi", "fedprox"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["fedadam", "fedprox", *(pytest.param(s, marks=pytest.mark.ci_slow) for s in ("fedavg", "fedavgm", "fedyogi"))],
+)
 def test_a_resumed_run_is_the_undisturbed_one(strategy, tmp_path):
     settings = (*(BOTH if strategy == "fedadam" else FAST), f"strategy={strategy}")
     undisturbed = Federation(settings).train()

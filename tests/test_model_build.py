@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.errors import ConfigError
 from memamba_core.model import build_model
 from memamba_core.records import Bag, InputSpec, PatientInputs, SurvivalTarget

@@ -20,7 +20,8 @@ _BAG = """
 import resource
 import sys
 import torch
-from memamba_core.config.experiment import ModelConfig, TrainingConfig
+from memamba_core.config.model import ModelConfig
+from memamba_core.config.training import TrainingConfig
 from memamba_core.model import build_model
 from memamba_core.records import Bag, InputSpec, PatientInputs, SurvivalTarget
 from memamba_core.training.trainer import training_loss

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.model.attention import GatedAttention, attention_pool
 from memamba_core.model.experts import Expert
 

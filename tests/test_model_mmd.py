@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.model.mmd import MMD_BANDWIDTHS, squared_mmd
 from memamba_core.model.synergistic import SynergisticExpert
 

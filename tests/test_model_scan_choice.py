@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 import torch
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.errors import ConfigError, MissingBackendError
 from memamba_core.model import scan, scan_mamba_ssm, scan_triton
 from memamba_core.model.scan import SCAN_BACKENDS, choose_backend, reference_scan

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.model.tokens import FeatureGroupTokens, GeneGroupTokens, GroupLinear, PatchTokens
 
 GROUPS = {"a": (0, 2, 5), "b": (1, 2), "c": (4,)}

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.errors import ConfigError
 from memamba_core.model.transport import carry, cosine_cost, relaxed_plan, transport_plan
 

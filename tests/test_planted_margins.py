@@ -10,7 +10,7 @@ from benchmark_scripts import load_script
 from memamba_core.config.compose import compose_simulation
 from simulation.run import simulate
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # four runs each, a minute or two apiece
 
 
 @pytest.fixture(scope="module")

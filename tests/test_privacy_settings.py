@@ -3,7 +3,8 @@
 import pytest
 
 from memamba_core.config.compose import compose_experiment, compose_foreign_experiment
-from memamba_core.config.experiment import Experiment, PrivacyConfig
+from memamba_core.config.experiment import Experiment
+from memamba_core.config.privacy import PrivacyConfig
 from memamba_core.errors import ConfigError
 
 

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 from memamba_core import protocol
 from memamba_core.errors import ProtocolError
-from memamba_core.protocol import SIZE_BANDS, Payload, Phase, Refusal, WireMessage, size_band
+from memamba_core.message import Payload, WireMessage
+from memamba_core.protocol import SIZE_BANDS, Phase, Refusal, size_band
 
 MESSAGES = sorted(
     (

@@ -3,7 +3,8 @@
 import pytest
 
 from memamba_core.config.compose import compose_simulation
-from memamba_core.config.experiment import Experiment, OptimizerConfig
+from memamba_core.config.experiment import Experiment
+from memamba_core.config.training import OptimizerConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.data.genomics import build_gene_groups

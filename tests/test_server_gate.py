@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from memamba_core.config.experiment import FederationConfig
+from memamba_core.config.federation import FederationConfig
 from memamba_core.protocol import FactsReply, Metrics, TrainReply
 from memamba_core.survival.histogram import NUM_RISK_BINS
 from server.gate import most_patients, objection_to, objection_to_metrics

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from memamba_core.config.experiment import AgreementConfig
+from memamba_core.config.agreement import AgreementConfig
 from memamba_core.data.statistics import count_events
 from memamba_core.protocol import FactsReply, StatisticsReply
 from server.settle import _strange_sites

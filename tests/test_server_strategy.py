@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from memamba_core.config.experiment import StrategyConfig
+from memamba_core.config.strategy import StrategyConfig
 from memamba_core.errors import CheckpointError, FederationError
 from memamba_core.protocol import TrainReply
 from server.strategy import GroupedStrategy

@@ -40,6 +40,8 @@ def here(tmp_path, monkeypatch):
         (["methods=[]"], ["methods", "federated"]),
         (["model=genomics", "data.synthetic.missing_genes=0.7", "data.synthetic.missing_slides=0.7"], ["add up"]),
         (["export-sites"], ["output_dir=FOLDER"]),
+        (["seed=1", "export-sites"], ["export-sites needs", "output_dir=FOLDER"]),
+        (["exportsites"], ["got 'exportsites'", "wanted key=value"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(here, monkeypatch, capsys, arguments, words):

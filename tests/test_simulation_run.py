@@ -1,19 +1,24 @@
 """A simulation's folder: what is in it, that it is the same twice, and odd hospitals in it."""
 
 import dataclasses
+import io
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from federation_fixtures import GENES_ONLY, tiny
+from rich.console import Console
 
 from memamba_core.config.compose import compose_simulation
-from memamba_core.errors import ConfigError
+from memamba_core.errors import ConfigError, DataError, FederationError
 from memamba_core.training.checkpoint import load_arrays, load_checkpoint
 from simulation import run as run_module
 from simulation.cohort import prepare_cohort
+from simulation.pictures import draw_figures
+from simulation.progress import ProgressReporter
 from simulation.run import simulate
 
 FAST = (*GENES_ONLY, "data.synthetic.censoring=0.2")
@@ -161,6 +166,27 @@ def test_a_cohort_that_does_not_fit_leaves_no_folder(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_fails_leaves_its_folder_only_if_it_can_be_resumed(tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(run_module, "_run_fold", fail)
+    error = DataError("a table is damaged")
+    with pytest.raises(DataError, match="damaged"):
+        run(tmp_path / "out", *FAST)
+    assert not (tmp_path / "out").exists()
+    error = FederationError("too few answers")
+    with pytest.raises(FederationError, match=r"too few answers.*run\.log"):
+        run(tmp_path / "out", *FAST)
+    assert (tmp_path / "out" / "run.log").is_file()
+
+
+def test_more_answers_than_hospitals_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match=r"min_results=5, but there are 4 hospitals"):
+        run(tmp_path / "out", *FAST, "federation.min_results=5")
+    assert not (tmp_path / "out").exists()
+
+
 class Interrupt:
     """Progress that is Ctrl-C at a moment of the run."""
 
@@ -258,6 +284,37 @@ def test_a_hospital_of_one_patient_takes_part(tmp_path, monkeypatch, in_test):
     trained = {line["site"] for line in lines if "trained" in line}
     assert ("site-03" in trained) is not in_test
     assert (summary["details"][0]["local"]["sites"]["site-03"].get("not_trained") == "no training patient") is in_test
+
+
+def test_hospitals_that_refuse_are_told_in_the_warnings(tmp_path):
+    summary = run(
+        tmp_path / "out", *FAST, "partition=dirichlet", "partition.alpha=1", "disclosure.min_round_patients=10"
+    )
+    small = [name for name, site in summary["sites"].items() if site["num_patients"] < 10]
+    assert small
+    (sentence,) = [w for w in summary["warnings"] if "policy" in w]
+    assert "missed up to 2 of 2 rounds" in sentence
+    assert all(name in sentence for name in small)
+
+
+def test_a_test_fold_without_an_event_has_no_index_and_its_figures_all_the_same(tmp_path, monkeypatch):
+    with_records(
+        monkeypatch,
+        lambda _, site: replaced(
+            site, (dataclasses.replace(r, event=r.event and r.fold != 0) for r in site.cohort.records)
+        ),
+    )
+    summary = run(tmp_path / "out", *FAST, "methods=[federated,pooled]")
+    assert summary["c_index"] == {"federated": None, "pooled": None, "local": None}
+    draw_figures(tmp_path, summary, pd.read_csv(tmp_path / "out" / "predictions.csv"), [])
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "comparison.png",
+        "kaplan_meier.png",
+        "sites.png",
+    }
+    console = Console(file=io.StringIO(), width=200)
+    ProgressReporter(console).finish(summary, tmp_path)
+    assert re.search(r"Federated *│ *-", console.file.getvalue())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

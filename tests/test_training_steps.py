@@ -8,7 +8,7 @@ import pytest
 import torch
 from federation_fixtures import Federation, tiny
 
-from memamba_core.config.experiment import OptimizerConfig, TrainingConfig
+from memamba_core.config.training import OptimizerConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.training import trainer
 from memamba_core.training.checkpoint import initial_model, weights_of

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from memamba_core import protocol
 from memamba_core.errors import ProtocolError
-from memamba_core.protocol import FactsReply, StatisticsReply, StatisticsRequest, TrainReply, WireMessage
+from memamba_core.message import WireMessage
+from memamba_core.protocol import FactsReply, StatisticsReply, StatisticsRequest, TrainReply
 from memamba_core.wire import from_records, to_records
 
 VALUES = {

@@ -77,6 +77,8 @@ def _explain(cls: type[Settings], error: Any) -> str:
     got = error["input"]
     if isinstance(got, Mapping | Settings):  # a check across fields: the sentence says it all
         return f"{key}: {message}"
+    if error["type"] == "tuple_type":
+        return f"{key}: got {got!r}, wanted a list, [a,b] or []"
     return f"{key}: got {got!r}. {message}"
 
 

@@ -46,6 +46,7 @@ _WORD = r"[a-z][a-z0-9_]*"
 _PLAIN_OVERRIDE = re.compile(
     rf"(?P<key>{_WORD}(?:\.{_WORD})*)=(?P<value>{_SCALAR}|\[(?:{_SCALAR}(?:, ?{_SCALAR})*)?\])"
 )
+_SOURCE = "settings"  # of what is parsed here, for error texts: YAML and overrides together
 _MAX_FOREIGN_OVERRIDES = 100
 _MAX_FOREIGN_LENGTH = 200
 
@@ -79,7 +80,7 @@ def compose_experiment(overrides: Sequence[str] = (), config_name: str = "experi
     Raises:
         ConfigError: naming what is unknown or out of range, and what is allowed.
     """
-    return Experiment.parse(_compose(config_name, overrides), _source(config_name, overrides))
+    return Experiment.parse(_compose(config_name, overrides), _SOURCE)
 
 
 def compose_foreign_experiment(config_name: str, overrides: Sequence[str]) -> Experiment:
@@ -100,7 +101,7 @@ def compose_simulation(overrides: Sequence[str] = ()) -> SimulationConfig:
     Raises:
         ConfigError: naming what is unknown or out of range, and what is allowed.
     """
-    return _simulation(_compose("simulate", overrides), _source("simulate", overrides))
+    return _simulation(_compose("simulate", overrides))
 
 
 def simulation_from(config: Mapping[str, Any]) -> SimulationConfig:
@@ -112,7 +113,7 @@ def simulation_from(config: Mapping[str, Any]) -> SimulationConfig:
     Raises:
         ConfigError: naming what is unknown or out of range, and what is allowed.
     """
-    return _simulation(_plain(config, "simulate"), "simulate")
+    return _simulation(_plain(config))
 
 
 def hydra_overrides(overrides: Sequence[str]) -> list[str]:
@@ -187,22 +188,17 @@ def _leaves(cls: type[Settings], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def _simulation(values: dict[str, Any], source: str) -> SimulationConfig:
+def _simulation(values: dict[str, Any]) -> SimulationConfig:
     """Sort the flat settings of a simulation into those of the experiment and its own, and check both."""
     values.pop("hydra", None)
     own = set(SimulationConfig.model_fields) - {"experiment"}
     known = own | set(Experiment.model_fields)
     if unknown := sorted(set(values) - known):
         names = ", ".join(map(repr, unknown))
-        raise ConfigError(f"{source}: unknown setting {names}; known here: {', '.join(sorted(known))}")
-    experiment = Experiment.parse({k: v for k, v in values.items() if k not in own}, source)
+        raise ConfigError(f"{_SOURCE}: unknown setting {names}; known here: {', '.join(sorted(known))}")
+    experiment = Experiment.parse({k: v for k, v in values.items() if k not in own}, _SOURCE)
     rest = {k: v for k, v in values.items() if k in own}
-    return SimulationConfig.parse({"experiment": experiment, **rest}, source)
-
-
-def _source(config_name: str, overrides: Sequence[str]) -> str:
-    """Where settings came from, for error texts."""
-    return " ".join((config_name, *overrides))
+    return SimulationConfig.parse({"experiment": experiment, **rest}, _SOURCE)
 
 
 def _compose(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -216,16 +212,20 @@ def _compose(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
     names = sorted(file.stem for file in folder.glob("*.yaml"))
     if config_name not in names:
         raise ConfigError(f"no settings file {config_name!r}; there are: {', '.join(names)}")
-    source = _source(config_name, overrides)
+    for override in overrides:
+        if "=" not in override and not override.startswith("~"):
+            raise ConfigError(
+                f"got {override!r}; wanted key=value (federation.num_rounds=20) or group=file (model=genomics)"
+            )
     with _hydra_of_our_own(folder):
         try:
             config = compose(config_name, overrides=hydra_overrides(overrides))
         except MissingConfigException as error:
             missing, options = error.missing_cfg_file or "?", ", ".join(error.options or ()) or "none"
-            raise ConfigError(f"{source}: there is no {missing!r}; options: {options}") from None
+            raise ConfigError(f"{_SOURCE}: there is no {missing!r}; options: {options}") from None
         except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
-            raise ConfigError(f"{source}: {_sentences(error)}") from None
-    return _plain(config, source)
+            raise ConfigError(f"{' '.join((_SOURCE, *overrides))}: {_sentences(error)}") from None
+    return _plain(config)
 
 
 @contextmanager
@@ -246,7 +246,7 @@ def _hydra_of_our_own(folder: Path) -> Iterator[None]:
                 GlobalHydra.instance().initialize(outer)
 
 
-def _plain(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dictionaries, lists and scalars, everything interpolated: past this no Hydra type exists."""
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -255,7 +255,7 @@ def _plain(config: Mapping[str, Any], source: str) -> dict[str, Any]:
         node = config if isinstance(config, DictConfig) else OmegaConf.create(dict(config))
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{source}: {_sentences(error)}") from None
+        raise ConfigError(f"{_SOURCE}: {_sentences(error)}") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

@@ -1,13 +1,15 @@
 """Settings of a simulation: which cohort, how it is cut into hospitals, and what is run on it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from memamba_core.config.base import Settings
+from memamba_core.config.choice import Choice
 from memamba_core.config.experiment import Experiment
-from memamba_core.config.site import ClinicalTable, DisclosureConfig, FeatureFolder, GenomicsTable
+from memamba_core.config.site import ClinicalTable, Device, DisclosureConfig, FeatureFolder, GenomicsTable
 
 __all__ = ["MACHINE_SETTINGS", "AuditConfig", "CohortConfig", "PartitionConfig", "SimulationConfig", "SyntheticConfig"]
 
@@ -87,9 +89,16 @@ class CohortConfig(Settings):
         return self
 
 
-class PartitionConfig(Settings):
+class PartitionConfig(Choice):
     """How the cohort is cut into hospitals."""
 
+    own_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tss": {},
+        "tss_merged": {"min_patients": None},
+        "region": {},
+        "iid": {"num_sites": None},
+        "dirichlet": {"num_sites": None, "alpha": None},
+    }
     name: Literal["tss", "tss_merged", "region", "iid", "dirichlet"] = "tss"
     min_patients: int | None = Field(None, ge=1)
     """tss_merged: small sites are joined until each has this many."""
@@ -97,17 +106,6 @@ class PartitionConfig(Settings):
     """iid, dirichlet."""
     alpha: float | None = Field(None, gt=0)
     """dirichlet: concentration of the events among sites; small is uneven."""
-
-    @model_validator(mode="after")
-    def _only_what_is_used(self) -> Self:
-        wanted = {"tss_merged": {"min_patients"}, "iid": {"num_sites"}, "dirichlet": {"num_sites", "alpha"}}
-        used = wanted.get(self.name, set())
-        for key in ("min_patients", "num_sites", "alpha"):
-            if key in used and getattr(self, key) is None:
-                raise ValueError(f"partition {self.name} needs partition.{key}")
-            if key not in used and getattr(self, key) is not None:
-                raise ValueError(f"partition {self.name} has no setting {key}; it would change nothing")
-        return self
 
 
 class AuditConfig(Settings):
@@ -163,7 +161,7 @@ class SimulationConfig(Settings):
     """Processes for the sites; 0 runs them one after the other in this process."""
     threads: int | None = Field(None, ge=1)
     """Torch threads; None lets torch decide."""
-    device: str = "auto"
+    device: Device = "auto"
     output_dir: Path | None = None
     """New folder for the results; None makes one below `outputs/`."""
     resume: Path | None = None

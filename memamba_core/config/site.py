@@ -1,15 +1,17 @@
 """`site.yaml`: one hospital's word on its own data, machine and limits. It outranks the coordinator."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from memamba_core.config.base import Settings, read_yaml
 
 __all__ = [
     "ClinicalTable",
     "CoordinatorAddress",
+    "Device",
     "DisclosureConfig",
     "FeatureFolder",
     "FoldTable",
@@ -24,6 +26,16 @@ __all__ = [
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """Of a hospital, as enrolled: letters, digits, `-`, `_`, `.`."""
+
+
+def _check_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
+        raise ValueError("Wanted auto (a GPU where there is one), cpu, cuda, or a certain GPU: cuda:1")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_check_device)]
+"""What is computed on; whether a GPU is there is seen when one is wanted."""
 
 
 class ClinicalTable(Settings):
@@ -169,7 +181,7 @@ class SiteConfig(Settings):
     data: SiteDataConfig
     state: Path | None = None
     """The one writable folder; None keeps state in memory (simulation)."""
-    device: str = "auto"
+    device: Device = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`."""
     threads: int = Field(2, ge=1)
     limits: LimitsConfig = LimitsConfig()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from memamba_core.config.experiment import AgreementConfig
+from memamba_core.config.agreement import AgreementConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.records import Cohort, PatientRecord
 from memamba_core.data.statistics import transform_features, transform_genes

@@ -57,7 +57,7 @@ def find_patch_files(path: Path, encoder: str, magnification: float | None) -> d
     return dict(sorted(found.items()))
 
 
-_CORRECT_PATH = "Correct data.features.path in site.yaml, or extract features first"
+_CORRECT_PATH = "Correct data.features.path, or extract features first"
 
 
 def _files(folder: Path) -> list[Path]:

@@ -66,6 +66,22 @@ class PatchFolder:
         """Whether any slide of the patient has a file. It may turn out to be empty."""
         return any(slide in self.files for slide in record.slides)
 
+    def inspect(self, record: PatientRecord) -> dict[Path, PatchFileFacts]:
+        """What the patient's files say of themselves, in the record's order of slides; no features are read.
+
+        Raises:
+            DataError: a file is damaged, or of another width, encoder or magnification.
+        """
+        facts = {path: inspect_patch_file(path) for s in record.slides if (path := self.files.get(s)) is not None}
+        for path, fact in facts.items():
+            _check_declared(path, fact, self.declared)
+            if fact.num_patches and fact.width != self.width:
+                raise DataError(
+                    f"{path}: a patch has width {fact.width}, but {self.width} in {self.width_source}. They "
+                    "come from different encoders; extract all slides with one"
+                )
+        return facts
+
     def load(
         self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
     ) -> Bag | None:
@@ -87,21 +103,13 @@ class PatchFolder:
             DataError: a file is damaged, of another width, encoder or magnification, or holds values that are
                 not finite.
         """
-        paths = [self.files[slide] for slide in record.slides if slide in self.files]
-        facts = [inspect_patch_file(path) for path in paths]
-        for path, fact in zip(paths, facts, strict=True):
-            _check_declared(path, fact, self.declared)
-            if fact.num_patches and fact.width != self.width:
-                raise DataError(
-                    f"{path}: a patch has width {fact.width}, but {self.width} in {self.width_source}. They "
-                    "come from different encoders; extract all slides with one"
-                )
-        ends = np.cumsum([fact.num_patches for fact in facts], dtype=np.int64)
+        facts = self.inspect(record)
+        ends = np.cumsum([fact.num_patches for fact in facts.values()], dtype=np.int64)
         rows = choose_rows(int(ends[-1]) if len(ends) else 0, max_patches, rng)
         if not len(rows):
             return None
         parts = []
-        for path, fact, end in zip(paths, facts, ends, strict=True):
+        for (path, fact), end in zip(facts.items(), ends, strict=True):
             start = end - fact.num_patches
             chosen = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)] - start
             if len(chosen):

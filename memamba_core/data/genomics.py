@@ -157,7 +157,8 @@ def build_gene_groups(
         caught = {kind: [i for i, (_, k) in enumerate(parts) if k == kind] for kind in KINDS}
     elif signatures is None:
         raise ConfigError(
-            "gene_groups is signatures, but there is no signatures table; name one, or set gene_groups=kind"
+            "agreement.gene_groups is signatures, but there is no table of them; name one in data.signatures, or set "
+            "agreement.gene_groups=kind"
         )
     else:
         members = {name: frozenset(symbols) for name, symbols in signatures.items()}
@@ -166,6 +167,6 @@ def build_gene_groups(
     if not groups:
         raise DataError(
             f"none of the {len(caught)} gene groups catches any of the {len(parts)} molecular columns. Check "
-            "that the signatures table and the columns use the same gene symbols, or set gene_groups=kind"
+            "that the signatures table and the columns use the same gene symbols, or set agreement.gene_groups=kind"
         )
     return groups

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from memamba_core.config.experiment import AgreementConfig
+from memamba_core.config.agreement import AgreementConfig
 from memamba_core.survival.time_bins import grid_cells
 
 __all__ = ["ColumnMoments", "column_moments", "count_events", "merge_moments", "transform_features", "transform_genes"]

@@ -161,7 +161,7 @@ def open_table(path: Path) -> Table:
         beside = sorted(p.name for p in path.parent.glob("*") if p.name.endswith(TABLE_SUFFIXES))[:8]
         raise DataError(
             f"{path}: no such file; tables in that folder: {', '.join(beside) or 'none'}. "
-            "Correct data.root or the file's name in site.yaml"
+            "Correct data.root or the file's name in the settings"
         )
     try:
         columns = _read_header(path)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.model.experts import Expert, ExpertOutput
 from memamba_core.model.precision import no_autocast, widen
 from memamba_core.model.tokens import FeatureGroupTokens, GeneGroupTokens, PatchTokens

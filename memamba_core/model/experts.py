@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.model.attention import GatedAttention, attention_pool
 from memamba_core.model.mamba import Mamba
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.errors import ConfigError
 from memamba_core.model.branches import GenomicsBranch, PathologyBranch, hazard_layer
 from memamba_core.model.experts import ExpertOutput
@@ -191,7 +191,9 @@ class MEMamba(nn.Module):
     @property
     def _like(self) -> Tensor:
         """A parameter, for the dtype and device of what is put in."""
-        return next(self.head.parameters())
+        weight = self.head[0].weight  # not `parameters()`: that walks the tree, and is asked for each bag
+        assert isinstance(weight, Tensor)
+        return weight
 
     def _genes(self, patient: PatientInputs) -> Tensor:
         """The patient's gene columns, ready for the genomics expert."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 from memamba_core.model.experts import Expert
 from memamba_core.model.mmd import squared_mmd
 from memamba_core.model.transport import carry, cosine_cost, transport_plan

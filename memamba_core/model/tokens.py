@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from memamba_core.config.experiment import ModelConfig
+from memamba_core.config.model import ModelConfig
 
 __all__ = ["FeatureGroupTokens", "GeneGroupTokens", "GroupLinear", "PatchTokens"]
 

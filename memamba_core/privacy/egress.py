@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from memamba_core.message import Payload
 from memamba_core.privacy.chained_log import ChainedLog
-from memamba_core.protocol import Payload
 
 __all__ = ["Departure", "EgressLog", "describe_answer", "describe_refusal"]
 

@@ -5,7 +5,7 @@ import math
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from memamba_core.config.experiment import OptimizerConfig, TrainingConfig
+from memamba_core.config.training import OptimizerConfig, TrainingConfig
 
 __all__ = ["build_optimizer", "learning_rate_factor", "set_learning_rate"]
 
@@ -13,9 +13,8 @@ __all__ = ["build_optimizer", "learning_rate_factor", "set_learning_rate"]
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     """The optimizer of a model's parameters.
 
-    Weight decay: none on vectors (biases, norms, absent tokens) and on parameters marked `_no_weight_decay`
-        (`A_log`, `D` of
-    the Mamba block), `skip_weight_decay` on those marked `_skip_weight_decay`, `weight_decay` on the rest.
+    Weight decay: none on vectors (biases, norms, absent tokens) and on parameters marked `_no_weight_decay` (`A_log`,
+    `D` of the Mamba block), `skip_weight_decay` on those marked `_skip_weight_decay`, `weight_decay` on the rest.
     """
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memamba_core.config.experiment import LossConfig, OptimizerConfig, TrainingConfig
+from memamba_core.config.training import LossConfig, OptimizerConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError
 from memamba_core.model import MEMamba
@@ -84,15 +84,16 @@ class Predictions:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` becomes CUDA where there is one, else the CPU; other names are taken as they are.
+    """`auto` becomes CUDA where there is one, else the CPU.
 
     Raises:
-        ConfigError: it is a GPU, and torch finds none.
+        ConfigError: it is a GPU, and torch does not find it.
     """
-    there = torch.cuda.is_available()
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = torch.device(("cuda" if there else "cpu") if name == "auto" else name)
-    if device.type == "cuda" and not there:
-        raise ConfigError(f"device is {name!r}, and torch {torch.__version__} finds no GPU here; choose auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= there:
+        found = f"finds {there} GPUs here, counted from 0" if there else "finds no GPU here"
+        raise ConfigError(f"device is {name!r}, and torch {torch.__version__} {found}; choose auto or cpu")
     return device
 
 

@@ -1,0 +1,43 @@
+"""Rounds: how many, what the sites do in one, how long they are waited for."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from memamba_core.config.base import Settings
+from memamba_core.config.training import OptimizerConfig
+
+__all__ = ["FederationConfig"]
+
+
+class FederationConfig(Settings):
+    """Rounds, and what the sites do in one."""
+
+    num_rounds: int = Field(20, ge=1, le=10_000)
+    local_epochs: int = Field(1, ge=1, le=100)
+    """Passes over a site's patients in a round."""
+    optimizer: OptimizerConfig = OptimizerConfig(name="sgd", learning_rate=0.3, weight_decay=0.0, skip_weight_decay=0.0)
+    """At the sites; its state is new each round. Plain SGD did better than AdamW where sites have a handful of patients
+    (docs/RESULTS.md); its weight decay is not decoupled from so large a learning rate, hence none."""
+    min_results: int = Field(1, ge=1)
+    """Fewest accepted answers for a round to count."""
+    round_timeout_s: float = Field(3600.0, gt=0)
+    """Longest wait for the answers of a training round, in seconds."""
+    agreement_timeout_s: float = Field(3600.0, gt=0)
+    """Longest wait for each step of the agreement, in seconds (statistics may read every bag once)."""
+    curve_holdout: float = Field(0.0, ge=0, le=0.5)
+    """Share of each site's training patients kept out of training for learning curves; 0: curves show training loss."""
+    curve_on_test_fold: bool = False
+    """Also evaluate every round on the test fold. For looking only: nothing is chosen by it."""
+    max_patients_per_site: int = Field(100_000, ge=1)
+    """A site that claims to have trained on more is not believed."""
+    max_update_norm: float | None = Field(None, gt=0)
+    """A site whose update has a larger L2 norm is left out of the round; None sets no bound."""
+    wire: Literal["float32", "bfloat16_delta"] = "float32"
+    """How weights come back from a site: as they are, or as the rounded change, which is half the size."""
+
+    @model_validator(mode="after")
+    def _one_curve(self) -> Self:
+        if self.curve_on_test_fold and self.curve_holdout:
+            raise ValueError("curve_on_test_fold and curve_holdout exclude each other: a round has one curve")
+        return self

@@ -1,0 +1,93 @@
+"""The folder of a run: made or found again, with its log in it, and taken away if nothing came of it."""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
+from memamba_core.errors import ConfigError
+from server.results import write_json
+
+__all__ = ["claim_folder", "forget_if_nothing_was_done", "log_to", "open_run_folder"]
+
+_LOGGERS = ("memamba_core", "server", "client", "simulation")
+
+
+def open_run_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
+    """The output folder, new or of the run to go on with, whose settings must be those of this run."""
+    settings = config.model_dump(mode="json", exclude={"output_dir", "resume", *MACHINE_SETTINGS})
+    if config.resume is None:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        folder = claim_folder(config, f"{config.data.name}-{config.partition.name}-{stamp}")
+        write_json(folder / "settings.json", {"overrides": list(overrides), "settings": settings})
+        return folder
+    path = config.resume / "settings.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"resume={config.resume}: no settings.json there; name the output folder of an interrupted run"
+        )
+    before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    changed = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
+    if changed:
+        raise ConfigError(
+            f"resume={config.resume}: the run there had other settings for {', '.join(changed)} (they are in {path}); "
+            "the configs or MEMAMBA_DATA have changed since"
+        )
+    return config.resume
+
+
+def claim_folder(config: SimulationConfig, name: str) -> Path:
+    """The folder for the results: the one named, or a new one below `outputs/`.
+
+    Raises:
+        ConfigError: the folder named holds something already.
+    """
+    if config.output_dir is not None:
+        folder = config.output_dir
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"output_dir={folder} is a file; name a new folder")
+        if folder.exists() and any(folder.iterdir()):
+            raise ConfigError(
+                f"output_dir={folder} is not empty; name a new folder, or go on with an interrupted run by "
+                f"resume={folder}"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"output_dir={folder} cannot be made ({error.strerror}); name another folder") from None
+        return folder
+    number = 1
+    while True:
+        folder = Path("outputs") / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def forget_if_nothing_was_done(folder: Path) -> None:
+    """Take away what a run left that failed before there was anything to resume."""
+    if not any(folder.glob("fold-*/journal/*")) and not any(folder.glob("fold-*/outcome.json")):
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Send this project's log to a file within the block."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in _LOGGERS:
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(handler)
+        handler.close()
