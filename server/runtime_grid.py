@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ __all__ = ["LinkLostError", "Listener", "RuntimeGrid", "patient", "plain_words"]
 _log = logging.getLogger(__name__)
 _POLL_S = 0.25
 _PATIENCE_S = 120.0  # for a SuperLink that is being restarted; Flower gives the run up after a minute of silence
+_BACKOFF_S = 2.0
 _ANSWER_BYTES = 64_000_000  # an answer holds sums and names, and as many weights as were sent
 
 
@@ -97,9 +99,9 @@ class RuntimeGrid(HttpGrid):
             return []
         deadline = time.monotonic() + (threading.TIMEOUT_MAX if timeout is None else timeout)
         self._listener.on_asked([message.metadata.dst_node_id for message in sent])
-        most = _ANSWER_BYTES + 2 * max(map(_size, sent))
         answers: list[Message] = []
         reading: dict[Future[Message], int] = {}
+        allowance = _Allowance(_ANSWER_BYTES + 2 * max(map(_size, sent)), deadline)
         readers = ThreadPoolExecutor(len(sent), "answers")
         try:
             with plain_words():
@@ -109,7 +111,7 @@ class RuntimeGrid(HttpGrid):
                     for announced, tree in self._announced(waiting):
                         request = asked[announced.reply_to_message_id]
                         waiting.discard(announced.reply_to_message_id)
-                        work = readers.submit(self._read, announced.message_id, tree, request, most, deadline)
+                        work = readers.submit(self._read, announced.message_id, tree, request, allowance)
                         reading[work] = request.metadata.dst_node_id
                     for work in [work for work in reading if work.done()]:
                         answers.append(work.result())
@@ -120,6 +122,7 @@ class RuntimeGrid(HttpGrid):
                         raise LinkLostError("it has given the run up")
                     time.sleep(_POLL_S)
         finally:
+            allowance.over.set()
             readers.shutdown(wait=False, cancel_futures=True)
         return answers
 
@@ -134,15 +137,16 @@ class RuntimeGrid(HttpGrid):
             if message.metadata.reply_to_message_id in waiting
         ]
 
-    def _read(self, message_id: str, tree: ObjectTree, request: Message, most: int, deadline: float) -> Message:
+    def _read(self, message_id: str, tree: ObjectTree, request: Message, allowance: "_Allowance") -> Message:
         """An answer, of the bytes that its site sends; or an error, if they do not make one in time."""
         node, run_id = self.node, request.metadata.run_id
         pull = make_pull_object_fn_protobuf(self._runtime_client.PullObject, node, run_id)
         try:
             contents = pull_objects(
                 [branch.object_id for branch in iterate_object_tree(tree)],
-                _at_most(most, pull),
-                max_time=max(0.0, deadline - time.monotonic()),
+                allowance.applied_to(pull),
+                max_time=max(0.0, allowance.deadline - time.monotonic()),
+                backoff_cap=_BACKOFF_S,
             )
             self._runtime_client.ConfirmMessageReceived(
                 ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=message_id)
@@ -154,7 +158,8 @@ class RuntimeGrid(HttpGrid):
         except httpx.HTTPError:
             raise
         except Exception as error:  # foreign bytes can be anything, and reading them raise anything
-            _log.warning("dropped an answer that could not be read (%s)", type(error).__name__)
+            if not allowance.over.is_set():
+                _log.warning("dropped an answer that could not be read (%s)", type(error).__name__)
         return Message(Error(UNREADABLE, ""), reply_to=request)
 
 
@@ -162,19 +167,35 @@ def _size(message: Message) -> int:
     return sum(record.count_bytes() for record in message.content.array_records.values())
 
 
-def _at_most(most: int, pull: Callable[[str], bytes]) -> Callable[[str], bytes]:
-    """Pulls objects until there are too many bytes of them."""
-    left, counting = [most], threading.Lock()
+@dataclass(frozen=True)
+class _Allowance:
+    """What reading an answer may take.
 
-    def pull_counted(object_id: str) -> bytes:
-        content = pull(object_id)
-        with counting:
-            left[0] -= len(content)
-            if left[0] < 0:
-                raise ObjectPullError(object_id, "an answer of this size was not asked for")
-        return content
+    Attributes:
+        most: bytes of one.
+        deadline: by the monotonic clock, for all of an exchange.
+        over: set when nobody waits for the exchange any more.
+    """
 
-    return pull_counted
+    most: int
+    deadline: float
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def applied_to(self, pull: Callable[[str], bytes]) -> Callable[[str], bytes]:
+        """Pulls objects of one answer until there are too many bytes of them, or nobody waits."""
+        left, counting = [self.most], threading.Lock()
+
+        def pull_counted(object_id: str) -> bytes:
+            if self.over.is_set():
+                raise ObjectPullError(object_id, "the exchange is over")
+            content = pull(object_id)
+            with counting:
+                left[0] -= len(content)
+                if left[0] < 0:
+                    raise ObjectPullError(object_id, "an answer of this size was not asked for")
+            return content
+
+        return pull_counted
 
 
 def patient() -> RetryInvoker:
