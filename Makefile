@@ -26,8 +26,6 @@ PYTEST_WORKERS ?= 4
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-FAULTS := tests/test_server_faults.py tests/test_server_flwr_compat.py tests/test_server_loopback.py \
-  tests/test_client_processes.py tests/test_mutual_tls.py
 # One torch thread for each pytest worker: two workers with two threads each on two cores are slower than one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses $(PYTEST_WORKERS)
 
@@ -65,7 +63,8 @@ test-slow: $(READY) ## all slow tests
 
 .PHONY: test-faults
 test-faults: $(READY) ## coordinator and hospitals as real processes: what is killed, missing, full or hostile
-	$(PYTEST) --dist loadfile -m 'slow or ci_slow' tests/test_server_*.py tests/test_client_*.py $(ARGS)
+	$(PYTEST) --dist loadfile -m 'slow or ci_slow' \
+	  tests/test_server_*.py tests/test_client_*.py tests/test_mutual_tls.py $(ARGS)
 
 .PHONY: test-containers
 test-containers: $(READY) ## build the image and run a federation in containers, with podman

@@ -294,7 +294,7 @@ def test_mutual_tls_by_the_profile(cohort, tmp_path_factory):
     tunnel, settings = site.folder / "tunnel.conf", site.folder / "site.yaml"
     here = f"{own_address()}:{MUTUAL_PORT}"
     marked = tunnel.read_text(encoding="utf-8").replace("coordinator.example.org:8443", here)
-    tunnel.write_text(marked.replace("coordinator.example.org", own_address()), encoding="utf-8")
+    tunnel.write_text(marked.replace("coordinator.example.org", "localhost"), encoding="utf-8")
     settings.write_text(settings.read_text(encoding="utf-8").replace(here, "localhost:8443"), encoding="utf-8")
     with after_a_run(coordinator, [site, stranger]):
         summary = json.loads((coordinator.folder / "federation" / "runs" / "run" / "summary.json").read_text())
