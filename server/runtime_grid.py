@@ -152,9 +152,13 @@ class RuntimeGrid(HttpGrid):
                 ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=message_id)
             )
             answer = inflate_object_from_contents(message_id, contents)
-            if isinstance(answer, Message) and answer.metadata.reply_to_message_id == request.metadata.message_id:
+            if (
+                isinstance(answer, Message)
+                and (answer.has_content() or answer.has_error())
+                and answer.metadata.reply_to_message_id == request.metadata.message_id
+            ):
                 return answer
-            _log.warning("dropped an answer that says it is to another request")
+            _log.warning("dropped an answer that is none, or says that it is to another request")
         except httpx.HTTPError:
             raise
         except Exception as error:  # foreign bytes can be anything, and reading them raise anything

@@ -28,6 +28,11 @@ def with_fields(records, **fields):
     return records
 
 
+def in_two_forms(records):
+    records["fields"] = ConfigRecord({"trained": 5, **records.config_records["fields"]})
+    return records
+
+
 def poison(arrays):
     next(iter(arrays.values())).reshape(-1)[0] = np.nan
 
@@ -73,5 +78,6 @@ LIES = {
     "10 GB claimed otherwise": (ten_gigabytes_in_flower_s_own_form, "bytes of safetensors"),
     "words that move a cursor": (lambda r: with_fields(r, **{f"{ESCAPE}Jane Doe": 1}), "?[2JJane Doe"),
     "words without an end": (lambda r: with_fields(r, **{"x" * 10**6: 1}), "xxx..."),
+    "a field in two forms": (in_two_forms, "trained and trained."),
 }
 """Name -> what becomes of the records of an honest answer to a training request, and what the coordinator says."""
