@@ -15,6 +15,8 @@ from memamba_core.errors import AgreementError
 from memamba_core.protocol import FactsReply
 from memamba_core.survival.time_bins import edges_from_event_counts
 
+from .exchange import quote
+
 __all__ = ["agree_on_time_bins", "build_agreement", "check_declarations", "common_gene_columns", "scales_features"]
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,7 +52,9 @@ def check_declarations(facts: Sequence[FactsReply]) -> None:
 
 
 def _short(value: Any) -> str:
-    return f"{len(value)} columns" if isinstance(value, tuple) else repr(value)
+    if isinstance(value, tuple):
+        return f"{len(value)} columns"
+    return quote(value) if isinstance(value, str) else str(value)
 
 
 def common_gene_columns(facts: Sequence[FactsReply]) -> tuple[str, ...]:
