@@ -203,21 +203,21 @@ STUDIES = {
         seeds=(0, 1, 2),
     ),
     "privacy": Study(
-        base=("model=genomics", "partition=tss_merged", "partition.min_patients=50", "folds=[0]"),
+        base=("model=genomics", "partition=tss_merged", "partition.min_patients=50", FOLDS),
         settings=_BY_EPSILON,
         cohorts=COHORTS,
-        seeds=(0,),
+        seeds=(0, 1, 2),
     ),
     "privacy-region": Study(
-        base=("model=genomics", "partition=region", "folds=[0]"),
+        base=("model=genomics", "partition=region", FOLDS),
         settings=_BY_EPSILON,
         cohorts=("tcga_brca",),
-        seeds=(0,),
+        seeds=(0, 1, 2),
     ),
     "privacy-slides": Study(
-        base=("partition=tss_merged", "partition.min_patients=50", "folds=[0]"),
+        base=("partition=tss_merged", "partition.min_patients=50", FOLDS),
         settings=_BY_EPSILON,
         cohorts=("tcga_luad_hif",),
-        seeds=(0,),
+        seeds=(0, 1, 2),
     ),
 }

@@ -60,8 +60,9 @@ class AgreementConfig(Settings):
     """Lower bound of the pooled standard deviation: a rare mutation is not blown up."""
     scaled_clip: float = Field(5.0, gt=0)
     """Scaled values, of genes and of scaled features, are clipped to +-this."""
-    feature_scaling: Literal["auto", "none", "zscore"] = "auto"
-    """`auto`: z-scores for slide-level tables, nothing for patch features of an encoder."""
+    feature_scaling: Literal["auto", "none", "zscore", "public"] = "auto"
+    """`auto`: z-scores for slide-level tables, nothing for patch features of an encoder. `public`: slide-level tables
+    are brought into +-`scaled_clip` by a signed log and a constant, so that nothing is asked from data."""
 
     @model_validator(mode="after")
     def _edges_fit(self) -> Self:
@@ -322,7 +323,7 @@ class PrivacyConfig(Settings):
     steps_per_round: int | None = Field(None, ge=1, le=1000)
     """Noisy steps in a round; in this mode they take the place of `federation.local_epochs`."""
     trained: Literal["last_layers", "all"] | None = None
-    """Which parameters learn; the others stay as they were drawn. `last_layers`: the linear skip and the last layer of
+    """Which parameters learn; the others stay as they were drawn. `last_layers`: the linear skips and the last layer of
     the head. Noise falls on every trained parameter, and a hospital's patients can pay for few."""
     max_norm: float | None = Field(None, gt=0)
     """Norm C to which each patient's gradient is clipped. Where it is below most norms, all patients count alike, those
@@ -380,8 +381,8 @@ class Experiment(Settings):
                 "agreement.gene_scaling must be public: means and deviations are made from patients",
             ),
             (
-                agreement.feature_scaling != "none",
-                "agreement.feature_scaling must be none: means and deviations are made from patients",
+                agreement.feature_scaling not in ("public", "none"),
+                "agreement.feature_scaling must be public or none: means and deviations are made from patients",
             ),
             (
                 bool(federation.curve_holdout) or federation.curve_on_test_fold,
