@@ -1,14 +1,18 @@
 """What helps under differential privacy? The linear skip alone, in numpy, with many draws of the noise.
 
-    python benchmarks/private_settings.py --epsilons none,16,8,4,2 --draws 24
+    python benchmarks/private_settings.py              # settings beside each other, on inner holdouts
+    python benchmarks/private_settings.py --test-folds # the defaults by cohort, on the test folds
+    python benchmarks/private_settings.py --test-folds --cohorts tcga_brca --partition region
 
 The defaults of `privacy=dp_sgd` train the linear skip and the last layer of the head. This is the skip with the hazard
 biases, the same clipped and noised steps of the same hospitals, without the head, which changes nothing there. Two
 draws of the noise differ by more than two settings do; a draw takes the product seconds and this program milliseconds.
 Its noise comes from a seeded generator and protects nobody.
 
-Judged on inner holdouts of the training folds, as `screen.py` does; every setting sees the same holdouts. A row is the
-mean over cohorts, with the mean difference to the defaults over all holdouts and its standard error.
+Settings are judged on inner holdouts of the training folds, as `screen.py` does; every setting sees the same holdouts.
+A row is the mean over cohorts, with the mean difference to the defaults over all holdouts and its standard error. With
+--test-folds nothing is compared: a cell is the mean of the defaults ± its standard deviation over folds, and in
+brackets the standard deviation over draws of the noise in one fold.
 """
 
 import argparse
@@ -23,11 +27,13 @@ from screen import HELD_OUT, inner_cohort
 from studies import COHORTS
 
 from memamba_core.config.compose import compose_simulation, experiment_overrides
+from memamba_core.config.simulation import SimulationConfig
+from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.privacy.accounting import calibrate_noise
 from memamba_core.protocol import size_band
 from server.settle import Run
-from simulation.cohort import prepare_cohort
+from simulation.cohort import SimulatedCohort, prepare_cohort
 from simulation.grid import open_grid
 from simulation.methods import agree_only
 
@@ -49,6 +55,9 @@ class Setting:
     """Release the mean of the weights after each step instead of the last."""
     bias_steps: int = 0
     """Steps before the others in which the hazard biases learn alone, with a clip of 1 and a rate of 8."""
+    known_hazard: bool = False
+    """`hazard_bias` is added to the log odds of the cohort's own mean hazard: not private, and what published survival
+    of the disease would bring."""
     centred: bool = False
     """Columns less their mean over all patients: not private, and what public means of the columns would bring."""
 
@@ -65,13 +74,14 @@ SETTINGS = (
     Setting("hazard bias -3", hazard_bias=-3.0),
     Setting("hazard bias -5, norm 3", hazard_bias=-5.0, max_norm=3.0, learning_rate=0.17),
     Setting("biases alone in a first step", bias_steps=1, max_norm=7.0, learning_rate=0.05),
+    Setting("known hazard - 0.5, norm 7 (not private)", known_hazard=True, hazard_bias=-0.5, max_norm=7.0),
     Setting("centred columns (not private)", centred=True, hazard_bias=-1.0, max_norm=3.0),
 )
 
 
 @dataclass(frozen=True)
 class Split:
-    """Training patients of one inner holdout, in hospitals, and the patients held out.
+    """Training patients in hospitals, and the patients held out.
 
     Attributes:
         columns_NC: genes of all patients, times the factor of the linear skip.
@@ -87,35 +97,35 @@ class Split:
     held_out: npt.NDArray[np.int64]
 
 
-def splits_of(cohort_name: str, min_patients: int) -> Iterator[Split]:
-    """The inner holdouts of the five outer folds of a cohort, in hospitals of `min_patients` and more."""
-    overrides = (
-        f"data={cohort_name}",
-        "model=genomics",
-        "partition=tss_merged",
-        f"partition.min_patients={min_patients}",
-        "privacy=dp_sgd",
-    )
+def splits_of(cohort_name: str, partition: tuple[str, ...], *, test_folds: bool) -> Iterator[Split]:
+    """The five test folds of a cohort, or the inner holdouts of what is trained on outside of them."""
+    overrides = (f"data={cohort_name}", "model=genomics", *partition)
+    # as under privacy=dp_sgd, but nobody asks for a ledger
+    overrides = (*overrides, "agreement.time_bins=public", "agreement.gene_scaling=public")
     config = compose_simulation(overrides)
     outer = prepare_cohort(config)
-    public = (*overrides[:-1], "agreement.time_bins=public", "agreement.gene_scaling=public")  # no ledger is needed
-    plain = compose_simulation(public)
-    run = Run("settings", plain.experiment, experiment_overrides(public), fold=0)
-    agreement = agree_only(open_grid(plain, outer, state=None), run, outer)
+    run = Run("settings", config.experiment, experiment_overrides(overrides), fold=0)
+    agreement = agree_only(open_grid(config, outer, state=None), run, outer)
     for fold in range(5):
-        inner = inner_cohort(outer, fold, seed=0)
-        dataset = PatientDataset(inner.cohort, agreement, config.experiment.agreement)
-        genes = [dataset.load(i).genes_C for i in range(len(dataset))]
-        width = len(agreement.gene_columns)
-        rows = np.array([np.zeros(width) if g is None else g.numpy() for g in genes], dtype=np.float64)
-        place = {record.case_id: i for i, record in enumerate(dataset.records)}
-        trained = [
-            np.array([place[r.case_id] for r in site.cohort.records if r.fold != HELD_OUT], dtype=np.int64)
-            for site in inner.sites.values()
-        ]
-        held_out = np.array([i for i, r in enumerate(dataset.records) if r.fold == HELD_OUT], dtype=np.int64)
-        sites = tuple(indices for indices in trained if len(indices))
-        yield Split(rows * 15 * width**-0.5, dataset.times, dataset.events, sites, held_out)
+        if test_folds:
+            yield _split(config, outer, agreement, fold)
+        else:
+            yield _split(config, inner_cohort(outer, fold, seed=0), agreement, HELD_OUT)
+
+
+def _split(config: SimulationConfig, cohort: SimulatedCohort, agreement: Agreement, fold: int) -> Split:
+    dataset = PatientDataset(cohort.cohort, agreement, config.experiment.agreement)
+    genes = [dataset.load(i).genes_C for i in range(len(dataset))]
+    width = len(agreement.gene_columns)
+    rows = np.array([np.zeros(width) if g is None else g.numpy() for g in genes], dtype=np.float64)
+    place = {record.case_id: i for i, record in enumerate(dataset.records)}
+    trained = [
+        np.array([place[r.case_id] for r in site.cohort.records if r.fold not in (None, fold)], dtype=np.int64)
+        for site in cohort.sites.values()
+    ]
+    held_out = np.array([i for i, r in enumerate(dataset.records) if r.fold == fold], dtype=np.int64)
+    sites = tuple(indices for indices in trained if len(indices))
+    return Split(rows * 15 * width**-0.5, dataset.times, dataset.events, sites, held_out)
 
 
 def clipped_sums(
@@ -149,6 +159,11 @@ def c_indices(split: Split, setting: Setting, epsilon: float | None, num_draws: 
     bands = np.array([size_band(len(site)) for site in split.sites], dtype=np.float64)
     weights_CR = np.zeros((split.columns_NC.shape[1], num_draws))
     bias_KR = np.full((len(EDGES) + 1, num_draws), setting.hazard_bias)
+    if setting.known_hazard:
+        trained = np.concatenate(split.sites)
+        bins_at_risk = np.searchsorted(EDGES, split.time_N[trained], side="right") + 1
+        hazard = split.event_N[trained].sum() / bins_at_risk.sum()
+        bias_KR += np.log(hazard / (1 - hazard))
     path_CR = np.zeros_like(weights_CR)
     for step in range(num_steps):
         only_biases = step < setting.bias_steps
@@ -175,13 +190,45 @@ def c_indices(split: Split, setting: Setting, epsilon: float | None, num_draws: 
     return result
 
 
+def compare(splits: list[Split], epsilons: list[float | None], num_draws: int) -> None:
+    """Print settings by epsilon, with differences to the first."""
+    defaults: dict[float | None, FloatArray] = {}
+    for setting in SETTINGS:
+        cells = []
+        for epsilon in epsilons:
+            reached = np.array(
+                [c_indices(split, setting, epsilon, num_draws, n).mean() for n, split in enumerate(splits)]
+            )
+            difference = reached - defaults.setdefault(epsilon, reached)
+            error = difference.std(ddof=1) / np.sqrt(len(difference))
+            beside = f" ({difference.mean():+.3f} ± {error:.3f})" if setting is not SETTINGS[0] else ""
+            cells.append(f"{reached.mean():.3f}{beside}")
+        print(f"| {setting.label} | " + " | ".join(cells) + " |", flush=True)
+
+
+def tell_defaults(
+    cohorts: list[str], splits: list[Split], epsilons: list[float | None], names: list[str], num_draws: int
+) -> None:
+    """Print the defaults' C-index on the test folds: epsilons by cohort."""
+    for epsilon, name in zip(epsilons, names, strict=True):
+        drawn = np.array([c_indices(split, SETTINGS[0], epsilon, num_draws, n) for n, split in enumerate(splits)])
+        by_cohort = drawn.reshape(len(cohorts), -1, num_draws)
+        spread, noise = by_cohort.mean(axis=2).std(axis=1, ddof=1), by_cohort.std(axis=2, ddof=1).mean(axis=1)
+        cells = [
+            f"{mean:.3f} ± {s:.3f} ({n:.3f})" for mean, s, n in zip(by_cohort.mean((1, 2)), spread, noise, strict=True)
+        ]
+        mean = [f"{drawn.mean():.3f}"] if len(cohorts) > 1 else []
+        print(f"| {name} | " + " | ".join([*cells, *mean]) + " |", flush=True)
+
+
 def main() -> None:
-    """Print a table of settings by epsilon."""
+    """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohorts", default=",".join(COHORTS))
     parser.add_argument("--epsilons", default="none,16,8,4,2")
     parser.add_argument("--draws", type=int, default=24, help="of sampling and noise")
-    parser.add_argument("--min-patients", type=int, default=50, help="of a hospital")
+    parser.add_argument("--partition", default="tss_merged", help="into hospitals; tss_merged: of 50 and more patients")
+    parser.add_argument("--test-folds", action="store_true", help="the defaults on the test folds")
     arguments = parser.parse_args()
     if not os.environ.get("MEMAMBA_DATA"):
         print("skipped: set MEMAMBA_DATA to the folder of the TCGA tables")
@@ -189,22 +236,18 @@ def main() -> None:
     for name in ("flwr", "memamba_core", "server"):
         logging.getLogger(name).setLevel(logging.ERROR)
     epsilons = [None if text == "none" else float(text) for text in arguments.epsilons.split(",")]
+    names = ["no noise" if e is None else f"epsilon {e:g}" for e in epsilons]
     cohorts = arguments.cohorts.split(",")
-    splits = [split for cohort in cohorts for split in splits_of(cohort, arguments.min_patients)]
-    names = ["without noise" if e is None else f"epsilon {e:g}" for e in epsilons]
-    print("| | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))
-    defaults: dict[float | None, FloatArray] = {}
-    for setting in SETTINGS:
-        cells = []
-        for epsilon in epsilons:
-            reached = np.array(
-                [c_indices(split, setting, epsilon, arguments.draws, n).mean() for n, split in enumerate(splits)]
-            )
-            difference = reached - defaults.setdefault(epsilon, reached)
-            error = difference.std(ddof=1) / np.sqrt(len(difference))
-            beside = f" ({difference.mean():+.3f} ± {error:.3f})" if setting is not SETTINGS[0] else ""
-            cells.append(f"{reached.mean():.3f}{beside}")
-        print(f"| {setting.label} | " + " | ".join(cells) + " |", flush=True)
+    partition: tuple[str, ...] = (f"partition={arguments.partition}",)
+    if arguments.partition == "tss_merged":
+        partition = (*partition, "partition.min_patients=50")
+    splits = [split for name in cohorts for split in splits_of(name, partition, test_folds=arguments.test_folds)]
+    columns = [*cohorts, "mean"][: len(cohorts) + (len(cohorts) > 1)] if arguments.test_folds else names
+    print("| | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
+    if arguments.test_folds:
+        tell_defaults(cohorts, splits, epsilons, names, arguments.draws)
+    else:
+        compare(splits, epsilons, arguments.draws)
 
 
 if __name__ == "__main__":
