@@ -207,13 +207,13 @@ STUDIES = {
         base=("model=genomics", "partition=tss_merged", "partition.min_patients=50", _PRIVATE_FOLDS),
         settings=_BY_EPSILON,
         cohorts=COHORTS,
-        seeds=(0, 1, 2),
+        seeds=(0,),
     ),
     "privacy-region": Study(
         base=("model=genomics", "partition=region", _PRIVATE_FOLDS),
         settings=_BY_EPSILON,
         cohorts=("tcga_brca",),
-        seeds=(0, 1, 2),
+        seeds=(0,),
     ),
     "privacy-slides": Study(
         base=("partition=tss_merged", "partition.min_patients=50", _PRIVATE_FOLDS),
