@@ -1,8 +1,8 @@
 """What a round costs over the network beside the hospitals' own computing, and what a stock Flower's costs: seconds.
 
-    python benchmarks/deployment_round.py [--sites 2] [--rounds 4] [--ours-only]
+    python benchmarks/deployment_round.py [--sites 2] [--width 312] [--rounds 4] [--ours-only]
 
-Both move a model of five million parameters (20 MB, in as many arrays as the model has) to each hospital and back, over
+Both move a model (20 MB with the width of 312, in as many arrays as the model has) to each hospital and back, over
 loopback, between real processes. The hospitals do not train: they return the weights they got, changed.
 
 * ours: `flower-server run` and stock SuperNodes with our executor, with TLS, keys, gate and journal. A round trains and
@@ -10,12 +10,14 @@ loopback, between real processes. The hospitals do not train: they return the we
 * stock: `flower-superlink` and `flower-supernode` as they come (each message in a new process), `FedAvg.start`, without
   TLS. A round trains and evaluates, in two exchanges.
 
-The first round is left out of both: it starts processes and compiles.
+The first round is left out of both: it starts processes and compiles. Memory is the most that a process of each kind
+has held (`VmHWM`), with what it shares with others.
 """
 
 import argparse
 import datetime as dt
 import json
+import math
 import os
 import re
 import signal
@@ -56,6 +58,7 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "NO_PROXY": "127.0.0.1",
     "OMP_NUM_THREADS": "1",
+    "BENCHMARK": str(os.getpid()),  # all that is started here can be told by it
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # the stock programs start others by name
 }
 
@@ -122,6 +125,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sites", type=int, default=2)
+    parser.add_argument("--width", type=int, default=312, help="of the model: 130 is 4 MB, 312 is 20, 980 is 190")
     parser.add_argument("--rounds", type=int, default=4, help="that count; one more is done first")
     parser.add_argument("--ours-only", action="store_true")
     parser.add_argument("--as-site", nargs=3, metavar=("FOLDER", "CA", "PORT"), help=argparse.SUPPRESS)
@@ -130,17 +134,68 @@ def main() -> None:
         be_a_site(Path(options.as_site[0]), Path(options.as_site[1]), int(options.as_site[2]))
         return
     console = Console()
-    table = Table(title=f"{options.sites} sites, 20 MB each way, seconds per round")
+    table, memory = Table(), Table(title="memory of a process, MB at most")
     for column in ("deployment", "median", "each"):
         table.add_column(column)
-    with tempfile.TemporaryDirectory() as folder:
-        seconds, shapes = measure_ours(Path(folder), options.sites, options.rounds)
-        table.add_row("ours", f"{statistics.median(seconds):.1f}", ", ".join(f"{s:.1f}" for s in seconds))
-    if not options.ours_only:
-        with tempfile.TemporaryDirectory() as folder:
-            seconds = measure_stock(Path(folder), options.sites, options.rounds, shapes)
-            table.add_row("stock", f"{statistics.median(seconds):.1f}", ", ".join(f"{s:.1f}" for s in seconds))
-    console.print(table)
+    for column in ("deployment", "program", "processes", "MB"):
+        memory.add_column(column)
+    for name in ("ours",) if options.ours_only else ("ours", "stock"):
+        with tempfile.TemporaryDirectory() as folder, Watch() as watch:
+            if name == "ours":
+                seconds, shapes = measure_ours(Path(folder), options.sites, options.rounds, options.width)
+            else:
+                seconds = measure_stock(Path(folder), options.sites, options.rounds, shapes)
+        table.add_row(name, f"{statistics.median(seconds):.1f}", ", ".join(f"{s:.1f}" for s in seconds))
+        for program, peaks in sorted(watch.peaks.items()):
+            memory.add_row(name, program, str(len(peaks)), f"{max(peaks.values()) / 1e3:,.0f}")
+    size = 4e-6 * sum(math.prod(shape) for shape in shapes)
+    table.title = f"{options.sites} sites, {size:.0f} MB each way, seconds per round"
+    console.print(table, memory)
+
+
+PROGRAMS = {
+    "server.link": "SuperLink",
+    "flower-superlink": "SuperLink",
+    "flower-supernode": "SuperNode",
+    "flower-superexec": "SuperExec",
+    "flwr-serverapp": "ServerApp",
+    "flwr-clientapp": "ClientApp",
+    "flower-server": "flower-server",
+    "--as-site": "executor",
+}
+
+
+class Watch:
+    """Looks twice a second how much memory the programs of a deployment hold; a context manager.
+
+    Attributes:
+        peaks: program -> process -> kB at most.
+    """
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, dict[int, int]] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.5):
+            for folder in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError, StopIteration):
+                    if f"BENCHMARK={os.getpid()}" not in (folder / "environ").read_text().split("\0"):
+                        continue
+                    words = (folder / "cmdline").read_text().split("\0")
+                    program = next(PROGRAMS[name] for word in words[:5] if (name := Path(word).name) in PROGRAMS)
+                    status = (folder / "status").read_text()
+                    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+                    self.peaks.setdefault(program, {})[int(folder.name)] = peak
 
 
 def be_a_site(folder: Path, ca: Path, port: int) -> None:
@@ -157,7 +212,7 @@ def be_a_site(folder: Path, ca: Path, port: int) -> None:
     thread.join()
 
 
-def measure_ours(root: Path, sites: int, rounds: int) -> tuple[list[float], list[tuple[int, ...]]]:
+def measure_ours(root: Path, sites: int, rounds: int, width: int) -> tuple[list[float], list[tuple[int, ...]]]:
     """Seconds of each counted round, as the coordinator logs them, and the shapes of the model's arrays."""
     config = CoordinatorConfig(addresses=("127.0.0.1",), port=PORT, listen_host="127.0.0.1", loopback_port=PORT + 1)
     federation = create_folder(root / "federation", config)
@@ -170,14 +225,15 @@ def measure_ours(root: Path, sites: int, rounds: int) -> tuple[list[float], list
             federation.change_roster(partial(Roster.enroll, name=folder.name, public_key=key, now=now))
             where = (folder, federation.pki.ca_certificate, PORT + 2 + number)
             stack.enter_context(started(root, folder.name, sys.executable, __file__, "--as-site", *where))
-        settings = ("name=ours", *MODEL, f"federation.num_rounds={rounds + 1}")
+        model = [setting for setting in MODEL if not setting.startswith("model.d_model")]
+        settings = ("name=ours", *model, f"model.d_model={width}", f"federation.num_rounds={rounds + 1}")
         run = [BIN / "flower-server", "run", "--dir", federation.path, *settings]
         done = subprocess.run(run, env=os.environ | QUIET, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
     told = re.findall(r"round \d+ of \d+ done: .* ([0-9.]+) s, [0-9.]+ MB", done.stderr)
-    model = load_checkpoint(federation.runs / "ours").weights
-    return [float(seconds) for seconds in told][1:], [array.shape for array in model.values()]
+    weights = load_checkpoint(federation.runs / "ours").weights
+    return [float(seconds) for seconds in told][1:], [array.shape for array in weights.values()]
 
 
 def measure_stock(root: Path, sites: int, rounds: int, shapes: list[tuple[int, ...]]) -> list[float]:

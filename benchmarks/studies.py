@@ -131,6 +131,7 @@ PLANTED_PAIRS = (
     ("order, both scans", "order, conventional scan"),
 )
 
+_PRIVATE_FOLDS = "folds=[0,1,2]"
 _BY_EPSILON = (
     Setting("without", ()),
     *(Setting(f"epsilon {e}", ("privacy=dp_sgd", f"privacy.epsilon={e}")) for e in (16, 8, 4, 2)),
@@ -203,21 +204,21 @@ STUDIES = {
         seeds=(0, 1, 2),
     ),
     "privacy": Study(
-        base=("model=genomics", "partition=tss_merged", "partition.min_patients=50", "folds=[0]"),
+        base=("model=genomics", "partition=tss_merged", "partition.min_patients=50", _PRIVATE_FOLDS),
         settings=_BY_EPSILON,
         cohorts=COHORTS,
         seeds=(0,),
     ),
     "privacy-region": Study(
-        base=("model=genomics", "partition=region", "folds=[0]"),
+        base=("model=genomics", "partition=region", _PRIVATE_FOLDS),
         settings=_BY_EPSILON,
         cohorts=("tcga_brca",),
         seeds=(0,),
     ),
     "privacy-slides": Study(
-        base=("partition=tss_merged", "partition.min_patients=50", "folds=[0]"),
+        base=("partition=tss_merged", "partition.min_patients=50", _PRIVATE_FOLDS),
         settings=_BY_EPSILON,
         cohorts=("tcga_luad_hif",),
-        seeds=(0,),
+        seeds=(0, 1, 2),
     ),
 }

@@ -139,13 +139,23 @@ def _floors(site: Site) -> Iterator[Finding]:
     """What the site's own floors will do to it."""
     floors, records = site.config.disclosure, site.cohort.records
     folds = sorted({r.fold for r in records if r.fold is not None}) or list(range(HASH_FOLDS))
-    fewest = min(len(site.training_cohort(fold, seed=0).records) for fold in folds)
-    if site.config.privacy is None and fewest < floors.min_round_patients:
+    everybody = len(site.training_cohort(-1, seed=0).records)
+    without = {fold: len(site.training_cohort(fold, seed=0).records) for fold in folds}
+    too_few = [fold for fold, count in without.items() if count < floors.min_round_patients]
+    if site.config.privacy is None and everybody < floors.min_round_patients:
         yield error(
             "floors",
-            f"with {fewest} training patients this site refuses every round: disclosure.min_round_patients is "
+            f"with {everybody} training patients this site refuses every round: disclosure.min_round_patients is "
             f"{floors.min_round_patients}, because weights of so few could be turned back into patients",
             "join with another hospital, or take part with differential privacy (section privacy)",
+        )
+    elif site.config.privacy is None and too_few:
+        yield warning(
+            "floors",
+            f"{everybody} training patients, enough for a run on all of them, the default. In a run with test fold "
+            f"{' or '.join(map(str, too_few))} there are {min(without.values())} or more, the floor is "
+            f"{floors.min_round_patients}, and this site refuses",
+            "nothing; tell the coordinator, if the run shall keep a fold for testing",
         )
     elif len(records) < floors.min_patients or site.cohort.num_events < floors.min_events:
         yield warning(
@@ -155,7 +165,11 @@ def _floors(site: Site) -> Iterator[Finding]:
             "nothing; the federation goes on without this site's sums",
         )
     else:
-        yield ok("floors", f"{fewest} training patients or more, by fold; the floor is {floors.min_round_patients}")
+        yield ok(
+            "floors",
+            f"{everybody} training patients, {min(without.values())} or more if a run keeps a fold for testing; the "
+            f"floor is {floors.min_round_patients}",
+        )
 
 
 def _dry_run(site: Site, sizes: _Sizes) -> Iterator[Finding]:

@@ -55,7 +55,7 @@ def examine(site_yaml: Path, part: Part | None = None) -> Iterator[Finding]:
 
 
 def print_report(findings: Iterable[Finding], console: Console | None = None) -> bool:
-    """Show findings as they come, and a last line.
+    """Show findings as they come, and a last line: in columns on a terminal, elsewhere each text in one line.
 
     Returns:
         Whether there was no error.
@@ -64,14 +64,20 @@ def print_report(findings: Iterable[Finding], console: Console | None = None) ->
     counts = dict.fromkeys(Level, 0)
     for finding in findings:
         counts[finding.level] += 1
-        row = Table.grid(padding=(0, 2, 0, 0))
-        row.add_column(width=7, style=_COLOURS[finding.level])
-        row.add_column(width=14)
-        row.add_column(overflow="fold")  # a fingerprint is one word, and has to be read whole
-        row.add_row(finding.level.value, finding.check, Text(finding.text))  # no markup: `:AB:` would be a picture
+        rows = [(finding.level.value, finding.check, finding.text)]
         if finding.remedy:
-            row.add_row("", "", Text(f"-> {finding.remedy}"))
-        console.print(row)
+            rows.append(("", "", f"-> {finding.remedy}"))
+        if console.is_terminal:
+            grid = Table.grid(padding=(0, 2, 0, 0))
+            grid.add_column(width=7, style=_COLOURS[finding.level])
+            grid.add_column(width=14)
+            grid.add_column(overflow="fold")  # a fingerprint is one word, and has to be read whole
+            for level, check, text in rows:
+                grid.add_row(level, check, Text(text))  # no markup: `:AB:` would be a picture
+            console.print(grid)
+        else:
+            for level, check, text in rows:
+                console.print(Text(f"{level:7}  {check:14}  {text}"), soft_wrap=True)
     if counts[Level.ERROR]:
         console.print(f"{counts[Level.ERROR]} errors, {counts[Level.WARNING]} warnings: not ready")
     else:

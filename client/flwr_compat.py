@@ -115,6 +115,10 @@ class NodeTasks:
             request = AcquireTaskRequest(supported_task_types=[CLIENT_APP_TASK])
             return self._asking.AcquireTask(request).token or None
 
+    def close(self) -> None:
+        """Close the connection on which tasks are asked for."""
+        self._asking.close()
+
     @contextmanager
     def open(self, token: str, on_lost: Any) -> Iterator[Task]:
         """Take a task and keep it alive until the end of the block.

@@ -22,6 +22,7 @@ from .flwr_compat import ConnectionEnd, connection_end, supernode_command
 from .keys import SiteKeys
 from .logs import support_log
 from .network import check_network, obstacle
+from .stand_in import StandIn
 
 __all__ = ["Link"]
 
@@ -43,15 +44,22 @@ class Link:
         keys: node key and runtime secret.
         listen: host and port on which tasks are handed out.
         stopping: set when the process is told to end.
+        stand_in: for a train part that is a program of its own.
     """
 
     def __init__(
-        self, coordinator: CoordinatorAddress, keys: SiteKeys, listen: tuple[str, int], stopping: threading.Event
+        self,
+        coordinator: CoordinatorAddress,
+        keys: SiteKeys,
+        listen: tuple[str, int],
+        stopping: threading.Event,
+        stand_in: StandIn | None = None,
     ) -> None:
         self._coordinator = coordinator
         self._keys = keys
         self._listen = listen
         self._stopping = stopping
+        self._stand_in = stand_in
         self._told: dict[str, str] = {}
         self._why: ConnectionEnd | None = None
         self._ended = threading.Event()
@@ -115,11 +123,15 @@ class Link:
     def _watch(self, process: subprocess.Popen[str]) -> None:
         """Until it ends by itself, is of no use any more, or this process is told to end."""
         begun = time.monotonic()
+        if self._stand_in is not None:
+            self._stand_in.begin()
         while not self._stopping.wait(0.2):
             if process.poll() is not None or self._ended.is_set():
                 self._ended.wait(_LAST_WORDS_S)
                 self._explain(time.monotonic() - begun)
                 return
+            if self._stand_in is not None:
+                self._stand_in.look()
         time.sleep(_DELIVERY_S)
 
     def _explain(self, lasted_s: float) -> None:

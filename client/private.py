@@ -20,7 +20,6 @@ from memamba_core.privacy.ledger import Ledger
 from memamba_core.privacy.plan import PrivacyPlan
 from memamba_core.protocol import Refusal, TrainReply, TrainRequest, size_band
 from memamba_core.training.checkpoint import weights_of
-from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import resolve_device
 
 from .session import RefusedError, Session
@@ -86,7 +85,6 @@ def train_private_round(
         plan=plan,
         size_band=size_band(len(dataset)),
         server_round=request.server_round,
-        seed=derive_seed(session.experiment.seed, site.name, request.server_round),
         device=resolve_device(config.device),
         proximal_mu=request.proximal_mu or 0.0,
     )

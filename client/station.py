@@ -21,6 +21,7 @@ from .link import Link
 from .local import SiteWorker
 from .logs import support_log
 from .site import open_site
+from .stand_in import StandIn
 
 __all__ = ["run_link", "run_together", "run_train"]
 
@@ -40,7 +41,8 @@ def run_link(config: SiteConfig, listen: tuple[str, int]) -> None:
     coordinator, keys = _connection(config)
     interrupts = Interrupts()
     support_log.info("link of %s: to %s, tasks are handed out on %s:%d", config.name, coordinator.address, *listen)
-    Link(coordinator, keys, listen, interrupts.stopping).run()
+    _spare_proxy("127.0.0.1,::1")
+    Link(coordinator, keys, listen, interrupts.stopping, StandIn(listen, keys.load_secret())).run()
     support_log.info("stopped")
 
 
@@ -105,7 +107,7 @@ def _executor(config: SiteConfig, link: tuple[str, int], interrupts: Interrupts)
     torch.set_num_threads(config.threads)
     worker = SiteWorker(open_site(config))
     host, _ = link
-    os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), host)))  # the link is never behind one
+    _spare_proxy(host)
     return Executor(
         NodeTasks(f"{host}:{link[1]}", secret),
         build_client_app(lambda _context: worker),
@@ -113,6 +115,11 @@ def _executor(config: SiteConfig, link: tuple[str, int], interrupts: Interrupts)
         interrupts,
         60 * config.limits.minutes_per_round,
     )
+
+
+def _spare_proxy(hosts: str) -> None:
+    """Between the two parts of a site there is none."""
+    os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), hosts)))
 
 
 def _free_port() -> int:

@@ -70,10 +70,12 @@ class WireMessage(pydantic.BaseModel):
         values: dict[str, Any] = {key: dict(arrays) for key, arrays in payload.arrays.items()}
         for key, value in payload.fields.items():
             head, dot, part = key.partition(".")
-            if dot:
-                values.setdefault(head, {})[part] = value
-            else:
+            if not dot:
                 values[key] = tuple(value) if isinstance(value, list) else value
+            elif isinstance(parts := values.setdefault(head, {}), dict):
+                parts[part] = value
+            else:
+                raise ProtocolError(f"{cls.__name__} does not have the agreed form: {head} and {key} at once")
         for name, info in cls.model_fields.items():  # an empty mapping leaves no entry on the wire
             if name in cls.array_sets or info.annotation == dict[str, int]:
                 values.setdefault(info.alias or name, {})

@@ -100,6 +100,7 @@ class Refusal(enum.Enum):
     BUDGET = (111, "the site's privacy budget does not allow this round")
     TIME = (112, "training took longer than the site allows")
     STOPPED = (113, "the site's client was stopped while it worked on this")
+    ABSENT = (114, "the site's train part is not running")
     INTERNAL = (199, "an error at the site; see the site's log")
 
     def __init__(self, code: int, text: str) -> None:

@@ -10,10 +10,12 @@ import numpy.typing as npt
 from memamba_core.config.agreement import AgreementConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.genomics import build_gene_groups
-from memamba_core.data.statistics import ColumnMoments
+from memamba_core.data.statistics import FEATURE_CLIP, ColumnMoments
 from memamba_core.errors import AgreementError
 from memamba_core.protocol import FactsReply
 from memamba_core.survival.time_bins import edges_from_event_counts
+
+from .exchange import quote
 
 __all__ = ["agree_on_time_bins", "build_agreement", "check_declarations", "common_gene_columns", "scales_features"]
 
@@ -50,7 +52,9 @@ def check_declarations(facts: Sequence[FactsReply]) -> None:
 
 
 def _short(value: Any) -> str:
-    return f"{len(value)} columns" if isinstance(value, tuple) else repr(value)
+    if isinstance(value, tuple):
+        return f"{len(value)} columns"
+    return quote(value) if isinstance(value, str) else str(value)
 
 
 def common_gene_columns(facts: Sequence[FactsReply]) -> tuple[str, ...]:
@@ -105,7 +109,7 @@ def build_agreement(
         facts: the sites' declarations, already checked with `check_declarations`.
         gene_columns: the columns that `genes` counts.
         genes: summed moments of transformed gene values, None where their scaling is public.
-        features: summed moments of transformed features, None where they are not scaled.
+        features: summed moments of transformed features, None where nothing is asked about them.
         time_bin_edges: from `agree_on_time_bins`.
         signatures: gene groups, symbol lists by name; needed for `gene_groups=signatures`.
 
@@ -131,6 +135,7 @@ def build_agreement(
         for index, family in enumerate(first.feature_families):
             members.setdefault(family, []).append(index)
         families = {family: tuple(indices) for family, indices in members.items()}
+    center, scale = _feature_scaling(config, first, features)
     return Agreement(
         time_bin_edges=time_bin_edges,
         gene_columns=tuple(columns[i] for i in used),
@@ -141,15 +146,26 @@ def build_agreement(
         feature_groups=families,
         gene_center=genes.mean[kept],
         gene_scale=np.maximum(genes.std[kept], config.gene_scale_floor),
-        feature_center=features.mean if features is not None else np.zeros(0),
-        feature_scale=_feature_scale(features) if features is not None else np.zeros(0),
+        feature_center=center,
+        feature_scale=scale,
     )
 
 
-def _feature_scale(features: ColumnMoments) -> FloatArray:
-    """Pooled standard deviation; a constant column is divided by one and so becomes zero."""
-    std = features.std
-    return np.where(std > 1e-6, std, 1.0)
+def _feature_scaling(
+    config: AgreementConfig, declared: FactsReply | None, features: ColumnMoments | None
+) -> tuple[FloatArray, FloatArray]:
+    """Center and scale of features, empty where they are left as they are.
+
+    By moments: mean and pooled standard deviation; a constant column is divided by one and so becomes zero. Public, for
+    slide-level tables: the constant that brings the whole range of their logs into the clip.
+    """
+    if features is not None:
+        std = features.std
+        return features.mean, np.where(std > 1e-6, std, 1.0)
+    if config.feature_scaling == "public" and declared is not None and declared.feature_columns:
+        width = declared.feature_width
+        return np.zeros(width), np.full(width, FEATURE_CLIP / config.scaled_clip)
+    return np.zeros(0), np.zeros(0)
 
 
 def agree_on_time_bins(config: AgreementConfig, event_counts: IntArray) -> tuple[float, ...] | None:

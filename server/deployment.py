@@ -19,13 +19,14 @@ from memamba_core.config.coordinator import RunSettings
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError, FederationError
 
-from .flwr_compat import Control, LinkLostError, ReturnedKeyError, RuntimeGrid, server_app_task
+from .flwr_compat import Control, ReturnedKeyError, server_app_task
 from .folder import FederationFolder
 from .journal import Journal, RoundRecord
 from .logs import also_log_to
 from .progress import RunProgress
 from .results import write_json, write_results, write_rounds
 from .rounds import run_federation
+from .runtime_grid import LinkLostError, RuntimeGrid
 from .settle import Run
 from .superlink import SuperLink
 
@@ -152,6 +153,7 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
     with federation.hold():
         for warning in federation.check():
             _log.warning(warning)
+        begun = time.time()
         with SuperLink(federation) as link:
             _begin(plan)
             with (
@@ -160,7 +162,7 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
             ):
                 try:
                     with _flower_run(federation, link, progress) as (grid, nodes):
-                        present = _wait_for_sites(grid, plan, nodes, progress)
+                        present = _wait_for_sites(grid, plan, nodes, progress, begun)
                         result = run_federation(
                             grid,
                             plan.run,
@@ -244,8 +246,17 @@ def _metrics_writer(plan: Plan) -> Callable[[RoundRecord], None]:
     return write
 
 
-def _wait_for_sites(grid: RuntimeGrid, plan: Plan, nodes: Mapping[str, int], progress: RunProgress) -> dict[str, int]:
+def _wait_for_sites(
+    grid: RuntimeGrid, plan: Plan, nodes: Mapping[str, int], progress: RunProgress, begun: float
+) -> dict[str, int]:
     """Wait until all sites are connected, or long enough for the least number of them.
+
+    Args:
+        grid: of the run.
+        plan: names the sites.
+        nodes: node id of each.
+        progress: told who is there.
+        begun: Unix time; a site counts when it was heard of after it.
 
     Returns:
         The node id of each connected site.
@@ -256,7 +267,7 @@ def _wait_for_sites(grid: RuntimeGrid, plan: Plan, nodes: Mapping[str, int], pro
     deadline = time.monotonic() + plan.wait_s
     since: dict[str, float] = {}
     while True:
-        online, now = grid.online(), time.monotonic()
+        online, now = grid.online(begun), time.monotonic()
         since = {site: since.get(site, now) for site in plan.sites if nodes[site] in online}
         present = {site: nodes[site] for site, begun in since.items() if now - begun >= _STEADY_S}
         progress.on_connected(plan.sites, present)

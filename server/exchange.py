@@ -1,9 +1,11 @@
 """Ask sites and wait a bounded time: requests out, answers or failures back.
 
-A failed site is data, not an exception.
+A failed site is data, not an exception. And whatever it sends may have been written by anybody who has its key: no text
+of an answer is shown as it came.
 """
 
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -15,14 +17,30 @@ from flwr.serverapp import Grid
 
 from memamba_core.errors import ProtocolError
 from memamba_core.message import WireMessage
-from memamba_core.protocol import Phase
+from memamba_core.protocol import PROTOCOL_VERSION, Phase, Refusal, package_version
 from memamba_core.wire import from_records, to_records
 
-__all__ = ["Answers", "SiteFailure", "ask", "wait_for_return"]
+__all__ = ["UNREADABLE", "Answers", "SiteFailure", "ask", "quote", "wait_for_return"]
 
 _log = logging.getLogger(__name__)
 _RETURN_S = 120.0  # Flower notices after a minute that a connection is broken, and after half of one that it is back
+_LONGEST = 300  # characters of a failure
+_VERSION = re.compile(r"the site runs version [0-9A-Za-z.+-]{1,40} of this software, protocol \d{1,6}")
+UNREADABLE = 90
+"""Code of an error that the coordinator makes itself, in place of an answer that could not be read."""
+_ERRORS = {  # Flower's, and this one
+    3: "no answer while the request was valid",
+    4: "its answer came too late",
+    5: "not connected: its SuperNode gave no sign of life for a minute",
+    8: "its client ended in the middle of the work, or gave no sign of life for a minute",
+    UNREADABLE: "its answer could not be read: bytes that make no message, too many of them, or not all in time",
+}
 Reply = TypeVar("Reply", bound=WireMessage)
+
+
+def quote(words: str) -> str:
+    """Words of a site, fit to be shown: in quotation marks, short, with escapes for what moves a cursor or hides."""
+    return repr(words if len(words) <= 60 else f"{words[:60]}...")
 
 
 @dataclass(frozen=True)
@@ -30,12 +48,33 @@ class SiteFailure:
     """Why a site gave no usable answer.
 
     Attributes:
-        code: `Refusal` code, Flower's error code, or 0 for no answer in time.
-        text: a fixed text.
+        code: `Refusal` code, Flower's error code, or 0 for no usable answer.
+        text: fit to be shown: whatever was quoted in it, one line of printable characters that ends somewhere.
     """
 
     code: int
     text: str
+
+    def __post_init__(self) -> None:
+        shown = "".join(character if character.isprintable() else "?" for character in self.text)
+        object.__setattr__(self, "text", shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}...")
+
+    @classmethod
+    def of_error(cls, code: int, reason: str) -> "SiteFailure":
+        """From an error reply. Its code says what it means; the words that came with it are not repeated.
+
+        Args:
+            code: of a `Refusal`, or of Flower.
+            reason: read for one thing only, the site's version.
+        """
+        refusal = next((refusal for refusal in Refusal if refusal.code == code), None)
+        if refusal is Refusal.VERSION:
+            theirs = reason if _VERSION.fullmatch(reason) else "the site runs another version of this software"
+            ours = f"version {package_version()}, protocol {PROTOCOL_VERSION}"
+            return cls(code, f"{theirs}; this coordinator runs {ours}. Both must have the same")
+        if refusal is not None:
+            return cls(code, refusal.text)
+        return cls(code, _ERRORS.get(code, f"an error with the code {code}, which is not of this software"))
 
 
 @dataclass(frozen=True)
@@ -108,7 +147,7 @@ def ask(
             _log.warning("dropped an answer to a message that was not sent in this exchange")
             continue
         if message.has_error():
-            failures[site] = SiteFailure(message.error.code, message.error.reason or "")
+            failures[site] = SiteFailure.of_error(message.error.code, message.error.reason or "")
             continue
         bytes_received += sum(record.count_bytes() for record in message.content.array_records.values())
         try:

@@ -1,4 +1,4 @@
-"""Flower's private names, as the coordinator needs them: the control of a SuperLink, a task and its grid.
+"""Flower's private names, as the coordinator needs them: the control of a SuperLink, and the task of a run.
 
 Written for flwr 1.41.0. `tests/test_server_flwr_compat.py` holds what is relied on.
 """
@@ -8,13 +8,12 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
-from flwr.app import Message
 from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, Status, SubStatus
 from flwr.common.serde import run_from_proto
@@ -40,20 +39,18 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.retry import RetryInvoker, exponential
-from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
 
-__all__ = ["Control", "LinkLostError", "ReturnedKeyError", "RuntimeGrid", "server_app_task"]
+from .runtime_grid import LinkLostError, Listener, RuntimeGrid, patient, plain_words
+
+__all__ = ["Control", "ReturnedKeyError", "server_app_task"]
 
 _log = logging.getLogger(__name__)
 _SERVER_APP_TASK = "flwr-serverapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _POLL_S = 0.25
 _ACQUIRE_S = 30.0
-_PATIENCE_S = 120.0  # for a SuperLink that is being restarted; Flower gives the run up after a minute of silence
 _BUNDLE = b"""\
 [project]
 name = "memamba-federated"
@@ -68,10 +65,6 @@ publisher = "memamba-federated"
 serverapp = "server.app:app"
 clientapp = "client.app:app"
 """
-
-
-class LinkLostError(ConnectionError):
-    """The SuperLink does not answer, refuses, or has given the run up."""
 
 
 class ReturnedKeyError(Exception):
@@ -96,7 +89,7 @@ class Control:
             insecure=False,
             root_certificates=ca.read_bytes(),
             interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
-            retry_invoker=_patient(),
+            retry_invoker=patient(),
         )
 
     def register(self, keys: Mapping[str, bytes]) -> dict[str, int]:
@@ -108,7 +101,7 @@ class Control:
         Returns:
             Flower's node id of each site; the same as in earlier runs for a key that was there.
         """
-        with _plain_words():
+        with plain_words():
             known = {
                 bytes(node.public_key): node.node_id
                 for node in self._client.ListNodes(ListNodesRequest()).nodes_info
@@ -133,13 +126,13 @@ class Control:
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # Flower's use of pathspec
             content, _ = build_fab_from_files({"pyproject.toml": _BUNDLE})
         fab = Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
-        with _plain_words():
+        with plain_words():
             if not self._client.StartRun(StartRunRequest(fab=fab)).run_id:
                 raise LinkLostError("it did not start a run")
 
     def end_runs(self) -> None:
         """End what is unfinished, and have Flower delete what hospitals sent in it."""
-        with _plain_words():
+        with plain_words():
             for run_id, run in self._client.ListRuns(ListRunsRequest()).run_dict.items():
                 if run.status.status != Status.FINISHED:
                     self._client.StopRun(StopRunRequest(run_id=run_id))
@@ -150,74 +143,8 @@ class Control:
         self._client.close()
 
 
-# The run's own task and its grid
+# The run's own task
 # --------------------------------------------------------------------------------------------------------------
-
-
-class Listener(Protocol):
-    """Told of messages, by node id."""
-
-    def on_asked(self, nodes: Iterable[int]) -> None:
-        """Messages to these nodes are on their way."""
-        ...
-
-    def on_answer(self, node: int) -> None:
-        """An answer of a node is here."""
-        ...
-
-
-class RuntimeGrid(HttpGrid):
-    """Flower's Grid over the network, with short polls, patience, and word of every answer.
-
-    Args:
-        address: `host:port` of the SuperLink on loopback.
-        ca: certificate of the authority.
-        token: of the task.
-        listener: told of questions and answers.
-
-    Attributes:
-        lost: set when the SuperLink has given the run up.
-    """
-
-    def __init__(self, address: str, ca: Path, token: str, listener: Listener) -> None:
-        super().__init__(address, insecure=False, root_certificates=ca.read_bytes(), token=token)
-        self._retry_invoker = _patient()
-        self._listener = listener
-        self.lost = threading.Event()
-
-    def online(self) -> set[int]:
-        """The nodes that are connected now."""
-        with _plain_words():
-            return {node.node_id for node in self.get_nodes()}
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send and wait for the answers, `timeout` seconds at most.
-
-        Raises:
-            LinkLostError: the SuperLink is gone, or has given the run up.
-        """
-        sent = list(messages)
-        if not sent:
-            return []
-        deadline = time.monotonic() + (threading.TIMEOUT_MAX if timeout is None else timeout)
-        answers: list[Message] = []
-        self._listener.on_asked([message.metadata.dst_node_id for message in sent])
-        with _plain_words():
-            waiting = {str(message_id) for message_id in self.push_messages(sent) if message_id}
-            node_of = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
-            while waiting:
-                for answer in self.pull_messages(waiting):
-                    answers.append(answer)
-                    asked = answer.metadata.reply_to_message_id
-                    if asked in waiting:
-                        waiting.discard(asked)
-                        self._listener.on_answer(node_of[asked])
-                if not waiting or time.monotonic() > deadline:
-                    break
-                if self.lost.is_set():
-                    raise LinkLostError("it has given the run up")
-                time.sleep(_POLL_S)
-        return answers
 
 
 @contextmanager
@@ -239,7 +166,7 @@ def server_app_task(address: str, ca: Path, secret: bytes, listener: Listener) -
     stopped = threading.Event()
     outcome = SubStatus.STOPPED
     try:
-        with _plain_words():
+        with plain_words():
             task = grid._runtime_client.PullTaskInput(PullTaskInputRequest())
         TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, task.run.run_id
         TaskIdentity.node_id = task.context.node_id
@@ -263,7 +190,7 @@ def _acquire(address: str, ca: Path, secret: bytes) -> str:
     deadline = time.monotonic() + _ACQUIRE_S
     try:
         while time.monotonic() < deadline:
-            with _plain_words():
+            with plain_words():
                 request = AcquireTaskRequest(supported_task_types=[_SERVER_APP_TASK])
                 if token := client.AcquireTask(request).token:
                     return str(token)
@@ -294,28 +221,3 @@ def _beat(client: RuntimeHttpClient, stopped: threading.Event, lost: threading.E
         if not known and not stopped.is_set():
             lost.set()
             return
-
-
-def _patient() -> RetryInvoker:
-    """Goes on through a restart of the SuperLink; what it refuses is not tried again."""
-    return RetryInvoker(
-        lambda: exponential(base_delay=0.25, max_delay=2),
-        (httpx.TransportError, httpx.HTTPStatusError),
-        max_tries=None,
-        max_time=_PATIENCE_S,
-        should_giveup=lambda error: (
-            isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (502, 503, 504)
-        ),
-    )
-
-
-@contextmanager
-def _plain_words() -> Iterator[None]:
-    try:
-        yield
-    except httpx.HTTPStatusError as error:
-        raise LinkLostError(f"it answered with HTTP status {error.response.status_code}") from error
-    except httpx.HTTPError as error:
-        raise LinkLostError(f"no connection ({type(error).__name__})") from error
-    except RunNotRunningException as error:
-        raise LinkLostError("it has given the run up") from error

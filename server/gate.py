@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from memamba_core.config.federation import FederationConfig
 from memamba_core.model import parameter_group
-from memamba_core.protocol import SIZE_BANDS, FactsReply, Metrics, TrainReply
+from memamba_core.protocol import SIZE_BANDS, FactsReply, Metrics, StatisticsReply, TrainReply
 from memamba_core.survival.histogram import NUM_RISK_BINS
 
-__all__ = ["most_patients", "objection_to", "objection_to_metrics"]
+__all__ = ["most_patients", "objection_to", "objection_to_facts", "objection_to_metrics", "objection_to_sums"]
 
+_WIDEST = 65_536  # columns of features: a model of any width could be claimed for
 Weights = Mapping[str, npt.NDArray[Any]]
 
 
@@ -33,6 +34,46 @@ def most_patients(facts: FactsReply, config: FederationConfig) -> int:
     """The most training patients that a site can have by the size band it declared."""
     above = [lower - 1 for lower in SIZE_BANDS if lower > facts.size_band]
     return min([config.max_patients_per_site, *above])
+
+
+def objection_to_facts(facts: FactsReply, config: FederationConfig) -> str | None:
+    """Why what a site declares of its size cannot be; None if it can."""
+    for name in ("size_band", "pathology_band", "genomics_band"):
+        if getattr(facts, name) not in SIZE_BANDS:
+            return f"declares the {name} {getattr(facts, name)}; there are {', '.join(map(str, SIZE_BANDS))}"
+    if not 0 <= facts.feature_width <= _WIDEST:
+        return f"declares features of {facts.feature_width} columns; {_WIDEST} at most can be used"
+    for name in ("num_patients", "num_events"):
+        count = getattr(facts, name)
+        if count is not None and not 0 <= count <= config.max_patients_per_site:
+            return f"declares {name} {count}; federation.max_patients_per_site is {config.max_patients_per_site}"
+    return None
+
+
+def objection_to_sums(
+    reply: StatisticsReply, num_genes: int, num_features: int, num_cells: int | None, most: int
+) -> str | None:
+    """Why a site's sums may not be added up; None if they may. `most` patients is what its size band allows."""
+    for name, arrays, width in (("genes", reply.genes, num_genes), ("features", reply.features, num_features)):
+        if set(arrays) != {"count", "mean", "m2"} or any(
+            a.shape != (width,) or a.dtype != np.float64 for a in arrays.values()
+        ):
+            return f"sums of {name} do not have the agreed shape"
+        if (
+            not all(np.isfinite(a).all() for a in arrays.values())
+            or (arrays["count"] < 0).any()
+            or (arrays["m2"] < 0).any()
+        ):
+            return f"sums of {name} hold values that are negative or not finite"
+    if set(reply.events) != ({"event", "censored"} if num_cells is not None else set()):
+        return "counts of events do not have the agreed names"
+    for counts in reply.events.values():
+        if counts.shape != (num_cells,) or counts.dtype != np.int64 or (counts < 0).any():
+            return "counts of events do not have the agreed form"
+    claimed = max([a.max(initial=0) for a in (reply.genes["count"], *reply.events.values())])
+    if claimed > most or sum(int(c.sum()) for c in reply.events.values()) > most:
+        return f"counts more patients than its size band, which ends at {most}"
+    return None
 
 
 def objection_to_metrics(metrics: Metrics, num_cells: int) -> str | None:

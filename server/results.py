@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: `summary.json`, `metrics.jsonl`, `model.safetensors` with `model.json`."""
+"""What a run leaves in its folder: `summary.json`, `metrics.jsonl`, `model.safetensors` with `model.json`, a figure."""
 
 import json
 import platform
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from memamba_core.atomic import write_atomically
+from memamba_core.figures.learning_curves import draw_rounds
 from memamba_core.protocol import PROTOCOL_VERSION, package_version
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint
 
@@ -106,7 +107,7 @@ def build_summary(run: Run, result: FederationResult) -> dict[str, Any]:
 
 
 def write_results(folder: Path, run: Run, result: FederationResult) -> dict[str, Any]:
-    """Write everything; the summary last, because it says that the run is finished.
+    """Write everything, and draw the rounds; the summary last, because it says that the run is finished.
 
     Returns:
         The summary.
@@ -115,5 +116,8 @@ def write_results(folder: Path, run: Run, result: FederationResult) -> dict[str,
     final = Checkpoint(result.weights, run.experiment, result.agreement, len(result.rounds), code_digest())
     save_checkpoint(folder, "model", final)
     summary = build_summary(run, result)
+    if lines := round_lines(run.fold, result.rounds):
+        (folder / "figures").mkdir(exist_ok=True)
+        draw_rounds(folder / "figures" / "learning_curves.png", lines, f"{run.run_id}, {len(result.facts)} hospitals")
     write_json(folder / "summary.json", summary)
     return summary

@@ -27,8 +27,8 @@ from memamba_core.protocol import (
 )
 
 from .agree import agree_on_time_bins, build_agreement, check_declarations, common_gene_columns, scales_features
-from .exchange import Answers, SiteFailure, ask
-from .gate import most_patients
+from .exchange import SiteFailure, ask, quote
+from .gate import most_patients, objection_to_facts, objection_to_sums
 
 __all__ = ["Run", "Settlement", "settle"]
 
@@ -139,12 +139,11 @@ Declared = tuple[dict[str, int], dict[str, FactsReply], dict[str, SiteFailure]]
 
 def _ask_enrolled(grid: Grid, run: Run, timeout: float, enrolled: Mapping[str, int]) -> Declared:
     """Ask the sites of the roster. A key says who a site is; one that calls itself otherwise does not take part."""
-    answers = _ask_facts(grid, run, timeout, enrolled)
-    facts, failures = dict(answers.replies), dict(answers.failures)
-    for name, reply in answers.replies.items():
+    facts, failures = _ask_facts(grid, run, timeout, enrolled)
+    for name, reply in tuple(facts.items()):
         if reply.site != name:
             del facts[name]
-            failures[name] = SiteFailure(0, f"calls itself {reply.site!r}: its site.yaml must say name: {name}")
+            failures[name] = SiteFailure(0, f"calls itself {quote(reply.site)}: its site.yaml must say name: {name}")
     if not facts:
         raise FederationError("no site answered as it should. " + _list_failures(failures))
     return dict(enrolled), facts, failures
@@ -153,22 +152,25 @@ def _ask_enrolled(grid: Grid, run: Run, timeout: float, enrolled: Mapping[str, i
 def _ask_connected(grid: Grid, run: Run, timeout: float) -> Declared:
     """Ask every connected node who it is. Answers are by node until they say their name."""
     by_node = {f"node {node}": node for node in sorted(grid.get_node_ids())}
-    answers = _ask_facts(grid, run, timeout, by_node)
-    if not answers.replies:
-        raise FederationError("no site answered. " + _list_failures(answers.failures))
+    answers, failures = _ask_facts(grid, run, timeout, by_node)
+    if not answers:
+        raise FederationError("no site answered. " + _list_failures(failures))
     nodes: dict[str, int] = {}
     facts: dict[str, FactsReply] = {}
-    for label, reply in answers.replies.items():
+    for label, reply in answers.items():
         if reply.site in facts:
             raise FederationError(
-                f"two nodes ({nodes[reply.site]} and {by_node[label]}) say they are {reply.site}; give each site.yaml "
-                "a name of its own"
+                f"two nodes ({nodes[reply.site]} and {by_node[label]}) say they are {quote(reply.site)}; give each "
+                "site.yaml a name of its own"
             )
         nodes[reply.site], facts[reply.site] = by_node[label], reply
-    return nodes, {site: facts[site] for site in sorted(facts)}, dict(answers.failures)
+    return nodes, {site: facts[site] for site in sorted(facts)}, failures
 
 
-def _ask_facts(grid: Grid, run: Run, timeout: float, nodes: Mapping[str, int]) -> Answers[FactsReply]:
+def _ask_facts(
+    grid: Grid, run: Run, timeout: float, nodes: Mapping[str, int]
+) -> tuple[dict[str, FactsReply], dict[str, SiteFailure]]:
+    """What each node declares, and why others gave nothing that can be."""
     request = FactsRequest(
         protocol=PROTOCOL_VERSION,
         package=package_version(),
@@ -178,7 +180,14 @@ def _ask_facts(grid: Grid, run: Run, timeout: float, nodes: Mapping[str, int]) -
         config_digest=run.experiment.digest(),
         fold=run.fold,
     )
-    return ask(grid, Phase.FACTS, dict.fromkeys(nodes, request), nodes, FactsReply, timeout_s=timeout)
+    answers = ask(grid, Phase.FACTS, dict.fromkeys(nodes, request), nodes, FactsReply, timeout_s=timeout)
+    objections = {
+        label: objection
+        for label, reply in answers.replies.items()
+        if (objection := objection_to_facts(reply, run.experiment.federation))
+    }
+    refused = {label: SiteFailure(0, objection) for label, objection in objections.items()}
+    return {label: r for label, r in answers.replies.items() if label not in refused}, answers.failures | refused
 
 
 def _make_agreement(
@@ -216,7 +225,7 @@ def _make_agreement(
         num_genes = len(summed) if fact.gene_columns else 0
         num_features = fact.feature_width if scale_features else 0
         most = most_patients(fact, run.experiment.federation)
-        objection = _objection_to_sums(reply, num_genes, num_features, config.grid_num_cells if count else None, most)
+        objection = objection_to_sums(reply, num_genes, num_features, config.grid_num_cells if count else None, most)
         if objection:
             failures[site] = SiteFailure(0, objection)
             continue
@@ -249,32 +258,6 @@ def _make_agreement(
     return agreement, failures, tuple(warnings)
 
 
-def _objection_to_sums(
-    reply: StatisticsReply, num_genes: int, num_features: int, num_cells: int | None, most: int
-) -> str | None:
-    """Why a site's sums may not be added up; None if they may. `most` patients is what its size band allows."""
-    for name, arrays, width in (("genes", reply.genes, num_genes), ("features", reply.features, num_features)):
-        if set(arrays) != {"count", "mean", "m2"} or any(
-            a.shape != (width,) or a.dtype != np.float64 for a in arrays.values()
-        ):
-            return f"sums of {name} do not have the agreed shape"
-        if (
-            not all(np.isfinite(a).all() for a in arrays.values())
-            or (arrays["count"] < 0).any()
-            or (arrays["m2"] < 0).any()
-        ):
-            return f"sums of {name} hold values that are negative or not finite"
-    if set(reply.events) != ({"event", "censored"} if num_cells is not None else set()):
-        return "counts of events do not have the agreed names"
-    for counts in reply.events.values():
-        if counts.shape != (num_cells,) or counts.dtype != np.int64 or (counts < 0).any():
-            return "counts of events do not have the agreed form"
-    claimed = max([a.max(initial=0) for a in (reply.genes["count"], *reply.events.values())])
-    if claimed > most or sum(int(c.sum()) for c in reply.events.values()) > most:
-        return f"counts more patients than its size band, which ends at {most}"
-    return None
-
-
 def _strange_sites(replies: Mapping[str, StatisticsReply], facts: Mapping[str, FactsReply]) -> list[str]:
     """Sites whose event rate or follow-up is far from the others': a hint at a wrong unit or coding, never a proof."""
     totals = {site: (int(r.events["event"].sum()), int(r.events["censored"].sum())) for site, r in replies.items()}
@@ -290,14 +273,14 @@ def _strange_sites(replies: Mapping[str, StatisticsReply], facts: Mapping[str, F
         if abs(rate - rest) > 5 * spread:
             warnings.append(
                 f"{site}: {events} of {num} training patients had the event, {others_events} of {others} elsewhere; "
-                f"it declares that a 1 means {facts[site].event_means!r}. Check clinical.event_means"
+                f"it declares that a 1 means {quote(facts[site].event_means)}. Check clinical.event_means"
             )
         own = _median_cell(replies[site])
         other = _median_cell(*(r for s, r in replies.items() if s != site))
         if max(own, other) + 0.5 > 6 * (min(own, other) + 0.5):  # middles of the cells; a month is 30 days
             warnings.append(
                 f"{site}: median follow-up lies in cell {own} of the time grid, elsewhere in cell {other}; it declares "
-                f"{facts[site].time_unit}. Check clinical.time_unit"
+                f"{quote(facts[site].time_unit)}. Check clinical.time_unit"
             )
     for warning in warnings:
         _log.warning(warning)

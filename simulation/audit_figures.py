@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .canvas import BLUE, VERMILION, figure_file
+from memamba_core.figures.canvas import BLUE, VERMILION, figure_file
 
 __all__ = ["draw_inversion", "draw_membership"]
 

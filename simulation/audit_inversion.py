@@ -97,8 +97,8 @@ def _train_one_round(model: MEMamba, dataset: PatientDataset, experiment: Experi
     """The round in the middle of the run, where the learning rate is neither warming up nor at its end."""
     federation, plan = experiment.federation, plan_of(experiment)
     server_round = federation.num_rounds // 2 + 1
-    seed = derive_seed(experiment.seed, "audit", server_round)
     if plan is None:
+        seed = derive_seed(experiment.seed, "audit", server_round)
         epochs = federation.local_epochs
         span = Span((server_round - 1) * epochs, epochs, federation.num_rounds * epochs)
         train(model, dataset, config=experiment.training, optimizer=federation.optimizer, span=span, seed=seed)
@@ -106,9 +106,7 @@ def _train_one_round(model: MEMamba, dataset: PatientDataset, experiment: Experi
     from memamba_core.training.private import train_privately  # Opacus is an extra
 
     band = size_band(len(dataset))
-    train_privately(
-        model, dataset, experiment=experiment, plan=plan, size_band=band, server_round=server_round, seed=seed
-    )
+    train_privately(model, dataset, experiment=experiment, plan=plan, size_band=band, server_round=server_round)
 
 
 def _largest_group(model: MEMamba, agreement: Agreement) -> tuple[npt.NDArray[np.int64], slice]:

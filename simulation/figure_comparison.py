@@ -6,7 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .canvas import CHANCE, FAINT, INK, LABEL_BOX, MUTED, SERIES, caption, figure_file, readable, say, with_gaps
+from memamba_core.figures.canvas import (
+    CHANCE,
+    FAINT,
+    INK,
+    LABEL_BOX,
+    MUTED,
+    SERIES,
+    caption,
+    figure_file,
+    readable,
+    say,
+    with_gaps,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .canvas import BLUE, CHANCE, GREEN, INK, LABEL_BOX, MUTED, VERMILION, caption, figure_file, label_above, say
+from memamba_core.figures.canvas import (
+    BLUE,
+    CHANCE,
+    GREEN,
+    INK,
+    LABEL_BOX,
+    MUTED,
+    VERMILION,
+    caption,
+    figure_file,
+    label_above,
+    say,
+)
 
 __all__ = ["SiteBar", "draw_site_bars"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .canvas import BLUE, VERMILION, caption, figure_file, say
+from memamba_core.figures.canvas import BLUE, VERMILION, caption, figure_file, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

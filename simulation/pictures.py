@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from memamba_core.errors import NoComparablePairError
+from memamba_core.figures.learning_curves import draw_rounds
 from memamba_core.survival.concordance import count_pairs
 
 from .figure_comparison import draw_comparison
-from .figure_curves import draw_learning_curves
 from .figure_sites import SiteBar, draw_site_bars
 from .figure_survival import draw_kaplan_meier
 
-__all__ = ["draw_figures", "learning_curve", "rank_within_fold"]
+__all__ = ["draw_figures", "rank_within_fold"]
 
 MIN_PAIRS = 50
 """A site's bar needs this many comparable pairs: fewer say nothing, and an 11-patient site with one death reports
@@ -37,10 +37,7 @@ def draw_figures(
     figures.mkdir(exist_ok=True)
     name = f"{summary['cohort']}, {summary['num_sites']} hospitals"
     if lines:
-        rounds, train_loss, holdout = learning_curve(lines)
-        folds = len({line["fold"] for line in lines})
-        title = f"{name}: mean over {folds} folds" if folds > 1 else name
-        draw_learning_curves(figures / "learning_curves.png", rounds, train_loss, holdout, title)
+        draw_rounds(figures / "learning_curves.png", lines, name)
     ran = {m: [fold[m] for fold in summary["folds"]] for m in summary["c_index"] if summary["details"][0][m]}
     if len(ran) > 1:
         named = {"each hospital alone" if method == "local" else method: values for method, values in ran.items()}
@@ -58,44 +55,6 @@ def draw_figures(
     )
     overall = summary["c_index"][method]  # None where no fold has a comparable pair
     draw_site_bars(figures / "sites.png", _site_bars(shown), overall and overall["mean"])
-
-
-def learning_curve(
-    lines: Sequence[Mapping[str, Any]],
-) -> tuple[list[int], list[float | None], dict[str, list[float | None]]]:
-    """Rounds, training loss and, where a holdout was evaluated, its loss and C-index inside sites.
-
-    Means are over patients, whatever their site. Metrics in line r are of the weights that came into round r, so they
-    are drawn at r - 1.
-    """
-    table = pd.json_normalize([dict(line) for line in lines], sep=".")
-    for column in ("train_loss", "trained.head", *(f"incoming.{c}" for c in _INCOMING)):
-        if column not in table:
-            table[column] = np.nan
-    rounds = sorted(int(r) for r in table["round"].unique())
-    by_round = table.groupby("round")
-    weight = table["trained.head"].where(table["train_loss"].notna())
-    loss = (table["train_loss"] * weight).groupby(table["round"]).sum(min_count=1) / weight.groupby(
-        table["round"]
-    ).sum()
-    train_loss = [_none_if_nan(loss.get(r)) for r in rounds]
-    sums = by_round[[f"incoming.{c}" for c in _INCOMING]].sum(min_count=1).rename(columns=lambda c: c.split(".")[1])
-    if sums["num_patients"].isna().all():
-        return rounds, train_loss, {}
-    pairs = sums["concordant"] + sums["discordant"] + sums["tied_risk"]
-    c_index = (sums["concordant"] + 0.5 * sums["tied_risk"]) / pairs.where(pairs > 0)
-    held_out_loss = sums["loss_sum"] / sums["num_patients"]
-    return (
-        [r - 1 for r in rounds],
-        [None, *train_loss[:-1]],
-        {
-            "held-out loss": [_none_if_nan(held_out_loss.get(r)) for r in rounds],
-            "C-index inside sites": [_none_if_nan(c_index.get(r)) for r in rounds],
-        },
-    )
-
-
-_INCOMING = ("num_patients", "loss_sum", "concordant", "discordant", "tied_risk")
 
 
 def rank_within_fold(predictions: pd.DataFrame) -> np.ndarray:
@@ -123,7 +82,3 @@ def _site_bars(predictions: pd.DataFrame) -> list[SiteBar]:
             c_index = None
         bars.append(SiteBar(str(site), len(rows), int(rows["event"].sum()), total.num_pairs, c_index))
     return bars
-
-
-def _none_if_nan(value: Any) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)

@@ -158,6 +158,17 @@ class Deployment:
             assert time.monotonic() < deadline, f"{label} has not said {text!r} within {seconds} s: {self.said(label)}"
             time.sleep(0.1)
 
+    def wait_until(self, holds: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+        """Wait until something can be seen."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, f"after {seconds} s not yet: {what}"
+            time.sleep(0.1)
+
+    def connections(self, name: str) -> int:
+        """How often a hospital's SuperNode has got its connection so far."""
+        return (self.site(name) / "state" / "site.log").read_text().count("SuperNode ID:")
+
     def finish(self, label: str, seconds: float = 240.0) -> int:
         """Wait for the end of a process."""
         return self.processes[label].wait(seconds)

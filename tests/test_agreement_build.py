@@ -96,9 +96,15 @@ def test_without_molecular_data_anywhere_there_are_no_columns():
 
 @pytest.mark.parametrize(
     ("scaling", "columns", "wanted"),
-    [("auto", (), False), ("auto", ("x",) * 4, True), ("zscore", (), True), ("none", ("x",) * 4, False)],
+    [
+        ("auto", (), False),
+        ("auto", ("x",) * 4, True),
+        ("zscore", (), True),
+        ("none", ("x",) * 4, False),
+        ("public", ("x",) * 4, False),
+    ],
 )
-def test_features_are_scaled_where_that_makes_sense(scaling, columns, wanted):
+def test_sums_of_features_are_asked_for_where_that_makes_sense(scaling, columns, wanted):
     config = AgreementConfig(feature_scaling=scaling)
     assert scales_features(config, [facts("a", feature_columns=columns)]) is wanted
 
@@ -163,6 +169,19 @@ def test_families_become_groups_and_a_constant_feature_becomes_zero():
     assert agreement.feature_groups == {"x": (0, 2), "y": (1, 3)}
     assert agreement.feature_scale[3] == 1.0
     np.testing.assert_allclose(agreement.feature_scale[:3], rows[:, :3].std(axis=0))
+
+
+@pytest.mark.parametrize(("scaling", "scaled"), [("public", True), ("none", False)])
+def test_the_public_scaling_of_a_table_of_features_is_a_constant(scaling, scaled):
+    declared = [facts("a", feature_columns=("p", "q", "r", "s"), feature_families=("x", "y", "x", "y"))]
+    agreement = build(AgreementConfig(gene_groups="kind", feature_scaling=scaling), declared)
+    assert agreement.feature_center.tolist() == [0.0] * 4 * scaled
+    assert agreement.feature_scale.tolist() == [3.0] * 4 * scaled  # logs reach 15, scaled values 5
+
+
+def test_patch_features_are_left_as_they_are_by_the_public_scaling():
+    agreement = build(AgreementConfig(gene_groups="kind", feature_scaling="public"), [facts("a", feature_columns=())])
+    assert len(agreement.feature_scale) == 0
 
 
 # The agreement itself

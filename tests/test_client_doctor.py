@@ -130,12 +130,23 @@ def test_patients_without_anything_are_counted(site):
 
 
 def test_a_site_under_the_floor_of_training(site):
-    change(site, lambda values: values["disclosure"].update(min_round_patients=59))
+    change(site, lambda values: values["disclosure"].update(min_round_patients=61))
     finding = found(site, until="floors")["floors"]
     assert finding.level is Level.ERROR
-    assert "refuses every round" in finding.text
+    assert "with 60 training patients this site refuses every round" in finding.text
     change(site, lambda values: values.update(privacy={"max_epsilon": 8.0}))
     assert found(site, until="floors")["floors"].level is Level.OK
+
+
+def test_a_site_that_is_large_enough_for_a_run_on_everybody_only(site):
+    """Which is what a run does, unless it names a test fold."""
+    change(site, lambda values: values["disclosure"].update(min_round_patients=58))
+    finding = found(site, until="floors")["floors"]
+    assert finding.level is Level.WARNING
+    assert finding.text.startswith("60 training patients, enough for a run on all of them, the default. In a run with")
+    assert re.search(
+        r"test fold \d( or \d)* there are \d\d or more, the floor is 58, and this site refuses", finding.text
+    )
 
 
 def test_a_site_under_the_floor_of_sums(site):
@@ -213,12 +224,15 @@ def test_a_site_of_no_federation(site):
         ([Level.ERROR, Level.WARNING], False, "1 errors, 1 warnings: not ready"),
     ],
 )
-def test_the_report(levels, healthy, last):
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_report(levels, healthy, last, terminal):
     screen = io.StringIO()
     findings = [Finding(level, "check", "a [text] with marks", "do this") for level in levels]
     findings[-1] = dataclasses.replace(findings[-1], text=f"a [text] with marks {'AB:' * 32}")
-    assert print_report(findings, Console(file=screen, width=80)) is healthy
+    console = Console(file=screen, width=80, force_terminal=terminal, color_system=None)
+    assert print_report(findings, console) is healthy
     lines = screen.getvalue().splitlines()
+    assert (max(map(len, lines)) <= 80) is terminal, "what goes to a file or a pipe is not wrapped"
     assert lines[-1] == last
     assert "a [text] with marks" in lines[0]
     assert "".join(screen.getvalue().split()).count("AB:" * 32) == 1, "a long word is told whole"

@@ -1,7 +1,8 @@
 """The real image and the real compose files: a coordinator and two hospitals, two containers each, for two rounds.
 
-Needs podman (as root, where containers may have networks) and podman-compose: `make test-containers`. Two variables of
-the environment are for places without a registry: BASE_IMAGE, and BUILD_OPTIONS for `podman build`.
+Needs podman (as root, where containers may have networks) and podman-compose: `make test-containers`. Three variables
+of the environment are for places without a registry: BASE_IMAGE, BUILD_OPTIONS for `podman build`, and NGINX_IMAGE,
+whose nginx has its stream module loaded.
 """
 
 import json
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,11 +28,13 @@ from memamba_core.protocol import package_version
 REPOSITORY = Path(__file__).resolve().parents[1]
 IMAGE = f"localhost/memamba-federated:test-{package_version()}"
 USER = "10001:10001"
-PORT = 18643
+PORT, MUTUAL_PORT = 18643, 18645
 ROUNDS = 2
 OVERRIDES = tiny(
     "agreement.gene_groups=kind", "partition.num_sites=2", f"federation.num_rounds={ROUNDS}", "federation.min_results=2"
 )
+ONE_ROUND = experiment_overrides(tiny("agreement.gene_groups=kind", "partition.num_sites=2", "federation.num_rounds=1"))
+SERVER = ("run", "--rm", "--no-deps", "coordinator", "flower-server")
 COMPOSE = [sys.executable, "-m", "podman_compose"]
 
 pytestmark = [
@@ -50,6 +54,9 @@ class Project:
     def __init__(self, folder, name, **variables):
         self.folder, self.name = folder, name
         self._environment = {**os.environ, "IMAGE": IMAGE, **variables}
+
+    def vary(self, **variables):
+        self._environment |= variables
 
     def compose(self, *arguments, timeout_s=120):
         command = [*COMPOSE, "--project-name", self.name, *arguments]
@@ -106,52 +113,70 @@ def test_the_image_holds_the_commands_and_no_compiler(image):
 def test_the_scan_was_compiled_with_the_image(image):
     """With a root that cannot be written: all of the kernels are taken from the disk."""
     program = (
-        "from memamba_core.model import scan_cpu_kernels as k\n"
-        "for kernel in (k.scan_forward, k.scan_backward, k.sum_parts):\n"
+        "from memamba_core.model.cpu import kernels as k\n"
+        "for kernel in (k.scan_forward, k.scan_backward, k.sum_parts, k.conv_forward, k.conv_backward):\n"
         "    assert kernel.stats.cache_hits and not kernel.stats.cache_misses, kernel.stats\n"
     )
     in_image("python", "-c", program)
 
 
 @pytest.fixture(scope="session")
-def federation(image, tmp_path_factory):
-    """Coordinator and hospitals after a run of two rounds; the hospitals' containers are up."""
-    folder = tmp_path_factory.mktemp("federation")
-    call(BIN / "flower-simulate", "export-sites", *OVERRIDES, f"output_dir={folder / 'data'}")
+def cohort(image, tmp_path_factory):
+    """The data of each hospital, a folder each."""
+    folder = tmp_path_factory.mktemp("cohort") / "data"
+    call(BIN / "flower-simulate", "export-sites", *OVERRIDES, f"output_dir={folder}")
+    return sorted(folder.iterdir())
+
+
+def set_up(folder, cohort, label, port):
+    """Coordinator and hospitals as the page says: keys made, everybody enrolled, nothing started."""
     coordinator = Project(
         shutil.copytree(REPOSITORY / "deploy" / "coordinator", folder / "coordinator"),
-        "mm-coordinator",
-        LISTEN=str(PORT),
+        f"{label}-coordinator",
+        LISTEN=str(port),
         RUN=" ".join(["name=run", "fold=0", *experiment_overrides(OVERRIDES)]),
     )
     make_for_container(coordinator.folder / "federation")
-    server = ("run", "--rm", "--no-deps", "coordinator", "flower-server")
     coordinator.compose(
-        *server, "init", "/federation", "--address", own_address(), f"--port={PORT}", "--listen-port=8443"
+        *SERVER, "init", "/federation", "--address", own_address(), f"--port={port}", "--listen-port=8443"
     )
     sites = []
-    for exported in sorted((folder / "data").iterdir()):
+    for exported in cohort:
         name = exported.name
-        coordinator.compose(*server, "kit", name)
+        coordinator.compose(*SERVER, "kit", name)
         kit = coordinator.folder / "federation" / "kits" / f"{name}.zip"
-        site = Project(unpack_kit(kit, exported, folder / name, root="data"), f"mm-{name}", DATA=str(exported))
+        folder_of_site = unpack_kit(kit, exported, folder / name, root="data")
+        site = Project(folder_of_site, f"{label}-{name}", DATA=str(exported))
         for part in ("keys", "state"):
             make_for_container(site.folder / part)
         site.compose("--profile", "setup", "run", "--rm", "setup", "flower-client", "keygen", "keys")
         shutil.copy(site.folder / "keys" / "node.pub", coordinator.folder / "federation" / f"{name}.pub")
-        coordinator.compose(*server, "enroll", name, f"/federation/{name}.pub")
+        coordinator.compose(*SERVER, "enroll", name, f"/federation/{name}.pub")
         sites.append(site)
+    return coordinator, sites
+
+
+@contextmanager
+def after_a_run(coordinator, sites):
+    """The hospitals' containers are up, and have been through a run."""
     try:
         for site in sites:
             site.compose("up", "--detach")
         begin = time.monotonic()
-        coordinator.compose("up", timeout_s=600)
+        coordinator.compose("up", "--abort-on-container-exit", timeout_s=600)
         print(f"run of {ROUNDS} rounds: {time.monotonic() - begin:.0f} s")
         yield coordinator, sites
     finally:
         for project in (*sites, coordinator):
             project.show_logs()
             project.compose("down")
+
+
+@pytest.fixture(scope="session")
+def federation(cohort, tmp_path_factory):
+    """Coordinator and hospitals after a run of two rounds; the hospitals' containers are up."""
+    with after_a_run(*set_up(tmp_path_factory.mktemp("federation"), cohort, "mm", PORT)) as both:
+        yield both
 
 
 def make_for_container(folder):
@@ -244,3 +269,35 @@ def test_a_container_ends_in_time_when_it_is_told_to(federation):
             assert stop.wait(60) == 0
             assert podman("inspect", site.container(service), "--format", "{{.State.ExitCode}}").strip() == "0"
             assert seconds < 10
+
+
+def certify(coordinator, site):
+    """By the commands of the page, at two places; the coordinator's signature goes back and forth."""
+    page = (REPOSITORY / "docs" / "deployment.md").read_text(encoding="utf-8")
+    for command in re.findall(r"^\$ (openssl (?:[^\\\n]|\\\n)*)", page, re.MULTILINE):
+        call("sh", "-c", command, cwd=site.folder)
+    shutil.copy(site.folder / "clients.crt", coordinator.folder)
+    for path in (coordinator.folder / "clients.crt", *(site.folder / "keys").glob("client.*")):
+        os.chown(path, *map(int, USER.split(":")))
+
+
+def test_mutual_tls_by_the_profile(cohort, tmp_path_factory):
+    """One hospital has a certificate of the second authority, the other has none: a run with the first alone."""
+    if "NGINX_IMAGE" not in os.environ:
+        call("podman", "pull", "--quiet", "docker.io/library/nginx:1.28.0-alpine")
+    folder = tmp_path_factory.mktemp("mutual")
+    coordinator, (site, stranger) = set_up(folder, cohort, "mtls", MUTUAL_PORT)
+    certify(coordinator, site)
+    coordinator.vary(COMPOSE_PROFILES="mtls", CONTAINER_PORT="8444")
+    coordinator.vary(RUN=f"name=run fold=0 {' '.join(ONE_ROUND)} min_sites=1 wait_s=60")
+    site.vary(COMPOSE_PROFILES="mtls")
+    tunnel, settings = site.folder / "tunnel.conf", site.folder / "site.yaml"
+    here = f"{own_address()}:{MUTUAL_PORT}"
+    marked = tunnel.read_text(encoding="utf-8").replace("coordinator.example.org:8443", here)
+    tunnel.write_text(marked.replace("coordinator.example.org", "localhost"), encoding="utf-8")
+    settings.write_text(settings.read_text(encoding="utf-8").replace(here, "localhost:8443"), encoding="utf-8")
+    with after_a_run(coordinator, [site, stranger]):
+        summary = json.loads((coordinator.folder / "federation" / "runs" / "run" / "summary.json").read_text())
+        assert set(summary["sites"]) == {site.folder.name}
+        assert (site.folder / "state" / "egress.jsonl").exists()
+        assert not (stranger.folder / "state" / "egress.jsonl").exists()

@@ -1,5 +1,6 @@
 """`deploy/` and the Dockerfile as files: what they promise can be read off them, and holds together."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -152,6 +153,15 @@ def test_what_goes_to_the_build_is_named_one_by_one():
         *{"pyproject.toml", "constraints.txt", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]},
     }
     assert not any(fnmatch(name, "*.key") for name in let_in)
+
+
+def test_what_the_dockerfile_imports_and_runs_is_there():
+    imported = re.findall(r"python -c 'import ([\w.]+)'", DOCKERFILE)
+    assert imported
+    assert all(importlib.util.find_spec(name) for name in imported)
+    copied = re.findall(r"^COPY (?:--chmod=\d+ )?(?!--)(\S+) \S", DOCKERFILE, re.MULTILINE)
+    assert copied
+    assert all((REPOSITORY / path).exists() for path in copied)
 
 
 def test_the_page_names_tests_and_arguments_that_exist():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from memamba_core.figures.learning_curves import draw_learning_curves, draw_rounds
 from simulation.figure_comparison import draw_comparison
-from simulation.figure_curves import draw_learning_curves
 from simulation.figure_sites import SiteBar, draw_site_bars
 from simulation.figure_survival import draw_kaplan_meier
 
@@ -52,6 +52,14 @@ def _patients(num: int):
 )
 def test_learning_curves(tmp_path, rounds, train_loss, holdout):
     draw_learning_curves(tmp_path / "curves.png", list(rounds), train_loss, holdout, "BLCA, fold 0")
+    _assert_png(tmp_path / "curves.png")
+
+
+def test_the_rounds_of_a_run_are_drawn_with_those_that_failed(tmp_path):
+    told = {"trained": {"head": 40}, "train_loss": 1.5, "incoming": {"num_patients": None}}
+    lines = [{"fold": -1, "round": r, "site": site, **told} for r in (1, 2) for site in ("county", "mercy")]
+    lines[3] = {"fold": -1, "round": 2, "site": "mercy", "failure": "no answer", "code": 0}
+    draw_rounds(tmp_path / "curves.png", lines, "first, 2 hospitals")
     _assert_png(tmp_path / "curves.png")
 
 
@@ -134,7 +142,7 @@ def test_a_figure_that_fails_leaves_the_old_file(tmp_path):
 
 def test_importing_it_loads_no_drawing_library():
     heavy = {"matplotlib", "lifelines", "torch"}
-    figures = ", ".join(f"simulation.figure_{name}" for name in ("comparison", "curves", "sites", "survival"))
-    code = f"import sys, {figures}; print({heavy} & set(sys.modules))"
+    figures = ", ".join(f"simulation.figure_{name}" for name in ("comparison", "sites", "survival"))
+    code = f"import sys, memamba_core.figures.learning_curves, {figures}; print({heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

@@ -103,6 +103,15 @@ def test_linear_skip_of_slide_level_vectors_is_of_the_mean_of_a_patients_rows():
         build_model(SMALL.model_copy(update={"slide_skip": True}), SPEC, seed=0)  # patches of an encoder
 
 
+def test_last_layers_are_the_linear_skips_and_the_end_of_the_head():
+    spec = InputSpec(num_bins=3, feature_width=7, feature_groups={"x": (0, 1, 2), "y": (3, 4, 5, 6)}, **GENES)
+    model = build_model(SMALL.model_copy(update={"slide_skip": True}), spec, seed=0)
+    chosen = {id(parameter) for parameter in model.last_layers()}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in chosen}
+    assert names == {"head.3.weight", "head.3.bias", "genomics.linear_skip.weight", "pathology.linear_skip.weight"}
+    assert len(build_model(SMALL, SPEC, seed=0).last_layers()) == 3
+
+
 def test_hazards_start_low():
     model = build_model(SMALL, SPEC, seed=0)
     assert torch.equal(model.head[-1].bias, torch.full((3,), -1.5))

@@ -11,7 +11,8 @@ from memamba_core.errors import ConfigError
 def test_the_mode_brings_everything_that_it_needs():
     experiment = compose_experiment(["privacy=dp_sgd"])
     assert experiment.privacy == PrivacyConfig(name="dp_sgd")
-    assert (experiment.agreement.time_bins, experiment.agreement.gene_scaling) == ("public", "public")
+    agreement = experiment.agreement
+    assert {agreement.time_bins, agreement.gene_scaling, agreement.feature_scaling} == {"public"}
     assert experiment.federation.optimizer.name == "sgd"
 
 
@@ -20,7 +21,7 @@ def test_the_mode_brings_everything_that_it_needs():
     [
         ("agreement.time_bins=event_quantiles", "time_bins must be public"),
         ("agreement.gene_scaling=statistics", "gene_scaling must be public"),
-        ("agreement.feature_scaling=auto", "feature_scaling must be none"),
+        ("agreement.feature_scaling=auto", "feature_scaling must be public or none"),
         ("federation.curve_holdout=0.2", "must be off"),
         ("federation.curve_on_test_fold=true", "must be off"),
         ("federation.optimizer.name=adamw", "must be plain sgd"),

@@ -1,5 +1,6 @@
 """The wire contract: every message survives the trip, and nothing but a message does."""
 
+import contextlib
 import types
 import typing
 
@@ -82,6 +83,18 @@ def example(message_type):
         for name, f in message_type.model_fields.items()
     }
     return message_type(**values).to_payload()
+
+
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(["trained", "trained.head", "weights", "weights.x", "counts", "train-loss", ".", "x"]),
+        st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(), st.lists(st.text())),
+    ),
+    arrays=st.dictionaries(st.sampled_from(["weights", "counts", "trained", "x"]), st.just({})),
+)
+def test_whatever_arrives_is_a_message_or_refused(fields, arrays):
+    with contextlib.suppress(ProtocolError):
+        protocol.TrainReply.from_payload(Payload(fields, arrays))
 
 
 def test_each_phase_has_a_request_and_a_reply():
@@ -187,6 +200,7 @@ def test_refusals_keep_their_codes():
         "BUDGET": 111,
         "TIME": 112,
         "STOPPED": 113,
+        "ABSENT": 114,
         "INTERNAL": 199,
     }
 

@@ -58,6 +58,7 @@ def test_deployed_gives_the_numbers_of_the_simulation(federation, simulated):
     summary = federation.summary("undisturbed")
     assert summary["c_index_histogram"] == pytest.approx(simulated.evaluation.c_index_histogram)
     assert summary["c_index_within_site"] == pytest.approx(simulated.evaluation.c_index_within_site)
+    assert (federation.federation / "runs" / "undisturbed" / "figures" / "learning_curves.png").is_file()
     assert summary["closing_evaluation"]["loss"] == pytest.approx(simulated.evaluation.loss, rel=1e-4)
 
 

@@ -15,10 +15,11 @@ from client.flwr_compat import greet as show_key
 from memamba_core.config.coordinator import CoordinatorConfig
 from memamba_core.errors import ConfigError
 from memamba_core.node_key import normalise_public_key
-from server.flwr_compat import Control, LinkLostError, ReturnedKeyError, server_app_task
+from server.flwr_compat import Control, ReturnedKeyError, server_app_task
 from server.folder import create_folder
 from server.link import FleetOnly
 from server.pki import Pki
+from server.runtime_grid import LinkLostError
 from server.superlink import SuperLink
 
 
@@ -134,7 +135,7 @@ class TestDoors:
         with pytest.raises(LinkLostError, match="401"):
             taken.__enter__()
         with server_app_task(link.address, folder.pki.ca_certificate, folder.runtime_secret.read_bytes(), None) as grid:
-            assert grid.online() == set()
+            assert grid.online(since=0) == set()
         control.end_runs()
 
     def test_only_an_enrolled_key_gets_in(self, folder, link, control, key):

@@ -6,7 +6,7 @@ import pytest
 from memamba_core.config.federation import FederationConfig
 from memamba_core.protocol import FactsReply, Metrics, TrainReply
 from memamba_core.survival.histogram import NUM_RISK_BINS
-from server.gate import most_patients, objection_to, objection_to_metrics
+from server.gate import most_patients, objection_to, objection_to_facts, objection_to_metrics
 
 SENT = {"head.0.weight": np.ones((2, 3), np.float32), "genomics.a": np.zeros(4, np.float32)}
 CELLS = 5
@@ -155,3 +155,23 @@ def test_honest_metrics_pass():
 )
 def test_each_lie_in_metrics_is_named(lie, word):
     assert word in objection_to_metrics(Metrics(**(HONEST | lie)), CELLS)
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        ({}, None),
+        ({"num_patients": 30, "num_events": 8}, None),
+        ({"size_band": 10**9}, "size_band 1000000000"),
+        ({"genomics_band": -3}, "genomics_band -3"),
+        ({"pathology_band": 26}, "pathology_band 26"),
+        ({"feature_width": 10**9}, "1000000000 columns"),
+        ({"feature_width": -1}, "-1 columns"),
+        ({"num_patients": 10**9}, "num_patients 1000000000"),
+        ({"num_events": -1}, "num_events -1"),
+    ],
+)
+def test_what_a_site_declares_of_its_size(lie, words):
+    """A model as wide as somebody declares would be built at every site."""
+    said = objection_to_facts(facts().model_copy(update=lie), FederationConfig())
+    assert said is None if words is None else words in said

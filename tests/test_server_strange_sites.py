@@ -55,7 +55,7 @@ def test_a_wrong_unit_is_warned_of(factor, unit):
     for seed in range(10):
         (warning,) = warnings(sums(20 + seed, factor=factor), unit=unit)
         assert warning.startswith("odd: median follow-up lies in cell")
-        assert f"it declares {unit}. Check clinical.time_unit" in warning
+        assert f"it declares {unit!r}. Check clinical.time_unit" in warning
 
 
 def test_few_patients_prove_nothing():

@@ -9,6 +9,7 @@ from flwr.app import Error, Message
 from memamba_core.errors import FederationError
 from server import deployment, exchange
 from server.rounds import run_federation
+from server.runtime_grid import RuntimeGrid
 
 NODES = {"north": 1, "south": 2}
 
@@ -21,10 +22,10 @@ def wait(monkeypatch):
         now = [0.0]
         clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda s: now.__setitem__(0, now[0] + s))
         monkeypatch.setattr(deployment, "time", clock)
-        grid = SimpleNamespace(online=lambda: online_at(now[0]))
+        grid = SimpleNamespace(online=lambda _begun: online_at(now[0]))
         plan = SimpleNamespace(sites=tuple(NODES), min_sites=min_sites, wait_s=60.0)
         progress = SimpleNamespace(on_connected=lambda *_: None)
-        return deployment._wait_for_sites(grid, plan, NODES, progress), now[0]
+        return deployment._wait_for_sites(grid, plan, NODES, progress, 0.0), now[0]
 
     return go
 
@@ -44,6 +45,17 @@ def test_it_begins_without_the_rest_only_if_it_may(wait):
     assert wait(lambda _: {1}, min_sites=1)[0] == {"north": 1}
     with pytest.raises(FederationError, match="not connected: south"):
         wait(lambda _: {1})
+
+
+def test_who_was_connected_before_the_superlink_started_is_not_connected(monkeypatch):
+    """Its database says so for a minute; a heartbeat every 30 s, with a patience of two, says when each was heard."""
+
+    def heard_at(second):
+        return SimpleNamespace(node_id=second, heartbeat_interval=30.0, online_until=second + 60.0)
+
+    grid = RuntimeGrid.__new__(RuntimeGrid)
+    monkeypatch.setattr(grid, "get_nodes", lambda: [heard_at(100), heard_at(129), heard_at(131)])
+    assert grid.online(since=130) == {131}
 
 
 @pytest.fixture

@@ -37,8 +37,9 @@ class AgreementConfig(Settings):
     """Lower bound of the pooled standard deviation: a rare mutation is not blown up."""
     scaled_clip: float = Field(5.0, gt=0)
     """Scaled values, of genes and of scaled features, are clipped to +-this."""
-    feature_scaling: Literal["auto", "none", "zscore"] = "auto"
-    """`auto`: z-scores for slide-level tables, nothing for patch features of an encoder."""
+    feature_scaling: Literal["auto", "none", "zscore", "public"] = "auto"
+    """`auto`: z-scores for slide-level tables, nothing for patch features of an encoder. `public`: slide-level tables
+    are brought into +-`scaled_clip` by a signed log and a constant, so that nothing is asked from data."""
 
     @model_validator(mode="after")
     def _edges_fit(self) -> Self:

@@ -56,8 +56,8 @@ class Experiment(Settings):
                 "agreement.gene_scaling must be public: means and deviations are made from patients",
             ),
             (
-                agreement.feature_scaling != "none",
-                "agreement.feature_scaling must be none: means and deviations are made from patients",
+                agreement.feature_scaling not in ("public", "none"),
+                "agreement.feature_scaling must be public or none: means and deviations are made from patients",
             ),
             (
                 bool(federation.curve_holdout) or federation.curve_on_test_fold,

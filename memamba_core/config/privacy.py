@@ -34,7 +34,7 @@ class PrivacyConfig(Choice):
     steps_per_round: int | None = Field(None, ge=1, le=1000)
     """Noisy steps in a round; in this mode they take the place of `federation.local_epochs`."""
     trained: Literal["last_layers", "all"] | None = None
-    """Which parameters learn; the others stay as they were drawn. `last_layers`: the linear skip and the last layer of
+    """Which parameters learn; the others stay as they were drawn. `last_layers`: the linear skips and the last layer of
     the head. Noise falls on every trained parameter, and a hospital's patients can pay for few."""
     max_norm: float | None = Field(None, gt=0)
     """Norm C to which each patient's gradient is clipped. Where it is below most norms, all patients count alike, those

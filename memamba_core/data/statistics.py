@@ -6,7 +6,7 @@ before they are summed, so that one patient cannot carry a column.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,21 @@ import numpy.typing as npt
 from memamba_core.config.agreement import AgreementConfig
 from memamba_core.survival.time_bins import grid_cells
 
-__all__ = ["ColumnMoments", "column_moments", "count_events", "merge_moments", "transform_features", "transform_genes"]
+__all__ = [
+    "FEATURE_CLIP",
+    "ColumnMoments",
+    "column_moments",
+    "count_events",
+    "merge_moments",
+    "transform_features",
+    "transform_genes",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-_FEATURE_CLIP = 15.0  # of log-transformed slide-level features, before summing: areas reach 1e8, log1p(1e8) = 18
+FEATURE_CLIP: Final = 15.0
+"""Of log-transformed slide-level features, before summing: areas reach 1e8, log1p(1e8) = 18."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,8 @@ def signed_log(values: FloatArray) -> FloatArray:
 
 
 def transform_features(rows_PF: npt.NDArray[Any]) -> FloatArray:
-    """Features that get z-scores, before scaling: signed log (their scales differ by 1e8), clipped."""
-    return np.clip(signed_log(np.asarray(rows_PF, dtype=np.float64)), -_FEATURE_CLIP, _FEATURE_CLIP)
+    """Features that are scaled, before that: signed log (their scales differ by 1e8), clipped."""
+    return np.clip(signed_log(np.asarray(rows_PF, dtype=np.float64)), -FEATURE_CLIP, FEATURE_CLIP)
 
 
 def column_moments(blocks: Iterable[npt.NDArray[Any]], width: int) -> ColumnMoments:

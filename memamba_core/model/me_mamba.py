@@ -160,9 +160,10 @@ class MEMamba(nn.Module):
         return frozenset(used)
 
     def last_layers(self) -> list[nn.Parameter]:
-        """The parameters that are nearest to the logits: the linear skip and the last layer of the head."""
-        skip = self.genomics.linear_skip if self.genomics is not None else None
-        return [*self.head[-1].parameters(), *(skip.parameters() if skip is not None else ())]
+        """The parameters that are nearest to the logits: the linear skips and the last layer of the head."""
+        branches = [branch for branch in (self.genomics, self.pathology) if branch is not None]
+        skips = [branch.linear_skip for branch in branches if branch.linear_skip is not None]
+        return [parameter for module in (self.head[-1], *skips) for parameter in module.parameters()]
 
     @torch.no_grad()
     def patch_attention(self, patient: PatientInputs) -> Float[Tensor, " P"]:

@@ -16,7 +16,7 @@ class PrivacyPlan:
         step: noise multiplier and sampling rate of each.
         steps_per_round: their number in a round.
         num_rounds: rounds of the run, for which the noise was calibrated together.
-        only_last_layers: the linear skip and the last layer of the head learn, the rest stays as it was drawn.
+        only_last_layers: the linear skips and the last layer of the head learn, the rest stays as it was drawn.
         max_norm: C, to which each patient's gradient is clipped.
         epsilon, delta: what the whole run costs each patient of a site that takes part in every round.
     """

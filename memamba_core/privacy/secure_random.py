@@ -36,6 +36,10 @@ class SecureRandom:
             return np.ones(num, dtype=np.bool_)
         return self._words(num) < np.uint64(int(probability * 2**64))
 
+    def seed(self) -> int:
+        """63 bits, for a generator that has to be seeded. What that one puts out is independent of all else here."""
+        return int(self._words(1)[0] >> np.uint64(1))
+
     def normal(self, num: int) -> npt.NDArray[np.float64]:
         """`num` independent standard normal numbers (Box-Muller in float64, the sum of four by two)."""
         total = np.zeros(num)

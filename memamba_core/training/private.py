@@ -18,7 +18,7 @@ from memamba_core.privacy.dp_sgd import PatientOptimizer
 from memamba_core.privacy.plan import PrivacyPlan
 from memamba_core.privacy.secure_random import SecureRandom
 from memamba_core.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
-from memamba_core.training.seeding import derive_seed, seeded
+from memamba_core.training.seeding import seeded
 from memamba_core.training.trainer import training_loss
 
 __all__ = ["PrivateRound", "train_privately"]
@@ -47,15 +47,15 @@ def train_privately(
     plan: PrivacyPlan,
     size_band: int,
     server_round: int,
-    seed: int,
     device: torch.device | None = None,
     proximal_mu: float = 0.0,
     random: SecureRandom | None = None,
 ) -> PrivateRound:
     """Take the noisy steps of one round. The weights that remain may be told; nothing else may.
 
-    Two calls with the same seed differ: sampling and noise are drawn anew from the operating system. The seed is of
-    dropout and of sampled patches, which do not carry the guarantee.
+    Two calls differ: everything random is drawn anew from the operating system, and for each patient by itself. Dropout
+    and sampled patches too: were they read off one stream, or named by a patient's place, then one patient more would
+    change the gradients of all who come after, and the sum by more than C.
 
     Args:
         model: trained in place and left in training mode.
@@ -64,10 +64,9 @@ def train_privately(
         plan: of the run; the caller has charged this round of it to the ledger.
         size_band: lower end of the site's public size band.
         server_round: from 1; sets the place in the learning-rate schedule.
-        seed: of what may be repeated.
         device: where to compute; None leaves the model where it is.
         proximal_mu: weight of FedProx's term, added after the noise.
-        random: of sampling and noise. Only tests give one.
+        random: of everything random. Only tests give one.
     """
     if device is not None:
         model.to(device)
@@ -90,14 +89,15 @@ def train_privately(
         optimizer.attach_step_hook(lambda _: _add_proximal_gradient(optimizer, anchors, proximal_mu))
     first, total = (server_round - 1) * plan.steps_per_round, plan.num_rounds * plan.steps_per_round
     drawn: list[int] = []
-    with seeded(derive_seed(seed, server_round, "dropout")), matmul_precision(config.matmul_precision):
+    with matmul_precision(config.matmul_precision):
         for number in range(first, first + plan.steps_per_round):
             set_learning_rate(steps, settings.learning_rate * learning_rate_factor(config, number / total))
             indices = np.flatnonzero(random.bernoulli(len(dataset), plan.step.sampling_rate)).tolist()
             for index in indices:
-                rng = np.random.default_rng(derive_seed(seed, number, index, "patches")) if config.max_patches else None
+                rng = np.random.default_rng(random.seed()) if config.max_patches else None
                 patient = dataset.load(index, max_patches=config.max_patches, rng=rng)
-                loss, _ = training_loss(model, [patient], config)
+                with seeded(random.seed()):
+                    loss, _ = training_loss(model, [patient], config)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.add_patient()
             optimizer.noisy_step()

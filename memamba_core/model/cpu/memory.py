@@ -12,7 +12,7 @@ __all__ = ["keep_freed_memory"]
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEPT: Final = 2**30
-_MAPPED: Final = 2**27
+_MAPPED: Final = 2**26
 _CHOSEN_BY_A_PERSON: Final = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
@@ -22,7 +22,7 @@ def keep_freed_memory() -> bool:
 
     glibc maps an allocation of 32 MiB or more anew, page by page, each time. With long bags every tensor is that large:
     four blocks at 16,384 tokens spend more than a tenth of one thread's time on it. The price is a tenth more resident
-    memory, and that it stays with the process; so what is larger than 128 MiB is still mapped, because there memory is
+    memory, and that it stays with the process; so what is larger than 64 MiB is still mapped, because there memory is
     what one runs out of. Whoever has set one of glibc's own variables keeps what they chose.
 
     Returns:

@@ -104,6 +104,76 @@ def _run_two_adjoints(
     return grad_h_0, grad_h_1, sum_0, sum_1
 
 
+@inlined
+@no_type_check
+def _prepare(
+    u, delta, z, grad_y, b, start, places, steps, e, width, bias, bypass, least, most, softplus_delta, constants, tile
+):
+    """What the recurrences read of a tile's steps, for a vector of channels."""
+    for t in range(steps):
+        u_t = load_some(u, (b, start + t, e), width)
+        step, slope = load_some(delta, (b, start + t, e), width) + bias, splat(1.0)
+        if softplus_delta:
+            step, slope = softplus_and_slope(step, constants)
+        grad_t = load_some(grad_y, (b, places[TILE + t], e), width)
+        row = t * _ROW
+        if len(z):
+            z_t = load_some(z, (b, places[TILE + t], e), width)
+            gate = sigmoid(z_t, constants)
+            store(tile, (row + _GATE,), gate)
+            grad_t = grad_t * (z_t * gate)
+        store(tile, (row + STEP,), smaller(larger(step, least), most))
+        store(tile, (row + DRIVE,), step * u_t)
+        store(tile, (row + Y,), bypass * u_t)
+        store(tile, (row + _GRAD_Y,), grad_t)
+        store(tile, (row + _GRAD_DRIVE,), splat(0.0))
+        store(tile, (row + _GRAD_POWER,), splat(0.0))
+        store(tile, (row + _SLOPE,), slope)
+
+
+@inlined
+@no_type_check
+def _finish(tile, steps, u, z, grad_y, grad_u, grad_delta, grad_z, b, start, places, e, width, bypass):
+    """Gradients of what a tile's steps read, to memory. Returns the tile's gradients at D and the bias."""
+    tile_D, tile_bias = splat(0.0), splat(0.0)
+    for t in range(steps):
+        row = t * _ROW
+        u_t = load_some(u, (b, start + t, e), width)
+        grad_t, grad_drive = load(tile, (row + _GRAD_Y,)), load(tile, (row + _GRAD_DRIVE,))
+        grad_step = fma(grad_drive, u_t, load(tile, (row + _GRAD_POWER,)) * splat(LN2))
+        grad_step = grad_step * load(tile, (row + _SLOPE,))
+        grad_u_t = fma(grad_drive, load(tile, (row + STEP,)), grad_t * bypass)
+        store_some(grad_u, (b, start + t, e), grad_u_t, width)
+        store_some(grad_delta, (b, start + t, e), grad_step, width)
+        tile_bias = tile_bias + grad_step
+        tile_D = fma(grad_t, u_t, tile_D)
+        if len(z):
+            z_t, gate = load_some(z, (b, places[TILE + t], e), width), load(tile, (row + _GATE,))
+            gate_slope = gate * fma(z_t, splat(1.0) - gate, splat(1.0))
+            grad_gate = load(tile, (row + Y,)) * load_some(grad_y, (b, places[TILE + t], e), width)
+            store_some(grad_z, (b, places[TILE + t], e), grad_gate * gate_slope, width)
+    return tile_D, tile_bias
+
+
+@inlined
+@no_type_check
+def _ask_ahead(
+    lines, u, delta, z, grad_y, grad_u, grad_delta, grad_z, b, start, places, step, channel, first_channel, last_channel
+):
+    """Asks for so many lines of the tile before, from a step and channel on. Returns where it has come to."""
+    for _ in range(lines):
+        if step < TILE:
+            prefetch_to_read(u, (b, start - TILE + step, channel))
+            prefetch_to_read(delta, (b, start - TILE + step, channel))
+            prefetch_to_read(grad_y, (b, places[step], channel))
+            prefetch_to_read(z, (b, places[step], channel))
+            prefetch_to_write(grad_u, (b, start - TILE + step, channel))
+            prefetch_to_write(grad_delta, (b, start - TILE + step, channel))
+            prefetch_to_write(grad_z, (b, places[step], channel))
+            step, channel = next_line(step, channel, first_channel, last_channel)
+    return step, channel
+
+
 @kernel
 @no_type_check
 def scan_backward(
@@ -165,38 +235,16 @@ def scan_backward(
                     if e % width_E == 0:
                         clear(sum_B, states * steps * LANES)
                         clear(sum_C, states * steps * LANES)
-                    for t in range(steps):
-                        u_t = load_some(u, (b, start + t, e), width)
-                        step, slope = load_some(delta, (b, start + t, e), width) + bias, splat(1.0)
-                        if softplus_delta:
-                            step, slope = softplus_and_slope(step, constants)
-                        grad_t = load_some(grad_y, (b, places[TILE + t], e), width)
-                        row = t * _ROW
-                        if len(z):
-                            z_t = load_some(z, (b, places[TILE + t], e), width)
-                            gate = sigmoid(z_t, constants)
-                            store(tile, (row + _GATE,), gate)
-                            grad_t = grad_t * (z_t * gate)
-                        store(tile, (row + STEP,), smaller(larger(step, least), most))
-                        store(tile, (row + DRIVE,), step * u_t)
-                        store(tile, (row + Y,), bypass * u_t)
-                        store(tile, (row + _GRAD_Y,), grad_t)
-                        store(tile, (row + _GRAD_DRIVE,), splat(0.0))
-                        store(tile, (row + _GRAD_POWER,), splat(0.0))
-                        store(tile, (row + _SLOPE,), slope)
-
+                    _prepare(
+                        u, delta, z, grad_y, b, start, places, steps, e, width, bias, bypass, least, most,
+                        softplus_delta, constants, tile,
+                    )  # fmt: skip
                     for n in range(0, states, 2):
                         at_0, at_1 = n * LANES, (n + 1) * LANES
-                        for _ in range(lines_a_pair):
-                            if ahead < TILE:
-                                prefetch_to_read(u, (b, start - TILE + ahead, channel))
-                                prefetch_to_read(delta, (b, start - TILE + ahead, channel))
-                                prefetch_to_read(grad_y, (b, places[ahead], channel))
-                                prefetch_to_read(z, (b, places[ahead], channel))
-                                prefetch_to_write(grad_u, (b, start - TILE + ahead, channel))
-                                prefetch_to_write(grad_delta, (b, start - TILE + ahead, channel))
-                                prefetch_to_write(grad_z, (b, places[ahead], channel))
-                                ahead, channel = next_line(ahead, channel, first_channel, last_channel)
+                        ahead, channel = _ask_ahead(
+                            lines_a_pair, u, delta, z, grad_y, grad_u, grad_delta, grad_z, b, start, places,
+                            ahead, channel, first_channel, last_channel,
+                        )  # fmt: skip
                         prefetch_to_read(checkpoints, (b, start // TILE - 2, vector, at_0))
                         prefetch_to_read(checkpoints, (b, start // TILE - 2, vector, at_1))
                         rate_0, rate_1 = load(rates, (own + at_0,)), load(rates, (own + at_1,))
@@ -217,23 +265,9 @@ def scan_backward(
                         add_to(sum_A, lost_A, own + at_0, sum_0)
                         add_to(sum_A, lost_A, own + at_1, sum_1)
 
-                    tile_D, tile_bias = splat(0.0), splat(0.0)
-                    for t in range(steps):
-                        row = t * _ROW
-                        u_t = load_some(u, (b, start + t, e), width)
-                        grad_t, grad_drive = load(tile, (row + _GRAD_Y,)), load(tile, (row + _GRAD_DRIVE,))
-                        grad_step = fma(grad_drive, u_t, load(tile, (row + _GRAD_POWER,)) * splat(LN2))
-                        grad_step = grad_step * load(tile, (row + _SLOPE,))
-                        grad_u_t = fma(grad_drive, load(tile, (row + STEP,)), grad_t * bypass)
-                        store_some(grad_u, (b, start + t, e), grad_u_t, width)
-                        store_some(grad_delta, (b, start + t, e), grad_step, width)
-                        tile_bias = tile_bias + grad_step
-                        tile_D = fma(grad_t, u_t, tile_D)
-                        if len(z):
-                            z_t, gate = load_some(z, (b, places[TILE + t], e), width), load(tile, (row + _GATE,))
-                            gate_slope = gate * fma(z_t, splat(1.0) - gate, splat(1.0))
-                            grad_gate = load(tile, (row + Y,)) * load_some(grad_y, (b, places[TILE + t], e), width)
-                            store_some(grad_z, (b, places[TILE + t], e), grad_gate * gate_slope, width)
+                    tile_D, tile_bias = _finish(
+                        tile, steps, u, z, grad_y, grad_u, grad_delta, grad_z, b, start, places, e, width, bypass
+                    )
                     add_to(sum_D, lost_D, lane, tile_D)
                     add_to(sum_bias, lost_bias, lane, tile_bias)
                     if (e + LANES) % width_E == 0 or e + LANES >= last_channel:

@@ -60,6 +60,47 @@ def _run_two_states(tile, steps, B_tile, C_tile, stride, n, rates, state, own, c
     store(state, (at_1,), h_1)
 
 
+@inlined
+@no_type_check
+def _prepare(u, delta, b, start, steps, e, width, bias, bypass, least, most, softplus_delta, constants, tile):
+    """Step sizes, what drives the states, and the bypass of a tile's steps, for a vector of channels."""
+    for t in range(steps):
+        u_t = load_some(u, (b, start + t, e), width)
+        step = load_some(delta, (b, start + t, e), width) + bias
+        if softplus_delta:
+            step = softplus(step, constants)
+        row = t * _ROW
+        store(tile, (row + STEP,), smaller(larger(step, least), most))
+        store(tile, (row + DRIVE,), step * u_t)
+        store(tile, (row + Y,), bypass * u_t)
+
+
+@inlined
+@no_type_check
+def _finish(tile, steps, z, y, b, places, e, width, constants):
+    """The gate, and the way to memory."""
+    for t in range(steps):
+        y_t = load(tile, (t * _ROW + Y,))
+        if len(z):
+            z_t = load_some(z, (b, places[t], e), width)
+            y_t = y_t * (z_t * sigmoid(z_t, constants))
+        store_some(y, (b, places[t], e), y_t, width)
+
+
+@inlined
+@no_type_check
+def _ask_ahead(lines, u, delta, z, y, b, start, places, step, channel, first_channel, last_channel):
+    """Asks for so many lines of the next tile, from a step and channel on. Returns where it has come to."""
+    for _ in range(lines):
+        if step < TILE:
+            prefetch_to_read(u, (b, start + TILE + step, channel))
+            prefetch_to_read(delta, (b, start + TILE + step, channel))
+            prefetch_to_read(z, (b, places[TILE + step], channel))
+            prefetch_to_write(y, (b, places[TILE + step], channel))
+            step, channel = next_line(step, channel, first_channel, last_channel)
+    return step, channel
+
+
 @kernel
 @no_type_check
 def scan_forward(
@@ -109,30 +150,15 @@ def scan_forward(
                     own, width = lane // LANES * per_vector, channels - e
                     bias, bypass = load(bias_E, (lane,)), load(bypass_E, (lane,))
                     least, most = load(least_step, (lane,)), load(most_step, (lane,))
-                    for t in range(steps):
-                        u_t = load_some(u, (b, start + t, e), width)
-                        step = load_some(delta, (b, start + t, e), width) + bias
-                        if softplus_delta:
-                            step = softplus(step, constants)
-                        row = t * _ROW
-                        store(tile, (row + STEP,), smaller(larger(step, least), most))
-                        store(tile, (row + DRIVE,), step * u_t)
-                        store(tile, (row + Y,), bypass * u_t)
+                    _prepare(
+                        u, delta, b, start, steps, e, width, bias, bypass, least, most, softplus_delta, constants, tile
+                    )
                     for n in range(0, states, 2):
-                        for _ in range(lines_a_pair):
-                            if ahead < TILE:
-                                prefetch_to_read(u, (b, start + TILE + ahead, channel))
-                                prefetch_to_read(delta, (b, start + TILE + ahead, channel))
-                                prefetch_to_read(z, (b, places[TILE + ahead], channel))
-                                prefetch_to_write(y, (b, places[TILE + ahead], channel))
-                                ahead, channel = next_line(ahead, channel, first_channel, last_channel)
+                        ahead, channel = _ask_ahead(
+                            lines_a_pair, u, delta, z, y, b, start, places, ahead, channel, first_channel, last_channel
+                        )
                         _run_two_states(tile, steps, B_tile, C_tile, stride, n, rates, state, own, constants)
-                    for t in range(steps):
-                        y_t = load(tile, (t * _ROW + Y,))
-                        if len(z):
-                            z_t = load_some(z, (b, places[t], e), width)
-                            y_t = y_t * (z_t * sigmoid(z_t, constants))
-                        store_some(y, (b, places[t], e), y_t, width)
+                    _finish(tile, steps, z, y, b, places, e, width, constants)
                     if len(checkpoints) and start + TILE < length:
                         for at in range(0, per_vector, LANES):
                             store(checkpoints, (b, start // TILE, e // LANES, at), load(state, (own + at,)))

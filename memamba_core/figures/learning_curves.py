@@ -2,16 +2,33 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from .canvas import SERIES, figure_file, readable, say, with_gaps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_learning_curves"]
+__all__ = ["draw_learning_curves", "draw_rounds"]
+
+_INCOMING = ("num_patients", "loss_sum", "concordant", "discordant", "tied_risk")
+
+
+def draw_rounds(path: Path, lines: Sequence[Mapping[str, Any]], name: str) -> None:
+    """The learning curves of a run, or of the folds of one.
+
+    Args:
+        path: PNG to write.
+        lines: of `metrics.jsonl`; at least one.
+        name: of the run.
+    """
+    rounds, train_loss, holdout = _learning_curve(lines)
+    folds = len({line["fold"] for line in lines})
+    title = f"{name}: mean over {folds} folds" if folds > 1 else name
+    draw_learning_curves(path, rounds, train_loss, holdout, title)
 
 
 def draw_learning_curves(
@@ -71,3 +88,42 @@ def _draw_lines(
         axes.legend(handles=handles, loc="best")
     else:
         say(axes, "Nothing was reported")
+
+
+def _learning_curve(
+    lines: Sequence[Mapping[str, Any]],
+) -> tuple[list[int], list[float | None], dict[str, list[float | None]]]:
+    """Rounds, training loss and, where a holdout was evaluated, its loss and C-index inside sites.
+
+    Means are over patients, whatever their site. Metrics in line r are of the weights that came into round r, so they
+    are drawn at r - 1.
+    """
+    table = pd.json_normalize([dict(line) for line in lines], sep=".")
+    for column in ("train_loss", "trained.head", *(f"incoming.{c}" for c in _INCOMING)):
+        if column not in table:
+            table[column] = np.nan
+    rounds = sorted(int(r) for r in table["round"].unique())
+    by_round = table.groupby("round")
+    weight = table["trained.head"].where(table["train_loss"].notna())
+    loss = (table["train_loss"] * weight).groupby(table["round"]).sum(min_count=1) / weight.groupby(
+        table["round"]
+    ).sum()
+    train_loss = [_none_if_nan(loss.get(r)) for r in rounds]
+    sums = by_round[[f"incoming.{c}" for c in _INCOMING]].sum(min_count=1).rename(columns=lambda c: c.split(".")[1])
+    if sums["num_patients"].isna().all():
+        return rounds, train_loss, {}
+    pairs = sums["concordant"] + sums["discordant"] + sums["tied_risk"]
+    c_index = (sums["concordant"] + 0.5 * sums["tied_risk"]) / pairs.where(pairs > 0)
+    held_out_loss = sums["loss_sum"] / sums["num_patients"]
+    return (
+        [r - 1 for r in rounds],
+        [None, *train_loss[:-1]],
+        {
+            "held-out loss": [_none_if_nan(held_out_loss.get(r)) for r in rounds],
+            "C-index inside sites": [_none_if_nan(c_index.get(r)) for r in rounds],
+        },
+    )
+
+
+def _none_if_nan(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)

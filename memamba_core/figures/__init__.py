@@ -1,0 +1,1 @@
+"""Figures of a run that a simulation and a deployment draw alike; their common look."""

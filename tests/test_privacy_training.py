@@ -1,0 +1,132 @@
+"""A round of private training: one patient more or less moves its sum by at most C, dropout and patches included."""
+
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import pytest
+import torch
+from federation_fixtures import Federation, tiny
+
+pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
+
+from memamba_core.data.dataset import PatientDataset
+from memamba_core.privacy.plan import plan_of
+from memamba_core.privacy.secure_random import SecureRandom
+from memamba_core.training.checkpoint import initial_model
+from memamba_core.training.private import train_privately
+from memamba_core.training.seeding import seeded
+from server.settle import settle
+
+NUM_PATIENTS = 12
+BAND = 10
+
+
+class StillChance(SecureRandom):
+    """Everybody takes part, without noise; whatever else is random comes out the same for each patient."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_seeds = 0
+
+    def bernoulli(self, num, probability):
+        return np.ones(num, dtype=bool)
+
+    def normal(self, num):
+        return np.zeros(num)
+
+    def seed(self):
+        self.num_seeds += 1
+        return 7
+
+
+ONE_HOSPITAL = (
+    "data.synthetic.num_sites=1",
+    "data.synthetic.patches=[6,8]",
+    "partition.num_sites=1",
+    "agreement.time_bins=public",
+)
+
+
+@pytest.fixture(scope="module")
+def federation():
+    return Federation(
+        tiny(
+            *ONE_HOSPITAL,
+            "privacy=dp_sgd",
+            "privacy.trained=all",
+            "privacy.max_norm=0.1",
+            "model.experts=[pathology,genomics,synergistic]",
+            "model.dropout=0.5",
+            "training.max_patches=2",
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def agreement():
+    plain = Federation(tiny(*ONE_HOSPITAL, "agreement.gene_scaling=public"))
+    return settle(plain.grid(), plain.run(), plain.cohort.signatures).agreement
+
+
+def moved(federation, agreement, chosen, random):
+    """How far one step on these patients moves the weights, in units of C: times the divisor, over the rate."""
+    experiment = federation.config.experiment
+    plan = plan_of(experiment)
+    (site,) = federation.cohort.sites.values()
+    cohort = site.cohort.subset([r.case_id for r in site.cohort.records[:NUM_PATIENTS]])
+    cohort = cohort.subset([r.case_id for i, r in enumerate(cohort.records) if i in chosen])
+    model = initial_model(experiment, agreement)
+    before = torch.cat([p.detach().double().flatten() for p in model.parameters()])
+    dataset = PatientDataset(cohort, agreement, experiment.agreement)
+    train_privately(model, dataset, experiment=experiment, plan=plan, size_band=BAND, server_round=1, random=random)
+    after = torch.cat([p.detach().double().flatten() for p in model.parameters()])
+    rate = experiment.federation.optimizer.learning_rate
+    return (before - after) * plan.divisor(BAND) / rate / plan.max_norm
+
+
+def check_one_patient_more(federation, agreement):
+    everybody = set(range(NUM_PATIENTS))
+    whole = moved(federation, agreement, everybody, StillChance())
+    for left_out in (0, NUM_PATIENTS - 1):
+        others = moved(federation, agreement, everybody - {left_out}, StillChance())
+        assert 0.5 < float((whole - others).norm()) < 1.001
+
+
+def test_one_patient_more_moves_the_sum_by_at_most_the_norm(federation, agreement):
+    check_one_patient_more(federation, agreement)
+
+
+def test_dropout_of_one_stream_for_all_is_noticed(federation, agreement, monkeypatch):
+    """Then everybody after an additional patient is seen through another mask."""
+    monkeypatch.setattr("memamba_core.training.private.seeded", lambda _: nullcontext())
+    with seeded(3), pytest.raises(AssertionError):
+        check_one_patient_more(federation, agreement)
+
+
+def test_patches_named_by_a_patients_place_are_noticed(federation, agreement, monkeypatch):
+    load = PatientDataset.load
+    monkeypatch.setattr(
+        PatientDataset,
+        "load",
+        lambda self, index, *, max_patches, rng: load(
+            self, index, max_patches=max_patches, rng=np.random.default_rng(index)
+        ),
+    )
+    with pytest.raises(AssertionError):
+        check_one_patient_more(federation, agreement)
+
+
+def test_dropout_and_patches_are_drawn_anew_for_each_patient(federation, agreement, monkeypatch):
+    random, used = StillChance(), []
+
+    @contextmanager
+    def noted(seed):
+        used.append(seed)
+        with seeded(seed):
+            yield
+
+    monkeypatch.setattr("memamba_core.training.private.seeded", noted)
+    moved(federation, agreement, {1, 2, 3}, random)
+    assert random.num_seeds == 6
+    assert used == [7] * 3
+    assert len({SecureRandom().seed() for _ in range(100)}) == 100
