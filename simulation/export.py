@@ -68,7 +68,7 @@ def export_sites(
         left out, and a warning says so: it would neither train nor be tested.
 
     Raises:
-        ConfigError: the folder is not empty.
+        ConfigError: the folder is not empty, or cannot be made.
         DataError: a bag cannot be read.
     """
     output_dir = output_dir.absolute()
@@ -77,7 +77,10 @@ def export_sites(
             f"{output_dir}: exists and is not an empty folder; nothing was written. Choose a new output_dir"
         )
     partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"{output_dir} cannot be made ({error.strerror}); choose another output_dir") from None
     with_folds = any(r.fold is not None for r in cohort.records)
     written: list[str] = []
     try:

@@ -74,7 +74,7 @@ def claim_folder(config: SimulationConfig, name: str) -> Path:
 def forget_if_nothing_was_done(folder: Path) -> None:
     """Take away what a run left that failed before there was anything to resume."""
     if not any(folder.glob("fold-*/journal/*")) and not any(folder.glob("fold-*/outcome.json")):
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def test_lists_become_tuples_and_nothing_of_hydra_is_left():
         ("strategy.proximal_mu=1", ["strategy=fedavg has no setting proximal_mu"]),
         ("partition.alpha=1", ["partition=tss has no setting alpha"]),
         ("folds=[]", ["at least one fold"]),
-        ("seed=1,2", ["seed", "key=[value1,value2]"]),
+        ("seed=1,2", ["'seed=1,2'", "key=[value1,value2]"]),
         ("seed", ["got 'seed'", "wanted key=value"]),
         ("model=null", ["model=null", "must be a string"]),
         ("model={a: 1}", ["model"]),

@@ -68,7 +68,7 @@ def read_yaml(path: Path, wanted: str) -> dict[str, Any]:
 
 def _explain(cls: type[Settings], error: Any) -> str:
     """One sentence for one pydantic complaint: the dotted key, what was got, what was wanted."""
-    key = ".".join(str(part) for part in error["loc"]) or cls.__name__
+    key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown setting {key!r}; known here: {', '.join(_known_keys(cls, error['loc'][:-1]))}"
     if error["type"] == "missing":
@@ -76,7 +76,7 @@ def _explain(cls: type[Settings], error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     got = error["input"]
     if isinstance(got, Mapping | Settings):  # a check across fields: the sentence says it all
-        return f"{key}: {message}"
+        return f"{key}: {message}" if key else message
     if error["type"] == "tuple_type":
         return f"{key}: got {got!r}, wanted a list, [a,b] or []"
     return f"{key}: got {got!r}. {message}"

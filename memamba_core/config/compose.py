@@ -264,4 +264,4 @@ def _sentences(error: Exception) -> str:
     """What a Hydra error says, on one line, without the lines on where in its machinery it happened."""
     lines = (line.strip() for line in str(error).splitlines())
     kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type="))]
-    return " ".join(kept) or type(error).__name__
+    return " ".join(kept).replace("'++", "'") or type(error).__name__  # of `hydra_overrides`
