@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 
 import memamba_core
 from memamba_core.atomic import write_atomically
-from memamba_core.config.experiment import Experiment
+from memamba_core.config.experiment import Experiment, settings_digest
 from memamba_core.data.agreement import Agreement
 from memamba_core.errors import CheckpointError
 from memamba_core.model import MEMamba, build_model
@@ -135,6 +135,8 @@ def load_checkpoint(folder: Path, name: str = "model") -> Checkpoint:
         agreement = Agreement.from_json(json.dumps(about["agreement"]), scaling)
         if about["digests"]["agreement"] != agreement.digest():
             raise CheckpointError(f"{json_path}: bins, genes or scaling were changed by hand; copy the file anew")
+        if about["digests"]["experiment"] != settings_digest(about["experiment"]):
+            raise CheckpointError(f"{json_path}: the settings were changed by hand; copy the file anew")
         return Checkpoint(
             weights=load_arrays(weights_path),
             experiment=Experiment.parse(about["experiment"], str(json_path)),
