@@ -125,7 +125,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sites", type=int, default=2)
-    parser.add_argument("--width", type=int, default=312, help="of the model: 130 is 4 MB, 312 is 20, 980 is 190")
+    parser.add_argument("--width", type=int, default=312, help="of the model: 130 is 6 MB, 312 is 20, 1050 is 190")
     parser.add_argument("--rounds", type=int, default=4, help="that count; one more is done first")
     parser.add_argument("--ours-only", action="store_true")
     parser.add_argument("--as-site", nargs=3, metavar=("FOLDER", "CA", "PORT"), help=argparse.SUPPRESS)

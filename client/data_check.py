@@ -150,11 +150,11 @@ def _floors(site: Site) -> Iterator[Finding]:
             "join with another hospital, or take part with differential privacy (section privacy)",
         )
     elif site.config.privacy is None and too_few:
+        kept = "a test fold" if len(too_few) == len(without) else f"test fold {' or '.join(map(str, too_few))}"
         yield warning(
             "floors",
-            f"{everybody} training patients, enough for a run on all of them, the default. In a run with test fold "
-            f"{' or '.join(map(str, too_few))} there are {min(without.values())} or more, the floor is "
-            f"{floors.min_round_patients}, and this site refuses",
+            f"{everybody} training patients, enough for a run on all of them, the default. In a run with {kept} there "
+            f"are {min(without.values())} or more, the floor is {floors.min_round_patients}, and this site refuses",
             "nothing; tell the coordinator, if the run shall keep a fold for testing",
         )
     elif len(records) < floors.min_patients or site.cohort.num_events < floors.min_events:

@@ -116,7 +116,9 @@ def attack_by_likelihood_ratio(seen: Observations) -> npt.NDArray[np.float64]:
     """[M, N] log-likelihood ratios of member against not, each model judged by all the others (LiRA, online).
 
     The statistic is the logit of the likelihood that the model gives to what happened. Its mean is estimated for each
-    patient, its variance is one for all: few models have seen a patient.
+    patient, its variance is one for all: few models have seen a patient. A distance from a mean of few models is
+    measured by the error of that mean as well. The model attacked is missing among those that have seen its members;
+    without this, members would seem further away, and the attack would do worse than a coin where there is no leak.
     """
     likelihood_MN = np.clip(np.exp(-seen.loss_MN), 1e-9, 1 - 1e-9)
     logit_MN: npt.NDArray[np.float64] = np.log(likelihood_MN / (1 - likelihood_MN))
@@ -152,9 +154,16 @@ def leaks(scores_MN: npt.NDArray[np.float64], seen: Observations) -> dict[str, L
 
 @dataclass(frozen=True)
 class _Normal:
-    """A normal distribution for each patient: own means, a variance shared by all."""
+    """A normal distribution for each patient: own means, a variance shared by all.
+
+    Attributes:
+        mean_N: estimated from `count_N` models each.
+        count_N: number of models.
+        variance: of a model's value around the true mean.
+    """
 
     mean_N: npt.NDArray[np.float64]
+    count_N: npt.NDArray[np.int64]
     variance: float
 
     @classmethod
@@ -162,13 +171,12 @@ class _Normal:
         mean_N: npt.NDArray[np.float64] = np.average(logit_MN, axis=0, weights=chosen_MN)
         squares = np.where(chosen_MN, (logit_MN - mean_N) ** 2, 0.0).sum()
         freedom = chosen_MN.sum() - logit_MN.shape[1]
-        return cls(mean_N, max(float(squares / freedom), _LEAST_VARIANCE))
+        return cls(mean_N, chosen_MN.sum(axis=0), max(float(squares / freedom), _LEAST_VARIANCE))
 
     def log_density(self, logit_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Up to a constant."""
-        density_N: npt.NDArray[np.float64] = -0.5 * (
-            (logit_N - self.mean_N) ** 2 / self.variance + np.log(self.variance)
-        )
+        """Up to a constant; in units of the prediction's error, which counts that of the mean."""
+        error_N = self.variance * (1 + 1 / self.count_N)
+        density_N: npt.NDArray[np.float64] = -0.5 * ((logit_N - self.mean_N) ** 2 / error_N + np.log(self.variance))
         return density_N
 
 

@@ -35,6 +35,13 @@ def test_without_a_leak_both_attacks_guess():
             assert leak.found == pytest.approx(0.05, abs=0.04)
 
 
+def test_few_models_do_not_turn_the_attack_against_the_attacker():
+    """Of eight models three others have seen a member and four have not: a mean of three is the less certain one."""
+    seen = observations(0.0, 0.0, num_models=8, num_patients=4000)
+    for leak in leaks(attack_by_likelihood_ratio(seen), seen).values():
+        assert leak.auc == pytest.approx(0.5, abs=0.015)
+
+
 def test_a_leak_of_those_who_died_is_not_hidden_by_the_others():
     seen = observations(1.5, 0.0)
     found = leaks(attack_by_likelihood_ratio(seen), seen)
