@@ -63,7 +63,7 @@ def predict_patients(
     device = resolve_device(config.device)
     torch.set_num_threads(config.threads)
     _check_output(output)
-    model = checkpoint.build().to(device)
+    model = checkpoint.build(device)
     cohort = _what_the_model_reads(open_site(config).cohort, model)
     _check_fit(cohort, checkpoint.agreement, model)
     if attention:
@@ -200,9 +200,9 @@ def _c_index(predictions: Predictions, min_pairs: int) -> str:
 def _report(checkpoint: Checkpoint, predictions: Predictions, config: SiteConfig) -> Iterator[str]:
     counts = Counter(_modalities(groups) for groups in predictions.groups)
     read = ", ".join(f"{number} by {what}" for what, number in counts.most_common() if what != "none")
-    yield f"{len(predictions.risk)} patients: {read}"
+    yield f"{len(predictions.risk)} patients{f': {read}' if read else ''}"
     if counts["none"]:
-        yield f"warning: {counts['none']} more have nothing that this model reads; their risk says nothing about them"
+        yield f"warning: {counts['none']} of them have nothing that this model reads; their risk says nothing about them"
     if left_out := len(read_clinical(config.data.clinical, config.data.root)) - len(predictions.risk):
         yield f"warning: {left_out} more are left out; they have neither molecular data nor features"
     if checkpoint.code != code_digest():

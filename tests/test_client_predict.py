@@ -43,14 +43,15 @@ SITE = "site-01"
 def simulated(tmp_path_factory):
     """A run's folder, its cohort, and the hospitals of it as folders."""
     folder = tmp_path_factory.mktemp("predict")
-    overrides = (*tiny("federation.num_rounds=1", "model.num_layers=1"), f"output_dir={folder / 'run'}")
+    overrides = (*tiny("federation.num_rounds=1"), f"output_dir={folder / 'run'}")
     config = compose_simulation(overrides)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "draw_figures", lambda *_: None)
         simulate(config, overrides)
     cohort = prepare_cohort(config)
     sites = {name: tuple(r.case_id for r in site.cohort.records) for name, site in cohort.sites.items()}
-    export_sites(cohort.cohort, config.data, sites, folder / "sites")
+    for site in export_sites(cohort.cohort, config.data, sites, folder / "sites"):
+        change_settings(site, lambda s: s.update(threads=1))  # the number stays with this process
     return folder, cohort
 
 
@@ -248,10 +249,10 @@ def test_a_column_measured_in_nobody_is_not_a_missing_one(site, model, tmp_path)
 
 @pytest.fixture
 def genes_alone(model, tmp_path):
-    """A model of the same agreement without a pathology expert, by another version."""
+    """A model of the same agreement without a pathology expert, by another version and on a GPU."""
     trained = load_checkpoint(model)
     settings = trained.experiment.model_dump()
-    settings["model"]["experts"] = ("genomics",)
+    settings["model"] |= {"experts": ("genomics",), "scan_backend": "triton"}
     experiment = Experiment.parse(settings, "test")
     weights = weights_of(initial_model(experiment, trained.agreement))
     folder = tmp_path / "genes-alone"
@@ -280,7 +281,7 @@ def test_who_could_not_be_read_is_counted(site, genes_alone, tmp_path):
     table, lines = predicted(site, genes_alone, tmp_path / "out")
     assert (table["modalities"] == "none").sum() == unread + 1
     assert alone[0] not in set(table["case_id"])
-    assert f"warning: {unread + 1} more have nothing that this model reads" in "\n".join(lines)
+    assert f"warning: {unread + 1} of them have nothing that this model reads" in "\n".join(lines)
     assert "warning: 1 more are left out" in "\n".join(lines)
     change_settings(site, lambda s: s["data"].pop("genomics"))
     with pytest.raises(AgreementError, match="the model reads genomics alone, and no patient has that here"):
@@ -296,6 +297,15 @@ def test_the_c_index_or_why_it_is_not_told(site, model, tmp_path):
     clinical = pd.read_csv(site / "clinical.csv", dtype={"case_id": str}).set_index("case_id").loc[table["case_id"]]
     index = concordance_index_censored(clinical["event"] == 1, clinical["survival_months"], table["risk"])[0]
     assert lines[-1].startswith(f"C-index {index:.3f}: {len(table)} patients with {clinical['event'].sum()} events")
+
+
+def test_patients_without_follow_up(site, model, tmp_path):
+    before, _ = predicted(site, model, tmp_path / "one")
+    clinical = pd.read_csv(site / "clinical.csv", dtype=str)
+    clinical.assign(survival_months="0", event="0").to_csv(site / "clinical.csv", index=False)
+    after, lines = predicted(site, model, tmp_path / "two")
+    pd.testing.assert_frame_equal(before, after)
+    assert "0 events form 0 comparable pairs" in lines[-1]
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
