@@ -202,7 +202,7 @@ def _report(checkpoint: Checkpoint, predictions: Predictions, config: SiteConfig
     read = ", ".join(f"{number} by {what}" for what, number in counts.most_common() if what != "none")
     yield f"{len(predictions.risk)} patients{f': {read}' if read else ''}"
     if counts["none"]:
-        yield f"warning: {counts['none']} of them have nothing that this model reads; their risk says nothing about them"
+        yield f"warning: {counts['none']} of them have nothing that this model reads; their risk says nothing"
     if left_out := len(read_clinical(config.data.clinical, config.data.root)) - len(predictions.risk):
         yield f"warning: {left_out} more are left out; they have neither molecular data nor features"
     if checkpoint.code != code_digest():
