@@ -7,6 +7,7 @@ import argparse
 import logging
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from memamba_core.config.site import SiteConfig, load_site_config
@@ -75,6 +76,33 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--log-format", choices=("text", "json"), default="text", help="of the log on standard error")
     run.set_defaults(command=_run)
 
+    predict = commands.add_parser(
+        "predict",
+        help="risk and survival of this site's patients by a trained model; nothing leaves",
+        description="Risk and survival of this site's patients by a trained model, into a new folder on this machine. "
+        "For research: no medical device. docs/site.md says what the files hold.",
+    )
+    _takes_site(predict)
+    predict.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="with model.safetensors and model.json: state/runs/RUN, or the folder of a simulation",
+    )
+    predict.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="a new folder for predictions.csv (default: state/predictions/MODEL-TIME)",
+    )
+    predict.add_argument(
+        "--attention",
+        action="store_true",
+        help="write the attention to each patch, too, for heat maps: PATIENT.h5 each",
+    )
+    predict.set_defaults(command=_predict)
+
     egress = commands.add_parser("egress", help="what left this hospital, after verifying the log")
     _takes_site(egress)
     egress.set_defaults(command=_egress)
@@ -136,6 +164,22 @@ def _doctor(options: argparse.Namespace) -> ExitCode:
 
     healthy = print_report(examine(options.site, options.part))
     return ExitCode.DONE if healthy else ExitCode.PROBLEM
+
+
+def _predict(options: argparse.Namespace) -> ExitCode:
+    from .predict import predict_patients
+
+    config = load_site_config(options.site)
+    output = options.output
+    if output is None:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        output = _state(config) / "predictions" / f"{options.model.resolve().name}-{stamp}"
+    for line in predict_patients(config, options.model, output, attention=options.attention):
+        print(line)
+    print(f"predictions: {output / 'predictions.csv'}")
+    if options.attention:
+        print(f"attention: {output / 'attention'}")
+    return ExitCode.DONE
 
 
 def _egress(options: argparse.Namespace) -> ExitCode:

@@ -10,6 +10,6 @@ class ExitCode(CommandCode):
 
     DONE = 0, "done; run: it was told to stop, and did"
     PROBLEM = 1, "doctor: something has to be mended before this site can take part"
-    MISTAKE = 2, "a mistake in the command, a setting, a key or a table; nothing was started or written"
+    MISTAKE = 2, "a mistake in the command, a setting, a key, a table or a model; nothing was started or written"
     TAMPERED = 3, "the log of what left, or the ledger, was edited or cut: nothing leaves until that is cleared up"
     INTERRUPTED = 130, "interrupted by Ctrl-C"

@@ -1,11 +1,12 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["write_atomically", "write_secret"]
+__all__ = ["fill_atomically", "write_atomically", "write_secret"]
 
 
 @contextmanager
@@ -33,6 +34,28 @@ def write_secret(path: Path, content: bytes) -> None:
     """Write a file that only its owner can read, atomically; at no time can others read it, whatever the umask."""
     with write_atomically(path) as partial, open(partial, "xb", opener=_for_the_owner) as file:
         file.write(content)
+
+
+@contextmanager
+def fill_atomically(folder: Path, mode: int = 0o777) -> Iterator[Path]:
+    """Give a folder beside `folder` to fill; afterwards it takes the name, or is removed with all that is in it.
+
+    Args:
+        folder: absent, or empty: then it gives way. Folders above it are made.
+        mode: of the folder, less the umask.
+
+    Raises:
+        OSError: it cannot be made, or `folder` is not empty.
+    """
+    folder = folder.absolute()
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial.mkdir(mode)
+    try:
+        yield partial
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _for_the_owner(path: str, flags: int) -> int:

@@ -5,7 +5,6 @@ What the simulation does with views of one cohort can so be tried with real clie
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from memamba_core.atomic import fill_atomically
 from memamba_core.config.simulation import CohortConfig
 from memamba_core.config.site import (
     ClinicalTable,
@@ -68,7 +68,7 @@ def export_sites(
         left out, and a warning says so: it would neither train nor be tested.
 
     Raises:
-        ConfigError: the folder is not empty, or cannot be made.
+        ConfigError: the folder is not empty, or cannot be written.
         DataError: a bag cannot be read.
     """
     output_dir = output_dir.absolute()
@@ -76,25 +76,20 @@ def export_sites(
         raise ConfigError(
             f"{output_dir}: exists and is not an empty folder; nothing was written. Choose a new output_dir"
         )
-    partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(f"{output_dir} cannot be made ({error.strerror}); choose another output_dir") from None
     with_folds = any(r.fold is not None for r in cohort.records)
     written: list[str] = []
     try:
-        for name, case_ids in sites.items():
-            hospital = cohort.subset(case_ids)
-            assert len(hospital.records) == len(case_ids) > 0, "sites are a partition of the cohort"
-            if with_folds and all(r.fold is None for r in hospital.records):
-                _log.warning("site %s is left out: none of its patients is in a fold", name)
-                continue
-            _write_site(hospital, cohort_config, name, partial / name, with_folds)
-            written.append(name)
-        partial.replace(output_dir)  # an empty folder gives way
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with fill_atomically(output_dir) as partial:
+            for name, case_ids in sites.items():
+                hospital = cohort.subset(case_ids)
+                assert len(hospital.records) == len(case_ids) > 0, "sites are a partition of the cohort"
+                if with_folds and all(r.fold is None for r in hospital.records):
+                    _log.warning("site %s is left out: none of its patients is in a fold", name)
+                    continue
+                _write_site(hospital, cohort_config, name, partial / name, with_folds)
+                written.append(name)
+    except OSError as error:
+        raise ConfigError(f"{output_dir} cannot be written: {error}; choose another output_dir") from None
     return tuple(output_dir / name for name in written)
 
 

@@ -1,8 +1,8 @@
-"""A file is whole or not there."""
+"""A file, or a folder, is whole or not there."""
 
 import pytest
 
-from memamba_core.atomic import write_atomically
+from memamba_core.atomic import fill_atomically, write_atomically
 
 
 def test_the_file_appears_only_when_it_is_whole(tmp_path):
@@ -28,3 +28,33 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, interrup
         write_and_stop()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_appears_only_when_it_is_full(tmp_path):
+    folder = tmp_path / "new" / "a"
+    with fill_atomically(folder, mode=0o700) as partial:
+        (partial / "one").write_text("1")
+        assert not folder.exists()
+    assert [p.name for p in folder.parent.iterdir()] == ["a"]
+    assert (folder / "one").read_text() == "1"
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt])
+def test_an_interruption_leaves_no_folder(tmp_path, interruption):
+    def fill_and_stop():
+        with fill_atomically(tmp_path / "a") as partial:
+            (partial / "one").write_text("1")
+            raise interruption
+
+    with pytest.raises(interruption):
+        fill_and_stop()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mine").touch()
+    with pytest.raises(OSError, match="not empty"), fill_atomically(tmp_path / "a"):
+        pass
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "mine"]

@@ -128,7 +128,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(synthetic, tmp_pa
     assert [p.name for p in taken.iterdir()] == ["note.txt"]
 
     failing = replace(cohort, features=FullDisk(cohort.features.width, cohort.features.slides))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ConfigError, match="cannot be written: disk full"):
         export_sites(failing, config, sites, tmp_path / "failed")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
 

@@ -40,7 +40,7 @@ def here(tmp_path, monkeypatch):
         (["methods=[]"], ["methods", "federated"]),
         (["model=genomics", "data.synthetic.missing_genes=0.7", "data.synthetic.missing_slides=0.7"], ["add up"]),
         (["export-sites"], ["output_dir=FOLDER"]),
-        (["export-sites", "output_dir=/dev/null/here"], ["/dev/null/here cannot be made", "another output_dir"]),
+        (["export-sites", "output_dir=/dev/null/here"], ["/dev/null/here cannot be written", "another output_dir"]),
         (["audit=all", "folds=[1]"], ["settings: an audit has no use for folds"]),
         (["seed=1", "export-sites"], ["export-sites needs", "output_dir=FOLDER"]),
         (["exportsites"], ["got 'exportsites'", "wanted key=value"]),

@@ -6,8 +6,9 @@ one machine only (paths, devices, limits) is not here but in `site` and `simulat
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -19,7 +20,7 @@ from memamba_core.config.privacy import PrivacyConfig
 from memamba_core.config.strategy import StrategyConfig
 from memamba_core.config.training import TrainingConfig
 
-__all__ = ["Experiment"]
+__all__ = ["Experiment", "settings_digest"]
 
 
 class Experiment(Settings):
@@ -78,7 +79,11 @@ class Experiment(Settings):
         return _digest(self)
 
 
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over settings as JSON has them, whichever version wrote them."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 @cache
 def _digest(experiment: Experiment) -> str:
-    text = json.dumps(experiment.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return settings_digest(experiment.model_dump(mode="json"))

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from memamba_core.config.site import FeatureFolder
 from memamba_core.data.feature_layouts import find_patch_files
-from memamba_core.data.patch_files import PATCH_SUFFIXES, PatchFileFacts, inspect_patch_file, read_patches
+from memamba_core.data.patch_files import PATCH_SUFFIXES, PatchFileFacts, inspect_patch_file, read_patches, slide_order
 from memamba_core.data.records import FeatureStore, PatientRecord
 from memamba_core.data.row_choice import choose_rows
 from memamba_core.data.slide_tables import open_slide_table
@@ -103,22 +104,37 @@ class PatchFolder:
             DataError: a file is damaged, of another width, encoder or magnification, or holds values that are
                 not finite.
         """
-        facts = self.inspect(record)
-        ends = np.cumsum([fact.num_patches for fact in facts.values()], dtype=np.int64)
-        rows = choose_rows(int(ends[-1]) if len(ends) else 0, max_patches, rng)
-        if not len(rows):
+        parts = [read_patches(path, places) for path, places in self._chosen(record, max_patches, rng)]
+        if not parts:
             return None
-        parts = []
-        for (path, fact), end in zip(facts.items(), ends, strict=True):
-            start = end - fact.num_patches
-            chosen = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)] - start
-            if len(chosen):
-                parts.append(read_patches(path, chosen))
         coords = [coords_P2 for _, coords_P2 in parts if coords_P2 is not None]
         return Bag(
             patches_PF=torch.from_numpy(parts[0][0] if len(parts) == 1 else np.concatenate([p for p, _ in parts])),
             coords_P2=torch.from_numpy(np.concatenate(coords)) if len(coords) == len(parts) else None,
         )
+
+    def rows_of(self, record: PatientRecord, max_patches: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
+        """Where the rows of `load(record, max_patches)` come from: name of a slide -> rows of its file, in their order.
+
+        Raises:
+            DataError: as `load`.
+        """
+        chosen = self._chosen(record, max_patches, None)
+        slides = {self.files[slide]: slide for slide in record.slides if slide in self.files}
+        return {slides[path]: slide_order(path)[places] for path, places in chosen}
+
+    def _chosen(
+        self, record: PatientRecord, max_patches: int | None, rng: np.random.Generator | None
+    ) -> list[tuple[Path, npt.NDArray[np.int64]]]:
+        """Files of the patient with at least one patch that is kept, and its places in slide order."""
+        facts = self.inspect(record)
+        ends = np.cumsum([fact.num_patches for fact in facts.values()], dtype=np.int64)
+        rows = choose_rows(int(ends[-1]) if len(ends) else 0, max_patches, rng)
+        starts = ends - [fact.num_patches for fact in facts.values()]
+        kept = [
+            rows[np.searchsorted(rows, a) : np.searchsorted(rows, b)] - a for a, b in zip(starts, ends, strict=True)
+        ]
+        return [(path, places) for path, places in zip(facts, kept, strict=True) if len(places)]
 
 
 def open_patch_folder(config: FeatureFolder, root: Path) -> PatchFolder:

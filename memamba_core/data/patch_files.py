@@ -15,7 +15,7 @@ import torch
 
 from memamba_core.errors import DataError
 
-__all__ = ["PATCH_SUFFIXES", "PatchFileFacts", "inspect_patch_file", "read_patches"]
+__all__ = ["PATCH_SUFFIXES", "PatchFileFacts", "inspect_patch_file", "read_patches", "slide_order"]
 
 PATCH_SUFFIXES = (".h5", ".hdf5", ".pt")
 FEATURE_NAMES = ("features", "feats")
@@ -75,9 +75,7 @@ def read_patches(
             that are not finite in float32.
     """
     with _opened(path) as content:
-        order = np.arange(content.facts.num_patches, dtype=np.int64)
-        if content.coords_P2 is not None:
-            order = np.lexsort((content.coords_P2[:, 0], content.coords_P2[:, 1]))
+        order = content.slide_order()
         rows = order if positions is None else order[positions]
         patches_PF = np.empty((len(rows), content.facts.width), np.float32)
         by_row = np.argsort(rows)
@@ -93,6 +91,19 @@ def read_patches(
                 )
             patches_PF[by_row[start:stop]] = block
         return patches_PF, None if content.coords_P2 is None else content.coords_P2[rows]
+
+
+def slide_order(path: Path) -> npt.NDArray[np.int64]:
+    """Rows of the file in slide order: place p of `read_patches` is row `slide_order(path)[p]` of the file.
+
+    Args:
+        path: see `read_patches`.
+
+    Raises:
+        DataError: as `inspect_patch_file`.
+    """
+    with _opened(path) as content:
+        return content.slide_order()
 
 
 def _runs(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -121,6 +132,12 @@ class _Content:
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows [start, stop) as the file holds them."""
         return np.asarray(self.features[0, start:stop] if self.leading else self.features[start:stop])
+
+    def slide_order(self) -> npt.NDArray[np.int64]:
+        """Rows sorted by (y, x) where coordinates are known, else as they are."""
+        if self.coords_P2 is None:
+            return np.arange(self.facts.num_patches, dtype=np.int64)
+        return np.lexsort((self.coords_P2[:, 0], self.coords_P2[:, 1]))
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from safetensors.numpy import load_file, save
 
 import memamba_core
 from memamba_core.atomic import write_atomically
-from memamba_core.config.experiment import Experiment
+from memamba_core.config.experiment import Experiment, settings_digest
 from memamba_core.data.agreement import Agreement
-from memamba_core.errors import CheckpointError
+from memamba_core.errors import CheckpointError, ConfigError, MissingBackendError
 from memamba_core.model import MEMamba, build_model
+from memamba_core.model.scan import choose_backend
 
 __all__ = [
     "Checkpoint",
@@ -54,9 +55,18 @@ class Checkpoint:
     server_round: int
     code: str
 
-    def build(self) -> MEMamba:
-        """The model with these weights, in evaluation mode."""
-        return model_from(self.weights, self.experiment, self.agreement).eval()
+    def build(self, device: torch.device | None = None) -> MEMamba:
+        """The model with these weights, in evaluation mode, on a device (None: the CPU).
+
+        Its scan is computed as in training; where that does not run here, as it does: the results agree.
+        """
+        device, experiment = device or torch.device("cpu"), self.experiment
+        try:
+            choose_backend(experiment.model.scan_backend, torch.empty(0, device=device))
+        except (ConfigError, MissingBackendError):
+            here = experiment.model.model_copy(update={"scan_backend": "auto"})
+            experiment = experiment.model_copy(update={"model": here})
+        return model_from(self.weights, experiment, self.agreement).eval().to(device)
 
 
 def model_from(weights: Mapping[str, npt.NDArray[Any]], experiment: Experiment, agreement: Agreement) -> MEMamba:
@@ -135,6 +145,8 @@ def load_checkpoint(folder: Path, name: str = "model") -> Checkpoint:
         agreement = Agreement.from_json(json.dumps(about["agreement"]), scaling)
         if about["digests"]["agreement"] != agreement.digest():
             raise CheckpointError(f"{json_path}: bins, genes or scaling were changed by hand; copy the file anew")
+        if about["digests"]["experiment"] != settings_digest(about["experiment"]):
+            raise CheckpointError(f"{json_path}: the settings were changed by hand; copy the file anew")
         return Checkpoint(
             weights=load_arrays(weights_path),
             experiment=Experiment.parse(about["experiment"], str(json_path)),

@@ -72,6 +72,7 @@ class Predictions:
         survival_NK: probability of surviving bins 0...k.
         loss: [N], negative log-likelihood.
         time_months, event: the outcome; `event=True` means it happened.
+        groups: parameter groups that took part, by which one sees what was read of a patient.
         case_ids: local identifiers, in the same order. Never leave the machine.
     """
 
@@ -80,6 +81,7 @@ class Predictions:
     loss: npt.NDArray[np.float64]
     time_months: npt.NDArray[np.float64]
     event: npt.NDArray[np.bool_]
+    groups: tuple[frozenset[str], ...]
     case_ids: tuple[str, ...] = field(repr=False)
 
 
@@ -164,7 +166,12 @@ def train(
 
 
 def predict(
-    model: MEMamba, dataset: PatientDataset, *, device: torch.device | None = None, loss: LossConfig | None = None
+    model: MEMamba,
+    dataset: PatientDataset,
+    *,
+    device: torch.device | None = None,
+    loss: LossConfig | None = None,
+    on_patients: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Predict every patient of a data set, in evaluation mode and without gradients.
 
@@ -173,12 +180,14 @@ def predict(
         dataset: patients; may be empty.
         device: where to compute; None leaves the model where it is.
         loss: conventions of the likelihood in `Predictions.loss`; None takes the defaults.
+        on_patients: called with how many patients were predicted since the last call.
     """
     if device is not None:
         model.to(device)
     model.eval()
     num_bins = len(dataset.agreement.time_bin_edges) + 1
     risk, survival, losses = np.zeros(len(dataset)), np.zeros((len(dataset), num_bins)), np.zeros(len(dataset))
+    groups: list[frozenset[str]] = []
     patients = ((i, dataset.load(i)) for i in range(len(dataset)))
     with torch.inference_mode():
         for part in _parts_of_stream(patients):
@@ -188,7 +197,11 @@ def predict(
             risk[indices] = risk_from_logits(logits_BK).double().cpu().numpy()
             survival[indices] = survival_from_logits(logits_BK).double().cpu().numpy()
             losses[indices] = _likelihood(logits_BK, inputs, loss or LossConfig()).double().cpu().numpy()
-    return Predictions(risk, survival, losses, dataset.times, dataset.events, tuple(r.case_id for r in dataset.records))
+            groups += [model.groups_of(patient) for patient in inputs]
+            if on_patients is not None:
+                on_patients(len(part))
+    case_ids = tuple(r.case_id for r in dataset.records)
+    return Predictions(risk, survival, losses, dataset.times, dataset.events, tuple(groups), case_ids)
 
 
 class _Step:
