@@ -180,10 +180,14 @@ def _train_round(
             attempt,
         )
     else:
+        failures = sorted((answers.failures | refused).items())
+        left_out = "; ".join(f"{site}: {failure.text}" for site, failure in failures)
+        done = server_round - 1
+        advice = f"The journal holds round {done}: resume" if done else "No round is done: start anew"
         raise FederationError(
             f"round {server_round}: {len(accepted)} of {len(trainers)} sites gave an accepted answer, twice; "
-            f"federation.min_results is {config.min_results}. The journal holds "
-            f"round {server_round - 1}; resume when the sites are back"
+            f"federation.min_results is {config.min_results}. Left out: {left_out or 'nobody'}. "
+            f"{advice} when the sites are back"
         )
     new = strategy.aggregate(server_round, accepted, weights)
     sites = {site: _site_line(reply) for site, reply in accepted.items()}
