@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import memamba_core  # noqa: F401  before torch, as in the project's own programs: it sets what torch reads once
+
 Contestant = dict[str, Any]
 
 _GROUP_SECONDS = 0.02

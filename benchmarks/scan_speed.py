@@ -28,27 +28,27 @@ MODELS = ("ME-Mamba", "Nystrom", "full attention")
 
 _SCANS = ("cpu", "chunked", "pscan", "mamba_ssm reference", "reference")
 _SIZES = ((512, 512), (4096, 512), (4096, 1024), (16384, 512), (16384, 1024))
-_LARGEST = {"pscan": 16384 * 512, "reference": 512 * 512, "mamba_ssm reference": 512 * 512}
-"""L x E above which a slow scan takes a minute, or pscan more than 8 GB."""
+_LARGEST = {"pscan": 4096 * 1024, "reference": 512 * 512, "mamba_ssm reference": 512 * 512}
+"""L x E above which a slow scan would take the time of all the others."""
 
 
 def scans(clock: Clock) -> str:
     """Forward, and forward with backward pass, at growing sizes, and the memory of the latter."""
-    rows = []
-    for threads in THREADS:
-        for length, channels in _SIZES:
-            names = [name for name in _SCANS if length * channels <= _LARGEST.get(name, 10**9)]
-            wanted = [_scan(name, length, channels, backward) for backward in (False, True) for name in names]
-            measured = race(wanted, threads=threads, seconds=6 if length < 16384 else 12, clock=clock)
-            for what, some in (("forward", measured[: len(names)]), ("both", measured[len(names) :])):
-                found = dict(zip(names, some, strict=True))
-                rows.append([str(threads), f"{length} x {channels}", what, *ratios([found.get(n) for n in _SCANS])])
     memory = []
     for length, channels in ((4096, 512), (16384, 512)):
         tensor = 4 * length * channels
         peaks = [peak_memory(_scan(name, length, channels, True), threads=1, clock=clock) for name in _SCANS[:3]]
         cells = [bytes_of_tensors(peak, tensor) for peak in peaks]
         memory.append([f"{length} x {channels}", f"{tensor / 1e6:.1f}", *cells])
+    rows = []
+    for threads in THREADS:
+        for length, channels in _SIZES:
+            names = [name for name in _SCANS if length * channels <= _LARGEST.get(name, 10**9)]
+            wanted = [_scan(name, length, channels, backward) for backward in (False, True) for name in names]
+            measured = race(wanted, threads=threads, seconds=5 if length < 16384 else 8, clock=clock)
+            for what, some in (("forward", measured[: len(names)]), ("both", measured[len(names) :])):
+                found = dict(zip(names, some, strict=True))
+                rows.append([str(threads), f"{length} x {channels}", what, *ratios([found.get(n) for n in _SCANS])])
     return section(
         "The scan alone",
         """
@@ -168,28 +168,40 @@ start = time.perf_counter()
 block(tokens).sum().backward()
 print(time.perf_counter() - start)
 """
+_IMPORTS = """
+import time, torch
+start = time.perf_counter()
+import numba, scipy.linalg
+print(time.perf_counter() - start)
+"""
 
 
 def cold_start(clock: Clock) -> str:
     """The first training step of a block in a process, before and after numba's cache is filled."""
     with tempfile.TemporaryDirectory() as folder:
-        first, *later = (_first_step(folder, clock) for _ in range(4))
-    median = sorted(later, key=lambda one: one.value or 0)[1]
+        first, *later = (_in_a_new_process(_FIRST_STEP, folder, clock) for _ in range(6))
+        imports = [_in_a_new_process(_IMPORTS, folder, clock) for _ in range(5)]
+    median, of_imports = (sorted(some, key=lambda one: one.value or 0)[2] for some in (later, imports))
     return section(
         "Cold start",
         """
-Seconds of the first forward and backward pass of a small block in a new process, after the imports. The first process
-finds no compiled code, as after an installation; the later ones (median of three) that of the first.
+Seconds of the first forward and backward pass of a small block in a new process, after its imports. The first process
+finds no compiled code, as after an installation; the later ones (median of five) that of the first. All import numba at
+that moment, which imports scipy; the last column is what these two take alone.
 """,
-        table(("first process", "later processes"), [[seconds(first), seconds(median)]]),
+        table(
+            ("first process", "later processes", "numba and scipy alone"),
+            [[seconds(first), seconds(median), seconds(of_imports)]],
+        ),
     )
 
 
-def _first_step(cache: str, clock: Clock) -> Measured:
+def _in_a_new_process(program: str, cache: str, clock: Clock) -> Measured:
+    """The seconds that a program prints."""
     limit = min(120.0, clock.left())
     if limit < 5:
         return Measured(None, word="out of time")
-    command, environment = [sys.executable, "-c", _FIRST_STEP], os.environ | {"NUMBA_CACHE_DIR": cache}
+    command, environment = [sys.executable, "-c", program], os.environ | {"NUMBA_CACHE_DIR": cache}
     try:
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=limit, check=True)
     except subprocess.TimeoutExpired:

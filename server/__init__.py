@@ -4,3 +4,5 @@ One round loop (`rounds`) over a Flower Grid, with the agreement before it (`set
 (`gate`), Flower's strategies (`strategy`) and a journal that a run can be resumed from (`journal`). Over a network
 (`cli`, `deployment`) it runs beside a SuperLink (`superlink`), for the hospitals of a `roster`.
 """
+
+import memamba_core  # noqa: F401  before torch: it sets what torch reads once
