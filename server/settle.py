@@ -225,7 +225,7 @@ def _make_agreement(
         num_genes = len(summed) if fact.gene_columns else 0
         num_features = fact.feature_width if scale_features else 0
         most = most_patients(fact, run.experiment.federation)
-        objection = objection_to_sums(reply, num_genes, num_features, config.grid_num_cells if count else None, most)
+        objection = objection_to_sums(reply, num_genes, num_features, most, config)
         if objection:
             failures[site] = SiteFailure(0, objection)
             continue

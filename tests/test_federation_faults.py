@@ -96,12 +96,13 @@ def test_what_an_exception_says_stays_at_the_site(monkeypatch, caplog, tmp_path)
     "change",
     [
         lambda r: with_fields(r, **{"loss-sum": float("inf")}),
+        lambda r: with_fields(r, **{"loss-sum": 1e308}),
         lambda r: with_fields(r, **{"num-events": 10**6}),
         lambda r: with_arrays(r, "counts", lambda a: a.update(histogram=np.zeros((2, 3, 4), np.int64))),
         lambda r: with_arrays(r, "counts", lambda a: a.update(histogram=-a["histogram"])),
         lambda r: broken_array(r),
     ],
-    ids=["infinite loss", "a million events", "another grid", "negative counts", "nonsense"],
+    ids=["infinite loss", "absurd loss", "a million events", "another grid", "negative counts", "nonsense"],
 )
 def test_a_bad_closing_evaluation_is_left_out(change, caplog):
     federation = Federation(SETTINGS, faults={BAD: only_in("evaluate", change)})
@@ -126,6 +127,8 @@ def lie_about(reply_class, records, **changes):
         lambda r: with_arrays(r, "genes", lambda a: a.update({k: v[:0] for k, v in a.items()})),
         lambda r: with_arrays(r, "genes", lambda a: a.update(m2=-a["m2"] - 1)),
         lambda r: with_arrays(r, "genes", lambda a: a.update(mean=a["mean"] * np.nan)),
+        lambda r: with_arrays(r, "genes", lambda a: a.update(mean=a["mean"] * 0 + 1e30)),
+        lambda r: with_arrays(r, "genes", lambda a: a.update(m2=a["m2"] + 1e30)),
         lambda r: with_arrays(r, "genes", lambda a: a.update(count=a["count"] * 1e9)),
         lambda r: with_arrays(r, "events", lambda a: a.update(event=a["event"][:-1])),
         lambda r: with_arrays(r, "events", lambda a: a.update(event=a["event"] - 1)),
@@ -137,6 +140,8 @@ def lie_about(reply_class, records, **changes):
         "empty sums",
         "negative m2",
         "NaN",
+        "mean beyond the clip",
+        "deviations beyond the clip",
         "a billion patients",
         "short grid",
         "negative events",
