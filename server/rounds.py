@@ -184,7 +184,7 @@ def _train_round(
         failures = sorted((answers.failures | refused).items())
         left_out = "; ".join(f"{site}: {failure.text}" for site, failure in failures)
         done = server_round - 1
-        advice = f"The journal holds round {done}: resume" if done else "No round is done: start anew"
+        advice = f"The journal holds round {done}: resume" if done else "No round is done: begin again"
         raise FederationError(
             f"round {server_round}: {len(accepted)} of {len(trainers)} sites gave an accepted answer, twice; "
             f"federation.min_results is {config.min_results}. Left out: {left_out or 'nobody'}. "
