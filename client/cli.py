@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     except TamperedLogError as error:
         print(f"error: {error}", file=sys.stderr)
         code = ExitCode.TAMPERED
-    except MemambaError as error:
+    except (MemambaError, OSError) as error:  # the second: a file or folder that cannot be read or written
         print(f"error: {error}", file=sys.stderr)
         code = ExitCode.MISTAKE
     except KeyboardInterrupt:
@@ -151,6 +151,12 @@ def _run(options: argparse.Namespace) -> ExitCode:
         return ExitCode.MISTAKE
     except ConfigError as error:
         support_log.error("%s", error)
+        return ExitCode.MISTAKE
+    except OSError as error:  # its text may name a file of data
+        support_log.error(
+            "stopped by the system (%s); state/site.log says at what", error.strerror or type(error).__name__
+        )
+        _private(error)
         return ExitCode.MISTAKE
     except TamperedLogError as error:
         support_log.error("a log of this site is not as it left it; nothing leaves. `flower-client egress` says where")

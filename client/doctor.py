@@ -6,6 +6,7 @@ The report is for the hospital's screen: it may name files, columns and slides, 
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,6 +121,8 @@ def _state(config: SiteConfig) -> Iterator[Finding]:
             "change the folder's owner, or state in site.yaml",
         )
         return
+    if folder.exists() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
+        yield warning("state", f"{folder}: others can look into it (mode {mode:o})", f"chmod 700 {folder}")
     free = shutil.disk_usage(parent).free / _GB
     if free < _LITTLE_SPACE_GB:
         yield warning("disk", f"{free:.1f} GB are free for {folder}", f"make room: {_LITTLE_SPACE_GB:.0f} GB or more")

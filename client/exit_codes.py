@@ -9,7 +9,7 @@ class ExitCode(CommandCode):
     """Each with the sentence that `flower-client --help` shows."""
 
     DONE = 0, "done; run: it was told to stop, and did"
-    PROBLEM = 1, "doctor: something has to be mended before this site can take part"
+    PROBLEM = 1, "doctor: something has to be mended before this site can take part; else: an error of the program"
     MISTAKE = 2, "a mistake in the command, a setting, a key, a table or a model; nothing was started or written"
     TAMPERED = 3, "the log of what left, or the ledger, was edited or cut: nothing leaves until that is cleared up"
-    INTERRUPTED = 130, "interrupted by Ctrl-C"
+    INTERRUPTED = 130, "interrupted by Ctrl-C; run: told to stop, and ended in the middle of its work after 9 s"

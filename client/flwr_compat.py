@@ -6,12 +6,10 @@ Written for flwr 1.41.0. `tests/test_client_flwr_compat.py` holds what is relied
 import enum
 import logging
 import ssl
-import sysconfig
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,7 +27,6 @@ from flwr.proto.runtime_pb2 import (
     SendTaskHeartbeatRequest,
 )
 from flwr.supercore.error import ApiErrorCode, FlowerError
-from flwr.supercore.exit import ExitCode
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
@@ -47,14 +44,11 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime.run_clientapp import push_message
 
 __all__ = [
-    "ConnectionEnd",
     "Greeting",
     "NodeTasks",
     "Task",
     "UnreachableError",
-    "connection_end",
     "greet",
-    "supernode_command",
 ]
 
 _log = logging.getLogger(__name__)
@@ -286,65 +280,3 @@ def greet(
             refused = FlowerError.from_json(error.response.text)
             return _GREETINGS.get(refused.code if refused else 0, Greeting.NOT_A_COORDINATOR)
         return Greeting.NOT_A_COORDINATOR
-
-
-def supernode_command(
-    superlink: str, ca: Path, private_key: Path, secret: Path, listen: tuple[str, int]
-) -> tuple[list[str], dict[str, str]]:
-    """How the stock SuperNode is started: in process isolation, so that it runs no code by itself.
-
-    Args:
-        superlink: `host:port` of the coordinator.
-        ca: the authority that is believed.
-        private_key: of the node.
-        secret: what a program must have to take tasks.
-        listen: where tasks are handed out.
-
-    Returns:
-        The command, and what has to be set in its environment.
-    """
-    program = Path(sysconfig.get_path("scripts")) / "flower-supernode"
-    host, port = listen
-    command = [str(program), "--superlink", superlink, "--root-certificates", str(ca)]
-    command += ["--auth-supernode-private-key", str(private_key), "--isolation", "process"]
-    command += ["--superexec-auth-secret-file", str(secret), "--host", host, "--port", str(port)]
-    settings = {
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    }
-    return command, settings
-
-
-_ERROR = "ERROR :"  # Flower's own; the web server in it writes without the space
-_OF_ITS_LOOP = (
-    "The FAB could not be verified",
-    "FAB verification failed",
-    "Failed to create task",
-    "Failed to receive message",
-    "Failed to send message",
-    "SSL/TLS handshake error detected",
-)
-
-
-class ConnectionEnd(enum.Enum):
-    """Why a SuperNode is of no use any more."""
-
-    REFUSED = enum.auto()
-    """The coordinator holds another connection with the same key, perhaps the one of before a crash."""
-    BROKEN = enum.auto()
-    """Its loop has broken off. Its process may stay all the same."""
-
-
-def connection_end(line: str) -> ConnectionEnd | None:
-    """What a line that a SuperNode wrote says of its connection; None if it goes on.
-
-    When its loop breaks, for example because a proxy answers a handshake in plain text, it logs the error and its
-    process stays, without a connection. Errors that its loop survives begin with one of a few texts.
-    """
-    level, _, text = line.partition(_ERROR)
-    text = text.strip()
-    if level or not text or text.startswith(_OF_ITS_LOOP):
-        return None
-    refused = text == f"Exit Code: {ExitCode.SUPERNODE_CONNECTION_ERROR}"
-    return ConnectionEnd.REFUSED if refused else ConnectionEnd.BROKEN

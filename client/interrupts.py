@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from .exit_codes import ExitCode
+
 __all__ = ["GRACE_S", "Interrupts", "StopRequested", "TaskLost", "TimeOver"]
 
 GRACE_S = 9.0
@@ -103,4 +105,4 @@ class Interrupts:
 
 def _end_after_grace() -> None:
     time.sleep(GRACE_S)
-    os._exit(1)  # what is on disk is whole at any time
+    os._exit(ExitCode.INTERRUPTED)  # what is on disk is whole at any time

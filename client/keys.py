@@ -8,6 +8,7 @@
 """
 
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,10 +91,11 @@ class SiteKeys:
         """The node key.
 
         Raises:
-            ConfigError: the file is not there, or not a P-384 key.
+            ConfigError: the file is not there, others can read it, or it is not a P-384 key.
         """
+        content = _secret_content(self.private)
         try:
-            key = serialization.load_ssh_private_key(_content(self.private), None)
+            key = serialization.load_ssh_private_key(content, None)
         except (ValueError, TypeError):
             key = None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
@@ -104,9 +106,9 @@ class SiteKeys:
         """The runtime secret.
 
         Raises:
-            ConfigError: the file is not there, or too short to be one.
+            ConfigError: the file is not there, others can read it, or it is too short to be one.
         """
-        secret = _content(self.secret)
+        secret = _secret_content(self.secret)
         if len(secret) < _SECRET_BYTES:
             raise ConfigError(
                 f"{self.secret}: got {len(secret)} bytes, wanted {_SECRET_BYTES} from flower-client keygen"
@@ -119,3 +121,11 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; `flower-client keygen` makes the keys") from None
+
+
+def _secret_content(path: Path) -> bytes:
+    """Of a file that is for its owner alone."""
+    content = _content(path)
+    if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+        raise ConfigError(f"{path}: others can read it (mode {mode:o}); chmod 600 {path}, and who may have read it?")
+    return content

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from memamba_core.config.site import CoordinatorAddress
 
-from .flwr_compat import ConnectionEnd, connection_end, supernode_command
 from .keys import SiteKeys
 from .logs import support_log
 from .network import check_network, obstacle
 from .stand_in import StandIn
+from .supernode import ConnectionEnd, connection_end, supernode_command
 
 __all__ = ["Link"]
 

@@ -77,11 +77,14 @@ class Session:
 
 
 class SessionStore:
-    """The sessions of a site: in memory, and on its state volume where it has one, so that a restarted site goes on."""
+    """The sessions of a site: on its state volume where it has one, so that a restarted site goes on.
+
+    In memory is one, with its scaled patients: a coordinator has one run at a time, and a site stays for months.
+    """
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._sessions: dict[str, Session] = {}
+        self._session: Session | None = None
 
     def open(self, request: FactsRequest) -> Session:
         """Compose the run's settings here and compare their digest with the coordinator's.
@@ -90,7 +93,7 @@ class SessionStore:
             RefusedError: other version, settings or policy.
         """
         session = self._compose(request)
-        self._sessions[request.run_id] = session
+        self._session = session
         self._write(request.run_id, "facts.json", request.model_dump_json())
         return session
 
@@ -106,9 +109,12 @@ class SessionStore:
         Raises:
             RefusedError: unknown run, or other settings, fold or agreement.
         """
-        session = self._sessions.get(run_id) or self._recall(run_id)
+        session = self._session
+        if session is None or session.request.run_id != run_id:
+            session = self._recall(run_id)
         if session is None:
             raise RefusedError(Refusal.AGREEMENT, "this run was not opened here, or the site forgot it")
+        self._session = session
         if session.request.config_digest != config_digest or session.request.fold != fold:
             raise RefusedError(Refusal.CONFIG, "the run was opened here with other settings or another fold")
         held = session.agreement.digest() if session.agreement is not None else None
@@ -120,7 +126,7 @@ class SessionStore:
         """The session with an agreement, kept."""
         run_id = session.request.run_id
         session = replace(session, agreement=agreement, datasets={})
-        self._sessions[run_id] = session
+        self._session = session
         scaling = {name: array.tolist() for name, array in agreement.scaling().items()}
         self._write(run_id, "agreement.json", json.dumps({"agreement": agreement.to_json(), "scaling": scaling}))
         return session
@@ -148,7 +154,7 @@ class SessionStore:
         return Session(request, experiment, plan_of(experiment))
 
     def _recall(self, run_id: str) -> Session | None:
-        """The session of a run that this site opened before it was restarted."""
+        """The session of a run that this site opened before it was restarted, or before another run."""
         folder = self.folder(run_id) if RUN_ID.fullmatch(run_id) else None
         if folder is None or not (folder / "facts.json").is_file():
             return None
@@ -158,7 +164,6 @@ class SessionStore:
             kept = json.loads((folder / "agreement.json").read_text(encoding="utf-8"))
             scaling = {name: np.asarray(values, dtype=np.float64) for name, values in kept["scaling"].items()}
             session = replace(session, agreement=Agreement.from_json(kept["agreement"], scaling))
-        self._sessions[run_id] = session
         return session
 
     def _write(self, run_id: str, name: str, text: str) -> None:

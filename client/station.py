@@ -1,7 +1,6 @@
 """`flower-client run`: the connection and the executor, together or each in a container of its own."""
 
 import logging
-import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ import torch
 from memamba_core.config.site import CoordinatorAddress, SiteConfig
 from memamba_core.errors import ConfigError
 from memamba_core.privacy.egress import EgressLog
+from memamba_core.proxy import spare_proxy
 
 from .app import build_client_app
 from .executor import Executor
@@ -41,7 +41,7 @@ def run_link(config: SiteConfig, listen: tuple[str, int]) -> None:
     coordinator, keys = _connection(config)
     interrupts = Interrupts()
     support_log.info("link of %s: to %s, tasks are handed out on %s:%d", config.name, coordinator.address, *listen)
-    _spare_proxy("127.0.0.1,::1")
+    spare_proxy("127.0.0.1", "::1")
     Link(coordinator, keys, listen, interrupts.stopping, StandIn(listen, keys.load_secret())).run()
     support_log.info("stopped")
 
@@ -107,7 +107,7 @@ def _executor(config: SiteConfig, link: tuple[str, int], interrupts: Interrupts)
     torch.set_num_threads(config.threads)
     worker = SiteWorker(open_site(config))
     host, _ = link
-    _spare_proxy(host)
+    spare_proxy(host)
     return Executor(
         NodeTasks(f"{host}:{link[1]}", secret),
         build_client_app(lambda _context: worker),
@@ -115,11 +115,6 @@ def _executor(config: SiteConfig, link: tuple[str, int], interrupts: Interrupts)
         interrupts,
         60 * config.limits.minutes_per_round,
     )
-
-
-def _spare_proxy(hosts: str) -> None:
-    """Between the two parts of a site there is none."""
-    os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), hosts)))
 
 
 def _free_port() -> int:

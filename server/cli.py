@@ -144,9 +144,11 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
     try:
         summary = run_deployment(folder, plan, console)
     except (FederationError, AgreementError) as error:
+        if not plan.has_begun:
+            raise
         raise FederationError(f"{error}. Then: flower-server run resume={plan.run.run_id}") from error
     except KeyboardInterrupt:
-        if not (plan.folder / "settings.json").exists():
+        if not plan.has_begun:
             raise
         return _say(
             f"interrupted; finished rounds are kept: flower-server run resume={plan.run.run_id}", ExitCode.INTERRUPTED

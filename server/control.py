@@ -35,16 +35,21 @@ def stop_run(folder: FederationFolder) -> bool:
     holder = folder.holder()
     if holder is None:
         return False
+    elsewhere = ConfigError(
+        f"process {holder} is not one of this user and machine; in containers: `docker compose exec coordinator "
+        "flower-server stop`"
+    )
+    if not holder.is_here:  # here the number is nobody's, or somebody else's
+        raise elsewhere
     try:
-        os.kill(holder, signal.SIGTERM)
+        os.kill(holder.process, signal.SIGTERM)
     except (ProcessLookupError, PermissionError):
-        raise ConfigError(
-            f"process {holder} is not one of this user and machine; in containers: `docker compose exec coordinator "
-            "flower-server stop`"
-        ) from None
+        raise elsewhere from None
     deadline = time.monotonic() + _STOP_S
     while folder.holder() is not None:
         if time.monotonic() > deadline:
-            raise ConfigError(f"process {holder} was told to end and has not after {_STOP_S:.0f} s; kill -9 {holder}")
+            raise ConfigError(
+                f"process {holder} was told to end and has not after {_STOP_S:.0f} s; kill -9 {holder.process}"
+            )
         time.sleep(0.1)
     return True

@@ -59,6 +59,11 @@ class Plan:
     signatures: Path | None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether there is anything that could be resumed."""
+        return (self.folder / "settings.json").exists()
+
+    @property
     def journal(self) -> Journal:
         """The finished rounds."""
         return Journal(self.folder / "journal", self.run.experiment.digest(), self.run.fold)
@@ -269,7 +274,7 @@ def _wait_for_sites(
     while True:
         online, now = grid.online(begun), time.monotonic()
         since = {site: since.get(site, now) for site in plan.sites if nodes[site] in online}
-        present = {site: nodes[site] for site, begun in since.items() if now - begun >= _STEADY_S}
+        present = {site: nodes[site] for site, seen in since.items() if now - seen >= _STEADY_S}
         progress.on_connected(plan.sites, present)
         absent = [site for site in plan.sites if site not in present]
         if not absent:

@@ -15,6 +15,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from memamba_core.errors import ConfigError, FolderBusyError
 from .pki import Pki
 from .roster import Roster, load_roster, save_roster
 
-__all__ = ["FederationFolder", "create_folder", "open_folder"]
+__all__ = ["FederationFolder", "Holder", "create_folder", "open_folder"]
 
 _SETTINGS = """\
 # The coordinating site. After a change of addresses: `flower-server renew`, and new kits.
@@ -48,6 +49,27 @@ loopback_port: {loopback_port}
 _RUN_LOCK = "run.lock"
 _LOCK_SECONDS = 0.5  # `holder` takes the lock for a moment to see whether it is free
 _ALLOWED_IN_A_NEW_FOLDER = {"lost+found"}  # an empty volume may hold it
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process of a run.
+
+    Attributes:
+        process: its number on its machine.
+        machine: host name; a container has one, and process numbers, of its own.
+    """
+
+    process: int
+    machine: str
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the number means that process on this machine, too."""
+        return self.machine == socket.gethostname()
+
+    def __str__(self) -> str:
+        return str(self.process) if self.is_here else f"{self.process} of {self.machine}"
 
 
 @dataclass(frozen=True)
@@ -129,15 +151,15 @@ class FederationFolder:
                     "`flower-server status`, or end it with `flower-server stop`"
                 )
             lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
+            lock.write(f"{os.getpid()} {socket.gethostname()}\n")
             lock.flush()
             try:
                 yield
             finally:
                 lock.truncate(0)
 
-    def holder(self) -> int | None:
-        """The process that uses the folder for a run; None if no run is in progress."""
+    def holder(self) -> "Holder | None":
+        """Who uses the folder for a run; None if no run is in progress."""
         path = self.state / _RUN_LOCK
         if not path.exists():
             return None
@@ -145,7 +167,8 @@ class FederationFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return int(lock.read() or 0) or None  # empty for a moment, when it was just taken
+                words = lock.read().split()
+                return Holder(int(words[0]), words[1]) if words else None  # empty for a moment, when it was just taken
         return None
 
     def check(self) -> tuple[str, ...]:

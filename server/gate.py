@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memamba_core.config.agreement import AgreementConfig
 from memamba_core.config.federation import FederationConfig
+from memamba_core.data.statistics import FEATURE_CLIP
 from memamba_core.model import parameter_group
 from memamba_core.protocol import SIZE_BANDS, FactsReply, Metrics, StatisticsReply, TrainReply
 from memamba_core.survival.histogram import NUM_RISK_BINS
@@ -18,6 +20,9 @@ from memamba_core.survival.histogram import NUM_RISK_BINS
 __all__ = ["most_patients", "objection_to", "objection_to_facts", "objection_to_metrics", "objection_to_sums"]
 
 _WIDEST = 65_536  # columns of features: a model of any width could be claimed for
+_MOST_ROWS = 1_000_000  # of features, of one patient
+_WORST_LOSS = 1e6  # of one patient: no model that can be used comes near it
+_ROUNDING = 1 + 1e-9
 Weights = Mapping[str, npt.NDArray[Any]]
 
 
@@ -51,42 +56,60 @@ def objection_to_facts(facts: FactsReply, config: FederationConfig) -> str | Non
 
 
 def objection_to_sums(
-    reply: StatisticsReply, num_genes: int, num_features: int, num_cells: int | None, most: int
+    reply: StatisticsReply, num_genes: int, num_features: int, most: int, config: AgreementConfig
 ) -> str | None:
-    """Why a site's sums may not be added up; None if they may. `most` patients is what its size band allows."""
-    for name, arrays, width in (("genes", reply.genes, num_genes), ("features", reply.features, num_features)):
+    """Why a site's sums may not be added up; None if they may.
+
+    Args:
+        reply: of the site.
+        num_genes: gene columns that it was asked for.
+        num_features: feature columns, likewise.
+        most: patients that its size band allows.
+        config: whether events were counted on which grid, and where values are clipped before they are summed.
+    """
+    for name, arrays, width, clip in (
+        ("genes", reply.genes, num_genes, config.gene_statistics_clip),
+        ("features", reply.features, num_features, FEATURE_CLIP),
+    ):
         if set(arrays) != {"count", "mean", "m2"} or any(
             a.shape != (width,) or a.dtype != np.float64 for a in arrays.values()
         ):
             return f"sums of {name} do not have the agreed shape"
-        if (
-            not all(np.isfinite(a).all() for a in arrays.values())
-            or (arrays["count"] < 0).any()
-            or (arrays["m2"] < 0).any()
-        ):
+        count, mean, m2 = arrays["count"], arrays["mean"], arrays["m2"]
+        if not all(np.isfinite(a).all() for a in (count, mean, m2)) or (count < 0).any() or (m2 < 0).any():
             return f"sums of {name} hold values that are negative or not finite"
-    if set(reply.events) != ({"event", "censored"} if num_cells is not None else set()):
+        if (np.abs(mean) > clip * _ROUNDING).any() or (m2 > count * clip**2 * _ROUNDING).any():
+            return f"sums of {name} are of values beyond {clip:g}, where each is clipped"
+    counts_events = config.time_bins == "event_quantiles"
+    if set(reply.events) != ({"event", "censored"} if counts_events else set()):
         return "counts of events do not have the agreed names"
     for counts in reply.events.values():
-        if counts.shape != (num_cells,) or counts.dtype != np.int64 or (counts < 0).any():
+        if counts.shape != (config.grid_num_cells,) or counts.dtype != np.int64 or (counts < 0).any():
             return "counts of events do not have the agreed form"
     claimed = max([a.max(initial=0) for a in (reply.genes["count"], *reply.events.values())])
     if claimed > most or sum(int(c.sum()) for c in reply.events.values()) > most:
         return f"counts more patients than its size band, which ends at {most}"
+    if reply.features["count"].max(initial=0) > most * _MOST_ROWS:
+        return f"counts more rows of features than {most} patients can have"
     return None
 
 
-def objection_to_metrics(metrics: Metrics, num_cells: int) -> str | None:
+def objection_to_metrics(metrics: Metrics, num_cells: int, most: int) -> str | None:
     """Why a site's metrics may not be added up, or even written down; None if they may.
 
     Args:
         metrics: of an evaluation, or of the weights that came into a round.
         num_cells: of the agreed time grid.
+        most: patients that a site can have: `federation.max_patients_per_site`.
     """
     for name, value in metrics.model_dump(include={*Metrics.model_fields} - {"counts"}).items():
         if value is not None and not 0 <= value < math.inf:
             return f"{name} is {value}"
     num_patients = metrics.num_patients or 0
+    if num_patients > most:
+        return f"{num_patients} patients; federation.max_patients_per_site is {most}"
+    if (metrics.loss_sum or 0.0) > _WORST_LOSS * num_patients:
+        return f"loss_sum is {metrics.loss_sum} over {num_patients} patients"
     if (metrics.num_events or 0) > num_patients:
         return f"{metrics.num_events} events among {num_patients} patients"
     pairs = (metrics.concordant or 0) + (metrics.discordant or 0) + (metrics.tied_risk or 0)

@@ -80,6 +80,8 @@ class Journal:
     def write(self, entry: JournalEntry) -> None:
         """Write the state after the last of `entry.rounds`, in one file and atomically; then drop all but two."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        for half in self._folder.glob(".round-*.partial"):  # of a coordinator that was killed while it wrote
+            half.unlink()
         arrays = {f"weights/{name}": array for name, array in entry.weights.items()}
         arrays |= {f"strategy/{name}": array for name, array in entry.strategy_state.items()}
         arrays |= {f"scaling/{name}": array for name, array in entry.agreement.scaling().items()}

@@ -1,7 +1,7 @@
 """The log of `flower-server`: standard error, as text or as a JSON object per line, and `run.log` of each run."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,16 +36,17 @@ def open_log(log_format: LogFormat, console: Console) -> None:
 
 
 @contextmanager
-def also_log_to(path: Path) -> Iterator[None]:
-    """Append this project's log to a file within the block."""
+def also_log_to(path: Path, packages: Sequence[str] = _OURS) -> Iterator[None]:
+    """Append what these packages log to a file, within the block."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in _OURS:
+    for name in packages:
         logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         yield
     finally:
-        for name in _OURS:
+        for name in packages:
             logging.getLogger(name).removeHandler(handler)
         handler.close()
 

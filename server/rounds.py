@@ -20,6 +20,7 @@ from memamba_core.protocol import (
     EvaluateReply,
     EvaluateRequest,
     FactsReply,
+    Metrics,
     Phase,
     Refusal,
     TrainReply,
@@ -183,7 +184,7 @@ def _train_round(
         failures = sorted((answers.failures | refused).items())
         left_out = "; ".join(f"{site}: {failure.text}" for site, failure in failures)
         done = server_round - 1
-        advice = f"The journal holds round {done}: resume" if done else "No round is done: start anew"
+        advice = f"The journal holds round {done}: resume" if done else "No round is done: begin again"
         raise FederationError(
             f"round {server_round}: {len(accepted)} of {len(trainers)} sites gave an accepted answer, twice; "
             f"federation.min_results is {config.min_results}. Left out: {left_out or 'nobody'}. "
@@ -212,7 +213,7 @@ def _pass_gate(
             reply = _as_weights(reply, weights, run.experiment.federation)
             objection = objection_to(
                 reply, weights, run.experiment.federation, settlement.facts[site]
-            ) or objection_to_metrics(reply, run.experiment.agreement.grid_num_cells)
+            ) or _objection_to_metrics(reply, run)
         except ProtocolError as error:
             objection = str(error)
         if objection is None:
@@ -250,14 +251,18 @@ def _evaluate(grid: Grid, run: Run, settlement: Settlement, weights: Weights) ->
         EvaluateReply,
         timeout_s=run.experiment.federation.round_timeout_s,
     )
-    objections = {
-        site: objection_to_metrics(reply, run.experiment.agreement.grid_num_cells)
-        for site, reply in answers.replies.items()
-    }
+    objections = {site: _objection_to_metrics(reply, run) for site, reply in answers.replies.items()}
     failures = answers.failures | {site: SiteFailure(0, text) for site, text in objections.items() if text}
     for site, failure in failures.items():
         _log.warning("closing evaluation: %s is left out: %s", site, failure.text)
     return summarise_metrics({s: r for s, r in answers.replies.items() if s not in failures}, failures)
+
+
+def _objection_to_metrics(metrics: Metrics, run: Run) -> str | None:
+    experiment = run.experiment
+    return objection_to_metrics(
+        metrics, experiment.agreement.grid_num_cells, experiment.federation.max_patients_per_site
+    )
 
 
 def _site_line(reply: TrainReply) -> dict[str, Any]:

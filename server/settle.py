@@ -88,7 +88,8 @@ def settle(
         enrolled: Flower's node id of each site, known by its key; None asks every connected node for its name.
 
     Raises:
-        FederationError: too few sites answer or accept the agreement, or two nodes have one name.
+        FederationError: too few sites answer or accept the agreement, nobody has a training patient, or two nodes have
+            one name.
         AgreementError: declarations differ; the sites on either side are named.
     """
     timeout = run.experiment.federation.agreement_timeout_s
@@ -127,7 +128,14 @@ def settle(
     if len(present) < run.experiment.federation.min_results:
         raise FederationError(
             f"{len(present)} sites accepted the agreement, federation.min_results is "
-            f"{run.experiment.federation.min_results}. " + _list_failures(failures)
+            f"{run.experiment.federation.min_results}. {_list_failures(failures) or 'All that are connected did'}"
+        )
+    if not any(facts[site].size_band for site in present):
+        raise FederationError(
+            f"no site has a patient to train on: in test fold {run.fold} all of them are tested. Choose another fold; "
+            "-1 keeps nobody for testing"
+            if run.fold >= 0
+            else "no site has a patient to train on; look at the tables with `flower-client doctor`"
         )
     return Settlement(
         {site: nodes[site] for site in present}, {site: facts[site] for site in present}, agreed, failures, warnings
@@ -153,6 +161,8 @@ def _ask_connected(grid: Grid, run: Run, timeout: float) -> Declared:
     """Ask every connected node who it is. Answers are by node until they say their name."""
     by_node = {f"node {node}": node for node in sorted(grid.get_node_ids())}
     answers, failures = _ask_facts(grid, run, timeout, by_node)
+    if not by_node:
+        raise FederationError("no site answered: no node is connected")
     if not answers:
         raise FederationError("no site answered. " + _list_failures(failures))
     nodes: dict[str, int] = {}
@@ -225,7 +235,7 @@ def _make_agreement(
         num_genes = len(summed) if fact.gene_columns else 0
         num_features = fact.feature_width if scale_features else 0
         most = most_patients(fact, run.experiment.federation)
-        objection = objection_to_sums(reply, num_genes, num_features, config.grid_num_cells if count else None, most)
+        objection = objection_to_sums(reply, num_genes, num_features, most, config)
         if objection:
             failures[site] = SiteFailure(0, objection)
             continue
@@ -295,4 +305,4 @@ def _median_cell(*replies: StatisticsReply) -> int:
 
 def _list_failures(failures: Mapping[str, SiteFailure]) -> str:
     listed: Sequence[str] = [f"{site}: {failure.text}" for site, failure in failures.items()]
-    return "; ".join(listed[:10]) + ("; ..." if len(listed) > 10 else "") if listed else "No node is connected."
+    return "; ".join(listed[:10]) + ("; ..." if len(listed) > 10 else "")

@@ -79,9 +79,11 @@ class GroupedStrategy:
             weights: what was sent.
 
         Raises:
-            FederationError: a strategy that judges whole updates met sites that trained different groups.
+            FederationError: a strategy that judges whole updates met sites that trained different groups, or too few
+                answers for the hostile sites that it shall withstand.
         """
         self._refuse_partial_updates(replies)
+        self._refuse_too_few(replies)
         new: Weights = dict(weights)
         for group, names in self._names.items():
             counted = [(reply, _count(reply, group)) for _, reply in sorted(replies.items()) if _count(reply, group)]
@@ -147,6 +149,19 @@ class GroupedStrategy:
                 f"strategy {self._config.name} judges whole updates, but modalities are missing: "
                 f"{', '.join(partial[:5])} trained fewer experts than others. Use strategy=fedmedian or "
                 "strategy=fedtrimmedavg, or sites with the same modalities"
+            )
+
+    def _refuse_too_few(self, replies: Mapping[str, TrainReply]) -> None:
+        """Krum withstands f hostile sites among 2f + 3 or more (Blanchard et al. 2017).
+
+        With f + 2 or fewer, no update has a neighbour to be judged by, and the first in the alphabet becomes the model.
+        """
+        hostile = self._config.num_malicious_sites or 0
+        needed = 2 * hostile + 3
+        if hostile and len(replies) < needed:
+            raise FederationError(
+                f"strategy krum with num_malicious_sites={hostile} needs {needed} answers, got {len(replies)}. Set "
+                f"federation.min_results={needed}, so that a round waits for them, or use strategy=fedmedian"
             )
 
 

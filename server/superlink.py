@@ -20,6 +20,7 @@ from typing import Self
 from urllib.request import urlopen
 
 from memamba_core.errors import ConfigError, FederationError
+from memamba_core.proxy import spare_proxy
 
 from .folder import FederationFolder
 
@@ -35,13 +36,12 @@ _MAX_STARTS_S = 120.0
 
 def _set_environment(folder: FederationFolder) -> None:
     """For Flower in this process and its child: no telemetry, no downloads, nothing outside the folder, no proxy."""
-    spared = [host for host in os.environ.get("NO_PROXY", "").split(",") if host]
+    spare_proxy(_LOOPBACK, "localhost")
     os.environ |= {
         "FLWR_HOME": str(folder.state / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "NO_PROXY": ",".join([*spared, _LOOPBACK, "localhost"]),
     }
 
 

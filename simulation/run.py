@@ -23,6 +23,7 @@ from memamba_core.training.checkpoint import (
 )
 from memamba_core.training.trainer import resolve_device
 from server.journal import Journal
+from server.logs import also_log_to
 from server.results import write_json, write_rounds
 from server.rounds import FederationResult
 from server.settle import Run
@@ -41,11 +42,12 @@ from .output import FoldOutcome, build_summary, prediction_rows, scan_backend
 from .pictures import draw_figures
 from .privacy import privacy_spent
 from .progress import ProgressReporter
-from .run_folder import forget_if_nothing_was_done, log_to, open_run_folder
+from .run_folder import forget_if_nothing_was_done, open_run_folder
 
 __all__ = ["SimulationResult", "simulate"]
 
 _log = logging.getLogger(__name__)
+_PACKAGES = ("memamba_core", "server", "client", "simulation")
 
 
 class SimulationResult(dict[str, Any]):
@@ -86,7 +88,7 @@ def simulate(
     _check_patch_files(cohort)
     folder = open_run_folder(config, overrides)
     try:
-        with log_to(folder / "run.log"):
+        with also_log_to(folder / "run.log", _PACKAGES):
             _log.info("device %s, scan: %s", resolve_device(config.device), backend)
             progress.start(config, cohort, folder)
             started = time.perf_counter()

@@ -1,10 +1,8 @@
-"""The folder of a run: made or found again, with its log in it, and taken away if nothing came of it."""
+"""The folder of a run: made or found again, and taken away if nothing came of it."""
 
 import json
-import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,9 +10,7 @@ from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
 from memamba_core.errors import ConfigError
 from server.results import write_json
 
-__all__ = ["claim_folder", "forget_if_nothing_was_done", "log_to", "open_run_folder"]
-
-_LOGGERS = ("memamba_core", "server", "client", "simulation")
+__all__ = ["claim_folder", "forget_if_nothing_was_done", "open_run_folder"]
 
 
 def open_run_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
@@ -75,19 +71,3 @@ def forget_if_nothing_was_done(folder: Path) -> None:
     """Take away what a run left that failed before there was anything to resume."""
     if not any(folder.glob("fold-*/journal/*")) and not any(folder.glob("fold-*/outcome.json")):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """Send this project's log to a file within the block."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in _LOGGERS:
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        for name in _LOGGERS:
-            logging.getLogger(name).removeHandler(handler)
-        handler.close()

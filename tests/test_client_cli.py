@@ -124,6 +124,22 @@ def test_what_is_wrong_with_the_data_stays_off_the_support_log(run, site, caplog
     assert err == ""
 
 
+def test_a_file_that_cannot_be_read_is_one_sentence(run, site, caplog, tmp_path):
+    """On a screen with its path, in the support log without."""
+    run("keygen", str(tmp_path / "keys"))
+    (tmp_path / "state" / "egress.jsonl").mkdir(parents=True)
+    for command in ("egress", "doctor"):
+        code, _, err = run(command, site())
+        assert code == ExitCode.MISTAKE
+        assert err.startswith("error: ")
+        assert "egress.jsonl" in err
+    code, _, err = run("run", site())
+    support = [r.getMessage() for r in caplog.records if r.name == "flower-client"]
+    assert (code, err) == (ExitCode.MISTAKE, "")
+    assert support == ["stopped by the system (Is a directory); state/site.log says at what"]
+    assert "egress.jsonl" in caplog.text
+
+
 def fill(state):
     log = EgressLog(state)
     for number in (1, 2):

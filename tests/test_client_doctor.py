@@ -188,6 +188,15 @@ def test_a_state_folder_that_cannot_be_written(site, monkeypatch):
     assert found(site, until="state")["state"].level is Level.ERROR
 
 
+def test_a_state_folder_for_everybody(site):
+    """It holds models, reasons in full, and perhaps predictions."""
+    (site / "state").mkdir(exist_ok=True)
+    (site / "state").chmod(0o755)
+    assert "chmod 700" in found(site, until="egress log")["state"].remedy
+    (site / "state").chmod(0o700)
+    assert found(site, until="egress log")["state"].level is Level.OK
+
+
 def test_a_disk_that_is_nearly_full(site, monkeypatch):
     usage = shutil.disk_usage(site)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage._replace(free=10**8))

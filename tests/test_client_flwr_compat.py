@@ -15,13 +15,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client import flwr_compat
 from client.flwr_compat import (
-    ConnectionEnd,
     NodeTasks,
     Task,
     UnreachableError,
-    connection_end,
-    supernode_command,
 )
+from client.supernode import ConnectionEnd, connection_end, supernode_command
 
 
 def test_it_was_written_for_the_flower_that_is_installed():

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from client import interrupts as module
+from client.exit_codes import ExitCode
 from client.interrupts import StopRequested, TaskLost, TimeOver
 
 
@@ -115,7 +116,7 @@ def test_a_process_that_does_not_listen_ends_all_the_same():
     try:
         assert process.stdout.readline() == "ready\n"
         process.terminate()
-        assert process.wait(20) == 1
+        assert process.wait(20) == ExitCode.INTERRUPTED
     finally:
         process.kill()
         process.stdout.close()

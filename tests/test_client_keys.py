@@ -56,6 +56,17 @@ def test_a_leftover_stops_new_keys(keys, rest):
     assert [path.name for path in keys.folder.iterdir()] == [rest]
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_a_key_that_others_can_read_is_refused(keys, mode):
+    """As the coordinator refuses its own, and ssh any."""
+    for path, load in ((keys.private, keys.load_private), (keys.secret, keys.load_secret)):
+        path.chmod(mode)
+        with pytest.raises(ConfigError, match=rf"others can read it \(mode {mode:o}\); chmod 600 {path}"):
+            load()
+        path.chmod(0o400)
+        load()
+
+
 def test_two_pairs_differ(tmp_path):
     assert SiteKeys(tmp_path / "a").generate() != SiteKeys(tmp_path / "b").generate()
 
@@ -63,7 +74,11 @@ def test_two_pairs_differ(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "load", "word"),
     [
-        (lambda keys: keys.private.unlink(), SiteKeys.load_private, "flower-client keygen"),
+        (
+            lambda keys: keys.private.unlink(),
+            SiteKeys.load_private,
+            "No such file or directory; `flower-client keygen`",
+        ),
         (lambda keys: keys.private.write_bytes(keys.public.read_bytes()), SiteKeys.load_private, "private key"),
         (lambda keys: keys.secret.unlink(), SiteKeys.load_secret, "flower-client keygen"),
         (lambda keys: keys.secret.write_bytes(b"short"), SiteKeys.load_secret, "got 5 bytes, wanted 32"),

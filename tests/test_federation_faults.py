@@ -14,6 +14,7 @@ from memamba_core.protocol import FactsReply, Refusal, StatisticsReply
 from memamba_core.training.trainer import train
 from memamba_core.wire import from_records, to_records
 from server.journal import Journal
+from server.rounds import run_federation
 
 SETTINGS = tiny(*GENES_ONLY, "federation.num_rounds=1")
 BAD = "site-02"
@@ -96,12 +97,13 @@ def test_what_an_exception_says_stays_at_the_site(monkeypatch, caplog, tmp_path)
     "change",
     [
         lambda r: with_fields(r, **{"loss-sum": float("inf")}),
+        lambda r: with_fields(r, **{"loss-sum": 1e308}),
         lambda r: with_fields(r, **{"num-events": 10**6}),
         lambda r: with_arrays(r, "counts", lambda a: a.update(histogram=np.zeros((2, 3, 4), np.int64))),
         lambda r: with_arrays(r, "counts", lambda a: a.update(histogram=-a["histogram"])),
         lambda r: broken_array(r),
     ],
-    ids=["infinite loss", "a million events", "another grid", "negative counts", "nonsense"],
+    ids=["infinite loss", "absurd loss", "a million events", "another grid", "negative counts", "nonsense"],
 )
 def test_a_bad_closing_evaluation_is_left_out(change, caplog):
     federation = Federation(SETTINGS, faults={BAD: only_in("evaluate", change)})
@@ -126,6 +128,8 @@ def lie_about(reply_class, records, **changes):
         lambda r: with_arrays(r, "genes", lambda a: a.update({k: v[:0] for k, v in a.items()})),
         lambda r: with_arrays(r, "genes", lambda a: a.update(m2=-a["m2"] - 1)),
         lambda r: with_arrays(r, "genes", lambda a: a.update(mean=a["mean"] * np.nan)),
+        lambda r: with_arrays(r, "genes", lambda a: a.update(mean=a["mean"] * 0 + 1e30)),
+        lambda r: with_arrays(r, "genes", lambda a: a.update(m2=a["m2"] + 1e30)),
         lambda r: with_arrays(r, "genes", lambda a: a.update(count=a["count"] * 1e9)),
         lambda r: with_arrays(r, "events", lambda a: a.update(event=a["event"][:-1])),
         lambda r: with_arrays(r, "events", lambda a: a.update(event=a["event"] - 1)),
@@ -137,6 +141,8 @@ def lie_about(reply_class, records, **changes):
         "empty sums",
         "negative m2",
         "NaN",
+        "mean beyond the clip",
+        "deviations beyond the clip",
         "a billion patients",
         "short grid",
         "negative events",
@@ -178,7 +184,7 @@ def test_sites_under_the_floor_send_zeros_and_still_receive():
         told = sum(array.sum() for arrays in (reply.genes, reply.events) for array in arrays.values())
         assert (told == 0) == (site in small)
     assert set(result.facts) == set(federation.sites)
-    assert all(federation.workers[site]._sessions._sessions["test"].agreement is not None for site in small)
+    assert all(federation.workers[site]._sessions._session.agreement is not None for site in small)
     assert all(result.rounds[0].sites[site]["train_loss"] is None for site in small)
     assert all(result.facts[site].num_patients is None for site in small)
 
@@ -243,8 +249,28 @@ def test_a_site_that_stumbles_once_is_in_the_repeated_round(tmp_path):
 
 def test_nobody_there_is_said():
     federation = Federation(SETTINGS)
-    with pytest.raises(FederationError, match=r"no site answered\. No node is connected"):
+    with pytest.raises(FederationError, match=r"no site answered: no node is connected"):
         federation.train(sites=[])
+
+
+def test_sites_that_all_fail_are_not_called_absent():
+    """They are connected, each with its reason."""
+    strange = only_in("query.facts", lambda r: lie_about(FactsReply, r, size_band=7))
+    federation = Federation(SETTINGS)
+    federation.faults = dict.fromkeys(federation.sites, strange)
+    with pytest.raises(FederationError, match=r"no site answered\. node 2: declares the size_band 7") as raised:
+        federation.train()
+    assert "connected" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("fold", "words"), [(0, "test fold 0"), (-1, "flower-client doctor")])
+def test_nobody_to_train_on_is_said_before_the_first_round(fold, words):
+    """Not that a privacy budget were spent, as it is when every site that was asked refuses for that."""
+    federation = Federation((*SETTINGS, "agreement.gene_scaling=public"))
+    testing_all = only_in("query.facts", lambda r: lie_about(FactsReply, r, size_band=0))
+    federation.faults = dict.fromkeys(federation.sites, testing_all)
+    with pytest.raises(FederationError, match=f"no site has a patient to train on.*{words}"):
+        run_federation(federation.grid(), federation.run(fold), signatures=federation.cohort.signatures)
 
 
 def test_two_nodes_with_one_name_are_an_error():

@@ -1,8 +1,10 @@
 """What a site refuses before it computes anything: versions, settings, agreements, and what its own policy forbids."""
 
 import dataclasses
+import gc
 import json
 import re
+import weakref
 
 import pytest
 from federation_fixtures import GENES_ONLY, Federation, tiny
@@ -253,6 +255,16 @@ def test_a_restarted_site_recalls_the_run(site, requests):
     recalled = ask(SiteWorker(site), requests, TrainRequest)
     for name, array in undisturbed.weights.items():
         assert (recalled.weights[name] == array).all()
+
+
+def test_a_site_that_stays_for_many_runs_holds_the_patients_of_one(site, requests):
+    worker = SiteWorker(site)
+    ask(worker, requests, FactsRequest, AgreementRequest, TrainRequest)
+    scaled = weakref.ref(worker._sessions._session.datasets["train"])
+    ask(worker, requests, FactsRequest, run_id="next")
+    gc.collect()
+    assert scaled() is None
+    assert ask(worker, requests, EvaluateRequest).num_patients, "the run of before is found again on the disk"
 
 
 def test_a_restarted_site_without_a_state_folder_has_forgotten(site, requests):

@@ -1,18 +1,23 @@
 """`flower-server` at the keyboard: mistakes cost one sentence and an exit code, and change nothing."""
 
 import re
+import socket
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
 from memamba_core.config.site import load_site_config
+from memamba_core.errors import ConfigError, FederationError
 from server import cli
 from server.exit_codes import ExitCode
 from server.folder import open_folder
+from server.kit import kit_files
+from server.superlink import SuperLink
 
 
 @pytest.fixture
@@ -128,6 +133,38 @@ def test_a_mistake_is_a_sentence_and_changes_nothing(
     assert (code, said.startswith("error: "), said.count("\n")) == (ExitCode.MISTAKE, True, 1)
     assert words in said
     assert state_of(tmp_path) == before
+
+
+def test_behind_a_port_mapping(tmp_path, call):
+    """Hospitals are told one port; this machine listens on the other."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
+        listen, loopback = taken.getsockname()[1], free.getsockname()[1]
+        free.close()
+        ports = ("--port", 443, "--listen-host", "127.0.0.1", "--listen-port", listen, "--loopback-port", loopback)
+        code, said = call("init", tmp_path / "mapped", "--address", "localhost", *ports)
+        assert (code, "hospitals connect to localhost:443;" in said) == (ExitCode.DONE, True)
+        folder = open_folder(tmp_path / "mapped")
+        assert yaml.safe_load(kit_files(folder, "county")["site.yaml"])["coordinator"]["address"] == "localhost:443"
+        with pytest.raises(ConfigError, match=f"port {listen} of 127.0.0.1 .* listen_port in coordinator.yaml"):
+            SuperLink(folder).__enter__()
+
+
+def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, public_key, monkeypatch):
+    """For example because the SuperLink does not start: there is no folder of a run yet."""
+    call("enroll", "county", public_key)
+
+    def fails(folder, plan, console, begin=False):
+        if begin:
+            plan.folder.mkdir()
+            (plan.folder / "settings.json").write_text("{}")
+        raise FederationError("the SuperLink does not start")
+
+    monkeypatch.setattr("server.deployment.run_deployment", fails)
+    code, said = call("run", "name=first", "agreement.gene_groups=kind")
+    assert (code, said) == (ExitCode.UNFINISHED, "error: the SuperLink does not start\n")
+    monkeypatch.setattr("server.deployment.run_deployment", partial(fails, begin=True))
+    code, said = call("run", "name=first", "agreement.gene_groups=kind")
+    assert said == "error: the SuperLink does not start. Then: flower-server run resume=first\n"
 
 
 @pytest.mark.parametrize(

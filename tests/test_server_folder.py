@@ -1,6 +1,7 @@
 """The coordinator's folder: made whole or not at all, for its owner alone, used by one run at a time."""
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from memamba_core.config.coordinator import CoordinatorConfig, RunSettings, chec
 from memamba_core.errors import ConfigError, FolderBusyError
 from memamba_core.node_key import normalise_public_key
 from server import folder as folder_module
-from server.folder import create_folder, open_folder
+from server.control import describe_run, stop_run
+from server.folder import Holder, create_folder, open_folder
 
 CONFIG = CoordinatorConfig(addresses=("coordinator.example.org", "2001:db8::1"), port=9443)
 
@@ -85,7 +87,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, existed):
 def test_one_run_at_a_time(folder):
     assert folder.holder() is None
     with folder.hold():
-        assert folder.holder() == os.getpid()
+        assert folder.holder() == Holder(os.getpid(), socket.gethostname())
         program = (
             f"from server.folder import open_folder; open_folder(__import__('pathlib').Path({str(folder.path)!r}))"
         )
@@ -96,6 +98,21 @@ def test_one_run_at_a_time(folder):
     assert folder.holder() is None
     with folder.hold():
         pass
+
+
+def test_a_run_of_another_container_is_not_ended_by_its_number(folder):
+    """Process numbers are a container's own: here the same one is an innocent program's."""
+    innocent = subprocess.Popen(["sleep", "60"])
+    try:
+        with folder.hold():
+            (folder.state / "run.lock").write_text(f"{innocent.pid} elsewhere\n")
+            assert f"process {innocent.pid} of elsewhere" in describe_run(folder)
+            with pytest.raises(ConfigError, match=f"process {innocent.pid} of elsewhere is not one of this .* machine"):
+                stop_run(folder)
+        assert innocent.poll() is None
+    finally:
+        innocent.kill()
+        innocent.wait()
 
 
 def test_no_change_of_the_roster_is_lost(folder, tmp_path):

@@ -10,6 +10,7 @@ from server.gate import most_patients, objection_to, objection_to_facts, objecti
 
 SENT = {"head.0.weight": np.ones((2, 3), np.float32), "genomics.a": np.zeros(4, np.float32)}
 CELLS = 5
+MOST = 1000
 
 
 def facts(size_band=25):
@@ -129,9 +130,9 @@ HONEST = {
 
 
 def test_honest_metrics_pass():
-    assert objection_to_metrics(Metrics(**HONEST), CELLS) is None
-    assert objection_to_metrics(Metrics(counts={}), CELLS) is None
-    assert objection_to_metrics(Metrics(num_patients=4, loss_sum=1.0, counts={}), CELLS) is None
+    assert objection_to_metrics(Metrics(**HONEST), CELLS, MOST) is None
+    assert objection_to_metrics(Metrics(counts={}), CELLS, MOST) is None
+    assert objection_to_metrics(Metrics(num_patients=4, loss_sum=1.0, counts={}), CELLS, MOST) is None
 
 
 @pytest.mark.parametrize(
@@ -140,6 +141,9 @@ def test_honest_metrics_pass():
         ({"loss_sum": float("nan")}, "loss_sum is nan"),
         ({"loss_sum": float("inf")}, "loss_sum is inf"),
         ({"loss_sum": -1.0}, "loss_sum is -1"),
+        ({"loss_sum": 1e300}, "1e+300 over 4 patients"),
+        ({"loss_sum": 1.0, "num_patients": None, "num_events": None}, "over 0 patients"),
+        ({"num_patients": 1001}, "1001 patients; federation.max_patients_per_site is 1000"),
         ({"num_patients": -4}, "num_patients is -4"),
         ({"num_events": 5}, "5 events among 4"),
         ({"concordant": -1}, "concordant is -1"),
@@ -150,11 +154,11 @@ def test_honest_metrics_pass():
         ({"counts": {"histogram": -histogram()}}, "agreed form"),
         ({"counts": {"histogram": histogram(5)}}, "does not count the 4"),
         ({"counts": {"histogram": histogram(2**62)}}, "does not count the 4"),
-        ({"counts": {"histogram": histogram()}, "num_patients": None, "num_events": None}, "pairs among 0"),
+        ({"num_patients": None, "num_events": None, "loss_sum": None}, "pairs among 0"),
     ],
 )
 def test_each_lie_in_metrics_is_named(lie, word):
-    assert word in objection_to_metrics(Metrics(**(HONEST | lie)), CELLS)
+    assert word in objection_to_metrics(Metrics(**(HONEST | lie)), CELLS, MOST)
 
 
 @pytest.mark.parametrize(

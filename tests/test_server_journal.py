@@ -114,6 +114,14 @@ def test_a_killed_writer_leaves_the_state_before(journal, tmp_path, monkeypatch)
     assert len(journal.read().rounds) == 1
 
 
+def test_what_a_killed_writer_left_half_done_is_taken_away(journal, tmp_path):
+    """It is as large as a model, and nothing else would ever remove it."""
+    journal.write(entry(1))
+    (tmp_path / "journal" / ".round-00002.safetensors.4711.partial").write_bytes(b"half")
+    journal.write(entry(2))
+    assert names(tmp_path) == ["round-00001.safetensors", "round-00002.safetensors"]
+
+
 @pytest.mark.parametrize(("digest", "fold"), [("another", 0), ("digest", 1)])
 def test_the_journal_of_another_run_is_refused(journal, tmp_path, digest, fold):
     journal.write(entry(1))

@@ -151,6 +151,16 @@ def test_krum_picks_the_site_in_the_middle_of_the_crowd():
     assert_close(new, answers["c"].weights)
 
 
+def test_krum_refuses_answers_too_few_to_tell_a_hostile_one():
+    """Of three, with one that may be hostile, none has a neighbour: the first in the alphabet would be the model."""
+    strategy = strategy_of({"name": "krum", "num_malicious_sites": 1})
+    strategy.configure(1, some_weights(0), NOBODY)
+    for number in (1, 3, 4):
+        with pytest.raises(FederationError, match=rf"needs 5 answers, got {number}.*federation\.min_results=5"):
+            strategy.aggregate(1, replies(1, sites=SITES[:number]), some_weights(0))
+    strategy.aggregate(1, replies(1), some_weights(0))
+
+
 def test_krum_refuses_sites_that_trained_different_experts():
     answers = replies(1)
     answers["b"] = answers["b"].model_copy(update={"trained": {"head": 3}})
