@@ -60,7 +60,7 @@ def fill_atomically(folder: Path, mode: int = 0o777) -> Iterator[Path]:
 
 
 def _beside(path: Path) -> Path:
-    """A new name each time: a process's number comes back, in a container at once, and what a kill left would be there."""
+    """A new name each time. With the process's number, which in a container is often the same, a kill would leave it."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 

@@ -116,6 +116,7 @@ def test_a_batch_cut_into_parts_has_the_same_gradient(parts, monkeypatch):
         ({"warmup_fraction": 0.0, "schedule": "constant"}, 0.0, 1.0),
         ({"warmup_fraction": 0.2, "schedule": "constant"}, 0.1, 0.5),
         ({"warmup_fraction": 0.2, "schedule": "constant"}, 0.9, 1.0),
+        ({"warmup_fraction": 1e-4}, 0.0, 1.0),  # over before the first step ends: never above the peak
     ],
 )
 def test_learning_rates_over_a_run(settings, progress, factor):
@@ -205,6 +206,7 @@ def test_steps_with_a_gradient_that_is_not_finite_are_left_out(parts, monkeypatc
     assert all(np.isfinite(array).all() for array in weights.values())
     assert not same(weights, weights_of(initial_model(experiment, agreement)))
     assert "1 of 2 steps were left out" in caplog.text
+    assert result.trained["head"] == 8  # of 16: the other 8 moved nothing
 
 
 def test_counts_are_of_distinct_patients(parts):

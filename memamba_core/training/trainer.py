@@ -51,8 +51,9 @@ class TrainResult:
     """What training did.
 
     Attributes:
-        trained: parameter group -> number of distinct patients whose gradient reached it.
-        mean_loss: likelihood term per patient, averaged over the epochs of the span.
+        trained: parameter group -> number of distinct patients whose gradient moved it: those of steps taken.
+        mean_loss: likelihood term per patient, averaged over the epochs of the span; steps left out are in it, so that it
+            is not finite where a patient's likelihood was not.
         steps: optimizer steps taken.
         skipped_steps: steps left out because a gradient was not finite.
     """
@@ -148,10 +149,11 @@ def train(
                     dataset.load(i, max_patches=config.max_patches, rng=_patch_rng(seed, epoch, i, config))
                     for i in indices
                 ]
-                for index, patient in zip(indices, patients, strict=True):
+                likelihood_sum, is_taken = step(patients)
+                epoch_loss += likelihood_sum
+                for index, patient in zip(indices, patients, strict=True) if is_taken else ():
                     for group in model.groups_of(patient):
                         trained.setdefault(group, set()).add(index)
-                epoch_loss += step(patients)
         losses.append(epoch_loss / len(dataset))
         if on_epoch is not None:
             on_epoch(epoch + 1, losses[-1])
@@ -216,8 +218,8 @@ class _Step:
         self.taken = 0
         self.skipped = 0
 
-    def __call__(self, patients: Sequence[PatientInputs]) -> float:
-        """Step, and return the summed likelihood term of the patients."""
+    def __call__(self, patients: Sequence[PatientInputs]) -> tuple[float, bool]:
+        """Step, and return the summed likelihood term of the patients, and whether the step was taken."""
         self.optimizer.zero_grad(set_to_none=True)
         likelihood_sum = 0.0
         for part in _parts(patients):
@@ -228,10 +230,10 @@ class _Step:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         if not torch.isfinite(norm):
             self.skipped += 1
-            return likelihood_sum
+            return likelihood_sum, False
         self.optimizer.step()
         self.taken += 1
-        return likelihood_sum
+        return likelihood_sum, True
 
     def _add_proximal_gradient(self) -> None:
         if not self.proximal_mu:
