@@ -60,7 +60,7 @@ def fill_atomically(folder: Path, mode: int = 0o777) -> Iterator[Path]:
 
 
 def _beside(path: Path) -> Path:
-    """A new name each time. With the process's number, which in a container is often the same, a kill would leave it."""
+    """A new name each time. The process's number is none: in a container it is the same again after a kill."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 

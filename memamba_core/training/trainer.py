@@ -52,8 +52,8 @@ class TrainResult:
 
     Attributes:
         trained: parameter group -> number of distinct patients whose gradient moved it: those of steps taken.
-        mean_loss: likelihood term per patient, averaged over the epochs of the span; steps left out are in it, so that it
-            is not finite where a patient's likelihood was not.
+        mean_loss: likelihood term per patient, averaged over the epochs of the span, with the steps that were left out:
+            it is not finite where a patient's likelihood was not.
         steps: optimizer steps taken.
         skipped_steps: steps left out because a gradient was not finite.
     """
