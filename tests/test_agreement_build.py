@@ -247,6 +247,10 @@ def test_json_and_arrays_give_the_agreement_back():
         ("[6.0,12.5]", "[]"),
         ("[6.0,12.5]", '["a","b"]'),
         ('{"one":[0]', '{"one":0'),
+        ('{"one":[0]', '{"one":["a"]'),
+        ('{"one":[0]', '{"one":[Infinity]'),
+        ('{"one":[0]', '{"one":[7]'),
+        ('{"one":[0]', '{"one":[]'),
         ("}", ""),
     ],
 )
@@ -272,6 +276,7 @@ def test_other_json_is_refused(text):
         ("feature-scale", np.array([1.0, -1.0])),
         ("feature-center", np.zeros((2, 1))),
         ("surplus", np.zeros(2)),
+        ("gene-center", np.array(["a", "b"])),
     ],
 )
 def test_scaling_that_does_not_fit_is_refused(name, array):

@@ -117,7 +117,15 @@ class Agreement:
             if missing := sorted({f.name for f in fields(cls)} - set(values)):
                 raise AgreementError(f"the agreement does not have the agreed fields: {missing} missing")
             return cls(**values)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except AgreementError:
+            raise
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            OverflowError,
+        ) as error:  # any shape that JSON can have
             raise AgreementError(f"the agreement does not have the agreed fields: {error}") from None
 
     def digest(self) -> str:
