@@ -45,6 +45,20 @@ def test_parquet_and_gzip_hold_the_same_as_csv(tmp_path):
     np.testing.assert_array_equal(a[1].values_NC, b[1].values_NC)
 
 
+@pytest.mark.parametrize("kind", ["lists", "bytes"])
+def test_columns_of_another_kind_are_ignored_or_refused_by_name(tmp_path, kind):
+    cells = {"lists": [["a"], ["b"]], "bytes": [b"\xff", b"\xfe"]}[kind]
+    frame = pd.DataFrame({"case_id": ["p1", "p2"], "TP53": [0, 1], "other": cells})
+    frame.to_parquet(tmp_path / "g.parquet", index=False)
+    table = GenomicsTable(file="g.parquet", bare_columns="mut")
+    assert read_genes(table, tmp_path)[1].columns == ("TP53_mut",)
+    with pytest.raises(DataError, match=r"column 'other' is of type .*; wanted text"):
+        read_genes(table.model_copy(update={"case_id": "other"}), tmp_path)
+    frame.rename(columns={"other": "A_cnv"}).to_parquet(tmp_path / "g.parquet", index=False)
+    with pytest.raises(DataError, match="column 'A_cnv' holds text that is no number in rows 1, 2"):
+        read_genes(table, tmp_path)
+
+
 def test_only_the_agreed_columns_are_read(tmp_path):
     _, genes = read(tmp_path, "case_id,A_cnv,B_cnv,C_mut\np,1,2,0\n", columns=["C_mut", "A_cnv", "ABSENT_mut"])
     assert genes.columns == ("A_cnv", "C_mut")
