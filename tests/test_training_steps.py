@@ -10,7 +10,7 @@ from federation_fixtures import Federation, tiny
 
 from memamba_core.config.training import OptimizerConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
-from memamba_core.training import trainer
+from memamba_core.training import batches, trainer
 from memamba_core.training.checkpoint import initial_model, weights_of
 from memamba_core.training.optim import build_optimizer, learning_rate_factor
 from memamba_core.training.trainer import Span, predict, train
@@ -82,16 +82,16 @@ def test_a_batch_cut_into_parts_has_the_same_gradient(parts, monkeypatch):
     experiment = experiment.model_copy(update={"training": settings})
     options = {"span": Span(0, 1, 1), "optimizer": plain, "settings": settings}
     counted = []
-    cut = trainer._parts
+    cut = trainer.parts_of_batch
 
     def counting(patients):
         found = list(cut(patients))
         counted.append(len(found))
         return iter(found)
 
-    monkeypatch.setattr(trainer, "_parts", counting)
+    monkeypatch.setattr(trainer, "parts_of_batch", counting)
     whole, whole_result = trained((experiment, agreement, dataset), **options)
-    monkeypatch.setattr(trainer, "MICRO_BATCH_ROWS", 5)
+    monkeypatch.setattr(batches, "MICRO_BATCH_ROWS", 5)
     pieces, pieces_result = trained((experiment, agreement, dataset), **options)
     assert counted[0] == 1
     assert counted[1] > 4
@@ -254,7 +254,7 @@ def test_predictions_do_not_depend_on_how_patients_are_grouped(parts, monkeypatc
     experiment, agreement, dataset = parts
     model = initial_model(experiment, agreement)
     together = predict(model, dataset, device=CPU)
-    monkeypatch.setattr(trainer, "MICRO_BATCH_ROWS", 1)
+    monkeypatch.setattr(batches, "MICRO_BATCH_ROWS", 1)
     alone = predict(model, dataset, device=CPU)
     for name in ("risk", "survival_NK", "loss"):
         np.testing.assert_allclose(getattr(alone, name), getattr(together, name), atol=1e-5)
