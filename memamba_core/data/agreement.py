@@ -62,6 +62,13 @@ class Agreement:
                 raise AgreementError(f"{name} has shape {array.shape}, wanted one of lengths {sorted(allowed)}")
             if not np.isfinite(array).all() or (name.endswith("scale") and (array <= 0).any()):
                 raise AgreementError(f"{name} holds values that are not finite, or a scale that is not positive")
+        if self.feature_center.shape != self.feature_scale.shape:
+            lengths = f"{len(self.feature_center)} and {len(self.feature_scale)}"
+            raise AgreementError(f"feature_center and feature_scale have {lengths} values; wanted both or none")
+        if len(self.feature_columns) not in (0, self.feature_width):
+            raise AgreementError(
+                f"there are {len(self.feature_columns)} feature_columns, wanted {self.feature_width} or none"
+            )
         edges = self.time_bin_edges
         if not edges or not all(a < b < math.inf for a, b in zip((0.0, *edges), edges, strict=False)):
             raise AgreementError(f"time_bin_edges must be positive, finite and ascending, got {list(edges)}")
