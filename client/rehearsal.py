@@ -15,8 +15,9 @@ from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.data.genomics import build_gene_groups
 from memamba_core.data.records import Cohort
+from memamba_core.training.batches import MICRO_BATCH_ROWS
 from memamba_core.training.checkpoint import initial_model
-from memamba_core.training.trainer import MICRO_BATCH_ROWS, Span, resolve_device, train
+from memamba_core.training.trainer import Span, resolve_device, train
 
 from .site import Site
 

@@ -1,6 +1,7 @@
 """Files and folders that are whole or not there."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one, also after a kill or a power cut.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _beside(path)
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -48,7 +49,7 @@ def fill_atomically(folder: Path, mode: int = 0o777) -> Iterator[Path]:
         OSError: it cannot be made, or `folder` is not empty.
     """
     folder = folder.absolute()
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = _beside(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial.mkdir(mode)
     try:
@@ -56,6 +57,11 @@ def fill_atomically(folder: Path, mode: int = 0o777) -> Iterator[Path]:
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A new name each time. The process's number is none: in a container it is the same again after a kill."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def _for_the_owner(path: str, flags: int) -> int:

@@ -270,7 +270,7 @@ class TrainReply(Metrics):
     Attributes:
         weights: the whole model by parameter name, also where nothing was trained; with
             `federation.wire=bfloat16_delta` the change of each, as `memamba_core.training.deltas` writes it.
-        trained: parameter group -> number of patients whose gradient reached it.
+        trained: parameter group -> number of patients whose gradient moved it.
         train_loss: mean loss per patient over the local epochs, if over the floor.
     """
 

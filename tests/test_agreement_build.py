@@ -215,18 +215,25 @@ CHANGES = {
 
 def test_the_digest_depends_on_every_field():
     changed = {name: dataclasses.replace(AGREEMENT, **{name: value}).digest() for name, value in CHANGES.items()}
-    wide = dataclasses.replace(AGREEMENT, feature_width=3, feature_center=np.zeros(0), feature_scale=np.zeros(0))
+    bare = {"feature_columns": (), "feature_center": np.zeros(0), "feature_scale": np.zeros(0)}
+    wide = dataclasses.replace(AGREEMENT, feature_width=3, **bare)
     narrow = dataclasses.replace(wide, feature_width=2)
     digests = [AGREEMENT.digest(), *changed.values(), wide.digest(), narrow.digest()]
     assert len(set(digests)) == len(digests)
     assert set(CHANGES) | {"feature_width"} == {f.name for f in dataclasses.fields(Agreement)}
 
 
-def test_a_value_cannot_move_from_one_array_to_the_next_unseen():
-    """Arrays are hashed under their names: [1, 2] + [] is not [] + [1, 2]."""
-    center = dataclasses.replace(AGREEMENT, feature_scale=np.zeros(0), feature_center=np.array([1.0, 3.0]))
-    scale = dataclasses.replace(AGREEMENT, feature_center=np.zeros(0), feature_scale=np.array([1.0, 3.0]))
-    assert center.digest() != scale.digest()
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"feature_scale": np.zeros(0)}, "2 and 0 values; wanted both or none"),
+        ({"feature_center": np.zeros(0)}, "0 and 2 values; wanted both or none"),
+        ({"feature_columns": ("p",)}, "there are 1 feature_columns, wanted 2 or none"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(changes, words):
+    with pytest.raises(AgreementError, match=words):
+        dataclasses.replace(AGREEMENT, **changes)
 
 
 def test_json_and_arrays_give_the_agreement_back():
@@ -247,6 +254,10 @@ def test_json_and_arrays_give_the_agreement_back():
         ("[6.0,12.5]", "[]"),
         ("[6.0,12.5]", '["a","b"]'),
         ('{"one":[0]', '{"one":0'),
+        ('{"one":[0]', '{"one":["a"]'),
+        ('{"one":[0]', '{"one":[Infinity]'),
+        ('{"one":[0]', '{"one":[7]'),
+        ('{"one":[0]', '{"one":[]'),
         ("}", ""),
     ],
 )
@@ -272,6 +283,7 @@ def test_other_json_is_refused(text):
         ("feature-scale", np.array([1.0, -1.0])),
         ("feature-center", np.zeros((2, 1))),
         ("surplus", np.zeros(2)),
+        ("gene-center", np.array(["a", "b"])),
     ],
 )
 def test_scaling_that_does_not_fit_is_refused(name, array):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from memamba_core.atomic import fill_atomically, write_atomically
+from memamba_core.atomic import fill_atomically, write_atomically, write_secret
 
 
 def test_the_file_appears_only_when_it_is_whole(tmp_path):
@@ -50,6 +50,18 @@ def test_an_interruption_leaves_no_folder(tmp_path, interruption):
     with pytest.raises(interruption):
         fill_and_stop()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_kill_left_is_not_in_the_way(tmp_path):
+    """In a container the process that comes after a kill often has the number of the one before."""
+    folder, file = fill_atomically(tmp_path / "a"), write_atomically(tmp_path / "b")
+    folder.__enter__()  # and nobody leaves
+    file.__enter__().write_text("half")
+    with fill_atomically(tmp_path / "a") as partial:
+        (partial / "one").touch()
+    write_secret(tmp_path / "b", b"whole")
+    assert (tmp_path / "a" / "one").exists()
+    assert (tmp_path / "b").read_bytes() == b"whole"
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):

@@ -129,6 +129,10 @@ def test_a_deployed_site_is_strict_where_a_simulation_is_not(tmp_path):
         (yaml.safe_dump({**SITE, "colour": "red"}), "unknown setting 'colour'"),
         (yaml.safe_dump({k: v for k, v in SITE.items() if k != "data"}), "setting 'data' is missing"),
         (yaml.safe_dump({**SITE, "data": {**SITE["data"], "genomics": None}}), "nothing to learn from"),
+        (
+            yaml.safe_dump({**SITE, "limits": {"strategies": ["fedavg", "fedagv"]}}),
+            "got 'fedagv'. Input should be 'fed",
+        ),
     ],
 )
 def test_a_site_file_that_is_no_site_file_is_refused_by_name(text, word, tmp_path):

@@ -19,8 +19,7 @@ def write(path: Path, text: str) -> Path:
 
 def read(folder: Path, text: str, **settings):
     write(folder / "genes.csv", text)
-    columns = settings.pop("columns", None)
-    return read_genes(GenomicsTable(file="genes.csv", **settings), folder, columns=columns)
+    return read_genes(GenomicsTable(file="genes.csv", **settings), folder)
 
 
 def test_molecular_columns_are_read_unscaled_and_the_rest_is_ignored(tmp_path):
@@ -45,10 +44,18 @@ def test_parquet_and_gzip_hold_the_same_as_csv(tmp_path):
     np.testing.assert_array_equal(a[1].values_NC, b[1].values_NC)
 
 
-def test_only_the_agreed_columns_are_read(tmp_path):
-    _, genes = read(tmp_path, "case_id,A_cnv,B_cnv,C_mut\np,1,2,0\n", columns=["C_mut", "A_cnv", "ABSENT_mut"])
-    assert genes.columns == ("A_cnv", "C_mut")
-    np.testing.assert_array_equal(genes.values_NC, [[1, 0]])
+@pytest.mark.parametrize("kind", ["lists", "bytes"])
+def test_columns_of_another_kind_are_ignored_or_refused_by_name(tmp_path, kind):
+    cells = {"lists": [["a"], ["b"]], "bytes": [b"\xff", b"\xfe"]}[kind]
+    frame = pd.DataFrame({"case_id": ["p1", "p2"], "TP53": [0, 1], "other": cells})
+    frame.to_parquet(tmp_path / "g.parquet", index=False)
+    table = GenomicsTable(file="g.parquet", bare_columns="mut")
+    assert read_genes(table, tmp_path)[1].columns == ("TP53_mut",)
+    with pytest.raises(DataError, match=r"column 'other' is of type .*; wanted text"):
+        read_genes(table.model_copy(update={"case_id": "other"}), tmp_path)
+    frame.rename(columns={"other": "A_cnv"}).to_parquet(tmp_path / "g.parquet", index=False)
+    with pytest.raises(DataError, match="column 'A_cnv' holds text that is no number in rows 1, 2"):
+        read_genes(table, tmp_path)
 
 
 def test_bare_mutation_columns_are_renamed_and_clinical_ones_never(tmp_path):
@@ -77,7 +84,6 @@ def test_bare_mutation_columns_are_renamed_and_clinical_ones_never(tmp_path):
         ("case_id,A,B\np,1,0\n", {}, ("SYMBOL_rnaseq", "data.genomics.bare_columns")),
         ("case_id,A,A_mut\np,1,0\n", {"bare_columns": "mut"}, ("'A'", "'A_mut'", "Keep one")),
         ("case_id,A_cnv,A_cnv\np,1,0\n", {}, ("'A_cnv'", "2 times", "Keep one")),
-        ("case_id,A_cnv\np,1\n", {"columns": ["Z_cnv"]}, ("agreed on", "same kind of table")),
     ],
 )
 def test_refusals_name_file_column_row_and_remedy(tmp_path, text, settings, words):

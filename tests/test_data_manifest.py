@@ -201,14 +201,6 @@ def test_one_modality_is_enough(tmp_path):
     ]
 
 
-def test_only_agreed_gene_columns_are_read(tmp_path):
-    config = make_site(tmp_path)
-    (tmp_path / "genes.csv").write_text("case_id,A_cnv,B_cnv\np1,1,\np2,1,5\n")
-    cohort = load_cohort(config, gene_columns=["B_cnv"])
-    assert cohort.genes.columns == ("B_cnv",)
-    assert [r.gene_row for r in cohort.records] == [None, 0]
-
-
 def test_clinical_columns_are_no_genes(tmp_path):
     (tmp_path / "all.csv").write_text("case_id,survival_months,my_event,TP53\np,1,1,0\nq,2,0,1\n")
     config = SiteDataConfig(

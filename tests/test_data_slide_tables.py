@@ -57,6 +57,24 @@ def test_a_table_keyed_by_slide_follows_the_record(tmp_path):
     assert store.has(patient("somebody", "8"))
 
 
+def test_case_ids_are_compared_as_they_are(tmp_path):
+    store = open_table(tmp_path, "case_id,hif_1\n2019/12,1\n2020/12,2\n13.tif,3\n")
+    assert [store.load(patient(name)).patches_PF.tolist() for name in ("2019/12", "2020/12", "13.tif")] == [
+        [[1.0]],
+        [[2.0]],
+        [[3.0]],
+    ]
+    assert not store.has(patient("12"))
+    assert not store.has(patient("13"))
+
+
+def test_a_row_in_which_nothing_was_measured_is_absent(tmp_path):
+    store = open_table(tmp_path, "case_id,hif_1,hif_2\np1,,NaN\np2,,5\np2,,\n")
+    assert not store.has(patient("p1"))
+    assert store.load(patient("p1")) is None
+    assert store.load(patient("p2")).patches_PF.tolist() == [[pytest.approx(np.nan, nan_ok=True), 5.0]]
+
+
 def test_a_cap_keeps_rows_in_order(tmp_path):
     rows = "".join(f"p,{i}\n" for i in range(10))
     store = open_table(tmp_path, f"case_id,hif_1\n{rows}")
@@ -160,7 +178,7 @@ def test_groups_file_refusals(tmp_path, groups, words):
 def test_real_features_are_read(data_root, cohort, patients, slides, missing):
     store = open_table(data_root, path=f"hif/{cohort}_hif.csv.gz", groups_file="hif/hif_names.csv")
     assert store.values_SF.shape == (slides, 607)
-    assert len(store.rows) == patients
+    assert len(store.rows_of_slide) == patients
     assert int(np.isnan(store.values_SF).sum()) == missing
     assert len(store.families) == store.width == 607
 
@@ -169,7 +187,7 @@ def test_real_features_are_read(data_root, cohort, patients, slides, missing):
 def test_real_slides_are_found_by_their_number(data_root):
     store = open_table(data_root, path="hif/luad_hif.csv.gz", key="slide_ref")
     assert store.load(patient("TCGA-49-AARO", "75661")).patches_PF.shape == (1, 607)
-    assert len(store.rows) == 501
+    assert len(store.rows_of_slide) == 501
 
 
 @pytest.mark.real_data

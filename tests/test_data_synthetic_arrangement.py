@@ -194,6 +194,8 @@ def test_a_patient_without_what_carries_the_risk_is_of_average_risk_to_any_model
     [
         ({"risk": "correspondence", "feature_width": 6}, "feature_width > 6"),
         ({"risk": "correspondence", "rare_fraction": 0.2}, r"rare_fraction <= 0\.1"),
+        ({"risk": "correspondence", "patches": (2, 4)}, "6 x 1 patches, more than a patient with 4 has"),
+        ({"risk": "correspondence", "patches": (10, 10), "rare_fraction": 0.16}, "6 x 2 patches"),
         ({"risk": "order", "rare_fraction": 0.3}, r"rare_fraction <= 0\.2"),
         ({"risk": "order", "rare_fraction": 0.1, "patches": (20, 50)}, "take more patches"),
     ],

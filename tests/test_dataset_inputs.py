@@ -143,6 +143,12 @@ def test_features_of_another_width_are_refused():
         PatientDataset(cohort(MemoryFeatures(3, {})), AGREEMENT, CONFIG)
 
 
+def test_a_table_whose_columns_changed_places_is_refused():
+    agreed = Agreement(time_bin_edges=(12.0,), feature_width=2, feature_columns=("p", "q"))
+    with pytest.raises(AgreementError, match="or their order"):
+        PatientDataset(cohort(MemoryFeatures(2, {}, columns=("q", "p"))), agreed, CONFIG)
+
+
 def test_nobody_is_an_empty_data_set():
     empty = PatientDataset(cohort().subset([]), AGREEMENT, CONFIG)
     assert len(empty) == 0

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from contextlib import contextmanager
 
 import pytest
 
 pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
 
 from memamba_core.errors import BudgetError, ConfigError, TamperedLogError
+from memamba_core.privacy import chained_log
 from memamba_core.privacy.accounting import NoisyStep, epsilon_of
 from memamba_core.privacy.ledger import Ledger, epsilon_in_hospitals, read_spending
 
@@ -199,6 +202,47 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(folder, monkeypatch):
     assert len(ledger(folder).charges()) == 1
 
 
+@pytest.mark.parametrize(("fails", "counted"), [("before", 1), ("after", 2)])
+def test_a_head_that_cannot_be_written_again_and_again_does_not_spoil_the_ledger(folder, monkeypatch, fails, counted):
+    """A full disk takes a line into the block that the file has, and no new file; the second failure is another."""
+    filled(folder, rounds=1)
+    write = chained_log.write_atomically
+
+    @contextmanager
+    def full(path):
+        with write(path) as partial:
+            if fails == "before":
+                raise OSError(28, "No space left on device")
+            yield partial
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(chained_log, "write_atomically", full)
+    for server_round in (2, 3):
+        with pytest.raises(OSError, match="No space"):
+            ledger(folder).charge("run", server_round, STEP, 10, 8)
+    monkeypatch.undo()
+    assert len(ledger(folder).charges()) == counted
+    ledger(folder).charge("run", 4, STEP, 10, 8)
+    assert len(ledger(folder).charges()) == counted + 1
+
+
+def test_reading_waits_for_who_is_writing(folder):
+    """Without the lock a reader may see the file of before a charge and the head of after it: no tampering."""
+    filled(folder, rounds=1)
+    log = chained_log.ChainedLog(folder / "other.jsonl")
+    with log.open() as opened:
+        opened.append({"line_of": "a test"})
+    done = threading.Event()
+    read = []
+    reader = threading.Thread(target=lambda: (read.extend(log.read()), done.set()))
+    with log.open() as opened:
+        reader.start()
+        assert not done.wait(0.2)
+        opened.append({"line_of": "a test"})
+    reader.join(10)
+    assert len(read) == 2
+
+
 def test_keys_and_ledgers_are_for_their_owner(folder):
     filled(folder, rounds=1)
     assert (folder / "ledger.key").stat().st_mode & 0o077 == 0
@@ -234,6 +278,7 @@ def test_a_kill_at_any_point_counts_too_much_or_right(folder, point):
     script = textwrap.dedent(
         f"""
         import os, signal
+        from contextlib import contextmanager
         from pathlib import Path
         from memamba_core.privacy import chained_log
         from memamba_core.privacy.accounting import NoisyStep
@@ -241,10 +286,15 @@ def test_a_kill_at_any_point_counts_too_much_or_right(folder, point):
         die = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
         point, book = {point!r}, Ledger(Path({str(folder)!r}), "st-elsewhere", {DELTA})
         write, atomically = chained_log.ChainedLog._write, chained_log.write_atomically
+        @contextmanager
+        def die_before_the_name(path):
+            with atomically(path) as partial:
+                yield partial
+                die()
         if point == "before the line":
             chained_log.ChainedLog._write = die
         elif point == "after the line":
-            chained_log.write_atomically = die
+            chained_log.write_atomically = die_before_the_name
         else:
             chained_log.ChainedLog._write = lambda *a: (write(*a), die())
         book.charge("run", 3, NoisyStep(2.0, 0.1), 10, 8)

@@ -100,6 +100,7 @@ def flip(folder):
         lambda folder: edit(folder, lambda a: a["experiment"]["agreement"].update(scaled_clip=4.0)),
         lambda folder: edit(folder, lambda a: a["experiment"]["model"].update(d_model=-1)),
         lambda folder: edit(folder, lambda a: a["agreement"].update(time_bin_edges=[1.0, 2.0, 3.0])),
+        lambda folder: edit(folder, lambda a: a.update(server_round="last")),
     ],
     ids=[
         "truncated weights",
@@ -118,6 +119,7 @@ def flip(folder):
         "other setting",
         "impossible setting",
         "other bins",
+        "a round that is no number",
     ],
 )
 def test_damage_is_a_checkpoint_error(folder, damage):

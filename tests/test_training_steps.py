@@ -10,7 +10,7 @@ from federation_fixtures import Federation, tiny
 
 from memamba_core.config.training import OptimizerConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
-from memamba_core.training import trainer
+from memamba_core.training import batches, trainer
 from memamba_core.training.checkpoint import initial_model, weights_of
 from memamba_core.training.optim import build_optimizer, learning_rate_factor
 from memamba_core.training.trainer import Span, predict, train
@@ -82,16 +82,16 @@ def test_a_batch_cut_into_parts_has_the_same_gradient(parts, monkeypatch):
     experiment = experiment.model_copy(update={"training": settings})
     options = {"span": Span(0, 1, 1), "optimizer": plain, "settings": settings}
     counted = []
-    cut = trainer._parts
+    cut = trainer.parts_of_batch
 
     def counting(patients):
         found = list(cut(patients))
         counted.append(len(found))
         return iter(found)
 
-    monkeypatch.setattr(trainer, "_parts", counting)
+    monkeypatch.setattr(trainer, "parts_of_batch", counting)
     whole, whole_result = trained((experiment, agreement, dataset), **options)
-    monkeypatch.setattr(trainer, "MICRO_BATCH_ROWS", 5)
+    monkeypatch.setattr(batches, "MICRO_BATCH_ROWS", 5)
     pieces, pieces_result = trained((experiment, agreement, dataset), **options)
     assert counted[0] == 1
     assert counted[1] > 4
@@ -116,6 +116,7 @@ def test_a_batch_cut_into_parts_has_the_same_gradient(parts, monkeypatch):
         ({"warmup_fraction": 0.0, "schedule": "constant"}, 0.0, 1.0),
         ({"warmup_fraction": 0.2, "schedule": "constant"}, 0.1, 0.5),
         ({"warmup_fraction": 0.2, "schedule": "constant"}, 0.9, 1.0),
+        ({"warmup_fraction": 1e-4}, 0.0, 1.0),  # over before the first step ends: never above the peak
     ],
 )
 def test_learning_rates_over_a_run(settings, progress, factor):
@@ -205,6 +206,7 @@ def test_steps_with_a_gradient_that_is_not_finite_are_left_out(parts, monkeypatc
     assert all(np.isfinite(array).all() for array in weights.values())
     assert not same(weights, weights_of(initial_model(experiment, agreement)))
     assert "1 of 2 steps were left out" in caplog.text
+    assert result.trained["head"] == 8  # of 16: the other 8 moved nothing
 
 
 def test_counts_are_of_distinct_patients(parts):
@@ -252,7 +254,7 @@ def test_predictions_do_not_depend_on_how_patients_are_grouped(parts, monkeypatc
     experiment, agreement, dataset = parts
     model = initial_model(experiment, agreement)
     together = predict(model, dataset, device=CPU)
-    monkeypatch.setattr(trainer, "MICRO_BATCH_ROWS", 1)
+    monkeypatch.setattr(batches, "MICRO_BATCH_ROWS", 1)
     alone = predict(model, dataset, device=CPU)
     for name in ("risk", "survival_NK", "loss"):
         np.testing.assert_allclose(getattr(alone, name), getattr(together, name), atol=1e-5)

@@ -2,11 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
 from memamba_core.config.base import Settings, read_yaml
+from memamba_core.config.strategy import StrategyName
 
 __all__ = [
     "ClinicalTable",
@@ -120,16 +121,7 @@ class LimitsConfig(Settings):
     on without the site."""
     max_patches: int = Field(20_000, ge=1)
     """Patches of one patient held in memory; a larger bag is sampled evenly over the slide."""
-    strategies: tuple[str, ...] = (
-        "fedavg",
-        "fedprox",
-        "fedavgm",
-        "fedadam",
-        "fedyogi",
-        "fedmedian",
-        "fedtrimmedavg",
-        "krum",
-    )
+    strategies: tuple[StrategyName, ...] = get_args(StrategyName)
     """Strategies this site takes part in."""
     overrides: tuple[str, ...] | None = None
     """Settings of the experiment in which a run may deviate from the installed defaults: `federation.num_rounds`, or

@@ -7,7 +7,9 @@ from pydantic import Field
 
 from memamba_core.config.choice import Choice
 
-__all__ = ["StrategyConfig"]
+__all__ = ["StrategyConfig", "StrategyName"]
+
+StrategyName = Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum"]
 
 
 class StrategyConfig(Choice):
@@ -23,7 +25,7 @@ class StrategyConfig(Choice):
         "fedtrimmedavg": {"trim_fraction": 0.2},
         "krum": {"num_malicious_sites": 0},
     }
-    name: Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
+    name: StrategyName = "fedavg"
     proximal_mu: float | None = Field(None, gt=0)
     """FedProx: weight of the proximal term at the sites. It acts from the second step of a round on, so where a site
     takes one step it changes nothing."""

@@ -11,6 +11,6 @@ Nothing of this is estimated from data. What the sites agree on (time bins, gene
 `agreement`, and `dataset` applies it.
 
 Every complaint about a file is a `DataError` that names the file, the column and the rows (the first below
-the header is row 1) and says what to do. None holds a patient's identifier or value, and log lines hold only
-counts.
+the header is row 1) and says what to do. Log lines hold only counts, and no complaint a value or a case id; but the
+name of a slide's file often begins with one. So complaints stay at the site, and a fixed text leaves it.
 """

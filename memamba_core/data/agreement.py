@@ -62,6 +62,13 @@ class Agreement:
                 raise AgreementError(f"{name} has shape {array.shape}, wanted one of lengths {sorted(allowed)}")
             if not np.isfinite(array).all() or (name.endswith("scale") and (array <= 0).any()):
                 raise AgreementError(f"{name} holds values that are not finite, or a scale that is not positive")
+        if self.feature_center.shape != self.feature_scale.shape:
+            lengths = f"{len(self.feature_center)} and {len(self.feature_scale)}"
+            raise AgreementError(f"feature_center and feature_scale have {lengths} values; wanted both or none")
+        if len(self.feature_columns) not in (0, self.feature_width):
+            raise AgreementError(
+                f"there are {len(self.feature_columns)} feature_columns, wanted {self.feature_width} or none"
+            )
         edges = self.time_bin_edges
         if not edges or not all(a < b < math.inf for a, b in zip((0.0, *edges), edges, strict=False)):
             raise AgreementError(f"time_bin_edges must be positive, finite and ascending, got {list(edges)}")
@@ -117,7 +124,15 @@ class Agreement:
             if missing := sorted({f.name for f in fields(cls)} - set(values)):
                 raise AgreementError(f"the agreement does not have the agreed fields: {missing} missing")
             return cls(**values)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except AgreementError:
+            raise
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            OverflowError,
+        ) as error:  # any shape that JSON can have
             raise AgreementError(f"the agreement does not have the agreed fields: {error}") from None
 
     def digest(self) -> str:

@@ -27,7 +27,7 @@ class PatientDataset:
         max_patches: the site's own limit on patches of one patient in memory; None for none.
 
     Raises:
-        AgreementError: the cohort lacks an agreed gene column, or its features have another width.
+        AgreementError: the cohort lacks an agreed gene column, or its features have another width or other columns.
     """
 
     def __init__(
@@ -126,9 +126,16 @@ class PatientDataset:
         return genes_NC, [None if row is None else next(index) for row in rows]
 
     def _check_features(self) -> None:
-        features = self.cohort.features
-        if features is not None and self.agreement.feature_width and features.width != self.agreement.feature_width:
+        features, agreement = self.cohort.features, self.agreement
+        if features is None or not agreement.feature_width:
+            return
+        if features.width != agreement.feature_width:
             raise AgreementError(
-                f"the site's features are {features.width} wide, the agreement says {self.agreement.feature_width}; "
+                f"the site's features are {features.width} wide, the agreement says {agreement.feature_width}; "
                 "all sites need features of one encoder"
+            )
+        if features.columns != agreement.feature_columns:
+            raise AgreementError(
+                "the columns of the site's table of slide features, or their order, are not those that were agreed on; "
+                "the table changed since its columns were declared: start the run anew"
             )

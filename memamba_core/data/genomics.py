@@ -33,7 +33,6 @@ def read_genes(
     config: GenomicsTable,
     root: Path,
     *,
-    columns: Collection[str] | None = None,
     clinical_columns: Collection[str] = (),
 ) -> tuple[tuple[str, ...], GeneTable]:
     """Read a site's molecular table.
@@ -46,7 +45,6 @@ def read_genes(
     Args:
         config: the file and how to read it.
         root: folder that `config.file` is relative to.
-        columns: read only these, as far as the table has them; None reads all.
         clinical_columns: names that are no bare gene symbols, beside `CLINICAL_COLUMNS`.
 
     Returns:
@@ -80,13 +78,7 @@ def read_genes(
             "SYMBOL_mut. Rename them, or set data.genomics.bare_columns to mut if the columns are mutations "
             "under bare symbols"
         )
-    wanted = [c for c in table.columns if c in names and (columns is None or names[c] in columns)]
-    if not wanted:
-        raise DataError(
-            f"{table.path}: has none of the {len(columns or ())} molecular columns that were agreed on, but "
-            f"{len(names)} others. Check that it is the same cohort and the same kind of table as at the "
-            "other sites"
-        )
+    wanted = [column for column in table.columns if column in names]
     return tuple(case_ids), GeneTable(tuple(names[c] for c in wanted), table.numbers(wanted))
 
 

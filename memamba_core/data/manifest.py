@@ -1,7 +1,6 @@
 """A site's tables become a cohort: patients joined with their molecular data, features and test fold."""
 
 import logging
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ __all__ = ["load_cohort"]
 log = logging.getLogger(__name__)
 
 
-def load_cohort(config: SiteDataConfig, *, gene_columns: Collection[str] | None = None) -> Cohort:
+def load_cohort(config: SiteDataConfig) -> Cohort:
     """Read a site's patients and join what belongs to them. Values are unscaled; bags are read later.
 
     The clinical table decides who the patients are (`read_clinical`: its columns and units). A patient
@@ -30,7 +29,6 @@ def load_cohort(config: SiteDataConfig, *, gene_columns: Collection[str] | None 
 
     Args:
         config: what the site.yaml says of the tables.
-        gene_columns: read only these molecular columns, as far as the site has them; None reads all.
 
     Returns:
         The patients in the order of the clinical table. `gene_row` counts those with molecular data, in that
@@ -45,7 +43,7 @@ def load_cohort(config: SiteDataConfig, *, gene_columns: Collection[str] | None 
     genes: GeneTable | None = None
     features: FeatureStore | None = None
     if config.genomics is not None:
-        records, genes = _join_genes(records, config.genomics, config.root, config.clinical, gene_columns)
+        records, genes = _join_genes(records, config.genomics, config.root, config.clinical)
     if config.features is not None:
         features = open_features(config.features, config.root)
         _check_features(records, features, config.features, config.root)
@@ -63,11 +61,10 @@ def _join_genes(
     config: GenomicsTable,
     root: Path,
     clinical: ClinicalTable,
-    wanted: Collection[str] | None,
 ) -> tuple[list[PatientRecord], GeneTable]:
     """Records that know their row of the molecular table, which is cut to these patients."""
     not_genes = [c for c in (clinical.case_id, clinical.time, clinical.event, clinical.slides, clinical.tss) if c]
-    case_ids, table = read_genes(config, root, columns=wanted, clinical_columns=not_genes)
+    case_ids, table = read_genes(config, root, clinical_columns=not_genes)
     measured = np.flatnonzero(~np.isnan(table.values_NC).all(axis=1)).tolist()
     row_of = {case_ids[row]: row for row in measured}
     rows = [row_of[r.case_id] for r in records if r.case_id in row_of]

@@ -1,6 +1,7 @@
 """Slide-level features: a table with one vector per slide (or per patient), its columns in families."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,8 @@ class SlideTable:
         columns: names of the F feature columns.
         families: family of each column; empty where a slide is one token.
         values_SF: float32, one row per slide, unscaled; NaN where not measured.
-        rows: name of a slide, or case id of a patient -> its rows.
+        rows_of_slide: name of a slide -> its rows, of those in which anything was measured.
+        rows_of_case: the key as the table writes it, which may be a case id -> the same.
         width: number F of columns.
     """
 
@@ -40,14 +42,15 @@ class SlideTable:
     columns: tuple[str, ...]
     families: tuple[str, ...]
     values_SF: npt.NDArray[np.float32]
-    rows: Mapping[str, tuple[int, ...]]
+    rows_of_slide: Mapping[str, tuple[int, ...]]
+    rows_of_case: Mapping[str, tuple[int, ...]]
     width: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.width = len(self.columns)
 
     def has(self, record: PatientRecord) -> bool:
-        """Whether the table has a row of the patient or of one of the slides."""
+        """Whether anything was measured in a row of the patient or of one of the slides."""
         return bool(self._rows_of(record))
 
     def load(
@@ -65,7 +68,7 @@ class SlideTable:
             rng: samples them at random without replacement; None takes them evenly spaced.
 
         Returns:
-            float32 vectors without coordinates, or None where the table has no row of the patient.
+            float32 vectors without coordinates, or None where nothing was measured of the patient.
         """
         rows = self._rows_of(record)
         if not rows:
@@ -74,12 +77,12 @@ class SlideTable:
         return Bag(torch.from_numpy(self.values_SF[np.array(rows)[chosen]]))
 
     def _rows_of(self, record: PatientRecord) -> tuple[int, ...]:
-        by_slide = tuple(row for slide in record.slides for row in self.rows.get(slide, ()))
-        return by_slide or self.rows.get(record.case_id, ())
+        by_slide = tuple(row for slide in record.slides for row in self.rows_of_slide.get(slide, ()))
+        return by_slide or self.rows_of_case.get(record.case_id, ())
 
 
 def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
-    """Read a slide-level table.
+    """Read a slide-level table. A row in which nothing was measured counts as absent.
 
     Args:
         config: `path` names the table (CSV, CSV.gz or parquet), `key` the column of slide names or case ids
@@ -107,16 +110,22 @@ def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
     keys = table.text([config.key])[config.key]
     remedy = "Set data.features.key to a column that names the slide or the patient in every row"
     table.refuse(config.key, keys == "", "is empty", remedy)
-    rows: dict[str, list[int]] = {}
-    for row, key in enumerate(keys.map(slide_name)):
-        rows.setdefault(key, []).append(row)
+    families = () if config.groups_file is None else _read_families(root / config.groups_file, columns)
+    values_SF = table.numbers(columns)
+    measured = np.flatnonzero(~np.isnan(values_SF).all(axis=1)).tolist()
+    # Case ids are compared as they are: what looks like a folder or an extension is a part of them.
+    rows_of_slide, rows_of_case = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
+    for row in measured:
+        rows_of_slide[slide_name(keys[row])].append(row)
+        rows_of_case[keys[row]].append(row)
     at = "" if config.magnification is None else f"@{config.magnification:g}x"
     return SlideTable(
         encoder=f"{config.encoder}{at}",
         columns=columns,
-        families=() if config.groups_file is None else _read_families(root / config.groups_file, columns),
-        values_SF=table.numbers(columns),
-        rows={key: tuple(indices) for key, indices in rows.items()},
+        families=families,
+        values_SF=values_SF,
+        rows_of_slide={name: tuple(rows) for name, rows in rows_of_slide.items()},
+        rows_of_case={name: tuple(rows) for name, rows in rows_of_case.items()},
     )
 
 

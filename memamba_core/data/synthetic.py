@@ -26,7 +26,7 @@ from memamba_core.config.simulation import SyntheticConfig
 from memamba_core.data.records import Cohort, GeneTable, PatientRecord
 from memamba_core.data.synthetic_genes import NUM_GROUPS, draw_genes, gene_groups
 from memamba_core.data.synthetic_outcomes import draw_outcomes, planted_risk
-from memamba_core.data.synthetic_slides import MemoryFeatures, draw_slides
+from memamba_core.data.synthetic_slides import MemoryFeatures, draw_slides, patches_of_kind
 from memamba_core.errors import ConfigError
 from memamba_core.survival.concordance import concordance_index
 
@@ -168,6 +168,12 @@ def _check(config: SyntheticConfig) -> None:
             f"synthetic cohort: risk=correspondence plants {NUM_GROUPS} kinds of patches, each rare_fraction={share} "
             f"of the tissue, and tells them and their looks apart by directions of feature_width="
             f"{config.feature_width}; it needs rare_fraction <= {1 / NUM_GROUPS:.2f} and feature_width > {NUM_GROUPS}"
+        )
+    few = [n for n in range(config.patches[0], config.patches[1] + 1) if NUM_GROUPS * patches_of_kind(share, n) > n]
+    if config.risk == "correspondence" and few:
+        raise ConfigError(
+            f"synthetic cohort: risk=correspondence plants {NUM_GROUPS} x {patches_of_kind(share, few[-1])} patches, "
+            f"more than a patient with {few[-1]} has; take more patches or another rare_fraction"
         )
     if config.risk == "order" and (share > _MOST_SCATTERED or fewest < _FEWEST_SCATTERED):
         raise ConfigError(

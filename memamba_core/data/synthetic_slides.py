@@ -13,7 +13,7 @@ from memamba_core.data.row_choice import choose_rows
 from memamba_core.data.synthetic_genes import NUM_GROUPS, without_direction
 from memamba_core.records import Bag
 
-__all__ = ["GeneratedSlides", "MemoryFeatures", "SlideFeatures", "draw_slides"]
+__all__ = ["GeneratedSlides", "MemoryFeatures", "SlideFeatures", "draw_slides", "patches_of_kind"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -140,6 +140,11 @@ def draw_slides(
     return GeneratedSlides(slides_of, ((score_N - score_N.mean()) / score_N.std())[:, None], high_NK)
 
 
+def patches_of_kind(share: float, num: int) -> int:
+    """Patches of each of the six kinds of `correspondence` in a patient with `num` patches."""
+    return max(1, round(share * num))
+
+
 def _orthonormal(rows_KF: FloatArray) -> FloatArray:
     """The rows, each without its part along those before it, of length 1 (Gram and Schmidt)."""
     for k in range(len(rows_KF)):
@@ -153,7 +158,7 @@ def _plant(config: SyntheticConfig, num: int, high_K: npt.NDArray[np.bool_], rng
     """How many patches of each kind a patient with `num` patches has."""
     typical = config.rare_fraction * num
     if config.risk == "correspondence":
-        return _Planted((max(1, round(typical)),) * len(high_K))
+        return _Planted((patches_of_kind(config.rare_fraction, num),) * len(high_K))
     if config.risk == "order":
         count = round(typical)
         # Symmetric around one half whatever the count, so that the size of a bag says nothing: a single patch cannot

@@ -74,10 +74,21 @@ class Table:
         """The columns as text without surrounding blanks, one row per row of the table; an empty cell is ''.
 
         Nothing is interpreted: `05` keeps its zero and `NA` stays `NA`.
+
+        Raises:
+            DataError: there is no row, or a column of a parquet file holds lists, bytes or the like.
         """
         cells = self._cells(columns, strings_can_be_null=False)
-        trimmed = [pa.compute.utf8_trim_whitespace(_as_text(cells[column])) for column in columns]
-        frame = pd.DataFrame({c: t.to_pandas() for c, t in zip(columns, trimmed, strict=True)}, columns=list(columns))
+        trimmed = {}
+        for column in columns:
+            try:
+                trimmed[column] = pa.compute.utf8_trim_whitespace(_as_text(cells[column])).to_pandas()
+            except pa.ArrowException:  # its own text may quote a cell
+                kind = cells[column].type
+                raise DataError(
+                    f"{self.path}: column {column!r} is of type {kind}; wanted text or numbers. Export it as text"
+                ) from None
+        frame = pd.DataFrame(trimmed, columns=list(columns))
         if frame.empty:
             raise DataError(f"{self.path}: has a header but no rows. Write one row per patient below it")
         return frame
@@ -198,12 +209,15 @@ def _as_text(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _as_float32(cells: pa.ChunkedArray) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """The cells as numbers, NaN where there is none; and where that is because of text that is no number."""
+    """The cells as numbers, NaN where there is none; and where that is because of something that is no number."""
     try:
         numbers: npt.NDArray[np.float32] = cells.cast(pa.float32(), safe=False).to_numpy()
         return numbers, np.zeros(len(numbers), np.bool_)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # blanks around a number, a plus sign, or text
-        text = pd.Series(_as_text(cells).to_pandas()).str.strip()
+        try:
+            text = pd.Series(_as_text(cells).to_pandas()).str.strip()
+        except pa.ArrowException:  # lists, bytes or the like, in a parquet file
+            return np.full(len(cells), np.nan, np.float32), cells.is_valid().to_numpy()
         with np.errstate(over="ignore"):  # too large a number becomes infinite, as in the fast path
             parsed = pd.to_numeric(text, errors="coerce").to_numpy(np.float32)
         return parsed, np.isnan(parsed) & ~text.isin(NOT_MEASURED).to_numpy()

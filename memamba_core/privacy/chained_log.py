@@ -61,14 +61,19 @@ class ChainedLog:
         self.path = path
         self._key = key
         self._head = path.with_name(path.name + ".head")
+        self._lock = path.with_name(path.name + ".lock")
 
     def read(self) -> list[Record]:
-        """All lines, oldest first; none where there is no file.
+        """All lines, oldest first; none where there is no file. Waits for whoever is writing.
 
         Raises:
             TamperedLogError: a line was edited, removed, added or moved; the first such line is named.
         """
-        return self._read()[0]
+        if not self._lock.exists():  # nobody has ever written here: there is no log, or this is a copy of one
+            return self._read()[0]
+        with self._lock.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            return self._read()[0]
 
     @contextmanager
     def open(self) -> Iterator[OpenLog]:
@@ -76,12 +81,16 @@ class ChainedLog:
 
         Raises:
             TamperedLogError: as `read`.
+            OSError: the folder or a file in it cannot be written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(self.path.name + ".lock").open("a") as lock:
+        with self._lock.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released with the file, also by a kill
             self._drop_torn_line()
             records, tag = self._read()
+            if self._read_head() != (len(records), tag):
+                with self._new_head(len(records), tag):
+                    pass  # a crash had come between line and head; after a second one the head would be two behind
             yield OpenLog(records, self, tag)
 
     def _read(self) -> tuple[list[Record], str]:
@@ -111,16 +120,29 @@ class ChainedLog:
             if len(records) > 1:
                 raise TamperedLogError(f"{self._head} is missing; it is written with every line")
             return
-        try:
-            head = json.loads(self._head.read_text(encoding="utf-8"))
-            lines, last = int(head["lines"]), str(head["tag"])
-        except (ValueError, KeyError, TypeError):
-            raise TamperedLogError(f"{self._head} is not the head of a log") from None
+        lines, last = self._read_head()
         if len(records) < lines or len(records) > lines + 1 or (len(records) == lines and tag != last):
             raise TamperedLogError(
                 f"{self.path} has {len(records)} whole lines and its head says {lines}: lines are missing, or one of "
                 "the two files is older than the other" + (" (the last line is cut short)" if torn else "")
             )
+
+    def _read_head(self) -> tuple[int, str]:
+        """Number of lines and last tag; of no line where there is no head."""
+        if not self._head.exists():
+            return 0, ""
+        try:
+            head = json.loads(self._head.read_text(encoding="utf-8"))
+            return int(head["lines"]), str(head["tag"])
+        except (ValueError, KeyError, TypeError):
+            raise TamperedLogError(f"{self._head} is not the head of a log") from None
+
+    @contextmanager
+    def _new_head(self, lines: int, tag: str) -> Iterator[None]:
+        """A head that is written before the block, so that a full disk is noticed, and takes the name after it."""
+        with write_atomically(self._head) as partial:
+            partial.write_text(json.dumps({"lines": lines, "tag": tag}) + "\n", encoding="utf-8")
+            yield
 
     def _drop_torn_line(self) -> None:
         """Remove what a crash left of a line; nothing was done on its account, because it was not on the disk."""
@@ -137,8 +159,7 @@ class ChainedLog:
     def _write(self, record: Record, number: int, previous: str) -> str:
         tag = self._tag(record, number, previous)
         line = json.dumps({"line": number, **record, "tag": tag}, allow_nan=False) + "\n"
-        fresh = not self.path.exists()
-        with self.path.open("ab") as file:
+        with self._new_head(number + 1, tag), open(self.path, "ab", opener=_for_the_owner) as file:
             size = file.tell()
             try:
                 file.write(line.encode())
@@ -147,12 +168,12 @@ class ChainedLog:
             except OSError:
                 os.ftruncate(file.fileno(), size)  # a full disk may have taken half of it
                 raise
-        if fresh:
-            self.path.chmod(0o600)
-        with write_atomically(self._head) as partial:
-            partial.write_text(json.dumps({"lines": number + 1, "tag": tag}) + "\n", encoding="utf-8")
         return tag
 
     def _tag(self, record: Record, number: int, previous: str) -> str:
         text = json.dumps([number, previous, record], sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _for_the_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

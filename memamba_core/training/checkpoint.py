@@ -151,7 +151,7 @@ def load_checkpoint(folder: Path, name: str = "model") -> Checkpoint:
             weights=load_arrays(weights_path),
             experiment=Experiment.parse(about["experiment"], str(json_path)),
             agreement=agreement,
-            server_round=about["server_round"],
+            server_round=int(about["server_round"]),
             code=about["digests"]["code"],
         )
     except CheckpointError:

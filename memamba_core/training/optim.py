@@ -39,10 +39,11 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
 def learning_rate_factor(config: TrainingConfig, progress: float) -> float:
     """What the peak learning rate is multiplied with after a share `progress` (0...1) of the whole run.
 
-    Linear warm-up over `warmup_fraction`, then half a cosine to zero, or constant.
+    Linear warm-up over `warmup_fraction`, from a thousandth of the run on because a rate of zero would waste the first
+    step; then half a cosine to zero, or constant.
     """
     if config.warmup_fraction and progress < config.warmup_fraction:
-        return max(progress, 1e-3) / config.warmup_fraction
+        return min(1.0, max(progress, 1e-3) / config.warmup_fraction)
     if config.schedule == "constant":
         return 1.0
     done = (progress - config.warmup_fraction) / (1.0 - config.warmup_fraction)

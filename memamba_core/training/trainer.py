@@ -1,11 +1,11 @@
-"""The only loop over patients: a batch is a list of them, gradients are accumulated over parts that fit in memory.
+"""The only loop over patients: a batch is a list of them, gradients are accumulated over parts of it (`batches`).
 
 Pooled training, a hospital alone and a site of a federation all call `train`; they differ in how much of the run
 they cover (`Span`) and in the proximal term.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,15 +20,13 @@ from memamba_core.model.precision import matmul_precision
 from memamba_core.records import PatientInputs
 from memamba_core.survival.hazards import risk_from_logits, survival_from_logits
 from memamba_core.survival.losses import nll_loss
+from memamba_core.training.batches import batches_of, parts_of_batch, parts_of_stream
 from memamba_core.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from memamba_core.training.seeding import derive_seed, seeded
 
 __all__ = ["Predictions", "Span", "TrainResult", "predict", "resolve_device", "train", "training_loss"]
 
 _log = logging.getLogger(__name__)
-
-MICRO_BATCH_ROWS = 16_384
-"""Bag rows whose graph is held at once; a batch with more is cut into parts. Changes memory, not the result."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,9 @@ class TrainResult:
     """What training did.
 
     Attributes:
-        trained: parameter group -> number of distinct patients whose gradient reached it.
-        mean_loss: likelihood term per patient, averaged over the epochs of the span.
+        trained: parameter group -> number of distinct patients whose gradient moved it: those of steps taken.
+        mean_loss: likelihood term per patient, averaged over the epochs of the span, with the steps that were left out:
+            it is not finite where a patient's likelihood was not.
         steps: optimizer steps taken.
         skipped_steps: steps left out because a gradient was not finite.
     """
@@ -140,7 +139,7 @@ def train(
         epoch_loss = 0.0
         with seeded(derive_seed(seed, epoch, "dropout")), matmul_precision(config.matmul_precision):
             for number, indices in enumerate(
-                _batches(len(dataset), config.batch_size, derive_seed(seed, epoch, "order"))
+                batches_of(len(dataset), config.batch_size, derive_seed(seed, epoch, "order"))
             ):
                 progress = (epoch + number / steps_per_epoch) / span.total
                 set_learning_rate(step.optimizer, optimizer.learning_rate * learning_rate_factor(config, progress))
@@ -148,10 +147,11 @@ def train(
                     dataset.load(i, max_patches=config.max_patches, rng=_patch_rng(seed, epoch, i, config))
                     for i in indices
                 ]
-                for index, patient in zip(indices, patients, strict=True):
+                likelihood_sum, is_taken = step(patients)
+                epoch_loss += likelihood_sum
+                for index, patient in zip(indices, patients, strict=True) if is_taken else ():
                     for group in model.groups_of(patient):
                         trained.setdefault(group, set()).add(index)
-                epoch_loss += step(patients)
         losses.append(epoch_loss / len(dataset))
         if on_epoch is not None:
             on_epoch(epoch + 1, losses[-1])
@@ -190,7 +190,7 @@ def predict(
     groups: list[frozenset[str]] = []
     patients = ((i, dataset.load(i)) for i in range(len(dataset)))
     with torch.inference_mode():
-        for part in _parts_of_stream(patients):
+        for part in parts_of_stream(patients):
             indices = [index for index, _ in part]
             inputs = [_to_device(patient, _device_of(model)) for _, patient in part]
             logits_BK = model(inputs).logits_BK.float()
@@ -216,11 +216,11 @@ class _Step:
         self.taken = 0
         self.skipped = 0
 
-    def __call__(self, patients: Sequence[PatientInputs]) -> float:
-        """Step, and return the summed likelihood term of the patients."""
+    def __call__(self, patients: Sequence[PatientInputs]) -> tuple[float, bool]:
+        """Step, and return the summed likelihood term of the patients, and whether the step was taken."""
         self.optimizer.zero_grad(set_to_none=True)
         likelihood_sum = 0.0
-        for part in _parts(patients):
+        for part in parts_of_batch(patients):
             loss, likelihood = training_loss(self.model, part, self.config)
             (loss * (len(part) / len(patients))).backward()  # type: ignore[no-untyped-call]
             likelihood_sum += float(likelihood) * len(part)
@@ -228,10 +228,10 @@ class _Step:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         if not torch.isfinite(norm):
             self.skipped += 1
-            return likelihood_sum
+            return likelihood_sum, False
         self.optimizer.step()
         self.taken += 1
-        return likelihood_sum
+        return likelihood_sum, True
 
     def _add_proximal_gradient(self) -> None:
         if not self.proximal_mu:
@@ -268,43 +268,9 @@ def _likelihood(logits_BK: torch.Tensor, patients: Sequence[PatientInputs], conf
     )
 
 
-def _batches(num: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Indices in a seeded order, `size` at a time; the last batch may be smaller."""
-    order = np.random.default_rng(seed).permutation(num)
-    for start in range(0, num, size):
-        yield [int(i) for i in order[start : start + size]]
-
-
 def _patch_rng(seed: int, epoch: int, index: int, config: TrainingConfig) -> np.random.Generator | None:
     """Patches are drawn anew each epoch where training samples them; otherwise a limit takes them evenly spaced."""
     return np.random.default_rng(derive_seed(seed, epoch, index, "patches")) if config.max_patches else None
-
-
-def _rows(patient: PatientInputs) -> int:
-    return 0 if patient.bag is None else len(patient.bag.patches_PF)
-
-
-def _parts(patients: Sequence[PatientInputs]) -> Iterator[list[PatientInputs]]:
-    """Cut a batch, bags of like length together, into parts of at most `MICRO_BATCH_ROWS` rows (or one patient)."""
-    ordered = sorted(enumerate(patients), key=lambda item: _rows(item[1]))
-    for part in _parts_of_stream(iter(ordered), limit=None):
-        yield [patient for _, patient in part]
-
-
-def _parts_of_stream(
-    patients: Iterator[tuple[int, PatientInputs]], limit: int | None = 256
-) -> Iterator[list[tuple[int, PatientInputs]]]:
-    """Consecutive patients with at most `MICRO_BATCH_ROWS` rows together (or one patient), at most `limit` of them."""
-    part: list[tuple[int, PatientInputs]] = []
-    rows = 0
-    for item in patients:
-        if part and (rows + _rows(item[1]) > MICRO_BATCH_ROWS or len(part) == limit):
-            yield part
-            part, rows = [], 0
-        part.append(item)
-        rows += _rows(item[1])
-    if part:
-        yield part
 
 
 def _device_of(model: MEMamba) -> torch.device:
