@@ -32,7 +32,7 @@ def draw_kaplan_meier(
 
     Args:
         path: PNG to write.
-        time_months: months from diagnosis to the event or to the last visit.
+        time_months: follow-up in months, to the event or to the last visit.
         event: True: it happened at that time. False: censored then, drawn as a tick.
         risk: out-of-fold predictions, higher is worse. If all are equal there is one group and no test.
         title: of the figure.
@@ -53,7 +53,7 @@ def draw_kaplan_meier(
         top.set_xticks(ticks)
         top.tick_params(labelbottom=True)
         top.set_ylabel("Survival probability")
-        top.set_xlabel("Months since diagnosis")
+        top.set_xlabel("Months of follow-up")
         top.set_title(title)
         p_value = log_rank_p(time_months, event, groups[0][2])
         heading = "No log-rank test" if p_value is None else f"Log-rank {_p_text(p_value)}"
