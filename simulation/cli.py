@@ -6,6 +6,7 @@ Torch is imported after the settings are known, so that `--help` and a mistyped 
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,9 @@ __all__ = ["main"]
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+
+_CONFIG_DIR = "--config-dir="
+_OVERRIDE = re.compile(r"~|\+*\w[\w.@/]*=")
 
 
 def main() -> None:
@@ -57,10 +61,13 @@ def _run_hydra(arguments: list[str], *, export: bool) -> int:
         nonlocal status
         from hydra.core.hydra_config import HydraConfig
 
-        overrides = tuple(o.removeprefix("++") for o in HydraConfig.get().overrides.task)
+        hydra_config = HydraConfig.get()
+        own = [f"{_CONFIG_DIR}{s.path}" for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+        overrides = (*own, *(o.removeprefix("++") for o in hydra_config.overrides.task))
         status = max(status, _guarded(lambda: simulation_from(config), overrides, export=export))
 
-    sys.argv = [sys.argv[0], *hydra_overrides(arguments)]
+    # Options first: Hydra's parser loses overrides that stand on both sides of an option.
+    sys.argv = [sys.argv[0], *sorted(hydra_overrides(arguments), key=lambda a: bool(_OVERRIDE.match(a)))]
     hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(config_folder()), config_name="simulate")(work)()
     return status
 
@@ -75,7 +82,9 @@ def _guarded(compose: Callable[[], SimulationConfig], overrides: tuple[str, ...]
             _audit(settings, overrides)
         else:
             _simulate(settings, overrides)
-    except MemambaError as error:
+    except BrokenPipeError:
+        raise
+    except (MemambaError, OSError) as error:  # the second: a full disk, a folder that cannot be written
         print(f"error: {error}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
@@ -96,7 +105,7 @@ def _simulate(config: SimulationConfig, overrides: tuple[str, ...]) -> None:
     with ProgressReporter() as progress:
         try:
             result = simulate(config, overrides, progress)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):
             kept = "" if progress.folder is None else f"; go on with: flower-simulate resume={progress.folder}"
             print(f"\ninterrupted; finished rounds are kept{kept}", file=sys.stderr)
             raise
@@ -123,7 +132,8 @@ def _settings_of(config: SimulationConfig, overrides: tuple[str, ...]) -> tuple[
     """The settings of an interrupted run, from its folder; only what belongs to the machine may be given anew."""
     folder = config.resume
     assert folder is not None
-    strange = [o for o in overrides if o.split("=")[0] not in (*MACHINE_SETTINGS, "resume")]
+    allowed = (*MACHINE_SETTINGS, "resume", _CONFIG_DIR.rstrip("="))
+    strange = [o for o in overrides if o.split("=")[0] not in allowed]
     if strange:
         raise ConfigError(
             f"resume takes its settings from {folder}; besides it only {', '.join(MACHINE_SETTINGS)} may be given, got "
