@@ -13,8 +13,10 @@ from typing import Any
 
 from memamba_core.config.compose import (
     HYDRA_VERSION_BASE,
+    compose_experiment,
     compose_simulation,
     config_folder,
+    experiment_overrides,
     hydra_overrides,
     simulation_from,
 )
@@ -118,7 +120,8 @@ def _audit(config: SimulationConfig, overrides: tuple[str, ...]) -> None:
     from .audit import audit
     from .audit_words import table
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    for name in ("flwr", "server"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     console = Console()
     with console.status("audit") as status:
         report, folder = audit(config, overrides, status.update)
@@ -148,7 +151,20 @@ def _settings_of(config: SimulationConfig, overrides: tuple[str, ...]) -> tuple[
         raise ConfigError(f"{path}: not readable as JSON ({error}); this run cannot be resumed") from None
     machine = {name: getattr(config, name) for name in MACHINE_SETTINGS}
     settings = SimulationConfig.parse({**before["settings"], **machine, "resume": folder}, str(path))
-    return settings, tuple(before["overrides"])
+    overrides = tuple(before["overrides"])
+    _refuse_changed_configs(settings, overrides)
+    return settings, overrides
+
+
+def _refuse_changed_configs(settings: SimulationConfig, overrides: tuple[str, ...]) -> None:
+    """The hospitals compose the overrides again; what they would refuse by its digest is told here by its name."""
+    then, now = settings.experiment, compose_experiment(experiment_overrides(overrides))
+    changed = [group for group in type(now).model_fields if getattr(now, group) != getattr(then, group)]
+    if changed:
+        raise ConfigError(
+            f"resume={settings.resume}: {', '.join(changed)} would be composed otherwise now than when the run began; "
+            "take back what was changed in the configs, or begin a new run"
+        )
 
 
 def _export(config: SimulationConfig) -> None:

@@ -66,7 +66,7 @@ def draw_kaplan_meier(
         cut = "cut at the median out-of-fold prediction" if len(groups) > 1 else "none, predictions are equal"
         beyond = int(np.count_nonzero(time_months > ticks[-1]))
         cut_off = f" Not shown: what became of {beyond} later." if beyond else ""
-        counted = f"{len(event)} patients, {num_events} events"
+        counted = f"{len(event)} patients, {num_events} event{'s' * (num_events != 1)}"
         caption(figure, f"Risk groups: {cut}. {counted}. Ticks: censored. Bands: 95 %.{cut_off}")
 
 

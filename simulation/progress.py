@@ -81,11 +81,12 @@ class ProgressReporter:
         self._num_folds = len(config.folds)
         sizes = sorted((len(site.cohort.records) for site in cohort.sites.values()), reverse=True)
         records = cohort.cohort.records
+        events = cohort.cohort.num_events
         both = sum(cohort.cohort.has_genes(r) and cohort.cohort.has_slides(r) for r in records)
         genes, slides = (sum(f(r) for r in records) for f in (cohort.cohort.has_genes, cohort.cohort.has_slides))
         say = self._say
         say(
-            f"[bold]{config.data.name}[/]: {len(records)} patients, {cohort.cohort.num_events} events; "
+            f"[bold]{config.data.name}[/]: {len(records)} patients, {events} event{'s' * (events != 1)}; "
             f"genes {genes}, slides {slides}, both {both}"
         )
         say(

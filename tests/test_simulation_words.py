@@ -125,6 +125,17 @@ def test_a_full_disk_is_a_sentence_and_how_to_go_on(tmp_path, monkeypatch, capsy
     assert call(monkeypatch, "resume=out") == 0
 
 
+def test_configs_that_changed_since_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 0
+    path = tmp_path / "out" / "settings.json"
+    before = json.loads(path.read_text())
+    before["settings"]["experiment"]["federation"]["optimizer"]["learning_rate"] = 0.2  # what a YAML file said then
+    path.write_text(json.dumps(before))
+    assert call(monkeypatch, "resume=out") == 2
+    assert "error: resume=out: federation would be composed otherwise now" in capsys.readouterr().err
+
+
 def test_a_round_that_the_cohort_cannot_fill_is_refused_before_any_attack(tmp_path, monkeypatch):
     monkeypatch.setattr("simulation.audit.observe", lambda *_: pytest.fail("an attack was begun"))
     overrides = tiny(*GENES_ONLY, "audit.attacks=[membership,inversion]", "audit.round_sizes=[300]")
