@@ -17,7 +17,7 @@ from server.results import write_json
 from server.settle import Run
 
 from .audit_figures import draw_inversion, draw_membership
-from .audit_inversion import invert_round
+from .audit_inversion import check_round_sizes, invert_round
 from .audit_membership import EVERYBODY, attack_by_likelihood_ratio, attack_by_loss, leaks, observe
 from .audit_words import findings
 from .cohort import SimulatedCohort, prepare_cohort
@@ -51,6 +51,8 @@ def audit(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     cohort = prepare_cohort(config)
+    if "inversion" in config.audit.attacks:  # before hours of another attack
+        check_round_sizes(cohort.cohort, config.experiment, config.audit.round_sizes)
     folder = claim_folder(config, f"audit-{config.data.name}-{config.partition.name}")
     experiment = config.experiment
     report: dict[str, Any] = {

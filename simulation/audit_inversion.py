@@ -29,7 +29,7 @@ from memamba_core.training.checkpoint import initial_model
 from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import Span, train
 
-__all__ = ["InversionReport", "invert_round"]
+__all__ = ["InversionReport", "check_round_sizes", "invert_round"]
 
 _RECOVERED = 0.9
 _NOTHING = 1e-6
@@ -54,6 +54,24 @@ class InversionReport:
     recovered_by_chance: float
 
 
+def check_round_sizes(cohort: Cohort, experiment: Experiment, round_sizes: Sequence[int]) -> None:
+    """Refuse what `invert_round` could not do.
+
+    Raises:
+        ConfigError: there are not enough patients with genes for a round (as many again are wanted as outsiders, at
+            most 100), or the model has no genomics expert.
+    """
+    if "genomics" not in experiment.model.experts:
+        raise ConfigError("audit=inversion reads the genomics network; model.experts names none")
+    available = len(_with_genes(cohort))
+    for size in round_sizes:
+        if available < size + _outsiders(size):
+            raise ConfigError(
+                f"audit.round_sizes: a round of {size} and {_outsiders(size)} patients outside of it were asked for; "
+                f"{available} patients have genes"
+            )
+
+
 def invert_round(cohort: Cohort, experiment: Experiment, agreement: Agreement, num_patients: int) -> InversionReport:
     """Let a hospital of `num_patients` train for one round in the middle of a run, and attack its answer.
 
@@ -64,23 +82,14 @@ def invert_round(cohort: Cohort, experiment: Experiment, agreement: Agreement, n
         num_patients: in the round.
 
     Raises:
-        ConfigError: there are not enough patients with genes (as many again are wanted as outsiders, at most 100), or
-            the model has no genomics expert.
+        ConfigError: see `check_round_sizes`.
     """
-    with_genes = [r.case_id for r in cohort.records if cohort.has_genes(r)]
-    outside = min(num_patients, 100)
-    if len(with_genes) < num_patients + outside:
-        raise ConfigError(
-            f"audit.round_sizes: a round of {num_patients} and {outside} patients outside of it were asked for; "
-            f"{len(with_genes)} patients have genes"
-        )
+    check_round_sizes(cohort, experiment, [num_patients])
     rng = np.random.default_rng(derive_seed(experiment.seed, "audit", "inversion", num_patients))
-    chosen = rng.permutation(with_genes)
+    chosen = rng.permutation(_with_genes(cohort))
     inside = PatientDataset(cohort.subset(list(chosen[:num_patients])), agreement, experiment.agreement)
-    others = cohort.subset(list(chosen[num_patients : num_patients + outside]))
+    others = cohort.subset(list(chosen[num_patients : num_patients + _outsiders(num_patients)]))
     model = initial_model(experiment, agreement)
-    if model.genomics is None:
-        raise ConfigError("audit=inversion reads the genomics network; model.experts names none")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     _train_one_round(model, inside, experiment)
     columns, rows = _largest_group(model, agreement)
@@ -91,6 +100,15 @@ def invert_round(cohort: Cohort, experiment: Experiment, agreement: Agreement, n
     return InversionReport(
         num_patients, float(own.mean()), float((own > _RECOVERED).mean()), float((strange > _RECOVERED).mean())
     )
+
+
+def _with_genes(cohort: Cohort) -> list[str]:
+    return [r.case_id for r in cohort.records if cohort.has_genes(r)]
+
+
+def _outsiders(num_patients: int) -> int:
+    """How many patients that were not in the round are looked for in its answer."""
+    return min(num_patients, 100)
 
 
 def _train_one_round(model: MEMamba, dataset: PatientDataset, experiment: Experiment) -> None:

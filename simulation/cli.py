@@ -6,14 +6,17 @@ Torch is imported after the settings are known, so that `--help` and a mistyped 
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from memamba_core.config.compose import (
     HYDRA_VERSION_BASE,
+    compose_experiment,
     compose_simulation,
     config_folder,
+    experiment_overrides,
     hydra_overrides,
     simulation_from,
 )
@@ -24,6 +27,9 @@ __all__ = ["main"]
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+
+_CONFIG_DIR = "--config-dir="
+_OVERRIDE = re.compile(r"~|\+*\w[\w.@/]*=")
 
 
 def main() -> None:
@@ -57,10 +63,13 @@ def _run_hydra(arguments: list[str], *, export: bool) -> int:
         nonlocal status
         from hydra.core.hydra_config import HydraConfig
 
-        overrides = tuple(o.removeprefix("++") for o in HydraConfig.get().overrides.task)
+        hydra_config = HydraConfig.get()
+        own = [f"{_CONFIG_DIR}{s.path}" for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+        overrides = (*own, *(o.removeprefix("++") for o in hydra_config.overrides.task))
         status = max(status, _guarded(lambda: simulation_from(config), overrides, export=export))
 
-    sys.argv = [sys.argv[0], *hydra_overrides(arguments)]
+    # Options first: Hydra's parser loses overrides that stand on both sides of an option.
+    sys.argv = [sys.argv[0], *sorted(hydra_overrides(arguments), key=lambda a: bool(_OVERRIDE.match(a)))]
     hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(config_folder()), config_name="simulate")(work)()
     return status
 
@@ -75,7 +84,9 @@ def _guarded(compose: Callable[[], SimulationConfig], overrides: tuple[str, ...]
             _audit(settings, overrides)
         else:
             _simulate(settings, overrides)
-    except MemambaError as error:
+    except BrokenPipeError:
+        raise
+    except (MemambaError, OSError) as error:  # the second: a full disk, a folder that cannot be written
         print(f"error: {error}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
@@ -96,7 +107,7 @@ def _simulate(config: SimulationConfig, overrides: tuple[str, ...]) -> None:
     with ProgressReporter() as progress:
         try:
             result = simulate(config, overrides, progress)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):
             kept = "" if progress.folder is None else f"; go on with: flower-simulate resume={progress.folder}"
             print(f"\ninterrupted; finished rounds are kept{kept}", file=sys.stderr)
             raise
@@ -109,7 +120,8 @@ def _audit(config: SimulationConfig, overrides: tuple[str, ...]) -> None:
     from .audit import audit
     from .audit_words import table
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)
+    for name in ("flwr", "server"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     console = Console()
     with console.status("audit") as status:
         report, folder = audit(config, overrides, status.update)
@@ -123,7 +135,8 @@ def _settings_of(config: SimulationConfig, overrides: tuple[str, ...]) -> tuple[
     """The settings of an interrupted run, from its folder; only what belongs to the machine may be given anew."""
     folder = config.resume
     assert folder is not None
-    strange = [o for o in overrides if o.split("=")[0] not in (*MACHINE_SETTINGS, "resume")]
+    allowed = (*MACHINE_SETTINGS, "resume", _CONFIG_DIR.rstrip("="))
+    strange = [o for o in overrides if o.split("=")[0] not in allowed]
     if strange:
         raise ConfigError(
             f"resume takes its settings from {folder}; besides it only {', '.join(MACHINE_SETTINGS)} may be given, got "
@@ -138,7 +151,20 @@ def _settings_of(config: SimulationConfig, overrides: tuple[str, ...]) -> tuple[
         raise ConfigError(f"{path}: not readable as JSON ({error}); this run cannot be resumed") from None
     machine = {name: getattr(config, name) for name in MACHINE_SETTINGS}
     settings = SimulationConfig.parse({**before["settings"], **machine, "resume": folder}, str(path))
-    return settings, tuple(before["overrides"])
+    overrides = tuple(before["overrides"])
+    _refuse_changed_configs(settings, overrides)
+    return settings, overrides
+
+
+def _refuse_changed_configs(settings: SimulationConfig, overrides: tuple[str, ...]) -> None:
+    """The hospitals compose the overrides again; what they would refuse by its digest is told here by its name."""
+    then, now = settings.experiment, compose_experiment(experiment_overrides(overrides))
+    changed = [group for group in type(now).model_fields if getattr(now, group) != getattr(then, group)]
+    if changed:
+        raise ConfigError(
+            f"resume={settings.resume}: {', '.join(changed)} would be composed otherwise now than when the run began; "
+            "take back what was changed in the configs, or begin a new run"
+        )
 
 
 def _export(config: SimulationConfig) -> None:

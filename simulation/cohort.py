@@ -1,5 +1,6 @@
 """From settings to hospitals: read or generate the cohort, cut it into sites, assign folds."""
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from client.site import Site
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import CohortConfig, SimulationConfig
 from memamba_core.config.site import ClinicalTable, FeatureFolder, LimitsConfig, SiteConfig, SiteDataConfig
+from memamba_core.data.clinical import read_clinical
 from memamba_core.data.genomics import read_signatures
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort
@@ -18,6 +20,7 @@ from .partition import partition_cohort
 
 __all__ = ["SimulatedCohort", "prepare_cohort"]
 
+_SHORTEST_MEDIAN, _LONGEST_MEDIAN = 1.0, 240.0  # months; a median outside is likely days for months, or the reverse
 _NO_LIMIT = LimitsConfig(local_epochs=1_000_000, max_patches=1_000_000)  # simulated hospitals agree to what is asked
 
 
@@ -30,12 +33,14 @@ class SimulatedCohort:
         sites: each hospital, a view of the cohort; sorted by name.
         signatures: gene groups, None where the cohort has none.
         synthetic: the truth behind a generated cohort, None for a real one.
+        warnings: sentences about what its tables say that is no error and may still be a mistake.
     """
 
     cohort: Cohort
     sites: dict[str, Site]
     signatures: dict[str, tuple[str, ...]] | None
     synthetic: SyntheticCohort | None
+    warnings: tuple[str, ...] = ()
 
     def test_cohort(self, fold: int) -> Cohort:
         """The union of the hospitals' test patients of a fold."""
@@ -60,12 +65,14 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
         ConfigError: partition or folds do not fit the cohort.
     """
     synthetic = generate_cohort(config.data.synthetic) if config.data.synthetic is not None else None
+    warnings: tuple[str, ...] = ()
     if synthetic is not None:
         cohort, data = synthetic.cohort, _nominal_data(config.data)
         signatures: dict[str, tuple[str, ...]] | None = dict(synthetic.signatures)
     else:
         data = _site_data(config.data)
         cohort = load_cohort(data)
+        warnings = _doubts(cohort, data)
         signatures = read_signatures(data.root / config.data.signatures) if config.data.signatures else None
     if config.data.complete_cases:
         complete = [r.case_id for r in cohort.records if cohort.has_genes(r) and cohort.has_slides(r)]
@@ -111,7 +118,26 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
         )
         for name, case_ids in partition.items()
     }
-    return SimulatedCohort(cohort, sites, signatures, synthetic)
+    return SimulatedCohort(cohort, sites, signatures, synthetic, warnings)
+
+
+def _doubts(cohort: Cohort, data: SiteDataConfig) -> tuple[str, ...]:
+    """What a person should look at twice: patients who are left out, a unit of time that is hardly right."""
+    doubts = []
+    left_out = len(read_clinical(data.clinical, data.root)) - len(cohort.records)
+    if left_out:
+        doubts.append(
+            f"{left_out} patient{'s' * (left_out > 1)} of {data.clinical.file} left out: neither molecular data nor "
+            "features of a slide"
+        )
+    median = statistics.median(record.time_months for record in cohort.records) if cohort.records else None
+    if median is not None and not _SHORTEST_MEDIAN <= median <= _LONGEST_MEDIAN:
+        unit = data.clinical.time_unit
+        doubts.append(
+            f"the median follow-up is {median:.3g} months, read from column {data.clinical.time!r} in {unit}; if it "
+            f"holds {'days' if unit == 'months' else 'months'}, correct data.clinical.time_unit"
+        )
+    return tuple(doubts)
 
 
 def _site_data(config: CohortConfig) -> SiteDataConfig:

@@ -58,6 +58,13 @@ def draw_site_bars(path: Path, sites: Sequence[SiteBar], overall: float | None) 
     )
     names = [_shortened(site.name, 30) for site in drawn]
     values = [site.c_index for site in drawn if site.c_index is not None]
+    if not drawn:
+        with figure_file(path, 6.8, 2.2) as figure:
+            axes = figure.subplots()
+            axes.set_axis_off()
+            axes.set_title("How well each site's patients are ranked")
+            say(axes, f"None of the {len(sites)} sites has enough comparable pairs of test patients")
+        return
     with figure_file(path, 6.8, 1.9 + 0.24 * max(3, len(drawn))) as figure:
         axes, counts = figure.subplots(1, 2, sharey=True, width_ratios=[5, 1.5])
         rows = list(range(len(drawn)))
@@ -108,8 +115,6 @@ def draw_site_bars(path: Path, sites: Sequence[SiteBar], overall: float | None) 
             label_above(counts, x, heading, MUTED, "right")
             for row, number in zip(rows, numbers, strict=True):
                 counts.text(x, row, str(number), ha="right", va="center", fontsize=8)
-        if not drawn:
-            say(axes, "No site has enough comparable pairs")
         left_out = len(sites) - len(drawn)
         if left_out:
             caption(figure, f"{left_out} of {len(sites)} sites not shown: too few comparable pairs of test patients.")

@@ -32,7 +32,7 @@ def draw_kaplan_meier(
 
     Args:
         path: PNG to write.
-        time_months: months from diagnosis to the event or to the last visit.
+        time_months: follow-up in months, to the event or to the last visit.
         event: True: it happened at that time. False: censored then, drawn as a tick.
         risk: out-of-fold predictions, higher is worse. If all are equal there is one group and no test.
         title: of the figure.
@@ -53,7 +53,7 @@ def draw_kaplan_meier(
         top.set_xticks(ticks)
         top.tick_params(labelbottom=True)
         top.set_ylabel("Survival probability")
-        top.set_xlabel("Months since diagnosis")
+        top.set_xlabel("Months of follow-up")
         top.set_title(title)
         p_value = log_rank_p(time_months, event, groups[0][2])
         heading = "No log-rank test" if p_value is None else f"Log-rank {_p_text(p_value)}"
@@ -66,7 +66,7 @@ def draw_kaplan_meier(
         cut = "cut at the median out-of-fold prediction" if len(groups) > 1 else "none, predictions are equal"
         beyond = int(np.count_nonzero(time_months > ticks[-1]))
         cut_off = f" Not shown: what became of {beyond} later." if beyond else ""
-        counted = f"{len(event)} patients, {num_events} events"
+        counted = f"{len(event)} patients, {num_events} event{'s' * (num_events != 1)}"
         caption(figure, f"Risk groups: {cut}. {counted}. Ticks: censored. Bands: 95 %.{cut_off}")
 
 

@@ -29,6 +29,7 @@ from .cohort import SimulatedCohort
 from .local_grid import LocalGrid
 
 __all__ = [
+    "MIN_PAIRS",
     "LocalOutcome",
     "PooledOutcome",
     "agree_only",
@@ -39,6 +40,11 @@ __all__ = [
     "train_local",
     "train_pooled",
 ]
+
+
+MIN_PAIRS = 50
+"""A hospital's own C-index needs this many comparable pairs: fewer say nothing, and an 11-patient site with one death
+reports 1.000."""
 
 
 @dataclass(frozen=True)
@@ -200,11 +206,11 @@ def _c_index(predictions: Predictions) -> float | None:
         return None
 
 
-def _own_c_index(predictions: Predictions, own: Cohort, min_pairs: int = 50) -> float | None:
+def _own_c_index(predictions: Predictions, own: Cohort) -> float | None:
     """C-index on the hospital's own test patients, where they form enough comparable pairs."""
     names = {r.case_id for r in own.records}
     chosen = np.array([case_id in names for case_id in predictions.case_ids], dtype=bool)
     if not chosen.any():
         return None
     pairs = count_pairs(predictions.risk[chosen], predictions.time_months[chosen], predictions.event[chosen])
-    return pairs.c_index if pairs.num_pairs >= min_pairs else None
+    return pairs.c_index if pairs.num_pairs >= MIN_PAIRS else None

@@ -15,7 +15,9 @@ __all__ = ["partition_cohort"]
 
 Sites = dict[str, tuple[str, ...]]
 
+_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 _MOST_CODES_IN_A_NAME = 4
+_LONGEST_NAME = 64  # of a site
 
 
 def partition_cohort(cohort: Cohort, config: PartitionConfig, *, tss_table: Path | None = None, seed: int = 0) -> Sites:
@@ -71,11 +73,11 @@ def _by_code(cohort: Cohort) -> dict[str, list[str]]:
     for record in cohort.records:
         if record.tss is None or not record.tss:
             unknown += 1
-        elif not (record.tss.isascii() and record.tss.isalnum() and len(record.tss) <= 8):
+        elif not _CODE.fullmatch(record.tss):
             raise DataError(
-                f"partition: tissue source site {record.tss!r}; wanted a code of at most 8 letters and "
-                "digits such as '2F' (it becomes part of a site's name). Correct the tss column or use "
-                "partition=iid"
+                f"partition: tissue source site {record.tss!r}; wanted at most 40 letters, digits, hyphens and "
+                "underscores, such as '2F' or 'north-clinic' (they become part of a site's name). Correct the column "
+                "data.clinical.tss or use partition=iid"
             )
         else:
             by_code.setdefault(record.tss, []).append(record.case_id)
@@ -146,14 +148,27 @@ def _merge_small(
                 group = []
     if group:  # a remainder below the minimum
         (joined or large)[-1].extend(group)
-    return {_merged_name(group): [i for code in group for i in by_code[code]] for group in (*large, *joined)}
+    sites: dict[str, list[str]] = {}
+    for group in (*large, *joined):
+        name = _merged_name(group)
+        if name in sites:  # a and b joined, and a_b
+            raise DataError(
+                f"partition=tss_merged: two hospitals would be named {name}; rename a site in the column "
+                "data.clinical.tss"
+            )
+        sites[name] = [i for code in group for i in by_code[code]]
+    return sites
 
 
 def _merged_name(codes: list[str]) -> str:
-    """Unique, because a code is in one group only; short, because a site's name has at most 64 characters."""
-    shown = codes if len(codes) <= _MOST_CODES_IN_A_NAME else codes[: _MOST_CODES_IN_A_NAME - 1]
-    more = f"_and_{len(codes) - len(shown)}_more" if len(shown) < len(codes) else ""
-    return f"tss-{'_'.join(shown)}{more}"
+    """The codes of a group, or the first of them and how many more there are where the name would be too long."""
+    num_shown = len(codes) if len(codes) <= _MOST_CODES_IN_A_NAME else _MOST_CODES_IN_A_NAME - 1
+    while True:
+        more = f"_and_{len(codes) - num_shown}_more" if num_shown < len(codes) else ""
+        name = f"tss-{'_'.join(codes[:num_shown])}{more}"
+        if len(name) <= _LONGEST_NAME:
+            return name
+        num_shown -= 1
 
 
 def _random_sites(cohort: Cohort, config: PartitionConfig, rng: np.random.Generator) -> dict[str, list[str]]:

@@ -7,19 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from memamba_core.errors import NoComparablePairError
 from memamba_core.figures.learning_curves import draw_rounds
 from memamba_core.survival.concordance import count_pairs
 
 from .figure_comparison import draw_comparison
 from .figure_sites import SiteBar, draw_site_bars
 from .figure_survival import draw_kaplan_meier
+from .methods import MIN_PAIRS
 
 __all__ = ["draw_figures", "rank_within_fold"]
-
-MIN_PAIRS = 50
-"""A site's bar needs this many comparable pairs: fewer say nothing, and an 11-patient site with one death reports
-1.000."""
 
 
 def draw_figures(
@@ -76,9 +72,6 @@ def _site_bars(predictions: pd.DataFrame) -> list[SiteBar]:
             for _, fold in rows.groupby("fold")
         ]
         total = sum(pairs[1:], start=pairs[0])
-        try:
-            c_index = total.c_index if total.num_pairs >= MIN_PAIRS else None
-        except NoComparablePairError:
-            c_index = None
+        c_index = total.c_index if total.num_pairs >= MIN_PAIRS else None
         bars.append(SiteBar(str(site), len(rows), int(rows["event"].sum()), total.num_pairs, c_index))
     return bars

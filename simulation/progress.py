@@ -61,6 +61,7 @@ class ProgressReporter:
         self._fold = 0
         self._num_folds = 1
         self._answers, self._asked, self._round = 0, 0, 0
+        self._warned: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -76,21 +77,24 @@ class ProgressReporter:
 
     def start(self, config: SimulationConfig, cohort: SimulatedCohort, folder: Path) -> None:
         """Say what is run on what."""
-        self.folder = folder
+        self.folder, self._warned = folder, cohort.warnings
         self._num_folds = len(config.folds)
         sizes = sorted((len(site.cohort.records) for site in cohort.sites.values()), reverse=True)
         records = cohort.cohort.records
+        events = cohort.cohort.num_events
         both = sum(cohort.cohort.has_genes(r) and cohort.cohort.has_slides(r) for r in records)
         genes, slides = (sum(f(r) for r in records) for f in (cohort.cohort.has_genes, cohort.cohort.has_slides))
         say = self._say
         say(
-            f"[bold]{config.data.name}[/]: {len(records)} patients, {cohort.cohort.num_events} events; "
+            f"[bold]{config.data.name}[/]: {len(records)} patients, {events} event{'s' * (events != 1)}; "
             f"genes {genes}, slides {slides}, both {both}"
         )
         say(
             f"{len(sizes)} hospital{'s' * (len(sizes) > 1)} by partition {config.partition.name}: {sizes[0]} to "
             f"{sizes[-1]} patients, median {statistics.median(sizes):g}"
         )
+        for warning in cohort.warnings:
+            say(f"[yellow]warning:[/] {warning}")
         floors = config.disclosure
         say(
             f"disclosure floors: {floors.min_patients} patients, {floors.min_events} events, {floors.min_pairs} pairs"
@@ -168,17 +172,15 @@ class ProgressReporter:
                 cells.append(f"{stats['mean']:.3f} ± {stats['std']:.3f}" if stats["std"] is not None else "")
             table.add_row(label, *cells)
         if summary["oracle_c_index"] is not None:
-            table.add_row(
-                "[dim]best reachable[/]",
-                *[""] * (len(summary["folds"]) - 1),
-                f"{summary['oracle_c_index']:.3f}",
-                *([""] if len(summary["folds"]) > 1 else []),
-            )
+            # the mean over folds, in the last column: the only fold, or the mean
+            empty = [""] * (len(table.columns) - 2)
+            table.add_row("[dim]best reachable[/]", *empty, f"{summary['oracle_c_index']:.3f}")
         self._bars.stop()
         self._say(f"C-index on the test patients of all hospitals, {summary['cohort']}")
         self._console.print(table)
         for warning in summary["warnings"]:
-            self._say(f"[yellow]warning:[/] {warning}")
+            if warning not in self._warned:
+                self._say(f"[yellow]warning:[/] {warning}")
         for fold in summary["details"]:
             if fold["federated"] and (spent := fold["federated"]["privacy"]):
                 self._say(

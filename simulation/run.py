@@ -254,7 +254,8 @@ def _write_results(
         _write_table(folder / "predictions.csv", predictions)
     if (folds[0] / "model.json").is_file():
         save_checkpoint(folder, "model", load_checkpoint(folds[0]))
-    warnings = [w for outcome in outcomes if outcome["federated"] for w in outcome["federated"]["warnings"]]
+    warnings = [*cohort.warnings]
+    warnings += [w for outcome in outcomes if outcome["federated"] for w in outcome["federated"]["warnings"]]
     summary = build_summary(config, cohort, outcomes, list(dict.fromkeys(warnings)), overrides)
     draw_figures(folder, summary, predictions, [json.loads(line) for text in lines for line in text.splitlines()])
     write_json(folder / "summary.json", summary)

@@ -162,10 +162,30 @@ def test_regions(tmp_path):
         partition_cohort(cohort_of(["05"]), config, tss_table=table)
 
 
+def test_a_hospital_may_have_a_name():
+    records = cohort_of(["north_clinic", "St-Elsewhere", "north_clinic", "A" * 40])
+    assert set(partition_cohort(records, PartitionConfig())) == {
+        "tss-north_clinic",
+        "tss-St-Elsewhere",
+        f"tss-{'A' * 40}",
+    }
+    with pytest.raises(DataError, match="wanted at most 40 letters"):
+        partition_cohort(cohort_of(["A" * 41]), PartitionConfig())
+
+
+def test_a_joined_name_fits_a_site_and_is_the_only_one():
+    long = cohort_of([f"{letter * 30}{i}" for letter in "abc" for i in range(2)])
+    (name,) = partition_cohort(long, PartitionConfig(name="tss_merged", min_patients=6))
+    assert name == f"tss-{'a' * 30}0_and_5_more"
+    alike = cohort_of(["a", "b", "a_b", "a_b"])
+    with pytest.raises(DataError, match="two hospitals would be named tss-a_b"):
+        partition_cohort(alike, PartitionConfig(name="tss_merged", min_patients=2))
+
+
 def test_patients_without_a_code_need_another_partition():
     with pytest.raises(DataError, match=r"2 of 3 patients have no tissue source site.*partition=iid"):
         partition_cohort(cohort_of(["05", None, ""]), PartitionConfig())
-    with pytest.raises(DataError, match=r"'St\. Elsewhere'; wanted a code"):
+    with pytest.raises(DataError, match=r"'St\. Elsewhere'; wanted at most 40 letters"):
         partition_cohort(cohort_of(["St. Elsewhere"]), PartitionConfig())
     with pytest.raises(DataError, match="has no patients"):
         partition_cohort(Cohort(()), PartitionConfig())

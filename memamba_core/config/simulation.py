@@ -189,5 +189,6 @@ class SimulationConfig(Settings):
         unused = ("folds", "methods", "compare", "workers", "resume")
         given = [name for name in unused if getattr(self, name) != type(self).model_fields[name].default]
         if self.audit.attacks and given:
-            raise ValueError(f"an audit has no use for {', '.join(given)}; leave them out")
+            them = "it" if len(given) == 1 else "them"
+            raise ValueError(f"an audit has no use for {', '.join(given)}; leave {them} out")
         return self
