@@ -229,8 +229,8 @@ class SiteWorker:
 
     def _load(self, session: Session, weights: Mapping[str, npt.NDArray[Any]]) -> MEMamba:
         assert session.agreement is not None
+        device = resolve_device(self.site.config.device)
         try:
-            device = resolve_device(self.site.config.device)
             return self._models.load(session.experiment, session.agreement, weights, device)
         except ValueError as error:
             raise RefusedError(Refusal.MESSAGE, str(error)) from None

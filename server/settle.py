@@ -252,8 +252,9 @@ def _make_agreement(
         edges = agree_on_time_bins(config, counts)
         if edges is None:
             warnings.append(
-                f"{int(counts.sum())} events over the floors give fewer than {config.num_bins - 1} distinct time-bin "
-                f"edges; the public edges {list(config.public_edges)} months apply"
+                f"{int(counts.sum())} events that were told give fewer than {config.num_bins - 1} distinct time-bin "
+                f"edges on a grid of {config.grid_step_months:g} months (agreement.grid_step_months; a finer one gives "
+                f"more); the public edges {list(config.public_edges)} months apply"
             )
             _log.warning(warnings[-1])
     agreement = build_agreement(

@@ -117,7 +117,7 @@ class AuditConfig(Settings):
     """membership: models trained on random halves, each of them attacked with the help of the others."""
     num_canaries: int = Field(500, ge=100, le=10_000)
     """canary: made-up patients."""
-    round_sizes: tuple[int, ...] = (1, 16, 300)
+    round_sizes: tuple[int, ...] = (1, 16, 64, 150)
     """inversion: patients in the round that is attacked."""
 
     @model_validator(mode="after")
