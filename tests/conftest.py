@@ -5,6 +5,7 @@ needs `@typing.no_type_check` as its innermost decorator: numba cannot compile t
 they where the model is computed with but not the subject (`_AROUND`): that saves a tenth of the time of those tests.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 install_import_hook(["memamba_core.model", "memamba_core.survival"], "beartype.beartype")
 
 torch.set_num_threads(1)  # pytest-xdist uses the cores
+
+gc.disable()  # until all is collected: what is imported stays, and to look through it is a sixth of the imports' time
 
 # Time limits of single examples say more about the machine than about the code. Half the usual number of examples: the
 # fast set has two minutes.
@@ -49,6 +52,13 @@ def _find_data_root() -> Path | None:
     named = os.environ.get("MEMAMBA_DATA")
     root = Path(named) if named else REPOSITORY.parent / "shared" / "data"
     return root if (root / "cohorts").is_dir() else None
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is collected again, but only among what the tests make, and seldom: whole libraries lie about."""
+    gc.freeze()
+    gc.set_threshold(20_000)
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
