@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 # Before anything imports these packages: the hook rewrites them as they are imported.
 install_import_hook(["memamba_core.model", "memamba_core.survival"], "beartype.beartype")
 
-torch.set_num_threads(1)  # pytest-xdist uses the cores
-
 gc.disable()  # until all is collected: what is imported stays, and to look through it is a sixth of the imports' time
 
 # Time limits of single examples say more about the machine than about the code. Half the usual number of examples: the
@@ -43,7 +41,8 @@ _AROUND = ("test_federation_", "test_server_", "test_client_", "test_privacy_", 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Shapes are enforced in this test, or not."""
+    """Shapes are enforced in this test, or not; and torch has one thread, whatever the test before set."""
+    torch.set_num_threads(1)  # pytest-xdist uses the cores
     jaxtyping_config.update("jaxtyping_disable", item.path.name.startswith(_AROUND))
 
 

@@ -1,6 +1,7 @@
 """A simulation's folder: what is in it, and that it is the same twice."""
 
 import json
+import logging
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from simulation import run as run_module
 from simulation.cohort import prepare_cohort
 from simulation.progress import ProgressReporter
 from simulation.run import simulate
+from simulation.run_folder import log_to
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +216,15 @@ def test_an_interrupted_simulation_goes_on_to_the_same_summary(compared, tmp_pat
         assert without_times(resumed[key]) == without_times(compared[key]), key
     name = "predictions.csv"
     assert (resumed.folder / name).read_bytes() == (compared.folder / name).read_bytes()
+
+
+def test_the_log_is_written_and_the_loggers_are_as_before(tmp_path):
+    logger = logging.getLogger("server")
+    before = logger.level, logger.handlers[:]
+    with log_to(tmp_path / "run.log"):
+        logger.info("a round")
+    assert "INFO server: a round" in (tmp_path / "run.log").read_text()
+    assert (logger.level, logger.handlers) == before
 
 
 def test_a_resume_with_other_settings_is_refused_by_name(compared):
