@@ -27,7 +27,8 @@ PYTEST_WORKERS ?= 4
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # One torch thread for each pytest worker: two workers with two threads each on two cores are slower than one.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses $(PYTEST_WORKERS)
+# Tests stay in their order until a worker has none left: what a file's tests share is then made once, not in each worker.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses $(PYTEST_WORKERS) --dist worksteal
 
 .PHONY: help
 help: ## list the commands

@@ -37,17 +37,20 @@ def open_log(log_format: LogFormat, console: Console) -> None:
 
 @contextmanager
 def also_log_to(path: Path, packages: Sequence[str] = _OURS) -> Iterator[None]:
-    """Append what these packages log to a file, within the block."""
+    """Append what these packages log to a file, within the block; the loggers are then as they were."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in packages:
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(logging.INFO)
+    loggers = [logging.getLogger(name) for name in packages]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for name in packages:
-            logging.getLogger(name).removeHandler(handler)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
         handler.close()
 
 

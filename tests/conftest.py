@@ -5,6 +5,7 @@ needs `@typing.no_type_check` as its innermost decorator: numba cannot compile t
 they where the model is computed with but not the subject (`_AROUND`): that saves a tenth of the time of those tests.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 # Before anything imports these packages: the hook rewrites them as they are imported.
 install_import_hook(["memamba_core.model", "memamba_core.survival"], "beartype.beartype")
 
-torch.set_num_threads(1)  # pytest-xdist uses the cores
+gc.disable()  # until all is collected: what is imported stays, and to look through it is a sixth of the imports' time
 
 # Time limits of single examples say more about the machine than about the code. Half the usual number of examples: the
 # fast set has two minutes.
@@ -40,7 +41,8 @@ _AROUND = ("test_federation_", "test_server_", "test_client_", "test_privacy_", 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Shapes are enforced in this test, or not."""
+    """Shapes are enforced in this test, or not; and torch has one thread, whatever the test before set."""
+    torch.set_num_threads(1)  # pytest-xdist uses the cores
     jaxtyping_config.update("jaxtyping_disable", item.path.name.startswith(_AROUND))
 
 
@@ -49,6 +51,13 @@ def _find_data_root() -> Path | None:
     named = os.environ.get("MEMAMBA_DATA")
     root = Path(named) if named else REPOSITORY.parent / "shared" / "data"
     return root if (root / "cohorts").is_dir() else None
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is collected again, but only among what the tests make, and seldom: whole libraries lie about."""
+    gc.freeze()
+    gc.set_threshold(20_000)
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

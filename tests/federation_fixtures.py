@@ -44,7 +44,7 @@ Fault = Callable[[Message, Message], Message]
 """From a request and the honest answer to what the hospital sends instead; it may raise."""
 
 
-_compose = cache(compose_simulation)  # Hydra takes as long as two rounds; settings are frozen
+composed = cache(compose_simulation)  # Hydra takes as long as two rounds; settings are frozen
 
 
 def tiny(*overrides: str) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ class Federation:
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.config: SimulationConfig = _compose(self.overrides)
+        self.config: SimulationConfig = composed(self.overrides)
         self.cohort: SimulatedCohort = prepare_cohort(self.config)
         self.restart()
 

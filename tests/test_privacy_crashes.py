@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_federation_privacy import PrivateFederation, a_training_request
+from private_fixtures import PrivateFederation, a_training_request
 
 pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
 
@@ -35,7 +35,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from test_federation_privacy import PrivateFederation, a_training_request
+from private_fixtures import PrivateFederation, a_training_request
 import client.private as private
 import memamba_core.training.private as private_training
 from memamba_core.data.dataset import PatientDataset

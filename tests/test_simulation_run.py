@@ -1,32 +1,23 @@
-"""A simulation's folder: what is in it, that it is the same twice, and odd hospitals in it."""
+"""A simulation's folder: what is in it, and that it is the same twice."""
 
-import dataclasses
-import io
 import json
-import re
+import logging
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from federation_fixtures import GENES_ONLY, tiny
-from rich.console import Console
+from federation_fixtures import tiny
+from simulation_fixtures import FAST, run
 
 from memamba_core.config.compose import compose_simulation
 from memamba_core.errors import ConfigError, DataError, FederationError
 from memamba_core.training.checkpoint import load_arrays, load_checkpoint
+from server.logs import also_log_to
 from simulation import run as run_module
 from simulation.cohort import prepare_cohort
-from simulation.pictures import draw_figures
 from simulation.progress import ProgressReporter
 from simulation.run import simulate
-
-FAST = (*GENES_ONLY, "data.synthetic.censoring=0.2")
-
-
-def run(folder, *changes, progress=None):
-    overrides = (*tiny(*changes), f"output_dir={folder}")
-    return simulate(compose_simulation(overrides), overrides, progress)
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +182,6 @@ class Interrupt:
     """Progress that is Ctrl-C at a moment of the run."""
 
     def __init__(self, monkeypatch, method, call):
-        from simulation.progress import ProgressReporter
-
         self.calls = 0
         shown = getattr(ProgressReporter, method)
 
@@ -229,92 +218,19 @@ def test_an_interrupted_simulation_goes_on_to_the_same_summary(compared, tmp_pat
     assert (resumed.folder / name).read_bytes() == (compared.folder / name).read_bytes()
 
 
+def test_the_log_is_written_and_the_loggers_are_as_before(tmp_path):
+    logger = logging.getLogger("server")
+    before = logger.level, logger.handlers[:]
+    with also_log_to(tmp_path / "run.log"):
+        logger.info("a round")
+    assert "INFO server: a round" in (tmp_path / "run.log").read_text()
+    assert (logger.level, logger.handlers) == before
+
+
 def test_a_resume_with_other_settings_is_refused_by_name(compared):
     overrides = tiny(*FAST, "compare=true", "folds=[0,1]", "seed=9")
     with pytest.raises(ConfigError, match="other settings for experiment"):
         simulate(compose_simulation((*overrides, f"resume={compared.folder}")), overrides)
-
-
-# Odd hospitals
-
-
-def with_records(monkeypatch, change):
-    """Simulations of a cohort whose records were changed after the cut into hospitals."""
-
-    def changed(config):
-        cohort = prepare_cohort(config)
-        sites = {name: change(name, site) for name, site in cohort.sites.items()}
-        records = tuple(r for site in sites.values() for r in site.cohort.records)
-        return dataclasses.replace(cohort, sites=sites, cohort=dataclasses.replace(cohort.cohort, records=records))
-
-    monkeypatch.setattr(run_module, "prepare_cohort", changed)
-
-
-def replaced(site, records):
-    return dataclasses.replace(site, cohort=dataclasses.replace(site.cohort, records=tuple(records)))
-
-
-def test_a_hospital_without_an_event_takes_part(tmp_path, monkeypatch):
-    def eventless(name, site):
-        if name != "site-02":
-            return site
-        return replaced(site, (dataclasses.replace(r, event=False) for r in site.cohort.records))
-
-    with_records(monkeypatch, eventless)
-    summary = run(tmp_path / "out", *FAST, "compare=true")
-    (detail,) = summary["details"]
-    assert detail["local"]["sites"]["site-02"]["not_trained"] == "no event among its training patients"
-    assert summary["folds"][0]["federated"] is not None
-    lines = [json.loads(line) for line in (summary.folder / "metrics.jsonl").read_text().splitlines()]
-    assert all("trained" in line for line in lines if line["site"] == "site-02")
-
-
-@pytest.mark.parametrize("in_test", [False, True])
-def test_a_hospital_of_one_patient_takes_part(tmp_path, monkeypatch, in_test):
-    def lonely(name, site):
-        if name != "site-03":
-            return site
-        return replaced(site, [r for r in site.cohort.records if (r.fold == 0) == in_test][:1])
-
-    with_records(monkeypatch, lonely)
-    summary = run(tmp_path / "out", *FAST, "compare=true")
-    assert summary["sites"]["site-03"]["num_patients"] == 1
-    assert summary["folds"][0]["federated"] is not None
-    lines = [json.loads(line) for line in (summary.folder / "metrics.jsonl").read_text().splitlines()]
-    trained = {line["site"] for line in lines if "trained" in line}
-    assert ("site-03" in trained) is not in_test
-    assert (summary["details"][0]["local"]["sites"]["site-03"].get("not_trained") == "no training patient") is in_test
-
-
-def test_hospitals_that_refuse_are_told_in_the_warnings(tmp_path):
-    summary = run(
-        tmp_path / "out", *FAST, "partition=dirichlet", "partition.alpha=1", "disclosure.min_round_patients=10"
-    )
-    small = [name for name, site in summary["sites"].items() if site["num_patients"] < 10]
-    assert small
-    (sentence,) = [w for w in summary["warnings"] if "policy" in w]
-    assert "missed up to 2 of 2 rounds" in sentence
-    assert all(name in sentence for name in small)
-
-
-def test_a_test_fold_without_an_event_has_no_index_and_its_figures_all_the_same(tmp_path, monkeypatch):
-    with_records(
-        monkeypatch,
-        lambda _, site: replaced(
-            site, (dataclasses.replace(r, event=r.event and r.fold != 0) for r in site.cohort.records)
-        ),
-    )
-    summary = run(tmp_path / "out", *FAST, "methods=[federated,pooled]")
-    assert summary["c_index"] == {"federated": None, "pooled": None, "local": None}
-    draw_figures(tmp_path, summary, pd.read_csv(tmp_path / "out" / "predictions.csv"), [])
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        "comparison.png",
-        "kaplan_meier.png",
-        "sites.png",
-    }
-    console = Console(file=io.StringIO(), width=200)
-    ProgressReporter(console).finish(summary, tmp_path)
-    assert re.search(r"Federated *│ *-", console.file.getvalue())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

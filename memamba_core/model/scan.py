@@ -220,9 +220,7 @@ def selective_scan(
             raise ValueError(f"{name} is on {tensor.device}, u is on {u.device}; move it there")
         double = double or tensor.dtype == torch.float64
 
-    def cast(tensor: Tensor) -> Tensor:
-        return tensor.double() if double else widen(tensor)
-
+    cast = Tensor.double if double else widen
     u_cast = cast(u)
     y = SCAN_BACKENDS[choose_backend(backend, u_cast)](
         u_cast,

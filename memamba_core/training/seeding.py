@@ -23,5 +23,7 @@ def seeded(seed: int) -> Iterator[None]:
     """Torch's global generators (CPU, and CUDA where there is one) seeded within the block, restored after it."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed writes a stack trace for each absent accelerator
+        if devices:
+            torch.cuda.manual_seed_all(seed)
         yield
