@@ -213,7 +213,7 @@ STUDIES = {
         base=("model=genomics", "partition=region", _PRIVATE_FOLDS),
         settings=_BY_EPSILON,
         cohorts=("tcga_brca",),
-        seeds=(0,),
+        seeds=(0, 1),
     ),
     "privacy-slides": Study(
         base=("partition=tss_merged", "partition.min_patients=50", _PRIVATE_FOLDS),

@@ -42,6 +42,7 @@ def test_the_more_patients_the_less_is_read(federation, agreement):
     assert many.recovered < 0.1
 
 
+@pytest.mark.ci_slow
 def test_a_private_round_of_one_patient_is_not_read(federation, agreement):
     report = attack(federation, agreement, 1, "privacy=dp_sgd", "privacy.epsilon=8")
     assert report.recovered == 0.0

@@ -20,6 +20,7 @@ def report(**parts):
     return {"membership": None, "canary": None, "inversion": None, **parts}
 
 
+@pytest.mark.ci_slow
 def test_canary_and_inversion_write_a_report_and_a_figure(tmp_path):
     overrides = tiny(
         *GENES_ONLY, "audit.attacks=[canary,inversion]", "audit.num_canaries=100", "audit.round_sizes=[1,4]"

@@ -133,6 +133,7 @@ def test_without_data_it_says_so_and_ends_well(baselines, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("skipped: the baselines need the TCGA tables")
 
 
+@pytest.mark.ci_slow
 @pytest.mark.real_data
 def test_endometrial_cancer(baselines, data_root, monkeypatch, tmp_path):
     monkeypatch.setenv("MEMAMBA_DATA", str(data_root))
@@ -144,6 +145,7 @@ def test_endometrial_cancer(baselines, data_root, monkeypatch, tmp_path):
     assert outcome["models"]["age_sex"]["mean"] == pytest.approx(0.571, abs=0.02)
 
 
+@pytest.mark.ci_slow
 def test_a_federation_of_doubles_is_measured(repository):
     overhead = load_script(repository, "federation_overhead")
     figures = overhead.measure(num_sites=3, work=0.01, rounds=2, strategy="fedavg")

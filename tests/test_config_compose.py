@@ -161,6 +161,7 @@ def test_composing_leaves_an_outer_hydra_as_it_was():
     assert not GlobalHydra.instance().is_initialized()
 
 
+@pytest.mark.ci_slow
 def test_threads_do_not_disturb_each_other():
     with ThreadPoolExecutor(8) as pool:
         seeds = list(pool.map(lambda seed: compose_experiment([f"seed={seed}"]).seed, range(24)))

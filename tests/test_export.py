@@ -244,6 +244,7 @@ def test_a_slide_level_table_is_keyed_by_patient(tmp_path):
     assert not list((tmp_path / "sites" / "b").glob("*feature*"))
 
 
+@pytest.mark.ci_slow
 @pytest.mark.real_data
 def test_a_tcga_cohort_comes_back(data_root, tmp_path):
     data = SiteDataConfig(

@@ -196,6 +196,7 @@ def test_the_reply_has_no_other_field():
     }
 
 
+@pytest.mark.ci_slow
 def test_both_modalities_and_fedprox(tmp_path):
     """The whole three-expert model, patients without slides or genes among them."""
     federation = PrivateFederation(

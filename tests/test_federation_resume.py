@@ -55,6 +55,7 @@ def interrupted(settings, folder, *, after):
     return result
 
 
+@pytest.mark.ci_slow
 @pytest.mark.parametrize(
     "strategy",
     ["fedadam", "fedprox", *(pytest.param(s, marks=pytest.mark.ci_slow) for s in ("fedavg", "fedavgm", "fedyogi"))],

@@ -110,6 +110,7 @@ def test_every_shape_and_optional_argument(sizes, absent, softplus, seed):
     assert_near(tensors, softplus)
 
 
+@pytest.mark.ci_slow
 def test_extreme_steps_and_rates():
     """A channel for each: softplus from nothing to a line, states that never fade and states that fade at once."""
     steps, rates = torch.tensor([-200.0, -20.0, 0.0, 20.0, 1e4]), torch.tensor([0.0, -1e-12, -1.0, -1e4])
@@ -132,6 +133,7 @@ def test_steps_past_the_end_stay_out_of_it():
     assert_near(tensors, bound=1e-5)
 
 
+@pytest.mark.ci_slow
 def test_layout_of_the_inputs_changes_nothing():
     tensors = arguments(2, 3, 2, 5)
     wanted = run(triton_scan, tensors)

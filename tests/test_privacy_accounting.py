@@ -22,6 +22,7 @@ def by_google(noise, rate, steps, delta):
     return PLDAccountant(dp.NeighboringRelation.ADD_OR_REMOVE_ONE).compose(event).get_epsilon(delta)
 
 
+@pytest.mark.ci_slow
 @pytest.mark.parametrize(
     ("noise", "rate", "steps"),
     [
@@ -39,6 +40,7 @@ def test_epsilon_is_that_of_another_program(noise, rate, steps):
     assert own == pytest.approx(by_google(noise, rate, steps, 1e-5), abs=0.02)
 
 
+@pytest.mark.ci_slow
 def test_several_kinds_of_steps_are_composed():
     dp = pytest.importorskip("dp_accounting")
     from dp_accounting.pld import PLDAccountant
@@ -91,6 +93,7 @@ def test_a_hostile_plan_is_refused_at_once(noise, rate, steps):
     assert time.process_time() - start < 1.0
 
 
+@pytest.mark.ci_slow
 def test_hopeless_numbers_do_not_take_for_ever():
     start = time.process_time()
     assert epsilon_of([(NoisyStep(0.3, 0.9), 100_000)], 1e-5) > 1000

@@ -84,6 +84,7 @@ def everything_told(folder, num_patients, caplog):
     }
 
 
+@pytest.mark.ci_slow
 def test_a_hospital_of_26_patients_sends_what_one_of_40_sends(tmp_path, caplog):
     assert size_band(26) == size_band(40)
     small, large = (everything_told(tmp_path / str(n), n, caplog) for n in (26, 40))

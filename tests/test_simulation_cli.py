@@ -57,6 +57,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(here, monkeypatch, capsys,
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.ci_slow
 def test_a_run_prints_its_table_and_writes_where_it_says(here, monkeypatch, capsys):
     assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 0
     shown = capsys.readouterr().out

@@ -121,6 +121,7 @@ def test_what_was_not_run_is_null(tmp_path):
     assert (summary.folder / "metrics.jsonl").read_text() == ""
 
 
+@pytest.mark.ci_slow
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
     one, two, other = (
         run(tmp_path / name, *FAST, f"seed={seed}", "fold_source=cohort")
@@ -194,6 +195,7 @@ class Interrupt:
         monkeypatch.setattr(ProgressReporter, method, hear)
 
 
+@pytest.mark.ci_slow
 @pytest.mark.parametrize(
     ("method", "call"),
     [

@@ -86,6 +86,7 @@ def test_a_unit_of_time_that_is_hardly_right_is_doubted(tables, tmp_path, days_p
         assert word in warning
 
 
+@pytest.mark.ci_slow
 def test_a_run_with_own_configs_says_how_to_repeat_it_and_where_to_look_twice(tables, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own" / "data").mkdir(parents=True)
@@ -106,6 +107,7 @@ def test_a_run_with_own_configs_says_how_to_repeat_it_and_where_to_look_twice(ta
     assert call(monkeypatch, "--config-dir=own", "resume=out") == 0
 
 
+@pytest.mark.ci_slow
 def test_a_full_disk_is_a_sentence_and_how_to_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write, written = Journal.write, []
@@ -125,6 +127,7 @@ def test_a_full_disk_is_a_sentence_and_how_to_go_on(tmp_path, monkeypatch, capsy
     assert call(monkeypatch, "resume=out") == 0
 
 
+@pytest.mark.ci_slow
 def test_configs_that_changed_since_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 0
