@@ -51,7 +51,7 @@ simulate: $(READY) ## train the embedded example federation on this machine; say
 	$(BIN)/flower-simulate $(or $(ARGS),$(DEMO))
 
 .PHONY: test
-test: $(READY) ## the fast tests, about two minutes on two cores
+test: $(READY) ## the fast tests, two to four minutes on two cores
 	$(PYTEST) $(ARGS)
 
 .PHONY: test-ci
