@@ -69,13 +69,17 @@ class Project:
         done = subprocess.run(["podman", "exec", self.container(service), *command], capture_output=True, text=True)
         return done.returncode != 0 and done.stderr
 
+    def logs(self, service):
+        """Empty where there is no such container."""
+        done = subprocess.run(
+            ["podman", "logs", self.container(service)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        return done.stdout if done.returncode == 0 else ""
+
     def show_logs(self):
         for service in ("coordinator", "link", "train"):
-            done = subprocess.run(
-                ["podman", "logs", self.container(service)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-            if done.returncode == 0:
-                print(f"-- {self.name} {service}\n{done.stdout}")
+            if told := self.logs(service):
+                print(f"-- {self.name} {service}\n{told}")
 
     def container(self, service):
         return f"{self.name}_{service}_1"
@@ -179,6 +183,27 @@ def federation(cohort, tmp_path_factory):
         yield both
 
 
+@pytest.fixture(scope="session")
+def connected(federation, tmp_path_factory):
+    """The same hospitals at a second run, which waits for a third hospital; without a coordinator a link ends."""
+    coordinator, sites = federation
+    keys = tmp_path_factory.mktemp("absent")
+    call(BIN / "flower-client", "keygen", keys)
+    shutil.copy(keys / "node.pub", coordinator.folder / "federation" / "absent.pub")
+    coordinator.compose(*SERVER, "enroll", "absent", "/federation/absent.pub")
+    coordinator.vary(RUN=" ".join(["name=waiting", "wait_s=3600", *experiment_overrides(OVERRIDES)]))
+    coordinator.compose("up", "--detach")
+    within(300, lambda: "2 of 3 sites connected, waiting for absent" in coordinator.logs("coordinator"))
+    return sites
+
+
+def within(seconds, is_so):
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(1)
+
+
 def make_for_container(folder):
     folder.mkdir(mode=0o700)
     os.chown(folder, *map(int, USER.split(":")))
@@ -209,16 +234,16 @@ def test_what_left_is_in_the_log_of_the_hospital(federation):
 
 
 @pytest.mark.parametrize("service", ["link", "train"])
-def test_a_container_that_is_connected_is_healthy(federation, service):
-    for site in federation[1]:
+def test_a_container_that_is_connected_is_healthy(connected, service):
+    for site in connected:
         podman("healthcheck", "run", site.container(service))
 
 
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)"
 
 
-def test_the_trainer_reaches_its_link_and_nothing_else(federation):
-    for site in federation[1]:
+def test_the_trainer_reaches_its_link_and_nothing_else(connected):
+    for site in connected:
         site.exec("train", "python", "-c", CONNECT, "link", "9094")
         for host, port in ((own_address(), PORT), ("192.0.2.1", 443)):
             assert "Network is unreachable" in site.fails("train", "python", "-c", CONNECT, host, str(port))
