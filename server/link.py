@@ -14,6 +14,8 @@ from contextlib import nullcontext
 from typing import Any
 
 import uvicorn
+from flwr.supercore import sql_mixin
+from flwr.supercore.constant import SQLITE_PRAGMAS
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan, _parse_superlink_lifespan_config
 from flwr.superlink.main import create_app
 
@@ -21,6 +23,9 @@ __all__ = ["FleetOnly", "serve"]
 
 _PR_SET_PDEATHSIG = 1
 _MAX_REQUEST_BYTES = 16_000_000  # Flower sends weights in pieces of 5 MB
+# Whoever writes to the database waits for whoever does. Flower waits 5 s, and what then fails is the request: on a busy
+# disk that ended runs of 190 MB. A client waits 30 s for its answer.
+_WAIT_FOR_DATABASE_MS = 25_000
 
 
 class FleetOnly:
@@ -67,6 +72,8 @@ def serve(arguments: Sequence[str], host: str, port: int) -> None:
         host: address on which hospitals are awaited.
         port: likewise.
     """
+    pragmas = dict(SQLITE_PRAGMAS) | {"busy_timeout": str(_WAIT_FOR_DATABASE_MS)}
+    vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple(pragmas.items())
     sys.argv = ["flower-superlink", *arguments]
     config = _parse_superlink_lifespan_config()
     app = create_app(config, SuperLinkLifespan)

@@ -203,14 +203,14 @@ class _Allowance:
 
 
 def patient() -> RetryInvoker:
-    """Goes on through a restart of the SuperLink; what it refuses is not tried again."""
+    """Goes on through a restart of the SuperLink and errors of its own; what it refuses is not tried again."""
     return RetryInvoker(
         lambda: exponential(base_delay=0.25, max_delay=2),
         (httpx.TransportError, httpx.HTTPStatusError),
         max_tries=None,
         max_time=_PATIENCE_S,
         should_giveup=lambda error: (
-            isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (502, 503, 504)
+            isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (500, 502, 503, 504)
         ),
     )
 

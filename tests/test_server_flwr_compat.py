@@ -2,7 +2,11 @@
 
 import asyncio
 import datetime as dt
+import sqlite3
 import ssl
+import threading
+import time
+from contextlib import closing
 
 import httpx
 import pytest
@@ -162,6 +166,19 @@ class TestDoors:
         link.start_afresh()
         assert control.register(both).keys() == both.keys()
         assert greet(folder, key) is Greeting.KNOWN
+
+    def test_a_request_waits_while_another_program_writes_to_the_database(self, folder, link, key):
+        """As long as Flower's own writes may take on a busy disk; it would give up after 5 s."""
+        control = Control(link.address, folder.pki.ca_certificate)
+        control._client._retry_invoker = None
+        with closing(sqlite3.connect(link.database, isolation_level=None, check_same_thread=False)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            threading.Timer(7, other.rollback).start()
+            begin = time.monotonic()
+            control.start_run()
+            assert time.monotonic() - begin > 6
+        control.end_runs()
+        control.close()
 
     def test_a_port_in_use_is_named(self, folder, link):
         with pytest.raises(ConfigError, match=r"loopback_port in coordinator\.yaml"):

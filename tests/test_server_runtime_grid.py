@@ -1,8 +1,10 @@
 """Answers over the network: read side by side, for a bounded time, and whatever bytes they are made of."""
 
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.proto.message_pb2 import Metadata
@@ -11,7 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from server import runtime_grid
 from server.exchange import UNREADABLE
-from server.runtime_grid import RuntimeGrid
+from server.runtime_grid import RuntimeGrid, patient
 
 NODES = (11, 12)
 
@@ -129,3 +131,17 @@ def test_an_answer_whose_bytes_never_come_keeps_nobody_waiting_longer_than_was_s
     assert told[0] == 12
     assert not answers[12].has_error()
     assert 11 not in answers or answers[11].error.code == UNREADABLE
+
+
+@pytest.mark.parametrize(("status", "calls"), [(500, 2), (503, 2), (403, 1)])
+def test_what_fails_at_the_superlink_is_tried_again_and_what_it_refuses_is_not(status, calls):
+    asked = []
+
+    def call():
+        asked.append(status)
+        answer = httpx.Response(status if len(asked) == 1 else 200, request=httpx.Request("POST", "https://localhost"))
+        answer.raise_for_status()
+
+    with suppress(httpx.HTTPStatusError):
+        patient().invoke(call)
+    assert len(asked) == calls
