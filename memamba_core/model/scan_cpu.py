@@ -1,6 +1,6 @@
 """The selective scan on a CPU, compiled by numba: float32, forward and backward.
 
-It is bound by the exponentials that the formula asks for, if memory is asked in time.
+Exponentials are what it spends its time on, one for each step, channel and state, as long as memory keeps up.
 
 The algorithm, once (`cpu.scan_forward` and `cpu.scan_backward` are its code; `scan` says what is computed):
 
