@@ -7,15 +7,7 @@ import time
 import pytest
 import torch
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _scripts_on_the_path(repository):
-    """Scripts import each other by name, as they do when one of them is run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(repository / "benchmarks"))
-        yield
-    for name in ("attention_rivals", "contestants", "race", "scan_speed", "speed_page"):
-        sys.modules.pop(name, None)
+pytestmark = pytest.mark.usefixtures("benchmarks")
 
 
 def test_full_attention_is_attention():
