@@ -66,6 +66,37 @@ def test_the_same_seed_gives_the_same_weights_bit_by_bit(parts):
     assert not same(first, trained(parts, settings=config(max_patches=2), seed=4)[0])
 
 
+def test_order_patches_and_dropout_are_drawn_anew_in_every_epoch(parts, monkeypatch):
+    """And are those of the epoch's number: a round of a federation goes on where the one before it ended."""
+    load, loss = PatientDataset.load, trainer.training_loss
+    drawn, masks = [], []
+
+    def noted(self, index, **options):
+        patient = load(self, index, **options)
+        drawn.append((index, None if patient.bag is None else patient.bag.patches_PF.sum().item()))
+        return patient
+
+    def noted_loss(*arguments):
+        masks.append(torch.rand(1).item())
+        return loss(*arguments)
+
+    monkeypatch.setattr(PatientDataset, "load", noted)
+    monkeypatch.setattr(trainer, "training_loss", noted_loss)
+
+    def epochs(first, num):
+        drawn.clear()
+        masks.clear()
+        trained(parts, num=8, span=Span(first, num, 3), settings=config(max_patches=1))
+        return [list(drawn[start : start + 8]) for start in range(0, 8 * num, 8)], list(masks)
+
+    (one, two), (mask_one, mask_two) = epochs(0, 2)
+    assert [index for index, _ in one] != [index for index, _ in two]
+    assert sorted(index for index, _ in one) == sorted(index for index, _ in two)
+    assert dict(one) != dict(two)
+    assert mask_one != mask_two
+    assert epochs(1, 1) == ([two], [mask_two])
+
+
 def test_training_leaves_the_callers_generator_alone(parts):
     torch.manual_seed(0)
     wanted = torch.rand(3)
