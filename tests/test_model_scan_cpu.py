@@ -292,6 +292,12 @@ def test_choice(monkeypatch):
         choose_backend("cpu")
 
 
+def test_float64_is_left_to_the_chunked_scan():
+    tensors = in_float64(arguments(1, 4, 2, 5))
+    got, wanted = run(tensors), run(tensors, "chunked")
+    assert all(torch.equal(got[name], value) for name, value in wanted.items())
+
+
 def test_another_device_is_refused():
     tensors = {name: tensor.detach().to("meta") for name, tensor in arguments(1, 2, 3, 4).items()}
     with pytest.raises(ConfigError, match="the tensors are on meta"):
