@@ -68,7 +68,7 @@ def assert_near(tensors, softplus=True, bound=2e-6):
 
 
 def test_accuracy_of_a_long_sequence():
-    """These bounds are what docs and benchmarks state; a plain float32 loop has about the same.
+    """The chunked scan in float32 has about the same errors, the plain loop seven times that of A.
 
     With fewer channels a few slow states decide the error of A, which then is between 3e-7 and 6e-7 by the seed.
     """
