@@ -16,7 +16,6 @@ How many components and how strong a penalty is decided anew in every fold, on i
 
 import argparse
 import json
-import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from cohorts import COHORTS, HISTOLOGY_COHORTS, tables_are_here
 from lifelines import CoxPHFitter
 from lifelines.exceptions import ConvergenceWarning
 from rich import box
@@ -43,8 +43,6 @@ from memamba_core.data.tables import open_table
 from memamba_core.survival.concordance import concordance_index
 from simulation.cohort import SimulatedCohort, prepare_cohort
 
-COHORTS = ("tcga_blca", "tcga_brca", "tcga_ucec", "tcga_gbmlgg", "tcga_luad")
-HISTOLOGY_COHORTS = ("tcga_luad_hif", "tcga_brca_hif")
 FOLDS = (0, 1, 2, 3, 4)
 LABELS = {"age_sex": "age + sex", "genes": "ridge, genes", "histology": "ridge, slides", "both": "ridge, both"}
 
@@ -284,13 +282,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, help="also write the numbers to this JSON file")
     options = parser.parse_args(arguments)
-    console = Console()
-    if not os.environ.get("MEMAMBA_DATA"):
-        console.print(
-            "skipped: the baselines need the TCGA tables; name their folder in the environment variable MEMAMBA_DATA",
-            soft_wrap=True,
-        )
+    if not tables_are_here():
         return
+    console = Console()
     names = list(options.cohorts or COHORTS) + (list(HISTOLOGY_COHORTS) if options.histology else [])
     outcomes = []
     for name in dict.fromkeys(names):

@@ -142,7 +142,8 @@ def _step(module: nn.Module, tokens: Tensor) -> Call:
     tokens.requires_grad_()
     weights = torch.randn_like(tokens)
     wanted = [tokens, *module.parameters()]
-    return lambda: torch.autograd.grad(module(tokens), wanted, weights)
+    # A view, because a module that is handed a leaf cannot have its products counted (`race.products`).
+    return lambda: torch.autograd.grad(module(tokens.view_as(tokens)), wanted, weights)
 
 
 def model(name: str, length: int, d_model: int) -> Call:

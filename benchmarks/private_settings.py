@@ -17,14 +17,13 @@ brackets the standard deviation over draws of the noise in one fold.
 
 import argparse
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from cohorts import COHORTS, tables_are_here
 from screen import HELD_OUT, inner_cohort
-from studies import COHORTS
 
 from memamba_core.config.compose import compose_simulation, experiment_overrides
 from memamba_core.config.simulation import SimulationConfig
@@ -230,8 +229,7 @@ def main() -> None:
     parser.add_argument("--partition", default="tss_merged", help="into hospitals; tss_merged: of 50 and more patients")
     parser.add_argument("--test-folds", action="store_true", help="the defaults on the test folds")
     arguments = parser.parse_args()
-    if not os.environ.get("MEMAMBA_DATA"):
-        print("skipped: set MEMAMBA_DATA to the folder of the TCGA tables")
+    if not tables_are_here():
         return
     for name in ("flwr", "memamba_core", "server"):
         logging.getLogger(name).setLevel(logging.ERROR)

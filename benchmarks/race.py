@@ -10,6 +10,9 @@ what was measured until then stands.
 Memory: one process per contestant. It is called on a short sequence first, so that code is loaded; then Linux is asked
 to forget the process's peak of resident memory, the contestant is called once, and the peak less what was resident
 before is what it needed beyond its inputs. Where Linux cannot be asked there is no figure.
+
+Products: torch counts the multiplications and additions of its matrix products and convolutions in one call. They
+depend on shapes alone. What compiled kernels of this project compute is not seen.
 """
 
 import ctypes
@@ -36,7 +39,7 @@ class Measured:
     """What became of a contestant.
 
     Attributes:
-        value: median seconds, or bytes; None if there is no figure.
+        value: median seconds, bytes, or operations; None if there is no figure.
         count: timed calls or groups of calls.
         word: why there is no figure.
     """
@@ -90,6 +93,16 @@ def peak_memory(contestant: Contestant, *, threads: int, clock: Clock, limit: fl
     for line in _work({"memory": contestant}, threads, limit):
         return Measured(None, word=line["word"]) if "word" in line else Measured(line["bytes"], 1)
     return Measured(None, word=f"over {limit:.0f} s, or more memory than there is")
+
+
+def products(contestant: Contestant, *, clock: Clock, limit: float = 120) -> Measured:
+    """Multiplications and additions of the products that torch computes in a call."""
+    limit = min(limit, clock.left())
+    if limit < 5:
+        return Measured(None, word="out of time")
+    for line in _work({"products": contestant}, 1, limit):
+        return Measured(None, word=line["word"]) if "word" in line else Measured(line["operations"], 1)
+    return Measured(None, word=f"over {limit:.0f} s")
 
 
 def _work(task: dict[str, Any], threads: int, limit: float) -> list[dict[str, Any]]:
@@ -163,6 +176,31 @@ def _memory_here(contestant: Contestant) -> None:
     _tell(bytes=_resident("VmHWM") - before)
 
 
+def _products_here(contestant: Contestant) -> None:
+    from contestants import NotHereError, build
+    from torch import ops
+    from torch.utils import flop_counter
+
+    # torch's own list has no products in place, and attention on GPUs only.
+    formulas = {
+        ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1],
+        ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: flop_counter.sdpa_flop_count(
+            *shapes[:3]
+        ),
+        ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: (
+            flop_counter.sdpa_backward_flop_count(*shapes[:4])
+        ),
+    }
+    try:
+        call = build(contestant)
+    except NotHereError as reason:
+        _tell(word=str(reason))
+        return
+    with flop_counter.FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        call()
+    _tell(operations=counter.get_total_flops())
+
+
 def _resident(key: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(dict(line.split(":", 1) for line in lines)[key].split()[0]) * 1024
@@ -174,6 +212,8 @@ def _main(task: dict[str, Any]) -> None:
     torch.set_num_threads(task["threads"])
     if "race" in task:
         _race_here(task["race"], task["seconds"])
+    elif "products" in task:
+        _products_here(task["products"])
     else:
         _memory_here(task["memory"])
 

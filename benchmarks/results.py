@@ -15,7 +15,6 @@ is already there is read instead of made again, so an interrupted study goes on.
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from cohorts import tables_are_here
 from studies import PLANTED_PAIRS, STUDIES, Study, folder_name
 
 from memamba_core.config.compose import compose_simulation
@@ -138,8 +138,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, each in a process with one thread")
     arguments = parser.parse_args()
     study, root = STUDIES[arguments.study], arguments.output / arguments.study
-    if arguments.study != "planted" and not os.environ.get("MEMAMBA_DATA"):
-        print("skipped: set MEMAMBA_DATA to the folder of the TCGA tables")
+    if arguments.study != "planted" and not tables_are_here():
         return
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         for line in pool.map(make, list(study.runs(root))):

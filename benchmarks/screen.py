@@ -13,7 +13,6 @@ Each argument is one setting: overrides separated by spaces, on top of --base. W
 import argparse
 import json
 import logging
-import os
 import shlex
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cohorts import COHORTS, tables_are_here
 from rich.console import Console
 from rich.table import Table
 
@@ -82,16 +82,14 @@ def main() -> None:
     """Print a table of settings by cohorts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="+", help='overrides of one setting, for example "model.scans=[]"')
-    parser.add_argument("--cohorts", default="tcga_blca,tcga_brca,tcga_ucec,tcga_gbmlgg,tcga_luad")
+    parser.add_argument("--cohorts", default=",".join(COHORTS))
     parser.add_argument("--base", default="model=genomics", help="overrides under every setting")
     parser.add_argument("--method", choices=["pooled", "federated"], default="pooled")
     parser.add_argument("--folds", default="0,1,2,3,4")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--output", type=Path, help="also write the numbers as JSON lines")
     arguments = parser.parse_args()
-    console = Console()
-    if not os.environ.get("MEMAMBA_DATA") and "tcga" in arguments.cohorts:
-        console.print("skipped: set MEMAMBA_DATA to the folder of the TCGA tables")
+    if "tcga" in arguments.cohorts and not tables_are_here():
         return
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.ERROR)
@@ -114,7 +112,7 @@ def main() -> None:
             line = {"base": arguments.base, "setting": setting, "method": arguments.method, "scores": scores}
             with arguments.output.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-    console.print(table)
+    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,18 @@ from pathlib import Path
 import matplotlib as mpl
 from race import Measured
 
-__all__ = ["bytes_of_tensors", "cell", "draw", "header", "megabytes", "ratios", "seconds", "section", "table"]
+__all__ = [
+    "bytes_of_tensors",
+    "cell",
+    "draw",
+    "gigaflops",
+    "header",
+    "megabytes",
+    "ratios",
+    "seconds",
+    "section",
+    "table",
+]
 
 _COLOURS = ("#0072B2", "#E69F00", "#D55E00")  # Okabe & Ito (2008)
 
@@ -93,6 +104,11 @@ def seconds(measured: Measured) -> str:
 def megabytes(measured: Measured) -> str:
     """Bytes in MB."""
     return cell(measured, lambda value: f"{value / 1e6:,.0f}")
+
+
+def gigaflops(measured: Measured) -> str:
+    """Operations in thousands of millions."""
+    return cell(measured, lambda value: f"{value / 1e9:.1f}")
 
 
 def bytes_of_tensors(measured: Measured, tensor: float) -> str:

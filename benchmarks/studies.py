@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from cohorts import COHORTS, HISTOLOGY_COHORTS
 
 __all__ = ["PLANTED_PAIRS", "STUDIES", "Setting", "Study", "folder_name"]
 
-COHORTS = ("tcga_blca", "tcga_brca", "tcga_ucec", "tcga_gbmlgg", "tcga_luad")
 FOLDS = "folds=[0,1,2,3,4]"
 
 
@@ -169,7 +169,7 @@ STUDIES = {
                 ("pathology expert", ("model=pathology",)),
             )
         ),
-        cohorts=("tcga_luad_hif", "tcga_brca_hif"),
+        cohorts=HISTOLOGY_COHORTS,
         seeds=(0, 1),
     ),
     "slide_skip": Study(
@@ -178,7 +178,7 @@ STUDIES = {
             Setting("pathology expert", ()),
             Setting("pathology expert with a linear path", ("model.slide_skip=true",)),
         ),
-        cohorts=("tcga_luad_hif", "tcga_brca_hif"),
+        cohorts=HISTOLOGY_COHORTS,
         seeds=(0,),
     ),
     "planted": Study(

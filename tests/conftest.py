@@ -6,10 +6,13 @@ they where the model is computed with but not the subject (`_AROUND`): that save
 """
 
 import gc
+import importlib
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -85,6 +88,17 @@ def interrupts(monkeypatch: pytest.MonkeyPatch) -> Iterator["Interrupts"]:
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def benchmarks(repository: Path) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a script of `benchmarks/`. They import each other by name, as they do when one of them is run."""
+    folder = repository / "benchmarks"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield importlib.import_module
+    for path in folder.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 @pytest.fixture(scope="session")

@@ -4,19 +4,18 @@ import json
 
 import numpy as np
 import pytest
-from benchmark_scripts import load_script
 from sksurv.linear_model import CoxPHSurvivalAnalysis
 from sksurv.util import Surv
 
 
 @pytest.fixture(scope="module")
-def ridge(repository):
-    return load_script(repository, "ridge_cox")
+def ridge(benchmarks):
+    return benchmarks("ridge_cox")
 
 
 @pytest.fixture(scope="module")
-def baselines(repository, ridge):  # which imports the other from its folder
-    return load_script(repository, "baselines")
+def baselines(benchmarks):
+    return benchmarks("baselines")
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def test_more_components_than_columns_are_not_tried(baselines, patients):
 def test_without_data_it_says_so_and_ends_well(baselines, monkeypatch, capsys):
     monkeypatch.delenv("MEMAMBA_DATA", raising=False)
     baselines.main([])
-    assert capsys.readouterr().out.startswith("skipped: the baselines need the TCGA tables")
+    assert capsys.readouterr().out.startswith("skipped: name the folder of the TCGA tables")
 
 
 @pytest.mark.ci_slow
@@ -146,8 +145,8 @@ def test_endometrial_cancer(baselines, data_root, monkeypatch, tmp_path):
 
 
 @pytest.mark.ci_slow
-def test_a_federation_of_doubles_is_measured(repository):
-    overhead = load_script(repository, "federation_overhead")
+def test_a_federation_of_doubles_is_measured(benchmarks):
+    overhead = benchmarks("federation_overhead")
     figures = overhead.measure(num_sites=3, work=0.01, rounds=2, strategy="fedavg")
     assert 4.5e6 < figures["parameters"] < 5.5e6
     assert len(figures["seconds"]) == len(figures["overhead"]) == len(figures["peak_bytes"]) == 2

@@ -14,11 +14,8 @@ NUM_COLUMNS = 40
 
 
 @pytest.fixture(scope="module")
-def script(repository):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(repository / "benchmarks"))
-        import private_settings
-    return private_settings
+def script(benchmarks):
+    return benchmarks("private_settings")
 
 
 @pytest.fixture

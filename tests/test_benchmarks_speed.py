@@ -1,20 +1,13 @@
 """The speed benchmarks: rivals that are right, contestants that agree, and words where there is no figure."""
 
+import json
 import sys
 import time
 
 import pytest
 import torch
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _scripts_on_the_path(repository):
-    """Scripts import each other by name, as they do when one of them is run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(repository / "benchmarks"))
-        yield
-    for name in ("attention_rivals", "contestants", "race", "scan_speed", "speed_page"):
-        sys.modules.pop(name, None)
+pytestmark = pytest.mark.usefixtures("benchmarks")
 
 
 def test_full_attention_is_attention():
@@ -70,13 +63,26 @@ def test_a_training_step_of_each_model(name):
     build({"kind": "model", "name": name, "length": 40, "d_model": 32})()
 
 
+@pytest.mark.parametrize("name", ["cpu", "full attention"])
+def test_products_are_those_of_the_formulas(name, capsys):
+    """Forward pass, and twice as much in the backward pass; of attention two products, and five."""
+    from race import _products_here
+
+    L, D, E, R, M = 12, 16, 32, 1, 33
+    block = 3 * (4 * L * D * E + 2 * L * E * M + 2 * L * R * E + 2 * L * E * D) + 2 * L * R * E  # step sizes made again
+    wanted = {"cpu": 4 * block, "full attention": 2 * (3 * 8 * L * D**2 + (2 + 5) * 2 * L**2 * D)}
+    _products_here({"kind": "layers", "name": name, "length": L, "d_model": D})
+    assert json.loads(capsys.readouterr().out) == {"operations": wanted[name]}
+
+
 def test_figures_become_ratios_and_words_stay_words():
     from race import Measured
-    from speed_page import bytes_of_tensors, ratios, table
+    from speed_page import bytes_of_tensors, gigaflops, ratios, table
 
     cells = ratios([Measured(0.02, 5), Measured(0.3, 5), Measured(None, word="over 9 s"), None])
     assert cells == ["20", "300 (15)", "over 9 s", "-"]
     assert bytes_of_tensors(Measured(4e6), 2e6) == "4 (2.0)"
+    assert gigaflops(Measured(2.54e9)) == "2.5"
     assert table(("a", "b"), [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
 

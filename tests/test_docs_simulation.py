@@ -2,13 +2,14 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from memamba_core.config.compose import config_groups
+from memamba_core.config.compose import compose_simulation, config_groups
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import AuditConfig, CohortConfig, PartitionConfig, SimulationConfig, SyntheticConfig
 from memamba_core.config.training import OptimizerConfig
@@ -54,6 +55,28 @@ def settings() -> dict[str, object]:
     ):
         known.pop(elsewhere)
     return known
+
+
+def commands() -> list[str]:
+    """The `flower-simulate` of every page and of the README, in consoles and in sentences; a choice is its first."""
+    shown = []
+    for page in (PAGE.parents[1] / "README.md", *sorted(PAGE.parent.glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        blocks = "".join(re.findall(r"```(?:console|bash)\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+        shown += re.findall(r"^(?:\$ )?(flower-simulate .*?)(?:\s\s+#.*)?$", blocks, re.MULTILINE)
+        shown += re.findall(r"`(flower-simulate [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    own = [command for command in shown if "--config-dir" in command]  # a folder of the reader's own
+    return sorted({re.sub(r"\s+", " ", re.sub(r"\|[a-z|]+", "", command)) for command in shown if command not in own})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_of_the_pages_is_understood(command, monkeypatch):
+    monkeypatch.setenv("MEMAMBA_DATA", "data")
+    settings = [word for word in shlex.split(command) if "=" in word]
+    if "--multirun" in command:
+        settings = [word if "[" in word else word.partition(",")[0] for word in settings]
+    if not any(word.startswith("resume=") for word in settings):
+        compose_simulation(settings)
 
 
 def test_every_file_of_every_group_is_listed():

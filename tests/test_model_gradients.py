@@ -5,6 +5,8 @@ import torch
 
 from memamba_core.config.model import ModelConfig
 from memamba_core.model import PARAMETER_GROUPS, build_model, parameter_group
+from memamba_core.model.synergistic import SynergisticExpert
+from memamba_core.model.transport import cosine_cost, transport_plan
 from memamba_core.records import Bag, InputSpec, PatientInputs, SurvivalTarget
 
 SPEC = InputSpec(num_bins=3, num_genes=6, gene_groups={"a": (0, 1, 2), "b": (2, 3), "c": (4, 5)}, feature_width=7)
@@ -93,6 +95,19 @@ def test_the_transport_term_passes_gradient_where_the_plan_does_not():
     model = build_model(ModelConfig(d_model=8, d_state=2, transport="sinkhorn"), SPEC, seed=0)
     model([patient("patches genes")]).transport_cost.backward()
     assert model.pathology.tokens.linear.weight.grad.abs().max() > 0
+
+
+def test_the_transport_term_holds_the_plan_fixed():
+    """Also the plan that could pass a gradient: the term is to lower costs, not to move mass away from them."""
+    generator = torch.Generator().manual_seed(0)
+    patches_BPD, genes_BGD = torch.randn(1, 5, 8, generator=generator), torch.randn(1, 3, 8, generator=generator)
+    patches_BPD.requires_grad_()
+    config = ModelConfig(d_model=8, d_state=2)
+    cost_BPG = cosine_cost(patches_BPD, genes_BGD)
+    plan_BPG = transport_plan(cost_BPG, config).detach()
+    (wanted,) = torch.autograd.grad((plan_BPG * cost_BPG).sum(), patches_BPD)
+    (got,) = torch.autograd.grad(SynergisticExpert(config)(patches_BPD, genes_BGD).transport_cost_B.sum(), patches_BPD)
+    torch.testing.assert_close(got, wanted)
 
 
 def test_parameter_group():

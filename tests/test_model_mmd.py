@@ -47,6 +47,14 @@ def test_equals_the_double_loop(length, others, seed, weighted):
     assert (got_B > 0).all()
 
 
+def test_no_gradient_passes_through_the_bandwidth():
+    """The slow twin takes its median as a number."""
+    first_BLD, second_BGD = tokens(1, 6, 0).requires_grad_(), tokens(1, 4, 1)
+    (got,) = torch.autograd.grad(squared_mmd(first_BLD, second_BGD).sum(), first_BLD)
+    (wanted,) = torch.autograd.grad(slow_mmd(first_BLD[0], second_BGD[0], [1 / 6] * 6), first_BLD)
+    torch.testing.assert_close(got, wanted)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_zero_between_identical_sets(dtype):
     same = tokens(3, 5, 0).to(dtype)

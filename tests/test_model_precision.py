@@ -5,8 +5,12 @@ import copy
 import pytest
 import torch
 
+from memamba_core.model.attention import GatedAttention, attention_pool
+from memamba_core.model.branches import LinearSkip
 from memamba_core.model.mamba import Mamba
+from memamba_core.model.mmd import squared_mmd
 from memamba_core.model.precision import matmul_precision
+from memamba_core.model.transport import carry, cosine_cost, relaxed_plan
 
 
 def test_a_region_ends_whatever_happens():
@@ -18,6 +22,38 @@ def test_a_region_ends_whatever_happens():
     with pytest.raises(ZeroDivisionError):
         fail()
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def _skip(columns_BC):
+    skip = LinearSkip(16)
+    torch.nn.init.constant_(skip.weight, 0.3)
+    return skip(columns_BC)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: attention_pool(a, b[..., 0]),
+        cosine_cost,
+        lambda a, b: carry(relaxed_plan(cosine_cost(a, b), 0.1), a, "genes"),
+        squared_mmd,
+        lambda a, b: _skip(a[0]),
+        lambda a, b: GatedAttention(16)(a),
+    ],
+    ids=["pool", "cost", "carried", "mmd", "skip", "scores"],
+)
+def test_autocast_does_not_reach_what_is_summed_or_sorted(function):
+    a_BLD, b_BLD = torch.randn(2, 3, 40, 16, generator=torch.Generator().manual_seed(0))
+
+    def run():
+        torch.manual_seed(0)
+        return function(a_BLD, b_BLD)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        got = run()
+        assert (a_BLD @ b_BLD.mT).dtype == torch.bfloat16
+    assert got.dtype == torch.float32
+    assert torch.equal(got, run())
 
 
 @pytest.mark.parametrize(("name", "bound"), [("highest", 2e-6), ("high", 2e-6), ("medium", 1e-2)])

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from memamba_core.model import scan_chunked
 from memamba_core.model.scan import selective_scan
 
-FAST = ("chunked", "cpu")  # those for GPUs have tests of their own
+FAST = ("chunked", "cpu")  # in float32; `cpu` leaves float64 to `chunked`. Those for GPUs have tests of their own
 TOLERANCE = {torch.float64: {"rtol": 1e-10, "atol": 1e-11}, torch.float32: {"rtol": 2e-4, "atol": 2e-5}}
 
 
@@ -51,8 +51,9 @@ def assert_alike(got, wanted, **tolerance):
         torch.testing.assert_close(got[name] / scale, value / scale, **tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("chunked", torch.float64), ("chunked", torch.float32), ("cpu", torch.float32)]
+)
 @pytest.mark.parametrize("length", [1, 2, 7, 513])
 def test_equals_the_reference(backend, dtype, length, monkeypatch):
     monkeypatch.setattr(scan_chunked, "_SEGMENT_ELEMENTS", 2000)  # many segments, the last one shorter
@@ -76,7 +77,6 @@ def test_the_reference_is_the_recurrence():
             torch.testing.assert_close(y[0, e, t], bare * z[0, e, t] * torch.sigmoid(z[0, e, t]))
 
 
-@pytest.mark.parametrize("backend", FAST)
 @settings(max_examples=15)
 @given(
     sizes=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 9)),
@@ -84,20 +84,20 @@ def test_the_reference_is_the_recurrence():
     softplus=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_every_optional_argument(backend, sizes, optional, softplus, seed):
+def test_every_optional_argument(sizes, optional, softplus, seed):
     tensors = {
         name: tensor
         for name, tensor in arguments(*sizes, seed=seed).items()
         if name not in {"D", "z", "delta_bias"} or name in optional
     }
     assert_alike(
-        run(tensors, backend, delta_softplus=softplus),
+        run(tensors, "chunked", delta_softplus=softplus),
         run(tensors, "reference", delta_softplus=softplus),
         **TOLERANCE[torch.float64],
     )
 
 
-@pytest.mark.parametrize("backend", ["reference", *FAST])
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
 def test_gradcheck(backend, monkeypatch):
     monkeypatch.setattr(scan_chunked, "_SEGMENT_ELEMENTS", 12)  # two steps a segment
     assert torch.autograd.gradcheck(
@@ -142,12 +142,13 @@ def test_computes_in_float32_under_autocast(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_two_passes_at_a_time(backend):
+def test_two_passes_at_a_time(backend, monkeypatch):
     """Work memory is shared between calls, but not between a pass and the next, nor between threads."""
-    one, two = arguments(2, 3, 4, 8, seed=1), arguments(2, 3, 4, 8, seed=2)
+    monkeypatch.setattr(scan_chunked, "_scratch", threading.local())  # or what tests before left would be large enough
+    one, two = (arguments(2, 3, 4, 8, torch.float32, seed) for seed in (1, 2))
     wanted = [run(tensors, backend)["A"] for tensors in (one, two)]
     with torch.inference_mode():
-        selective_scan(**{k: v.detach() for k, v in arguments(9, 8, 7, 6).items()}, backend=backend)
+        selective_scan(**{k: v.detach() for k, v in arguments(9, 8, 7, 6, torch.float32).items()}, backend=backend)
     first, second = (selective_scan(**tensors, backend=backend) for tensors in (one, two))
     weights = torch.linspace(-1, 1, first.numel(), dtype=first.dtype).view_as(first)
     got = [torch.autograd.grad((y * weights).sum(), t["A"])[0] for y, t in ((first, one), (second, two))]

@@ -143,6 +143,15 @@ def test_unbalanced_equals_the_log_domain(epsilon):
         torch.testing.assert_close(plan_BPG[b], slow_unbalanced(cost_BPG[b], epsilon, 1.0), rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("epsilon", [0.003, 0.1])
+def test_unbalanced_is_a_plan_where_everything_points_the_other_way(epsilon):
+    """The dearest of all costs and the least relaxation: it carries next to nothing, and still spreads it evenly."""
+    cost_BPG = torch.full((1, 50, 6), 2.0, dtype=torch.float64)
+    plan_BPG = plan_of("unbalanced", cost_BPG, transport_epsilon=epsilon, transport_marginal=0.01)
+    assert 0 < plan_BPG.sum() < 1e-6
+    torch.testing.assert_close(plan_BPG / plan_BPG.sum(), torch.full_like(plan_BPG, 1 / 300))
+
+
 def test_unbalanced_refuses_an_epsilon_that_underflows():
     with pytest.raises(ValueError, match=r"transport=unbalanced needs transport_epsilon >= 0\.003"):
         plan_of("unbalanced", cost(), transport_epsilon=1e-4)

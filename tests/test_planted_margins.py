@@ -5,7 +5,6 @@ The settings are those of `benchmarks/results.py planted`, so that docs/RESULTS.
 
 import numpy as np
 import pytest
-from benchmark_scripts import load_script
 
 from memamba_core.config.compose import compose_simulation
 from simulation.run import simulate
@@ -14,9 +13,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # four runs each, a 
 
 
 @pytest.fixture(scope="module")
-def reached(repository, tmp_path_factory):
+def reached(benchmarks, tmp_path_factory):
     """C-index of a setting by seed, with the best reachable on the same patients."""
-    study = load_script(repository, "studies").STUDIES["planted"]
+    study = benchmarks("studies").STUDIES["planted"]
     by_label = {setting.label: setting for setting in study.settings}
 
     def run(label: str) -> tuple[np.ndarray, float]:

@@ -146,7 +146,7 @@ def test_nobody_and_no_event_give_no_index():
 
 def test_what_is_not_a_risk_or_a_count_is_refused():
     time, event = np.array([3.0, 9.0]), np.array([True, False])
-    for risk in ([0.2, 0.7], [-5.0, -1.0]):  # survival, or the risk of a model with more bins
+    for risk in ([0.2, 0.7], [-5.0, -1.0], [-4.01, -1.0]):  # survival, or the risk of a model with more bins
         with pytest.raises(ValueError, match=r"wanted \[-4, 0\]"):
             _histogram(np.array(risk), time, event)
     assert _histogram(np.array([-4.0005, 0.0005]), time, event).sum() == 2  # rounding of a sum

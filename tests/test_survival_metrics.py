@@ -228,6 +228,18 @@ def test_edges_outside_follow_up_are_none():
     assert integrated_brier_score(survival_NK, *short, (6.0, 12.0, 48.0), *short) is not None
 
 
+def test_an_edge_at_the_end_of_follow_up_counts_and_one_at_its_beginning_does_not():
+    """Each is looked at a moment before: who was seen last at 48 was alive then, and nobody is known before 12."""
+    time, event = np.array([12.0, 20.0, 30.0, 40.0, 48.0, 48.0]), np.array([True, True, True, False, True, False])
+    survival_NK = np.linspace(0.9, 0.1, 24).reshape(6, 4)[:, ::-1].copy()
+    train = np.array([10.0, 20.0, 40.0, 60.0, 80.0]), np.array([True, True, False, True, False])
+    auc = time_dependent_auc(survival_NK, time, event, EDGES, *train)
+    assert [value is None for value in auc] == [True, False, False]
+    outcomes = Surv.from_arrays(train[1], train[0]), Surv.from_arrays(event, time)
+    expected = sksurv_integrated_brier_score(*outcomes, survival_NK[:, 1:3], np.nextafter([24.0, 48.0], 0.0))
+    assert integrated_brier_score(survival_NK, time, event, EDGES, *train) == pytest.approx(expected)
+
+
 def test_an_event_on_an_edge_is_survived_by_the_bin_before_it():
     # Bins are [a, b): of four patients, the one with an event at 12 is still alive in [0, 12).
     time, event = np.array([6.0, 12.0, 30.0, 40.0]), np.array([True, True, True, False])

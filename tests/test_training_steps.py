@@ -1,4 +1,4 @@
-"""One step of training: micro-batches, decay groups, learning rates, the proximal term, losses that are not finite."""
+"""One step of training: what is drawn, micro-batches, the proximal term, losses that are not finite; and prediction."""
 
 import dataclasses
 import math
@@ -8,11 +8,10 @@ import pytest
 import torch
 from federation_fixtures import Federation, tiny
 
-from memamba_core.config.training import OptimizerConfig, TrainingConfig
+from memamba_core.config.training import LossConfig, OptimizerConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.training import batches, trainer
 from memamba_core.training.checkpoint import initial_model, weights_of
-from memamba_core.training.optim import build_optimizer, learning_rate_factor
 from memamba_core.training.trainer import Span, predict, train
 from server.settle import settle
 
@@ -66,6 +65,37 @@ def test_the_same_seed_gives_the_same_weights_bit_by_bit(parts):
     assert not same(first, trained(parts, settings=config(max_patches=2), seed=4)[0])
 
 
+def test_order_patches_and_dropout_are_drawn_anew_in_every_epoch(parts, monkeypatch):
+    """And are those of the epoch's number: a round of a federation goes on where the one before it ended."""
+    load, loss = PatientDataset.load, trainer.training_loss
+    drawn, masks = [], []
+
+    def noted(self, index, **options):
+        patient = load(self, index, **options)
+        drawn.append((index, None if patient.bag is None else patient.bag.patches_PF.sum().item()))
+        return patient
+
+    def noted_loss(*arguments):
+        masks.append(torch.rand(1).item())
+        return loss(*arguments)
+
+    monkeypatch.setattr(PatientDataset, "load", noted)
+    monkeypatch.setattr(trainer, "training_loss", noted_loss)
+
+    def epochs(first, num):
+        drawn.clear()
+        masks.clear()
+        trained(parts, num=8, span=Span(first, num, 3), settings=config(max_patches=1))
+        return [list(drawn[start : start + 8]) for start in range(0, 8 * num, 8)], list(masks)
+
+    (one, two), (mask_one, mask_two) = epochs(0, 2)
+    assert [index for index, _ in one] != [index for index, _ in two]
+    assert sorted(index for index, _ in one) == sorted(index for index, _ in two)
+    assert dict(one) != dict(two)
+    assert mask_one != mask_two
+    assert epochs(1, 1) == ([two], [mask_two])
+
+
 def test_training_leaves_the_callers_generator_alone(parts):
     torch.manual_seed(0)
     wanted = torch.rand(3)
@@ -103,27 +133,6 @@ def test_a_batch_cut_into_parts_has_the_same_gradient(parts, monkeypatch):
         np.testing.assert_allclose(pieces[name], whole[name], atol=1e-4 * scale + 1e-7, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("settings", "progress", "factor"),
-    [
-        ({"warmup_fraction": 0.1}, 0.0, 0.01),
-        ({"warmup_fraction": 0.1}, 0.05, 0.5),
-        ({"warmup_fraction": 0.1}, 0.1, 1.0),
-        ({"warmup_fraction": 0.1}, 0.55, 0.5),
-        ({"warmup_fraction": 0.1}, 0.325, (1 + math.sqrt(0.5)) / 2),
-        ({"warmup_fraction": 0.1}, 1.0, 0.0),
-        ({"warmup_fraction": 0.0}, 0.0, 1.0),
-        ({"warmup_fraction": 0.0, "schedule": "constant"}, 0.0, 1.0),
-        ({"warmup_fraction": 0.2, "schedule": "constant"}, 0.1, 0.5),
-        ({"warmup_fraction": 0.2, "schedule": "constant"}, 0.9, 1.0),
-        ({"warmup_fraction": 1e-4}, 0.0, 1.0),  # over before the first step ends: never above the peak
-    ],
-)
-def test_learning_rates_over_a_run(settings, progress, factor):
-    settings = TrainingConfig.model_validate({"schedule": "cosine", **settings})
-    assert learning_rate_factor(settings, progress) == pytest.approx(factor, abs=1e-12)
-
-
 def test_rounds_continue_the_schedule(parts, monkeypatch):
     """Two rounds of one epoch run through the same learning rates as one call over two epochs."""
     rates = []
@@ -135,27 +144,6 @@ def test_rounds_continue_the_schedule(parts, monkeypatch):
     trained(parts, span=Span(1, 1, 2), settings=settings)
     assert rates == together
     assert len(set(rates)) == len(rates) == 4
-
-
-def test_weight_decay_spares_vectors_and_the_state_of_the_scan(parts):
-    experiment, agreement, _ = parts
-    model = initial_model(experiment, agreement)
-    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.02, skip_weight_decay=0.3))
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    by_name = {name: decay[id(p)] for name, p in model.named_parameters()}
-    skips = {name for name in by_name if "linear_skip" in name}
-    assert skips
-    for name, parameter in model.named_parameters():
-        if name in skips:
-            wanted = 0.3
-        elif name.endswith(("A_log", ".D", "bias")) or parameter.ndim < 2:  # some biases are tables, one row a group
-            wanted = 0.0
-        else:
-            wanted = 0.02
-        assert by_name[name] == wanted, name
-    assert any(name.endswith("A_log") for name in by_name)
-    assert set(by_name.values()) == {0.0, 0.02, 0.3}
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(by_name)
 
 
 def test_the_proximal_term_has_the_gradient_of_its_formula(parts):
@@ -260,6 +248,23 @@ def test_predictions_do_not_depend_on_how_patients_are_grouped(parts, monkeypatc
         np.testing.assert_allclose(getattr(alone, name), getattr(together, name), atol=1e-5)
     assert together.case_ids == alone.case_ids == tuple(r.case_id for r in dataset.records)
     assert np.ptp(together.risk) > 0
+
+
+def test_the_loss_of_predictions_has_the_conventions_of_training(parts):
+    experiment, agreement, dataset = parts
+    model = initial_model(experiment, agreement)
+    plain, events_alone = (predict(model, dataset, loss=LossConfig(alpha=alpha)).loss for alpha in (0.0, 1.0))
+    np.testing.assert_array_equal(events_alone, np.where(dataset.events, plain, 0.0))
+    assert plain[~dataset.events].min() > 0
+
+
+def test_training_is_in_training_mode_and_prediction_is_not(parts):
+    experiment, agreement, dataset = parts
+    model, some = initial_model(experiment, agreement).eval(), small(dataset, 4)
+    train(model, some, config=config(), optimizer=OptimizerConfig(), span=Span(0, 1, 1), seed=0)
+    assert model.training
+    predict(model, some)
+    assert not model.training
 
 
 def test_nobody_is_predicted_as_nobody(parts):

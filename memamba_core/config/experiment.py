@@ -37,7 +37,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _private_in_everything(self) -> Self:
-        """Under differential privacy nothing else may be made from patients, and no setting may be without effect."""
+        """Under differential privacy nothing else may be made from patients, and steps are what noise was made for."""
         if self.privacy.name == "none":
             return self
         broken = [reason for is_broken, reason in self._reasons_against_privacy() if is_broken]

@@ -54,16 +54,16 @@ class ModelConfig(Settings):
     """The same from slide-level features, for cohorts whose slides are rows of a table with families of columns."""
     transport: Literal["relaxed", "sinkhorn", "unbalanced", "exact"] = "relaxed"
     """Optimal transport plan between patch and gene tokens."""
-    transport_epsilon: float = Field(0.1, gt=0)
+    transport_epsilon: float = Field(0.1, ge=1e-6)
     """Entropic regularisation of the plan (unused by `exact`)."""
-    transport_marginal: float = Field(1.0, gt=0)
-    """Marginal relaxation of the `unbalanced` plan."""
+    transport_marginal: float = Field(1.0, ge=0.01)
+    """Marginal relaxation of the `unbalanced` plan; under a hundredth it may carry next to nothing, or be no number."""
     transport_exact_limit: int = Field(1_000_000, ge=1)
     """Largest P x G for which `exact` is allowed; above it is an error."""
     anchor: Literal["genes", "patches"] = "genes"
     """Onto which tokens the other modality is carried."""
     mmd_tokens: Literal["subsample", "plan"] = "subsample"
-    """Patch tokens in the fusion loss: a seeded subsample, or those to which the plan gives most, with its weights."""
+    """Patch tokens in the fusion loss: a random subsample, or those with most mass in the plan, weighted by it."""
     mmd_max_tokens: int = Field(512, ge=2)
     """Most patch tokens in the fusion loss, which costs their square."""
     hazard_bias: float = -1.5

@@ -12,6 +12,8 @@ __all__ = ["GatedAttention", "attention_pool"]
 class GatedAttention(nn.Module):
     """One score per token: w . (tanh(V h) * sigmoid(U h)), Ilse et al. 2018 (arXiv 1802.04712, eq. 9).
 
+    V and U have biases, which the equation has not and the code of its authors has.
+
     Args:
         d_model: width D of a token, and of the hidden layer.
     """

@@ -15,8 +15,8 @@ from memamba_core.model.scan import choose_backend, selective_scan
 
 __all__ = ["Mamba"]
 
-# Step sizes at the start, as in `mamba_ssm`: log-uniform between the first two, not below the third.
-_DT_MIN, _DT_MAX, _DT_FLOOR = 1e-3, 1e-1, 1e-4
+# Step sizes at the start are log-uniform between these, as in `mamba_ssm`; its floor of 1e-4 lies below both.
+_DT_MIN, _DT_MAX = 1e-3, 1e-1
 
 
 class Mamba(nn.Module):
@@ -60,7 +60,7 @@ class Mamba(nn.Module):
         with torch.no_grad():
             self.dt_proj.weight.uniform_(-(dt_rank**-0.5), dt_rank**-0.5)
             log_dt_E = torch.rand(d_inner) * math.log(_DT_MAX / _DT_MIN) + math.log(_DT_MIN)
-            dt_E = log_dt_E.exp().clamp_min(_DT_FLOOR)
+            dt_E = log_dt_E.exp()
             self.dt_proj.bias.copy_(dt_E + torch.log(-torch.expm1(-dt_E)))  # softplus of it is dt
 
     def forward(

@@ -1,4 +1,4 @@
-"""Where autocast must not reach, sums over many terms, exponentials and anything sorted; and how exact products are."""
+"""Where autocast must not reach (long sums, exponentials, what is sorted), and how exact products of matrices are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

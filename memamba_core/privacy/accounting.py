@@ -58,7 +58,7 @@ def epsilon_of(spent: Iterable[tuple[NoisyStep, int]], delta: float) -> float:
         delta: of the claim.
 
     Returns:
-        The upper bound of PRV; above 50 that of RDP, which is larger.
+        The lower of the upper bounds of PRV and RDP; where that of RDP is above 50, that one.
 
     Raises:
         ConfigError: delta or a number of steps is out of range.

@@ -70,7 +70,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         finite = all(g is None or bool(torch.isfinite(g).all()) for g in gradients)
         self.num_not_finite += not finite
         for parameter, gradient in zip(self.params, gradients, strict=True):
-            # what the patient does not reach (a missing modality) is zero for him, and gets noise all the same
+            # what a patient does not reach (a missing modality) has a gradient of zero, and gets noise all the same
             kept = torch.zeros_like(parameter) if gradient is None or not finite else gradient.detach()
             parameter.grad_sample = kept.unsqueeze(0)
         self.signal_skip_step(True)

@@ -167,9 +167,9 @@ def read_spending(folder: Path, site: str, delta: float) -> Spending:
     )
 
 
-def epsilon_in_hospitals(epsilon_spent: list[tuple[NoisyStep, int]], hospitals: int, delta: float) -> float:
-    """What a patient has spent who is in several hospitals of a federation, each with this plan (sequential)."""
-    return epsilon_of(epsilon_spent * hospitals, delta)
+def epsilon_in_hospitals(spent: list[tuple[NoisyStep, int]], hospitals: int, delta: float) -> float:
+    """Epsilon of a patient who is in that many hospitals, each of which took these steps (sequential composition)."""
+    return epsilon_of(spent * hospitals, delta)
 
 
 def _key_of(folder: Path) -> bytes:

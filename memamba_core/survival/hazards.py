@@ -45,7 +45,7 @@ def risk_from_logits(logits_BK: Float[torch.Tensor, "B K"]) -> Float[torch.Tenso
 
     Args:
         logits_BK: one row per patient, one column per time bin. Half precision should be widened before:
-            bfloat16 has some 100 values between -4 and -2, and ties in risk count half in a concordance
+            bfloat16 has 128 values between -4 and -2, and ties in risk count half in a concordance
             index.
 
     Returns:

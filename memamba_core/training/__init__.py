@@ -1,1 +1,1 @@
-"""The only loop over patients, its optimizers, seeds and checkpoints."""
+"""The loop over patients, and the private one beside it; optimizers, seeds, deltas and checkpoints."""

@@ -1,7 +1,7 @@
-"""The only loop over patients: a batch is a list of them, gradients are accumulated over parts of it (`batches`).
+"""The loop over patients: a batch is a list of them, gradients are accumulated over parts of it (`batches`).
 
 Pooled training, a hospital alone and a site of a federation all call `train`; they differ in how much of the run
-they cover (`Span`) and in the proximal term.
+they cover (`Span`) and in the proximal term. Only under differential privacy there is another loop (`private`).
 """
 
 import logging

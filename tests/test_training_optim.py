@@ -1,0 +1,56 @@
+"""The learning rate over a run, and which parameters decay."""
+
+import math
+
+import pytest
+
+from memamba_core.config.model import ModelConfig
+from memamba_core.config.training import OptimizerConfig, TrainingConfig
+from memamba_core.model import build_model
+from memamba_core.records import InputSpec
+from memamba_core.training.optim import build_optimizer, learning_rate_factor
+
+
+@pytest.mark.parametrize(
+    ("settings", "progress", "factor"),
+    [
+        ({"warmup_fraction": 0.1}, 0.0, 0.01),
+        ({"warmup_fraction": 0.1}, 0.05, 0.5),
+        ({"warmup_fraction": 0.1}, 0.1, 1.0),
+        ({"warmup_fraction": 0.1}, 0.55, 0.5),
+        ({"warmup_fraction": 0.1}, 0.325, (1 + math.sqrt(0.5)) / 2),
+        ({"warmup_fraction": 0.1}, 1.0, 0.0),
+        ({"warmup_fraction": 0.0}, 0.0, 1.0),
+        ({"warmup_fraction": 0.0, "schedule": "constant"}, 0.0, 1.0),
+        ({"warmup_fraction": 0.2, "schedule": "constant"}, 0.1, 0.5),
+        ({"warmup_fraction": 0.2, "schedule": "constant"}, 0.9, 1.0),
+        ({"warmup_fraction": 1e-4}, 0.0, 1.0),  # over before the first step ends: never above the peak
+    ],
+)
+def test_learning_rates_over_a_run(settings, progress, factor):
+    settings = TrainingConfig.model_validate({"schedule": "cosine", **settings})
+    assert learning_rate_factor(settings, progress) == pytest.approx(factor, abs=1e-12)
+
+
+def test_weight_decay_spares_vectors_and_the_state_of_the_scan():
+    families = {"x": (0, 1), "y": (2, 3, 4)}
+    spec = InputSpec(
+        num_bins=3, num_genes=4, gene_groups={"a": (0, 1, 2), "b": (2, 3)}, feature_width=5, feature_groups=families
+    )
+    model = build_model(ModelConfig(d_model=8, d_state=2, slide_skip=True), spec, seed=0, expert_heads=True)
+    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.02, skip_weight_decay=0.3))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    by_name = {name: decay[id(p)] for name, p in model.named_parameters()}
+    skips = {name for name in by_name if "linear_skip" in name}
+    assert skips
+    for name, parameter in model.named_parameters():
+        if name in skips:
+            wanted = 0.3
+        elif name.endswith(("A_log", ".D", "bias")) or parameter.ndim < 2:  # some biases are tables, one row a group
+            wanted = 0.0
+        else:
+            wanted = 0.02
+        assert by_name[name] == wanted, name
+    assert any(name.endswith("A_log") for name in by_name)
+    assert set(by_name.values()) == {0.0, 0.02, 0.3}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(by_name)
