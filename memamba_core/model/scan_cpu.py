@@ -21,10 +21,9 @@ The algorithm, once (`cpu.scan_forward` and `cpu.scan_backward` are its code; `s
   the tile before is carried in memory, N vectors per vector of channels. y before the gate, which the gradient of z
   needs, is made again on the way.
 * Sums over channels (for B and C) are added up vector by vector in a block, then over the lanes, then block by block;
-  sums over time and sequences (A, D, bias) tile by tile, then block by block: of so few terms at a time a plain sum
-  loses no more than the recurrence does. Blocks depend on shapes only, so the number of threads changes no bit. The
-  blocks' parts of B and C would be large together; so the backward pass goes over the sequence in segments, all blocks
-  of the last one first.
+  sums over time and sequences (A, D, bias) tile by tile with Kahan's correction, then block by block. Blocks depend on
+  shapes only, so the number of threads changes no bit. The blocks' parts of B and C would be large together; so the
+  backward pass goes over the sequence in segments, all blocks of the last one first.
 * Gate and output may stand in another order than the scan's. A block that scans its tokens by their scores so needs no
   sorted copy of either.
 """

@@ -122,11 +122,12 @@ def conv_backward(
     constants = exp2_constants(exp2_table)
     places = np.empty(2 * _SPAN + _BACK, np.int64)  # from the span before to `_BACK` steps behind the span
     later = aligned(_BACK * padded)  # gradients before the SiLU of the steps behind the span
-    sums = aligned((MOST_TAPS + 1) * padded)
+    sums, lost = aligned((MOST_TAPS + 1) * padded), aligned((MOST_TAPS + 1) * padded)
     for block in range(first, last):
         first_row, begin = block // chunks * rows, block % chunks * CHUNK
         end = min(begin + CHUNK, length)
         clear(sums, len(sums))
+        clear(lost, len(lost))
         for b in range(first_row, min(first_row + rows, batch)):
             clear(later, len(later))
             for start in range((end - 1) // _SPAN * _SPAN, begin - 1, -_SPAN):
@@ -169,11 +170,11 @@ def conv_backward(
                     store(later, (e,), d_1)
                     store(later, (padded + e,), d_2)
                     store(later, (2 * padded + e,), d_3)
-                    add_to(sums, e, sum_0)
-                    add_to(sums, padded + e, sum_1)
-                    add_to(sums, 2 * padded + e, sum_2)
-                    add_to(sums, 3 * padded + e, sum_3)
-                    add_to(sums, 4 * padded + e, sum_bias)
+                    add_to(sums, lost, e, sum_0)
+                    add_to(sums, lost, padded + e, sum_1)
+                    add_to(sums, lost, 2 * padded + e, sum_2)
+                    add_to(sums, lost, 3 * padded + e, sum_3)
+                    add_to(sums, lost, 4 * padded + e, sum_bias)
         for e in range(channels):
             for lag in range(len(weight)):
                 parts[block, len(weight) - 1 - lag, e] = sums[lag * padded + e]

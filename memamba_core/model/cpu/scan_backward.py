@@ -201,8 +201,9 @@ def scan_backward(
     rates = aligned(most_vectors * per_vector)
     bias_E, bypass_E = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
     least_step, most_step = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
-    sum_A = aligned(most_vectors * per_vector)
-    sum_D, sum_bias = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
+    sum_A, lost_A = aligned(most_vectors * per_vector), aligned(most_vectors * per_vector)
+    sum_D, lost_D = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
+    sum_bias, lost_bias = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
     B_tile, C_tile, tile = aligned(TILE * stride), aligned(TILE * stride), aligned(TILE * _ROW)
     # A vector per state and step, to be added up over the block's vectors, and then over the lanes.
     sum_B, sum_C = aligned(stride * TILE * LANES), aligned(stride * TILE * LANES)
@@ -217,7 +218,7 @@ def scan_backward(
         gather_rates(A, first_channel, rates, per_vector, least_step, most_step)
         gather_row(delta_bias, first_channel, bias_E)
         gather_row(D, first_channel, bypass_E)
-        for memory in (sum_A, sum_D, sum_bias):
+        for memory in (sum_A, lost_A, sum_D, lost_D, sum_bias, lost_bias):
             clear(memory, len(memory))
         for b in range(row_block * rows, min((row_block + 1) * rows, batch)):
             for start in range((end - 1) // TILE * TILE, begin - 1, -TILE):
@@ -261,14 +262,14 @@ def scan_backward(
                         )  # fmt: skip
                         store(carry, (b, vector, at_0), grad_h_0)
                         store(carry, (b, vector, at_1), grad_h_1)
-                        add_to(sum_A, own + at_0, sum_0)
-                        add_to(sum_A, own + at_1, sum_1)
+                        add_to(sum_A, lost_A, own + at_0, sum_0)
+                        add_to(sum_A, lost_A, own + at_1, sum_1)
 
                     tile_D, tile_bias = _finish(
                         tile, steps, u, z, grad_y, grad_u, grad_delta, grad_z, b, start, places, e, width, bypass
                     )
-                    add_to(sum_D, lane, tile_D)
-                    add_to(sum_bias, lane, tile_bias)
+                    add_to(sum_D, lost_D, lane, tile_D)
+                    add_to(sum_bias, lost_bias, lane, tile_bias)
                     if (e + LANES) % width_E == 0 or e + LANES >= last_channel:
                         for t in range(steps):
                             for n in range(0, states, LANES):

@@ -1,4 +1,4 @@
-"""Sums that do not depend on the number of threads, in two short steps: inside a block, and block by block."""
+"""Sums that lose no digits and do not depend on the number of threads."""
 
 # What numba compiles has no annotations: it infers types.
 # ruff: noqa: ANN001, ANN201
@@ -23,9 +23,13 @@ def clear(memory, size):
 
 @inlined
 @no_type_check
-def add_to(total, at, term):
-    """Adds a vector to a running total."""
-    store(total, (at,), load(total, (at,)) + term)
+def add_to(total, lost, at, term):
+    """Adds a vector to a running total without losing its low digits (Kahan 1965)."""
+    before = load(total, (at,))
+    term = term - load(lost, (at,))
+    after = before + term
+    store(lost, (at,), (after - before) - term)
+    store(total, (at,), after)
 
 
 @kernel
