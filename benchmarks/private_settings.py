@@ -2,7 +2,7 @@
 
     python benchmarks/private_settings.py              # settings beside each other, on inner holdouts
     python benchmarks/private_settings.py --test-folds # the defaults by cohort, on the test folds
-    python benchmarks/private_settings.py --test-folds --cohorts tcga_brca --partition region
+    python benchmarks/private_settings.py --test-folds 0,1,2 --cohorts tcga_brca --partition region
 
 The defaults of `privacy=dp_sgd` train the linear skip and the last layer of the head. This is the skip with the hazard
 biases, the same clipped and noised steps of the same hospitals, without the head, which changes nothing there. Two
@@ -96,8 +96,8 @@ class Split:
     held_out: npt.NDArray[np.int64]
 
 
-def splits_of(cohort_name: str, partition: tuple[str, ...], *, test_folds: bool) -> Iterator[Split]:
-    """The five test folds of a cohort, or the inner holdouts of what is trained on outside of them."""
+def splits_of(cohort_name: str, partition: tuple[str, ...], test_folds: tuple[int, ...] | None) -> Iterator[Split]:
+    """These test folds of a cohort; without, the inner holdouts of what is trained on outside of each of the five."""
     overrides = (f"data={cohort_name}", "model=genomics", *partition)
     # as under privacy=dp_sgd, but nobody asks for a ledger
     overrides = (*overrides, "agreement.time_bins=public", "agreement.gene_scaling=public")
@@ -105,11 +105,10 @@ def splits_of(cohort_name: str, partition: tuple[str, ...], *, test_folds: bool)
     outer = prepare_cohort(config)
     run = Run("settings", config.experiment, experiment_overrides(overrides), fold=0)
     agreement = agree_only(open_grid(config, outer, state=None), run, outer)
-    for fold in range(5):
-        if test_folds:
-            yield _split(config, outer, agreement, fold)
-        else:
-            yield _split(config, inner_cohort(outer, fold, seed=0), agreement, HELD_OUT)
+    if test_folds is not None:
+        yield from (_split(config, outer, agreement, fold) for fold in test_folds)
+    else:
+        yield from (_split(config, inner_cohort(outer, fold, seed=0), agreement, HELD_OUT) for fold in range(5))
 
 
 def _split(config: SimulationConfig, cohort: SimulatedCohort, agreement: Agreement, fold: int) -> Split:
@@ -227,7 +226,13 @@ def main() -> None:
     parser.add_argument("--epsilons", default="none,16,8,4,2")
     parser.add_argument("--draws", type=int, default=24, help="of sampling and noise")
     parser.add_argument("--partition", default="tss_merged", help="into hospitals; tss_merged: of 50 and more patients")
-    parser.add_argument("--test-folds", action="store_true", help="the defaults on the test folds")
+    parser.add_argument(
+        "--test-folds",
+        nargs="?",
+        const="0,1,2,3,4",
+        metavar="FOLDS",
+        help="the defaults on test folds; all, unless named",
+    )
     arguments = parser.parse_args()
     if not tables_are_here():
         return
@@ -239,10 +244,11 @@ def main() -> None:
     partition: tuple[str, ...] = (f"partition={arguments.partition}",)
     if arguments.partition == "tss_merged":
         partition = (*partition, "partition.min_patients=50")
-    splits = [split for name in cohorts for split in splits_of(name, partition, test_folds=arguments.test_folds)]
-    columns = [*cohorts, "mean"][: len(cohorts) + (len(cohorts) > 1)] if arguments.test_folds else names
+    folds = tuple(map(int, arguments.test_folds.split(","))) if arguments.test_folds else None
+    splits = [split for name in cohorts for split in splits_of(name, partition, folds)]
+    columns = [*cohorts, "mean"][: len(cohorts) + (len(cohorts) > 1)] if folds else names
     print("| | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
-    if arguments.test_folds:
+    if folds:
         tell_defaults(cohorts, splits, epsilons, names, arguments.draws)
     else:
         compare(splits, epsilons, arguments.draws)

@@ -207,7 +207,7 @@ STUDIES = {
         base=("model=genomics", "partition=tss_merged", "partition.min_patients=50", _PRIVATE_FOLDS),
         settings=_BY_EPSILON,
         cohorts=COHORTS,
-        seeds=(0,),
+        seeds=(0, 1),
     ),
     "privacy-region": Study(
         base=("model=genomics", "partition=region", _PRIVATE_FOLDS),
