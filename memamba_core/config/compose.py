@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,11 @@ def refuse_unsafe_overrides(overrides: Sequence[str]) -> None:
             if value not in groups[key]:
                 raise ConfigError(f"override {override!r}: options of {key} are {', '.join(groups[key])}")
         elif key not in settings:
-            raise ConfigError(f"override {override!r} may not come from outside: no setting of the experiment")
+            nearest = get_close_matches(key, settings, cutoff=0.9) or sorted(
+                s for s in settings if s.endswith(f".{key}")
+            )
+            hint = f"; nearest {'is' if len(nearest) == 1 else 'are'} {', '.join(nearest)}" if nearest else ""
+            raise ConfigError(f"override {override!r}: the experiment has no setting {key}{hint}")
 
 
 def _leaves(cls: type[Settings], prefix: str = "") -> Iterator[str]:
