@@ -27,7 +27,8 @@ def here(tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (["federation.num_round=3"], ["unknown setting", "num_round", "num_rounds"]),
-        (["typo=1"], ["unknown setting 'typo'", "methods"]),
+        (["typo=1"], ["unknown setting 'typo'; known here", "methods"]),
+        (["num_rounds=1"], ["unknown setting 'num_rounds'; nearest is federation.num_rounds; known here"]),
         (["data.synthetic.patients=10"], ["patients", "num_patients"]),
         (["strategy=fedavgg"], ["fedavgg", "fedavgm"]),
         (["data=nowhere"], ["data/nowhere", "synthetic"]),
