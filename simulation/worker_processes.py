@@ -32,11 +32,13 @@ def _ctrl_c_held_back() -> Iterator[None]:
     """Block the signal, which a new process inherits; and put it off here, where another thread may receive it."""
     came = threading.Event()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    handler = signal.signal(signal.SIGINT, lambda *_: came.set())
+    takes_it = threading.current_thread() is threading.main_thread()  # no other thread may have, or set, a handler
+    handler = signal.signal(signal.SIGINT, lambda *_: came.set()) if takes_it else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        if takes_it:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if came.is_set():
             signal.raise_signal(signal.SIGINT)
