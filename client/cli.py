@@ -6,9 +6,13 @@ Torch and Flower are imported after the command is understood, so that `--help` 
 import argparse
 import logging
 import os
+import shutil
 import sys
+import textwrap
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memamba_core.config.site import SiteConfig, load_site_config
 from memamba_core.errors import ConfigError, DataError, MemambaError, TamperedLogError
@@ -17,10 +21,14 @@ from .exit_codes import ExitCode
 from .keys import SiteKeys
 from .logs import open_logs, support_log
 
+if TYPE_CHECKING:
+    from memamba_core.privacy.egress import Departure
+
 __all__ = ["main"]
 
 _RUNTIME_VARIABLE = "MEMAMBA_RUNTIME"
 _RUNTIME_DEFAULT = "127.0.0.1:9094"
+_INDENT = "    "
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -193,14 +201,29 @@ def _egress(options: argparse.Namespace) -> ExitCode:
 
     log = EgressLog(_state(load_site_config(options.site), existing=True))
     departures = log.read()
-    print(f"{'time (UTC)':19}  {'phase':10} {'round':>5}  {'bytes':>12}  {'sha256':12}  {'run':24}  what")
-    for one in departures:
-        where = f"{one.phase:10} {one.server_round or '':>5}"
-        what = one.text or f"{one.kind}: {', '.join(one.fields)}"
-        print(f"{one.time[:19]}  {where}  {one.num_bytes:12,d}  {one.sha256[:12]}  {one.run_id:24}  {what}")
+    for line in _departure_lines(departures, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+        print(line)
     total = sum(one.num_bytes for one in departures)
     print(f"{len(departures)} answers, {total:,d} bytes in all; the log is whole: {log.path}")
     return ExitCode.DONE
+
+
+def _departure_lines(departures: "Sequence[Departure]", columns: int | None) -> Iterator[str]:
+    """A line for each answer; on a terminal of so many columns, what was in it stands below, broken between words."""
+    width = max((len(one.run_id) for one in departures), default=3)
+    heading = f"{'time (UTC)':19}  {'phase':10} {'round':>5}  {'bytes':>12}  {'sha256':12}  {'run':{width}}"
+    yield heading if columns else f"{heading}  what"
+    for one in departures:
+        where = f"{one.phase:10} {one.server_round or '':>5}"
+        what = one.text or f"{one.kind}: {', '.join(one.fields)}"
+        line = f"{one.time[:19]}  {where}  {one.num_bytes:12,d}  {one.sha256[:12]}  {one.run_id:{width}}"
+        if columns is None:
+            yield f"{line}  {what}"
+        else:
+            yield line
+            yield from textwrap.wrap(
+                what, columns, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
+            )
 
 
 def _ledger(options: argparse.Namespace) -> ExitCode:

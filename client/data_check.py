@@ -13,6 +13,7 @@ from memamba_core.data.features import PatchFolder
 from memamba_core.data.patch_files import inspect_patch_file
 from memamba_core.data.records import Cohort, PatientRecord
 from memamba_core.errors import DataError
+from memamba_core.privacy.disclosure import outcomes_told
 
 from .findings import Finding, error, ok, warning
 from .rehearsal import memory_available, rehearse
@@ -157,11 +158,12 @@ def _floors(site: Site) -> Iterator[Finding]:
             f"are {min(without.values())} or more, the floor is {floors.min_round_patients}, and this site refuses",
             "nothing; tell the coordinator, if the run shall keep a fold for testing",
         )
-    elif len(records) < floors.min_patients or site.cohort.num_events < floors.min_events:
+    elif not outcomes_told(floors, len(records), events := site.cohort.num_events):
         yield warning(
             "floors",
-            f"{len(records)} patients and {site.cohort.num_events} events are under the floors of "
-            f"{floors.min_patients} and {floors.min_events}: this site sends weights, and zeros for sums",
+            f"{len(records)} patients, {events} with and {len(records) - events} without the event: under the floors "
+            f"({floors.min_patients}, {floors.min_events} and {floors.min_events}): this site sends weights, and zeros "
+            "for sums",
             "nothing; the federation goes on without this site's sums",
         )
     else:

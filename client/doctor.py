@@ -79,11 +79,13 @@ def print_report(findings: Iterable[Finding], console: Console | None = None) ->
         else:
             for level, check, text in rows:
                 console.print(Text(f"{level:7}  {check:14}  {text}"), soft_wrap=True)
-    if counts[Level.ERROR]:
-        console.print(f"{counts[Level.ERROR]} errors, {counts[Level.WARNING]} warnings: not ready")
-    else:
-        console.print(f"ready to run; {counts[Level.WARNING]} warnings")
+    errors, warnings = (_number(counts[level], level.value) for level in (Level.ERROR, Level.WARNING))
+    console.print(f"{errors}, {warnings}: not ready" if counts[Level.ERROR] else f"ready to run; {warnings}")
     return not counts[Level.ERROR]
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _limits(config: SiteConfig) -> Iterator[Finding]:

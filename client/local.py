@@ -23,7 +23,7 @@ from memamba_core.data.statistics import (
 )
 from memamba_core.errors import AgreementError
 from memamba_core.model import MEMamba
-from memamba_core.privacy.disclosure import disclose_metrics, told
+from memamba_core.privacy.disclosure import disclose_metrics, outcomes_told, told
 from memamba_core.protocol import (
     AgreementReply,
     AgreementRequest,
@@ -91,7 +91,7 @@ class SiteWorker:
             genomics_band=size_band(sum(cohort.has_genes(r) for r in records)),
             num_patients=None if private else told(len(records), floors.min_patients),
             num_events=(
-                None if private or len(records) < floors.min_patients else told(cohort.num_events, floors.min_events)
+                cohort.num_events if not private and outcomes_told(floors, len(records), cohort.num_events) else None
             ),
         )
 
@@ -114,7 +114,7 @@ class SiteWorker:
             rows = (transform_features(bag.patches_PF.numpy()) for bag in bags if bag is not None)
             features = _over_floor(column_moments(rows, cohort.features.width), floors.min_patients)
         events = count_events([r.time_months for r in cohort.records], [r.event for r in cohort.records], config)
-        if len(cohort.records) < floors.min_patients or cohort.num_events < floors.min_events:
+        if not outcomes_told(floors, len(cohort.records), cohort.num_events):
             events = {name: np.zeros_like(counts) for name, counts in events.items()}
         if not request.count_events:
             events = {}

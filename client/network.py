@@ -46,7 +46,7 @@ def check_network(coordinator: CoordinatorAddress, keys: SiteKeys) -> Iterator[F
         coordinator: where it should be.
         keys: of this site.
     """
-    for step in (_authority(coordinator), _reach(coordinator), _greet(coordinator, keys)):
+    for step in (_authority(coordinator), _own_keys(keys), _reach(coordinator), _greet(coordinator, keys)):
         for finding in step:
             yield finding
             if finding.level is Level.ERROR or (finding.check, finding.level) == (PORT, Level.WARNING):
@@ -66,6 +66,15 @@ def _authority(coordinator: CoordinatorAddress) -> Iterator[Finding]:
     else:
         digest = certificate.fingerprint(hashes.SHA256()).hex(":").upper()
         yield ok(AUTHORITY, f"{coordinator.ca.name}: {digest}. The coordinator reads the same to you by telephone")
+
+
+def _own_keys(keys: SiteKeys) -> Iterator[Finding]:
+    """What is missing here is said at once, and not when the coordinator listens."""
+    try:
+        keys.load_private()
+        keys.load_secret()
+    except ConfigError as failure:
+        yield error(KEY, str(failure), "correct coordinator.keys, or make keys and have node.pub enrolled")
 
 
 def _reach(coordinator: CoordinatorAddress) -> Iterator[Finding]:
@@ -105,11 +114,7 @@ def _reach(coordinator: CoordinatorAddress) -> Iterator[Finding]:
 
 def _greet(coordinator: CoordinatorAddress, keys: SiteKeys) -> Iterator[Finding]:
     """Certificate, clock and key."""
-    try:
-        key = keys.load_private()
-    except ConfigError as failure:
-        yield error(KEY, str(failure), "correct coordinator.keys, or make keys and have node.pub enrolled")
-        return
+    key = keys.load_private()
     trusted = ssl.create_default_context(cafile=str(coordinator.ca))
     try:
         with httpx.Client(verify=trusted, timeout=_TIMEOUT_S) as client:

@@ -100,7 +100,7 @@ def _load(folder: Path) -> Checkpoint:
 
 def _check_output(folder: Path) -> None:
     """Refuse before the work what could not be written after it."""
-    if folder.is_mount():
+    if folder.resolve().is_mount():  # of "." the parent is "." again, which looks like a mount
         raise ConfigError(f"{folder}: is a mounted volume, which cannot be replaced; name a folder below it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: exists and is not an empty folder; nothing was written. Choose a new --output")

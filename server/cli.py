@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from memamba_core.config.coordinator import CoordinatorConfig, RunSettings
+from memamba_core.config.experiment import Experiment
 from memamba_core.errors import AgreementError, BudgetError, ConfigError, FederationError, FolderBusyError, MemambaError
 
 from .exit_codes import ExitCode
@@ -210,6 +211,11 @@ def _split(overrides: Sequence[str]) -> tuple[RunSettings, tuple[str, ...]]:
         if not equals:
             raise ConfigError(f"got {override!r}; wanted key=value, for example federation.num_rounds=50")
         if key not in RunSettings.model_fields:
+            if re.fullmatch(r"\w+", key) and key not in Experiment.model_fields:
+                raise ConfigError(
+                    f"unknown setting {key!r}; of a run there are {', '.join(RunSettings.model_fields)}, and of the "
+                    f"experiment {', '.join(Experiment.model_fields)} (as in federation.num_rounds=50)"
+                )
             experiment.append(override)
             continue
         if key in own:

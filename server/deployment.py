@@ -1,24 +1,25 @@
 """A run over the network, from settings to results: `flower-server run`."""
 
-import json
 import logging
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from memamba_core.config.begun import BegunDeployment, names_the_remedy
 from memamba_core.config.compose import compose_foreign_experiment
 from memamba_core.config.coordinator import RunSettings
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError, FederationError
 
+from .exchange import SiteFailure
 from .flwr_compat import Control, ReturnedKeyError, server_app_task
 from .folder import FederationFolder
 from .journal import Journal, RoundRecord
@@ -34,6 +35,7 @@ __all__ = ["Plan", "plan_run", "run_deployment"]
 
 _log = logging.getLogger(__name__)
 _CONFIG = "experiment"
+_AWAY = SiteFailure(0, "not connected when the others began")
 _LOOK_EVERY_S = 0.5
 _STEADY_S = 3.0  # before its SuperNode starts, and from its doctor, a hospital is connected for a moment only
 
@@ -86,9 +88,8 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
     sites, signatures, fold = settings.sites or roster.names, settings.signatures, settings.fold
     if settings.resume is not None:
         before = _settings_before(folder, overrides)
-        overrides, fold = tuple(before["overrides"]), before["fold"]
-        sites = settings.sites or tuple(before["sites"])
-        signatures = Path(before["signatures"]) if before["signatures"] else None
+        overrides, fold, signatures = before.overrides, before.fold, before.signatures
+        sites = settings.sites or before.sites
     elif folder.exists():
         raise ConfigError(f"{folder} is there already; choose another name, or go on with it by resume={name}")
     if not sites:
@@ -97,7 +98,7 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
         roster.get(site)
     min_sites = settings.min_sites or len(sites)
     if min_sites > len(sites):
-        raise ConfigError(f"min_sites={min_sites}, but {len(sites)} hospitals are asked: {', '.join(sites)}")
+        raise ConfigError(f"min_sites={min_sites} is more than the hospitals that are asked: {', '.join(sites)}")
     if signatures is not None and not signatures.is_file():
         raise ConfigError(f"signatures={signatures}: no such file")
     experiment = compose_foreign_experiment(_CONFIG, overrides)
@@ -106,19 +107,16 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
             "agreement.gene_groups is signatures, but there is no table of them; give signatures=FILE, or "
             "agreement.gene_groups=kind"
         )
-    if experiment.federation.min_results > len(sites):
-        raise ConfigError(
-            f"federation.min_results={experiment.federation.min_results}, but {len(sites)} hospitals are asked"
-        )
+    experiment.check_number_of_sites(len(sites))
     run = Run(name, experiment, tuple(overrides), _CONFIG, fold)
     return Plan(folder, run, sites, min_sites, settings.wait_s, signatures and signatures.absolute())
 
 
-def _settings_before(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _settings_before(folder: Path, overrides: Sequence[str]) -> BegunDeployment:
     """What a run was begun with.
 
     Raises:
-        ConfigError: there is none, it is finished, or it shall get other settings.
+        ConfigError: there is none, it is damaged or finished, or it shall get other settings.
     """
     path = folder / "settings.json"
     if overrides:
@@ -128,14 +126,15 @@ def _settings_before(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"resume={folder.name}: no such run; there are {', '.join(known) or 'none'}")
     if (folder / "summary.json").is_file():
         raise ConfigError(f"resume={folder.name}: this run is finished; its results are in {folder}")
-    before = json.loads(path.read_text(encoding="utf-8"))
-    digest = compose_foreign_experiment(_CONFIG, before["overrides"]).digest()
-    if digest != before["config_digest"]:
+    before = BegunDeployment.read(path)
+    with names_the_remedy():
+        digest = compose_foreign_experiment(_CONFIG, before.overrides).digest()
+    if digest != before.config_digest:
         raise ConfigError(
             f"resume={folder.name}: the same settings mean something else in this version than when the run began; "
             "install the version of then, or begin a new run"
         )
-    return dict(before)
+    return before
 
 
 def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -> dict[str, Any]:
@@ -176,7 +175,8 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
                             observer=progress,
                             enrolled=present,
                         )
-                    return write_results(plan.folder, plan.run, result)
+                    away = {site: _AWAY for site in plan.sites if site not in present}
+                    return write_results(plan.folder, plan.run, replace(result, failures=away | result.failures))
                 except LinkLostError as error:
                     raise FederationError(f"the SuperLink is lost: {error}; its log is {link.log_file}") from error
                 except OSError as error:

@@ -20,7 +20,7 @@ from .journal import RoundRecord
 from .rounds import FederationResult
 from .settle import Run
 
-__all__ = ["build_summary", "round_lines", "versions", "write_json", "write_results", "write_rounds"]
+__all__ = ["absences", "build_summary", "round_lines", "versions", "write_json", "write_results", "write_rounds"]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -58,6 +58,23 @@ def versions() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "flwr", "numpy")},
     }
+
+
+def absences(result: FederationResult) -> list[str]:
+    """A sentence for each reason for which hospitals did not take part, in all of it or in some rounds."""
+    reasons: dict[str, dict[str, int]] = {}
+    for site, failure in result.failures.items():
+        reasons.setdefault(failure.text, {})[site] = sum(site not in record.sites for record in result.rounds)
+    for record in result.rounds:
+        for site, line in record.sites.items():
+            if "failure" in line:
+                missed = reasons.setdefault(line["failure"], {})
+                missed[site] = missed.get(site, 0) + 1
+    return [
+        f"{len(missed)} hospital{'s' * (len(missed) > 1)} missed {'up to ' * (len(set(missed.values())) > 1)}"
+        f"{max(missed.values())} of {len(result.rounds)} rounds: {reason} ({', '.join(sorted(missed))})"
+        for reason, missed in reasons.items()
+    ]
 
 
 def build_summary(run: Run, result: FederationResult) -> dict[str, Any]:
@@ -100,7 +117,7 @@ def build_summary(run: Run, result: FederationResult) -> dict[str, Any]:
             "code": code_digest(),
             "agreement": result.agreement.digest(),
         },
-        "warnings": list(result.warnings),
+        "warnings": [*result.warnings, *absences(result)],
         "versions": versions(),
         "command": shlex.join(["flower-server", "run", *fold, *run.overrides]),
     }

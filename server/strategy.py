@@ -152,16 +152,13 @@ class GroupedStrategy:
             )
 
     def _refuse_too_few(self, replies: Mapping[str, TrainReply]) -> None:
-        """Krum withstands f hostile sites among 2f + 3 or more (Blanchard et al. 2017).
-
-        With f + 2 or fewer, no update has a neighbour to be judged by, and the first in the alphabet becomes the model.
-        """
-        hostile = self._config.num_malicious_sites or 0
-        needed = 2 * hostile + 3
-        if hostile and len(replies) < needed:
+        """There were enough sites; some of them did not answer, or have nobody to train on."""
+        needed = self._config.fewest_answers
+        if len(replies) < needed:
             raise FederationError(
-                f"strategy krum with num_malicious_sites={hostile} needs {needed} answers, got {len(replies)}. Set "
-                f"federation.min_results={needed}, so that a round waits for them, or use strategy=fedmedian"
+                f"strategy krum with num_malicious_sites={self._config.num_malicious_sites} needs {needed} answers, "
+                f"got {len(replies)}. Set federation.min_results={needed}, so that a round waits for them, or use "
+                "strategy=fedmedian"
             )
 
 

@@ -6,6 +6,7 @@ is what an attacker learns at least.
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,32 @@ def audit(
     """
     import torch
 
-    from memamba_core.config.compose import experiment_overrides
-
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     cohort = prepare_cohort(config)
     if "inversion" in config.audit.attacks:  # before hours of another attack
         check_round_sizes(cohort.cohort, config.experiment, config.audit.round_sizes)
     folder = claim_folder(config, f"audit-{config.data.name}-{config.partition.name}")
+    try:
+        report = _attack(config, overrides, cohort, folder, on_step)
+        write_json(folder / "audit.json", report)
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # if nothing is in it
+        raise
+    return report, folder
+
+
+def _attack(
+    config: SimulationConfig,
+    overrides: Sequence[str],
+    cohort: SimulatedCohort,
+    folder: Path,
+    on_step: Callable[[str], None],
+) -> dict[str, Any]:
+    """The attacks one after the other, with their figures."""
+    from memamba_core.config.compose import experiment_overrides
+
     experiment = config.experiment
     report: dict[str, Any] = {
         "cohort": config.data.name,
@@ -85,8 +104,7 @@ def audit(
             report["inversion"].append(asdict(invert_round(cohort.cohort, experiment, agreement, size)))
         draw_inversion(folder / "inversion.png", report["inversion"])
     report["findings"] = findings(report)
-    write_json(folder / "audit.json", report)
-    return report, folder
+    return report
 
 
 def _membership(

@@ -9,6 +9,8 @@ __all__ = ["findings", "table"]
 
 _WHO = {"all": "all patients", "event": "patients with the event", "censored": "censored patients"}
 _ATTACKS = {"loss": "loss threshold", "lira": "likelihood ratio (LiRA)"}
+_SHORT_WHO = {"all": "all", "event": "with event", "censored": "censored"}
+_SHORT = {"loss": "loss", "lira": "LiRA"}
 _CLEARLY = 3.0
 """Standard errors by which an AUC must be off a half to be called a leak."""
 
@@ -63,25 +65,25 @@ def _of_membership(membership: Mapping[str, Any]) -> list[str]:
 
 
 def table(report: Mapping[str, Any]) -> Table:
-    """All numbers of an audit."""
+    """The numbers of an audit, in short words: each on one line of a terminal of 80 columns."""
     shown = Table()
     for name in ("attack", "on"):
         shown.add_column(name)
     for name in ("result", "guessing"):
         shown.add_column(name, justify="right")
     if report["membership"]:
-        for attack, label in _ATTACKS.items():
+        for attack, label in _SHORT.items():
             for who, leak in report["membership"][attack].items():
-                result = f"AUC {leak['auc']:.3f} ± {leak['auc_std']:.3f}, {leak['found']:.1%} found"
-                shown.add_row(f"membership, {label}", _WHO[who], result, "AUC 0.500, 5.0%")
+                result = f"AUC {leak['auc']:.3f} ± {leak['auc_std']:.3f}, {leak['found']:.0%} found"
+                shown.add_row(f"membership, {label}", _SHORT_WHO[who], result, "0.5, 5%")
     if canary := report["canary"]:
-        result = f"epsilon >= {canary['lower_bound']:.2f}, claimed {canary['claimed_epsilon']:.2f}"
-        shown.add_row("canaries", "the noisy step", result, "epsilon >= 0")
+        result = f"epsilon >= {canary['lower_bound']:.2f} of {canary['claimed_epsilon']:.2f}"
+        shown.add_row("canaries", "noisy step", result, ">= 0")
     for line in report["inversion"] or []:
         shown.add_row(
-            "gradient inversion",
+            "inversion",
             f"round of {line['num_patients']}",
-            f"{line['recovered']:.0%} recovered, correlation {line['correlation']:.2f}",
+            f"{line['recovered']:.0%} read, correlation {line['correlation']:.2f}",
             f"{line['recovered_by_chance']:.0%}",
         )
     return shown

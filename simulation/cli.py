@@ -3,14 +3,15 @@
 Torch is imported after the settings are known, so that `--help` and a mistyped setting answer at once.
 """
 
-import json
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from memamba_core.config.begun import BegunRun, names_the_remedy
 from memamba_core.config.compose import (
     HYDRA_VERSION_BASE,
     compose_experiment,
@@ -34,6 +35,7 @@ _OVERRIDE = re.compile(r"~|\+*\w[\w.@/]*=")
 
 def main() -> None:
     """Entry point."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of a batch system, or of `docker stop`: as Ctrl-C
     arguments = sys.argv[1:]
     export = "export-sites" in arguments
     if export:
@@ -104,13 +106,22 @@ def _simulate(config: SimulationConfig, overrides: tuple[str, ...]) -> None:
         logging.ERROR
     )  # it logs every aggregation of every group, and sets its own level on import
 
-    with ProgressReporter() as progress:
-        try:
+    progress = ProgressReporter()
+    try:
+        with progress:
             result = simulate(config, overrides, progress)
-        except (KeyboardInterrupt, OSError):
-            kept = "" if progress.folder is None else f"; go on with: flower-simulate resume={progress.folder}"
-            print(f"\ninterrupted; finished rounds are kept{kept}", file=sys.stderr)
-            raise
+    except (KeyboardInterrupt, OSError):  # when the bars are gone, which would break the command below in two lines
+        kept = progress.folder is not None and progress.folder.is_dir()
+        print(
+            "\ninterrupted; "
+            + (
+                f"finished rounds are kept; go on with: flower-simulate resume={progress.folder}"
+                if kept
+                else "no round was finished, and nothing is left behind"
+            ),
+            file=sys.stderr,
+        )
+        raise
     progress.finish(result, result.folder)
 
 
@@ -145,15 +156,12 @@ def _settings_of(config: SimulationConfig, overrides: tuple[str, ...]) -> tuple[
     path = folder / "settings.json"
     if not path.is_file():
         raise ConfigError(f"resume={folder}: no settings.json there; name the output folder of an interrupted run")
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: not readable as JSON ({error}); this run cannot be resumed") from None
+    before = BegunRun.read(path)
     machine = {name: getattr(config, name) for name in MACHINE_SETTINGS}
-    settings = SimulationConfig.parse({**before["settings"], **machine, "resume": folder}, str(path))
-    overrides = tuple(before["overrides"])
-    _refuse_changed_configs(settings, overrides)
-    return settings, overrides
+    with names_the_remedy():
+        settings = SimulationConfig.parse({**before.settings, **machine, "resume": folder}, str(path))
+    _refuse_changed_configs(settings, before.overrides)
+    return settings, before.overrides
 
 
 def _refuse_changed_configs(settings: SimulationConfig, overrides: tuple[str, ...]) -> None:

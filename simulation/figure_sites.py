@@ -117,7 +117,7 @@ def draw_site_bars(path: Path, sites: Sequence[SiteBar], overall: float | None) 
                 counts.text(x, row, str(number), ha="right", va="center", fontsize=8)
         left_out = len(sites) - len(drawn)
         if left_out:
-            caption(figure, f"{left_out} of {len(sites)} sites not shown: too few comparable pairs of test patients.")
+            caption(figure, f"{left_out} of {len(sites)} sites with test patients not shown: too few comparable pairs.")
 
 
 def _shortened(name: str, longest: int) -> str:

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
@@ -22,6 +21,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from memamba_core.protocol import Refusal
+
+from .worker_processes import WorkerContext, end_with_parent
 
 __all__ = ["InlineRunner", "LocalGrid", "ProcessRunner", "Runner"]
 
@@ -63,6 +64,7 @@ _client_app_of_worker: ClientApp | None = None
 
 def _start_worker(build: Callable[..., ClientApp], arguments: tuple[Any, ...]) -> None:
     global _client_app_of_worker
+    end_with_parent()
     _client_app_of_worker = build(*arguments)
 
 
@@ -91,6 +93,7 @@ class ProcessRunner:
         scratch: TemporaryDirectory[str] | None = None,
     ) -> None:
         self._build, self._arguments, self._scratch = build, arguments, scratch
+        self._processes = WorkerContext()
         self._pools = [self._start() for _ in range(min(workers, len(sites)))]
         self._pool_of = {site: index % len(self._pools) for index, site in enumerate(sites)}
 
@@ -104,16 +107,17 @@ class ProcessRunner:
             return self._pools[index].submit(_answer_in_worker, site, message)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, also one that is still at work: nobody waits for its answer any more."""
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
+        self._processes.end()
         if self._scratch is not None:
             self._scratch.cleanup()
 
     def _start(self) -> ProcessPoolExecutor:
         # one process each: a pool of several would give a site's messages to whichever is free
         return ProcessPoolExecutor(
-            1, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(self._build, self._arguments)
+            1, mp_context=self._processes, initializer=_start_worker, initargs=(self._build, self._arguments)
         )
 
 
@@ -137,6 +141,11 @@ class LocalGrid(Grid):
     def run(self) -> Run:
         """The one run of this grid."""
         return self._run
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """Node id of each site."""
+        return {site: node for node, site in self._sites.items()}
 
     def set_run(self, run: Run) -> None:
         """Take another description of the run."""

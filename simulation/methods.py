@@ -80,12 +80,14 @@ def train_federated(
     observer: Observer | None = None,
 ) -> FederationResult:
     """The federation over the simulated hospitals: the server's own round loop."""
-    return run_federation(grid, run, signatures=cohort.signatures, journal=journal, observer=observer)
+    return run_federation(
+        grid, run, signatures=cohort.signatures, journal=journal, observer=observer, enrolled=grid.nodes
+    )
 
 
 def agree_only(grid: LocalGrid, run: Run, cohort: SimulatedCohort) -> Agreement:
     """Only the agreement, where no federation is trained: bins and scaling are the same for every method."""
-    return settle(grid, run, cohort.signatures).agreement
+    return settle(grid, run, cohort.signatures, enrolled=grid.nodes).agreement
 
 
 def train_pooled(

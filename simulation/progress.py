@@ -61,6 +61,7 @@ class ProgressReporter:
         self._fold = 0
         self._num_folds = 1
         self._answers, self._asked, self._round = 0, 0, 0
+        self._of_round: str | None = None
         self._warned: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
@@ -70,6 +71,7 @@ class ProgressReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._end_method()
         self._bars.stop()
 
     # Told by `simulate`
@@ -112,6 +114,7 @@ class ProgressReporter:
 
     def start_method(self, method: str, total: int) -> None:
         """A method begins, of `total` rounds, epochs or sites."""
+        self._end_method()
         prefix = f"fold {self._fold} " if self._num_folds > 1 else ""
         self._task = self._bars.add_task(prefix + _METHODS[method], total=total, note="")
 
@@ -150,6 +153,7 @@ class ProgressReporter:
             note = f"loss {sum(loss * n for loss, n in told) / max(sum(n for _, n in told), 1):.3f}"
         if failed:
             note += f", without {', '.join(failed[:3])}" + (" ..." if len(failed) > 3 else "")
+        self._of_round = note
         self._advance(note, completed=record.server_round)
 
     # At the end
@@ -175,7 +179,6 @@ class ProgressReporter:
             # the mean over folds, in the last column: the only fold, or the mean
             empty = [""] * (len(table.columns) - 2)
             table.add_row("[dim]best reachable[/]", *empty, f"{summary['oracle_c_index']:.3f}")
-        self._bars.stop()
         self._say(f"C-index on the test patients of all hospitals, {summary['cohort']}")
         self._console.print(table)
         for warning in summary["warnings"]:
@@ -191,6 +194,12 @@ class ProgressReporter:
         sent = summary["bytes_per_round"]
         about = f"{summary['seconds']:.0f} s of training" + (f", {sent / 1e6:.1f} MB a round" if sent else "")
         self._say(f"{about}\nresults: {folder / 'summary.json'}\nfigures: {folder / 'figures'}")
+
+    def _end_method(self) -> None:
+        """A bar that stays says how the last round went, and not that the closing evaluation goes on."""
+        if self._of_round is not None:
+            self._note(self._of_round)
+        self._of_round = None
 
     def _advance(self, note: str, completed: int | None = None) -> None:
         if self._task is not None:

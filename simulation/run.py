@@ -24,8 +24,7 @@ from memamba_core.training.checkpoint import (
 from memamba_core.training.trainer import resolve_device
 from server.journal import Journal
 from server.logs import also_log_to
-from server.results import write_json, write_rounds
-from server.rounds import FederationResult
+from server.results import absences, write_json, write_rounds
 from server.settle import Run
 
 from .cohort import SimulatedCohort, prepare_cohort
@@ -82,9 +81,8 @@ def simulate(
     progress = progress or ProgressReporter(quiet=True)
     backend = scan_backend(config)
     cohort = prepare_cohort(config)
-    wanted = config.experiment.federation.min_results
-    if config.runs("federated") and wanted > len(cohort.sites):
-        raise ConfigError(f"federation.min_results={wanted}, but there are {len(cohort.sites)} hospitals; lower it")
+    if config.runs("federated"):
+        config.experiment.check_number_of_sites(len(cohort.sites))
     _check_patch_files(cohort)
     folder = open_run_folder(config, overrides)
     try:
@@ -99,7 +97,7 @@ def simulate(
             _log.info("finished in %.1f s", time.perf_counter() - started)
     except FederationError as error:
         raise FederationError(f"{error}. Who was left out and why: {folder / 'run.log'}") from None
-    except MemambaError:
+    except (MemambaError, KeyboardInterrupt):
         forget_if_nothing_was_done(folder)
         raise
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -127,7 +125,7 @@ def _run_fold(
     path = folder / "outcome.json"
     outcome: FoldOutcome = {"fold": fold, "federated": None, "pooled": None, "local": None}
     if path.is_file():
-        outcome = json.loads(path.read_text(encoding="utf-8"))
+        outcome |= _finished(path)
     progress.start_fold(fold)
     experiment, site_of = config.experiment, cohort.site_of()
     run = Run(f"{config.data.name}-fold-{fold}", experiment, experiment_overrides(overrides), fold=fold)
@@ -164,6 +162,18 @@ def _run_fold(
         outcome["local"] = asdict(local)
     write_json(path, outcome)
     return outcome
+
+
+def _finished(path: Path) -> FoldOutcome:
+    """What an earlier run finished of the fold."""
+    try:
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+        assert outcome.keys() >= {"fold", "federated", "pooled", "local"}
+    except (ValueError, AttributeError, AssertionError):
+        raise ConfigError(
+            f"{path}: not as it was written; restore it, or remove it to have what it tells of done again"
+        ) from None
+    return dict(outcome)
 
 
 def _federate(
@@ -203,27 +213,10 @@ def _federate(
         "num_gene_columns": len(result.agreement.gene_columns),
         "num_parameters": int(sum(array.size for array in result.weights.values())),
         "left_out": {site: failure.text for site, failure in result.failures.items()},
-        "warnings": [*result.warnings, *_absences(result)],
+        "warnings": [*result.warnings, *absences(result)],
         "bytes_per_round": [record.bytes_sent + record.bytes_received for record in result.rounds],
         "seconds": seconds,
     }
-
-
-def _absences(result: FederationResult) -> list[str]:
-    """A sentence for each reason for which hospitals did not take part, in all of it or in some rounds."""
-    reasons: dict[str, dict[str, int]] = {}
-    for site, failure in result.failures.items():
-        reasons.setdefault(failure.text, {})[site] = len(result.rounds)
-    for record in result.rounds:
-        for site, line in record.sites.items():
-            if "failure" in line:
-                missed = reasons.setdefault(line["failure"], {})
-                missed[site] = missed.get(site, 0) + 1
-    return [
-        f"{len(missed)} hospital{'s' * (len(missed) > 1)} missed up to {max(missed.values())} of {len(result.rounds)} "
-        f"rounds: {reason} ({', '.join(sorted(missed))})"
-        for reason, missed in reasons.items()
-    ]
 
 
 def _oracle(cohort: SimulatedCohort, fold: int) -> float | None:

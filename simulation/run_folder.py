@@ -1,11 +1,11 @@
 """The folder of a run: made or found again, and taken away if nothing came of it."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from memamba_core.config.begun import BegunRun
 from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
 from memamba_core.errors import ConfigError
 from server.results import write_json
@@ -26,7 +26,7 @@ def open_run_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
         raise ConfigError(
             f"resume={config.resume}: no settings.json there; name the output folder of an interrupted run"
         )
-    before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    before = BegunRun.read(path).settings
     changed = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
     if changed:
         raise ConfigError(

@@ -1,9 +1,11 @@
 """`flower-simulate audit=...`: what is written, what is said, what is refused."""
 
+import io
 import json
 
 import pytest
 from federation_fixtures import GENES_ONLY, tiny
+from rich.console import Console
 
 pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
 
@@ -47,6 +49,30 @@ def test_membership_of_a_private_run_writes_a_report_and_a_figure(tmp_path):
     for attack in ("loss", "lira"):
         assert set(told["membership"][attack]) == {"all", "event", "censored"}
     assert len(told["findings"]) == 3
+
+
+def test_the_table_has_each_number_on_a_line_of_80_columns():
+    groups = dict.fromkeys(("all", "event", "censored"), LEAK)
+    canary = {"claimed_epsilon": 12.0, "lower_bound": 10.5, "num_right": 99, "num_guesses": 100, "passed": True}
+    line = {"num_patients": 1500, "recovered": 1.0, "recovered_by_chance": 0.0, "correlation": 0.99}
+    shown = table(
+        report(membership={"num_models": 16, "loss": groups, "lira": groups}, canary=canary, inversion=[line])
+    )
+    console = Console(file=io.StringIO(), width=80)
+    console.print(shown)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == shown.row_count + 4  # its frame and head
+    assert sum("AUC 0.900 ± 0.020, 60% found" in line for line in lines) == 6
+
+
+def test_an_interrupted_audit_leaves_no_empty_folder(tmp_path):
+    def interrupt(step):
+        raise KeyboardInterrupt
+
+    overrides = tiny(*GENES_ONLY, "audit=membership", "audit.num_models=8", f"output_dir={tmp_path / 'out'}")
+    with pytest.raises(KeyboardInterrupt):
+        audit(compose_simulation(overrides), overrides, interrupt)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_leak_is_called_one_and_a_coin_a_coin():

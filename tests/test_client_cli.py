@@ -15,6 +15,7 @@ from client import cli
 from client.exit_codes import ExitCode
 from memamba_core.message import Payload
 from memamba_core.privacy.egress import EgressLog, describe_answer
+from memamba_core.protocol import FactsReply
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "flower-client"
 SITE = {
@@ -156,6 +157,17 @@ def test_egress_lists_what_left(run, site, tmp_path):
     assert len(lines) == 4
     assert "TrainReply: train-loss" in lines[1]
     assert lines[-1].startswith("2 answers, ")
+
+
+def test_egress_on_a_terminal_keeps_to_its_width_and_breaks_no_word(tmp_path):
+    about = {"run_id": "run-1", "phase": "facts", "server_round": 0, "kind": "FactsReply"}
+    log = EgressLog(tmp_path)
+    log.append(describe_answer(Payload(dict.fromkeys(FactsReply.model_fields, 1)), **about))
+    (departure,) = log.read()
+    heading, line, *what = cli._departure_lines([departure], 80)
+    assert max(map(len, (heading, line, *what))) <= 80
+    assert " ".join(" ".join(what).split()) == f"FactsReply: {', '.join(departure.fields)}"
+    assert [len(list(cli._departure_lines([departure], None)))] == [2]
 
 
 def test_egress_of_a_log_that_was_edited(run, site, tmp_path):

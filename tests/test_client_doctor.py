@@ -157,6 +157,16 @@ def test_a_site_under_the_floor_of_sums(site):
     assert "zeros for sums" in finding.text
 
 
+def test_a_site_where_nearly_everybody_had_the_event(site):
+    """The few who had not would be told by the difference of two counts."""
+    table = pd.read_csv(site / "clinical.csv")
+    table["event"] = [0] * 4 + [1] * (len(table) - 4)
+    table.to_csv(site / "clinical.csv", index=False)
+    finding = found(site, until="floors")["floors"]
+    assert finding.level is Level.WARNING
+    assert finding.text.startswith("60 patients, 56 with and 4 without the event: under the floors (10, 5 and 5)")
+
+
 def test_limits_of_overrides_that_name_no_setting(site):
     change(site, lambda values: values["limits"].update(overrides=["federation", "training.learning_rate"]))
     finding = found(site, until="limits")["limits"]
@@ -230,8 +240,8 @@ def test_a_site_of_no_federation(site):
     ("levels", "healthy", "last"),
     [
         ([Level.OK], True, "ready to run; 0 warnings"),
-        ([Level.OK, Level.WARNING], True, "ready to run; 1 warnings"),
-        ([Level.ERROR, Level.WARNING], False, "1 errors, 1 warnings: not ready"),
+        ([Level.OK, Level.WARNING], True, "ready to run; 1 warning"),
+        ([Level.ERROR, Level.WARNING], False, "1 error, 1 warning: not ready"),
     ],
 )
 @pytest.mark.parametrize("terminal", [True, False])

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+import shutil
 import socket
 import threading
 
@@ -68,6 +69,15 @@ def test_a_port_on_which_nobody_listens(pki, keys):
     assert [f.level for f in findings] == [Level.OK, Level.OK, Level.WARNING], "a coordinator listens during runs only"
     assert "nothing listens" in findings[-1].text
     assert obstacle(iter(findings)) is findings[-1]
+
+
+@pytest.mark.parametrize("name", ["node.key", "runtime.secret"])
+def test_keys_that_are_not_there_are_missed_while_nobody_listens(pki, keys, tmp_path, name):
+    shutil.copytree(keys.folder, tmp_path / "keys")
+    (tmp_path / "keys" / name).unlink()
+    found = only_error(look("localhost:1", pki.ca_certificate, SiteKeys(tmp_path / "keys")))
+    assert found.check == "key"
+    assert name in found.text
 
 
 def test_a_firewall_that_drops(pki, keys, monkeypatch):

@@ -332,6 +332,13 @@ def test_what_is_there_is_not_overwritten(site, model, tmp_path):
             predicted(site, model, taken)
 
 
+def test_the_folder_that_one_stands_in_is_taken(site, model, tmp_path, monkeypatch):
+    (tmp_path / "mine").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="exists and is not an empty folder"):
+        predicted(site, model, Path())
+
+
 def test_the_command(site, model, capsys):
     def call(*arguments):
         with pytest.raises(SystemExit) as end:

@@ -247,6 +247,23 @@ def test_strict_floors_keep_exact_counts_at_home(site, requests):
     assert (facts.num_patients, facts.num_events, facts.size_band) == (None, None, 1)
 
 
+def test_who_lived_is_kept_at_home_where_nearly_everybody_died(site, requests):
+    floors = DisclosureConfig(min_patients=1, min_events=2, min_pairs=1, min_round_patients=1)
+    records = tuple(dataclasses.replace(r, event=True) for r in site.cohort.records)
+    config = site.config.model_copy(update={"disclosure": floors})
+    grim = dataclasses.replace(site, config=config, cohort=dataclasses.replace(site.cohort, records=records))
+    worker = SiteWorker(grim)
+    facts = ask(worker, requests, FactsRequest)
+    assert facts.num_patients
+    assert facts.num_events is None
+    sums = ask(worker, requests, StatisticsRequest)
+    assert not any(counts.any() for counts in sums.events.values())
+    closing = ask(worker, requests, AgreementRequest, EvaluateRequest)
+    assert closing.num_patients
+    assert closing.num_events is None
+    assert not closing.counts
+
+
 # What a site keeps
 
 

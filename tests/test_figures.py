@@ -63,6 +63,14 @@ def test_the_rounds_of_a_run_are_drawn_with_those_that_failed(tmp_path):
     _assert_png(tmp_path / "curves.png")
 
 
+def test_rounds_in_which_nothing_was_told_are_not_drawn(tmp_path):
+    """Under differential privacy."""
+    told = {"trained": {"head": 40}, "train_loss": None, "incoming": {"num_patients": None}}
+    draw_rounds(tmp_path / "curves.png", [{"fold": 0, "round": 1, "site": "county", **told}], "first, 1 hospital")
+    draw_rounds(tmp_path / "curves.png", [{"fold": 0, "round": 1, "site": "county", "failure": "no"}], "first")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "case",
     ["ordinary", "no event", "all events", "equal risk", "mostly tied risk", "two patients", "one", "nobody"],

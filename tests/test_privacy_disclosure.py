@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from memamba_core.config.site import DisclosureConfig
-from memamba_core.privacy.disclosure import disclose_metrics, told
+from memamba_core.privacy.disclosure import disclose_metrics, outcomes_told, told
 from memamba_core.survival.concordance import PairCounts
 
 FLOORS = DisclosureConfig(min_patients=10, min_events=5, min_pairs=50)
@@ -44,6 +44,19 @@ def test_under_the_floor_of_patients_nothing_is_told():
 
 def test_under_the_floor_of_events_nothing_that_is_made_of_events_is_told():
     assert disclosed(num_events=4) == ({"num_patients": 10, "loss_sum": 3.5}, set())
+
+
+@pytest.mark.parametrize(("num_patients", "num_events"), [(11, 11), (11, 7), (1000, 996)])
+def test_too_few_without_the_event_are_as_telling_as_too_few_with_it(num_patients, num_events):
+    assert disclosed(num_patients, num_events) == ({"num_patients": num_patients, "loss_sum": 3.5}, set())
+
+
+@pytest.mark.parametrize(
+    ("num_patients", "num_events", "answer"),
+    [(10, 5, True), (9, 5, False), (10, 4, False), (10, 6, False), (11, 6, True), (11, 11, False), (0, 0, False)],
+)
+def test_outcomes_are_told_from_both_cells_on(num_patients, num_events, answer):
+    assert outcomes_told(FLOORS, num_patients, num_events) is answer
 
 
 def test_under_the_floor_of_pairs_no_pair_is_told():

@@ -82,6 +82,34 @@ def test_a_hospital_that_left_has_to_be_named_out_of_a_resumed_run(federation):
     assert plan(federation, resume="first", sites=("county",)).sites == ("county",)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text[:40], "not readable as JSON"),
+        (lambda text: "[]", "got a list"),
+        (lambda text: text.replace('"fold"', '"fold_"'), "setting 'fold' is missing; unknown setting 'fold_'"),
+        (lambda text: text.replace('"mercy"', "7"), "sites.1: got 7"),
+        (lambda text: text.replace('"fold": -1', '"fold": "x"'), "fold: got 'x'"),
+        (lambda text: text.replace("gene_groups=kind", "gene_groups=kinds"), "agreement.gene_groups: got 'kinds'"),
+    ],
+)
+def test_settings_of_a_run_that_were_damaged_are_said(federation, change, words):
+    begun = plan(federation, KIND, name="first")
+    deployment._begin(begun)
+    path = begun.folder / "settings.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ConfigError) as caught:
+        plan(federation, resume="first")
+    assert words in str(caught.value)
+    assert "restore it, or begin anew" in str(caught.value)
+
+
+def test_krum_is_refused_where_too_few_hospitals_are_asked(federation):
+    krum = ("strategy=krum", "strategy.num_malicious_sites=1", KIND)
+    with pytest.raises(ConfigError, match="needs 5 hospitals, but there are 2 hospitals; use strategy=fedmedian"):
+        plan(federation, *krum)
+
+
 def test_a_full_disk_at_the_beginning_leaves_nothing_behind(federation, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -27,7 +27,8 @@ def here(tmp_path, monkeypatch):
     ("arguments", "words"),
     [
         (["federation.num_round=3"], ["unknown setting", "num_round", "num_rounds"]),
-        (["typo=1"], ["unknown setting 'typo'", "methods"]),
+        (["typo=1"], ["unknown setting 'typo'; known here", "methods"]),
+        (["num_rounds=1"], ["unknown setting 'num_rounds'; nearest is federation.num_rounds; known here"]),
         (["data.synthetic.patients=10"], ["patients", "num_patients"]),
         (["strategy=fedavgg"], ["fedavgg", "fedavgm"]),
         (["data=nowhere"], ["data/nowhere", "synthetic"]),
@@ -93,8 +94,35 @@ def test_a_file_in_the_way_is_said(here, monkeypatch, capsys):
     assert (here / "out").read_text() == "mine"
 
 
-def test_a_settings_file_that_is_damaged_is_said(here, monkeypatch, capsys):
+BEGUN = {"overrides": ["seed=1"], "settings": {"data": {"name": "synthetic", "synthetic": {}}, "experiment": {}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "got a list"),
+        ("{}", "setting 'overrides' is missing; setting 'settings' is missing"),
+        (json.dumps({**BEGUN, "overrides": "seed=1"}), "overrides: got 'seed=1', wanted a list"),
+        (json.dumps({**BEGUN, "settings": []}), "settings: got []"),
+        (json.dumps({**BEGUN, "settings": {**BEGUN["settings"], "folds": "x"}}), "folds: got 'x'"),
+        (json.dumps({**BEGUN, "settings": {"typo": 1}}), "unknown setting 'typo'"),
+    ],
+)
+def test_a_settings_file_that_is_damaged_is_said(here, monkeypatch, capsys, text, words):
     (here / "out").mkdir()
-    (here / "out" / "settings.json").write_text("{")
+    (here / "out" / "settings.json").write_text(text)
     assert call(monkeypatch, "resume=out") == 2
-    assert "settings.json" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out/settings.json: ")
+    assert words in line
+    assert line.endswith("restore it, or begin anew")
+
+
+@pytest.mark.ci_slow
+def test_what_a_fold_finished_is_damaged(here, monkeypatch, capsys):
+    assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 0
+    (here / "out" / "fold-0" / "outcome.json").write_text("[]")
+    capsys.readouterr()
+    assert call(monkeypatch, "resume=out") == 2
+    assert "outcome.json: not as it was written; restore it, or remove it" in capsys.readouterr().err

@@ -10,8 +10,10 @@ import torch
 from federation_fixtures import tiny
 from simulation_fixtures import FAST, run
 
+from client.session import RefusedError
 from memamba_core.config.compose import compose_simulation
 from memamba_core.errors import ConfigError, DataError, FederationError
+from memamba_core.protocol import Refusal
 from memamba_core.training.checkpoint import load_arrays, load_checkpoint
 from server.logs import also_log_to
 from simulation import run as run_module
@@ -171,6 +173,22 @@ def test_a_run_that_fails_leaves_its_folder_only_if_it_can_be_resumed(tmp_path, 
     with pytest.raises(FederationError, match=r"too few answers.*run\.log"):
         run(tmp_path / "out", *FAST)
     assert (tmp_path / "out" / "run.log").is_file()
+
+
+def test_krum_is_refused_where_hospitals_are_too_few_before_anything_is_written(tmp_path):
+    krum = ("strategy=krum", "partition=iid", "partition.num_sites=7", "output_dir=out")
+    with pytest.raises(ConfigError, match="needs 9 hospitals, but there are 7 hospitals; lower it to 2, or use"):
+        run(tmp_path / "out", *FAST, *krum[:3], "strategy.num_malicious_sites=3")
+    assert not (tmp_path / "out").exists()
+
+
+def test_hospitals_that_do_not_answer_are_called_by_their_names(tmp_path, monkeypatch):
+    def refuse(worker, request):
+        raise RefusedError(Refusal.POLICY, "for a test")
+
+    monkeypatch.setattr("client.local.SiteWorker.facts", refuse)
+    with pytest.raises(FederationError, match=r"no site answered.* site-01: .*; site-02: "):
+        run(tmp_path / "out", *FAST, "partition=iid", "partition.num_sites=2")
 
 
 def test_more_answers_than_hospitals_are_refused_before_anything_is_written(tmp_path):

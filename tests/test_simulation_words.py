@@ -12,7 +12,8 @@ from test_simulation_cli import call
 
 from memamba_core.config.compose import compose_simulation
 from memamba_core.errors import ConfigError
-from server.journal import Journal
+from memamba_core.protocol import Phase
+from server.journal import Journal, RoundRecord
 from simulation.audit import audit
 from simulation.cohort import prepare_cohort
 from simulation.progress import ProgressReporter
@@ -44,6 +45,19 @@ def test_best_reachable_stands_in_the_last_column(tmp_path, num_folds):
     assert cells[-1] == "0.860"
     assert cells[1:-1] == [""] * (len(cells) - 2)
     assert len(cells) == (2 if num_folds == 1 else num_folds + 2)
+
+
+@pytest.mark.parametrize("loss", [0.5, None])
+def test_a_bar_that_stays_does_not_say_that_something_goes_on(loss):
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    line = {"trained": {"head": 3}, "train_loss": loss}
+    with ProgressReporter(console) as progress:
+        progress.start_method("federated", 1)
+        progress.on_round(RoundRecord(1, {"county": line}, 1.0, 1, 1))
+        progress.on_phase(Phase.EVALUATE, 1, 0)
+    *_, last = [text for text in console.file.getvalue().split("Federated") if "1/1" in text]
+    assert "closing evaluation" not in last
+    assert ("loss 0.500" in last) is (loss is not None)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,14 @@ def refuse_unsafe_overrides(overrides: Sequence[str]) -> None:
             if value not in groups[key]:
                 raise ConfigError(f"override {override!r}: options of {key} are {', '.join(groups[key])}")
         elif key not in settings:
-            raise ConfigError(f"override {override!r} may not come from outside: no setting of the experiment")
+            raise ConfigError(f"override {override!r}: the experiment has no setting {key}{_nearest(key)}")
+
+
+def _nearest(key: str) -> str:
+    """Settings of the experiment that may have been meant: of the same last word, or nearly the same."""
+    settings = sorted(_leaves(Experiment))
+    nearest = [s for s in settings if s.endswith(f".{key}")] or get_close_matches(key, settings, cutoff=0.9)
+    return f"; nearest {'is' if len(nearest) == 1 else 'are'} {', '.join(nearest)}" if nearest else ""
 
 
 def _leaves(cls: type[Settings], prefix: str = "") -> Iterator[str]:
@@ -195,7 +203,8 @@ def _simulation(values: dict[str, Any]) -> SimulationConfig:
     known = own | set(Experiment.model_fields)
     if unknown := sorted(set(values) - known):
         names = ", ".join(map(repr, unknown))
-        raise ConfigError(f"{_SOURCE}: unknown setting {names}; known here: {', '.join(sorted(known))}")
+        hints = "".join(map(_nearest, unknown))
+        raise ConfigError(f"{_SOURCE}: unknown setting {names}{hints}; known here: {', '.join(sorted(known))}")
     experiment = Experiment.parse({k: v for k, v in values.items() if k not in own}, _SOURCE)
     rest = {k: v for k, v in values.items() if k in own}
     return SimulationConfig.parse({"experiment": experiment, **rest}, _SOURCE)

@@ -3,17 +3,17 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
 from memamba_core.config.base import Settings, read_yaml
-from memamba_core.config.site import SiteName
+from memamba_core.config.site import Name, SiteName
 from memamba_core.errors import ConfigError
 
 __all__ = ["CoordinatorConfig", "RunName", "RunSettings", "check_address", "load_coordinator_config"]
 
-RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+RunName = Name
 """Of a run and its folder: letters, digits, `-`, `_`, `.`."""
 
 _LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"

@@ -19,6 +19,7 @@ from memamba_core.config.model import ModelConfig
 from memamba_core.config.privacy import PrivacyConfig
 from memamba_core.config.strategy import StrategyConfig
 from memamba_core.config.training import TrainingConfig
+from memamba_core.errors import ConfigError
 
 __all__ = ["Experiment", "settings_digest"]
 
@@ -73,6 +74,23 @@ class Experiment(Settings):
                 "federation.local_epochs must stay 1: privacy.steps_per_round takes its place",
             ),
         )
+
+    def check_number_of_sites(self, number: int) -> None:
+        """See before anything is asked that so many sites can be enough.
+
+        Raises:
+            ConfigError: a round needs more answers than there are sites.
+        """
+        sites = f"there {'are' if number != 1 else 'is'} {number} hospital{'s' * (number != 1)}"
+        if self.federation.min_results > number:
+            raise ConfigError(f"federation.min_results={self.federation.min_results}, but {sites}; lower it")
+        if self.strategy.fewest_answers > number:
+            most = (number - 3) // 2
+            lower = f"lower it to {most}, or " if most > 0 else ""
+            raise ConfigError(
+                f"strategy.num_malicious_sites={self.strategy.num_malicious_sites} needs "
+                f"{self.strategy.fewest_answers} hospitals, but {sites}; {lower}use strategy=fedmedian"
+            )
 
     def digest(self) -> str:
         """SHA-256 (hex) over the settings in canonical JSON."""

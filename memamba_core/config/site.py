@@ -18,6 +18,7 @@ __all__ = [
     "FoldTable",
     "GenomicsTable",
     "LimitsConfig",
+    "Name",
     "SiteConfig",
     "SiteDataConfig",
     "SiteName",
@@ -25,7 +26,16 @@ __all__ = [
     "load_site_config",
 ]
 
-SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise ValueError("Wanted at most 64 letters, digits, `-`, `_`, `.`, the first of them a letter or digit")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+"""Of what has a folder of that name: letters, digits, `-`, `_`, `.`."""
+SiteName = Name
 """Of a hospital, as enrolled: letters, digits, `-`, `_`, `.`."""
 
 
@@ -133,6 +143,7 @@ class DisclosureConfig(Settings):
 
     min_patients: int = Field(10, ge=1)
     min_events: int = Field(5, ge=0)
+    """Fewest patients with the event, and fewest without."""
     min_pairs: int = Field(50, ge=1)
     min_round_patients: int = Field(32, ge=1)
     """Fewest patients for a training round without differential privacy: the weights that come back from a round of a

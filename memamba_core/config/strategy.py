@@ -42,4 +42,13 @@ class StrategyConfig(Choice):
     trim_fraction: float | None = Field(None, ge=0, lt=0.5)
     """Trimmed mean: share cut off at either end."""
     num_malicious_sites: int | None = Field(None, ge=0)
-    """Krum: how many sites may be hostile."""
+    """Krum: how many sites may be hostile. For f of them a run needs 2f + 3 hospitals, and a round as many answers."""
+
+    @property
+    def fewest_answers(self) -> int:
+        """Answers that a round needs.
+
+        Krum withstands f hostile sites among 2f + 3 or more (Blanchard et al. 2017). With f + 2 or fewer, no update has
+        a neighbour to be judged by, and the first in the alphabet becomes the model.
+        """
+        return 2 * self.num_malicious_sites + 3 if self.num_malicious_sites else 1

@@ -20,12 +20,16 @@ _INCOMING = ("num_patients", "loss_sum", "concordant", "discordant", "tied_risk"
 def draw_rounds(path: Path, lines: Sequence[Mapping[str, Any]], name: str) -> None:
     """The learning curves of a run, or of the folds of one.
 
+    No file where there is nothing to draw: under differential privacy hospitals tell neither losses nor metrics.
+
     Args:
         path: PNG to write.
         lines: of `metrics.jsonl`; at least one.
         name: of the run.
     """
     rounds, train_loss, holdout = _learning_curve(lines)
+    if not any(value is not None for values in (train_loss, *holdout.values()) for value in values):
+        return
     folds = len({line["fold"] for line in lines})
     title = f"{name}: mean over {folds} folds" if folds > 1 else name
     draw_learning_curves(path, rounds, train_loss, holdout, title)

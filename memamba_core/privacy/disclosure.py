@@ -1,8 +1,9 @@
 """Floors: a number about fewer people than the site allows does not leave it.
 
 A site of one patient makes every sum that patient's own value, and a concordance over two pairs says who died first.
-The floors are the site's own (`site.yaml: disclosure`), strict by default; only the simulation, where nothing leaves
-the machine, loosens them.
+Eleven patients and eleven events say of each of them that it died: so the floor of events is one of patients without
+the event, too, as is usual for both cells of a table. The floors are the site's own (`site.yaml: disclosure`), strict
+by default; only the simulation, where nothing leaves the machine, loosens them.
 """
 
 import numpy as np
@@ -12,12 +13,24 @@ from memamba_core.config.site import DisclosureConfig
 from memamba_core.protocol import Metrics
 from memamba_core.survival.concordance import PairCounts
 
-__all__ = ["disclose_metrics", "told"]
+__all__ = ["disclose_metrics", "outcomes_told", "told"]
 
 
 def told(count: int, floor: int) -> int | None:
     """`count` if it reaches the floor, else None."""
     return count if count >= floor else None
+
+
+def outcomes_told(floors: DisclosureConfig, num_patients: int, num_events: int) -> bool:
+    """Whether numbers that are made of who had the event may leave.
+
+    Args:
+        floors: the site's own.
+        num_patients: distinct patients in the set.
+        num_events: how many of them had the event.
+    """
+    fewer = min(num_events, num_patients - num_events)
+    return num_patients >= floors.min_patients and fewer >= floors.min_events
 
 
 def disclose_metrics(
@@ -41,7 +54,7 @@ def disclose_metrics(
     """
     if num_patients < floors.min_patients:
         return Metrics(counts={})
-    if num_events < floors.min_events:
+    if not outcomes_told(floors, num_patients, num_events):
         return Metrics(num_patients=num_patients, loss_sum=loss_sum, counts={})
     enough_pairs = pairs.num_pairs >= floors.min_pairs
     return Metrics(

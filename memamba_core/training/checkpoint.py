@@ -157,7 +157,9 @@ def load_checkpoint(folder: Path, name: str = "model") -> Checkpoint:
     except CheckpointError:
         raise
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:  # any shape that JSON can have
-        raise CheckpointError(f"{folder}: no usable checkpoint {name!r}: {error}") from None
+        raise CheckpointError(
+            f"{folder}: {name}.json or {name}.safetensors is damaged ({error}); copy both anew"
+        ) from None
 
 
 def load_arrays(path: Path) -> Weights:
