@@ -168,12 +168,13 @@ def _finished(path: Path) -> FoldOutcome:
     """What an earlier run finished of the fold."""
     try:
         outcome = json.loads(path.read_text(encoding="utf-8"))
-        assert outcome.keys() >= {"fold", "federated", "pooled", "local"}
-    except (ValueError, AttributeError, AssertionError):
+    except ValueError:
+        outcome = None
+    if not isinstance(outcome, dict) or not outcome.keys() >= {"fold", "federated", "pooled", "local"}:
         raise ConfigError(
             f"{path}: not as it was written; restore it, or remove it to have what it tells of done again"
-        ) from None
-    return dict(outcome)
+        )
+    return outcome
 
 
 def _federate(
