@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-import torch
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 # Before anything imports these packages: the hook rewrites them as they are imported.
 install_import_hook(["memamba_core.model", "memamba_core.survival"], "beartype.beartype")
+
+os.fsync = lambda _descriptor: None  # nobody cuts a test's power: what it writes need not wait for the disk
 
 gc.disable()  # until all is collected: what is imported stays, and to look through it is a sixth of the imports' time
 
@@ -36,12 +37,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 _NO_DATA = "the TCGA tables are not here; name their folder in the environment variable MEMAMBA_DATA"
 
 
-_AROUND = ("test_federation_", "test_server_", "test_client_", "test_privacy_", "test_audit_")
+_AROUND = tuple(
+    f"test_{room}_"
+    for room in ("audit", "benchmarks", "client", "federation", "privacy", "server", "simulation", "training", "wire")
+)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Shapes are enforced in this test, or not; and torch has one thread, whatever the test before set."""
+    import torch  # here, because the process that hands out the tests to others runs none
+
     torch.set_num_threads(1)  # pytest-xdist uses the cores
     jaxtyping_config.update("jaxtyping_disable", item.path.name.startswith(_AROUND))
 
