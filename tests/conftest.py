@@ -27,10 +27,10 @@ os.fsync = lambda _descriptor: None  # nobody cuts a test's power: what it write
 
 gc.disable()  # until all is collected: what is imported stays, and to look through it is a sixth of the imports' time
 
-# Time limits of single examples say more about the machine than about the code. Half the usual number of examples: the
-# fast set has two minutes.
-hypothesis.settings.register_profile("dev", deadline=None, max_examples=50)
-hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True, print_blob=True)
+# Time limits of single examples say more about the machine than about the code. A third of the usual examples: the fast
+# set has two minutes.
+hypothesis.settings.register_profile("dev", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -182,7 +182,7 @@ def test_batch_effects_shift_hospitals_but_not_the_planted_directions():
 
 @pytest.mark.parametrize("risk", RISKS)
 def test_the_true_risk_is_the_one_configured(risk):
-    generated = large(risk, effect=1.5)
+    generated = large(risk, missing_genes=0.3, missing_slides=0.3)
     gene, patch = in_order(generated, generated.gene_scores), in_order(generated, generated.patch_scores)
     true = in_order(generated, generated.true_risk)
     assert true.std() == pytest.approx(1.5, rel=1e-3 if risk == "interaction" else 1e-9)
@@ -209,7 +209,7 @@ def share_above(generated: SyntheticCohort) -> np.ndarray:
 
 
 def test_the_patch_score_is_the_share_of_rare_patches():
-    generated = large("patches", effect=1.5)
+    generated = large("patches", missing_genes=0.3, missing_slides=0.3)
     records = [r for r in generated.cohort.records if r.slides]
     share = np.array([rare_patches(generated, r).mean() for r in records])
     score = np.array([generated.patch_scores[r.case_id][0] for r in records])
@@ -280,7 +280,7 @@ def test_as_many_are_censored_as_asked(share, effect):
 
 
 def test_the_share_of_the_censored_is_that_of_the_settings():
-    generated = large("genes", effect=1.5)
+    generated = large("genes", missing_genes=0.3, missing_slides=0.3)
     assert 1 - generated.cohort.num_events / 2000 == pytest.approx(SyntheticConfig().censoring, abs=0.04)
 
 
