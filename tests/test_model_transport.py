@@ -129,7 +129,7 @@ def slow_unbalanced(cost_PG, epsilon, marginal):
     """Chizat et al. 2018: alternating updates of the two potentials, in the log domain."""
     num_patches, num_genes = cost_PG.shape
     f_P, g_G, damping = cost_PG.new_zeros(num_patches), cost_PG.new_zeros(num_genes), marginal / (marginal + epsilon)
-    for _ in range(800):
+    for _ in range(2000):
         f_P = -damping * epsilon * (((g_G - cost_PG) / epsilon).logsumexp(1) - math.log(num_genes))
         g_G = -damping * epsilon * (((f_P[:, None] - cost_PG) / epsilon).logsumexp(0) - math.log(num_patches))
     return ((f_P[:, None] + g_G - cost_PG) / epsilon).exp() / (num_patches * num_genes)
