@@ -133,14 +133,15 @@ def test_a_sites_result_does_not_depend_on_who_else_is_there():
     assert derive_seed(0, "st-elsewhere", 3, "order") == 8499041062883371616
 
 
+@pytest.mark.ci_slow
 @pytest.mark.parametrize(
     "change",
     [
         "seed=1",
         "federation.local_epochs=2",
-        pytest.param("strategy=fedprox", marks=pytest.mark.ci_slow),
-        pytest.param("strategy=fedmedian", marks=pytest.mark.ci_slow),
-        pytest.param("federation.optimizer.learning_rate=0.01", marks=pytest.mark.ci_slow),
+        "strategy=fedprox",
+        "strategy=fedmedian",
+        "federation.optimizer.learning_rate=0.01",
     ],
 )
 def test_a_setting_changes_the_weights(change):

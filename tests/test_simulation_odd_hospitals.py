@@ -74,6 +74,7 @@ def test_hospitals_that_refuse_are_told_in_the_warnings(tmp_path):
     assert all(name in sentence for name in small)
 
 
+@pytest.mark.ci_slow
 def test_a_test_fold_without_an_event_has_no_index_and_its_figures_all_the_same(tmp_path, monkeypatch):
     with_records(
         monkeypatch,
