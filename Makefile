@@ -13,6 +13,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
+# Where it is exported, each pytest worker and each process that a test starts compiles every source anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 VENV ?= .venv
@@ -51,7 +53,7 @@ simulate: $(READY) ## train the embedded example federation on this machine; say
 	$(BIN)/flower-simulate $(or $(ARGS),$(DEMO))
 
 .PHONY: test
-test: $(READY) ## the fast tests, two to four minutes on two cores
+test: $(READY) ## the fast tests, one to two minutes on two cores
 	$(PYTEST) $(ARGS)
 
 .PHONY: test-ci

@@ -19,6 +19,7 @@ An answer is one of these, or a `Refusal` whose text is fixed: no path, value or
 
 import enum
 import math
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import ClassVar
 
@@ -54,6 +55,7 @@ SIZE_BANDS = (0, 1, 10, 25, 50, 100, 250, 500, 1000)
 """Lower ends of the public bands in which a site's number of patients is told."""
 
 
+@cache
 def package_version() -> str:
     """The installed version of this distribution (`0+source` when run from an uninstalled checkout)."""
     try:

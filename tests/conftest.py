@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-import torch
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
@@ -27,24 +26,31 @@ if TYPE_CHECKING:
 # Before anything imports these packages: the hook rewrites them as they are imported.
 install_import_hook(["memamba_core.model", "memamba_core.survival"], "beartype.beartype")
 
+os.fsync = lambda _descriptor: None  # nobody cuts a test's power: what it writes need not wait for the disk
+
 gc.disable()  # until all is collected: what is imported stays, and to look through it is a sixth of the imports' time
 
-# Time limits of single examples say more about the machine than about the code. Half the usual number of examples: the
-# fast set has two minutes.
-hypothesis.settings.register_profile("dev", deadline=None, max_examples=50)
-hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True, print_blob=True)
+# Time limits of single examples say more about the machine than about the code. A third of the usual examples: the fast
+# set has two minutes.
+hypothesis.settings.register_profile("dev", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _NO_DATA = "the TCGA tables are not here; name their folder in the environment variable MEMAMBA_DATA"
 
 
-_AROUND = ("test_federation_", "test_server_", "test_client_", "test_privacy_", "test_audit_")
+_AROUND = tuple(
+    f"test_{room}_"
+    for room in ("audit", "benchmarks", "client", "federation", "privacy", "server", "simulation", "training", "wire")
+)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Shapes are enforced in this test, or not; and torch has one thread, whatever the test before set."""
+    import torch  # here, because the process that hands out the tests to others runs none
+
     torch.set_num_threads(1)  # pytest-xdist uses the cores
     jaxtyping_config.update("jaxtyping_disable", item.path.name.startswith(_AROUND))
 

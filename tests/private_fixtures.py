@@ -15,6 +15,8 @@ from memamba_core.training.checkpoint import initial_model, weights_of
 from server.settle import settle
 
 DP = ("privacy=dp_sgd", "privacy.steps_per_round=2", "federation.num_rounds=2")
+FEW = ("data.synthetic.num_patients=20", "data.synthetic.num_sites=2", "partition.num_sites=2")
+"""Patients are trained on one by one; two hospitals are enough for one to be left out."""
 PRIVATE = SitePrivacy(max_epsilon=8.0, delta=1e-5)
 
 
@@ -23,7 +25,7 @@ class PrivateFederation(Federation):
 
     def __init__(self, folder, *overrides, budget=PRIVATE, **options):
         self.folder, self.budget = folder, budget
-        super().__init__(tiny(*GENES_ONLY, *DP, *overrides), **options)
+        super().__init__(tiny(*GENES_ONLY, *FEW, *DP, *overrides), **options)
 
     def restart(self):
         super().restart()

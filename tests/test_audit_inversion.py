@@ -36,6 +36,7 @@ def test_a_round_of_one_patient_is_that_patient(federation, agreement):
     assert (report.recovered, report.recovered_by_chance) == (1.0, 0.0)
 
 
+@pytest.mark.ci_slow
 def test_the_more_patients_the_less_is_read(federation, agreement):
     few, many = (attack(federation, agreement, num) for num in (2, 90))
     assert few.correlation > many.correlation + 0.3

@@ -49,6 +49,7 @@ def test_sums_are_those_of_clipped_gradients_of_the_likelihood(script, split, ma
     np.testing.assert_allclose(np.concatenate(got)[:, 0], wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.ci_slow
 def test_noise_is_that_of_the_epsilon_and_hurts(script, split):
     setting = script.SETTINGS[0]
     clear, noisy = (script.c_indices(split, setting, epsilon, 40, seed=0) for epsilon in (None, 0.5))

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from memamba_core.config.site import GenomicsTable
@@ -135,7 +135,6 @@ def test_a_group_catches_every_kind_of_its_symbols():
 SYMBOLS = st.text("ABC", min_size=1, max_size=2)
 
 
-@settings(max_examples=50)
 @given(
     columns=st.lists(st.tuples(SYMBOLS, st.sampled_from(KINDS)), min_size=1, unique=True),
     signatures=st.dictionaries(st.text("xyz", min_size=1), st.lists(SYMBOLS, min_size=1), min_size=1),
@@ -174,8 +173,13 @@ COUNTS = {  # DATA.md: rows, _rnaseq, _cnv, _mut, bare
 }
 
 
+WITH_ALL_KINDS = "tcga_gbmlgg_porpoise"
+
+
 @pytest.mark.real_data
-@pytest.mark.parametrize("cohort", COUNTS)
+@pytest.mark.parametrize(
+    "cohort", [c if c == WITH_ALL_KINDS else pytest.param(c, marks=pytest.mark.ci_slow) for c in COUNTS]
+)
 def test_real_tables_have_the_columns_that_data_md_counts(data_root, cohort):
     rows, *kinds, bare = COUNTS[cohort]
     config = GenomicsTable(file=f"cohorts/{cohort}.csv.gz", bare_columns="mut" if bare else "ignore")
@@ -186,6 +190,7 @@ def test_real_tables_have_the_columns_that_data_md_counts(data_root, cohort):
     assert not np.isnan(genes.values_NC).any()
 
 
+@pytest.mark.ci_slow
 @pytest.mark.real_data
 def test_real_signatures_keep_the_mutations(data_root):
     signatures = read_signatures(data_root / "reference" / "signatures.csv")
@@ -197,6 +202,7 @@ def test_real_signatures_keep_the_mutations(data_root):
     assert len({i for indices in groups.values() for i in indices}) == 1589  # 123 without mutations
 
 
+@pytest.mark.ci_slow
 @pytest.mark.real_data
 def test_real_profiles_of_other_patients_may_be_missing(data_root):
     config = GenomicsTable(file="cbioportal/cbioportal1066_mut.csv.gz", bare_columns="mut")

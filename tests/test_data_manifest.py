@@ -77,7 +77,7 @@ def test_parquet_and_spreadsheet_exports_are_read(tmp_path):
     assert clinical(tmp_path, text)[0].time_months == 1.5
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12)
 @given(st.lists(st.floats(0, 1e4), min_size=1, max_size=5))
 def test_days_and_months_are_the_same_time(tmp_path, months):
     rows = "".join(f"p{i},{m!r},{m * DAYS_PER_MONTH!r},1\n" for i, m in enumerate(months))

@@ -1,5 +1,7 @@
 """Generated cohorts: the truth is what it claims to be, and can be read from what is observed."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from memamba_core.config.simulation import SyntheticConfig
 from memamba_core.data.genomics import build_gene_groups
 from memamba_core.data.records import FeatureStore
 from memamba_core.data.synthetic import SyntheticCohort, generate_cohort
+from memamba_core.data.synthetic_outcomes import draw_outcomes
 from memamba_core.data.synthetic_slides import MemoryFeatures
 from memamba_core.errors import ConfigError, NoComparablePairError
 from memamba_core.survival.concordance import concordance_index
@@ -16,9 +19,11 @@ RISKS = ("genes", "patches", "both", "interaction")
 SMALL = SyntheticConfig(num_patients=60, num_sites=4, patches=(5, 12), num_genes=12, feature_width=8)
 
 
-def large(risk: str, **settings: object) -> SyntheticConfig:
+@cache
+def large(risk: str, **settings: object) -> SyntheticCohort:
+    """Two thousand patients, with little of each: for claims on a distribution."""
     values = {"num_patients": 2000, "patches": (10, 20), "num_genes": 6, "feature_width": 4, **settings}
-    return SyntheticConfig.parse({"risk": risk, **values}, "test")
+    return generate_cohort(SyntheticConfig.parse({"risk": risk, **values}, "test"))
 
 
 def in_order(generated: SyntheticCohort, values) -> np.ndarray:
@@ -177,7 +182,7 @@ def test_batch_effects_shift_hospitals_but_not_the_planted_directions():
 
 @pytest.mark.parametrize("risk", RISKS)
 def test_the_true_risk_is_the_one_configured(risk):
-    generated = generate_cohort(large(risk, effect=1.5))
+    generated = large(risk, missing_genes=0.3, missing_slides=0.3)
     gene, patch = in_order(generated, generated.gene_scores), in_order(generated, generated.patch_scores)
     true = in_order(generated, generated.true_risk)
     assert true.std() == pytest.approx(1.5, rel=1e-3 if risk == "interaction" else 1e-9)
@@ -204,7 +209,7 @@ def share_above(generated: SyntheticCohort) -> np.ndarray:
 
 
 def test_the_patch_score_is_the_share_of_rare_patches():
-    generated = generate_cohort(large("patches"))
+    generated = large("patches", missing_genes=0.3, missing_slides=0.3)
     records = [r for r in generated.cohort.records if r.slides]
     share = np.array([rare_patches(generated, r).mean() for r in records])
     score = np.array([generated.patch_scores[r.case_id][0] for r in records])
@@ -213,7 +218,7 @@ def test_the_patch_score_is_the_share_of_rare_patches():
 
 
 def test_the_interaction_has_no_marginal_effect():
-    generated = generate_cohort(large("interaction", missing_genes=0, missing_slides=0))
+    generated = large("interaction", missing_genes=0, missing_slides=0)
     time, event = outcomes(generated)
     true = in_order(generated, generated.true_risk)
     gene, patch = in_order(generated, generated.gene_scores), in_order(generated, generated.patch_scores)
@@ -225,7 +230,7 @@ def test_the_interaction_has_no_marginal_effect():
 
 @pytest.mark.parametrize("risk", RISKS)
 def test_what_is_observed_of_the_risk(risk):
-    generated = generate_cohort(large(risk, missing_genes=0.3, missing_slides=0.3))
+    generated = large(risk, missing_genes=0.3, missing_slides=0.3)
     cohort = generated.cohort
     for record in cohort.records:
         true, known = generated.true_risk[record.case_id], generated.observed_risk[record.case_id]
@@ -246,7 +251,7 @@ def test_what_is_observed_of_the_risk(risk):
 
 @pytest.mark.parametrize("risk", RISKS)
 def test_the_oracle(risk):
-    generated = generate_cohort(large(risk, missing_genes=0.2, missing_slides=0.2))
+    generated = large(risk, missing_genes=0.3, missing_slides=0.3)
     time, event = outcomes(generated)
     oracle = generated.oracle_c_index
     assert oracle == concordance_index(in_order(generated, generated.observed_risk), time, event)
@@ -262,18 +267,25 @@ def test_the_oracle(risk):
 
 
 def test_without_effect_the_oracle_guesses():
-    assert generate_cohort(large("both", effect=0)).oracle_c_index == 0.5
+    assert generate_cohort(SMALL.model_copy(update={"effect": 0.0})).oracle_c_index == 0.5
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.8])
 @pytest.mark.parametrize("effect", [0.5, 2.0])
 def test_as_many_are_censored_as_asked(share, effect):
-    generated = generate_cohort(large("genes", censoring=share, effect=effect))
-    assert 1 - generated.cohort.num_events / 2000 == pytest.approx(share, abs=0.04)
+    rng = np.random.default_rng(0)
+    config = SMALL.model_copy(update={"num_patients": 2000, "censoring": share})
+    _, event = draw_outcomes(config, effect * rng.standard_normal(2000), rng)
+    assert 1 - event.mean() == pytest.approx(share, abs=0.04)
+
+
+def test_the_share_of_the_censored_is_that_of_the_settings():
+    generated = large("genes", missing_genes=0.3, missing_slides=0.3)
+    assert 1 - generated.cohort.num_events / 2000 == pytest.approx(SyntheticConfig().censoring, abs=0.04)
 
 
 def test_times_have_the_configured_median_and_proportional_hazards():
-    generated = generate_cohort(large("genes", censoring=0, effect=1.0, median_months=20))
+    generated = large("genes", censoring=0.0, effect=1.0, median_months=20)
     time, _ = outcomes(generated)
     # Under the model, time x hazard is exponential with mean 1 whatever the risk.
     scaled = time * np.log(2) / 20 * np.exp(in_order(generated, generated.true_risk))

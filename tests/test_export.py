@@ -28,7 +28,7 @@ from simulation.export import export_sites
 from simulation.folds import assign_folds
 from simulation.partition import Sites, partition_cohort
 
-SYNTHETIC = SyntheticConfig(num_patients=40, num_sites=3, patches=(3, 9), num_genes=6, feature_width=4)
+SYNTHETIC = SyntheticConfig(num_patients=24, num_sites=3, patches=(3, 9), num_genes=6, feature_width=4)
 BY_TSS = PartitionConfig()
 
 

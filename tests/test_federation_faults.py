@@ -15,6 +15,7 @@ from memamba_core.training.trainer import train
 from memamba_core.wire import from_records, to_records
 from server.journal import Journal
 from server.rounds import run_federation
+from server.settle import settle
 
 SETTINGS = tiny(*GENES_ONLY, "federation.num_rounds=1")
 BAD = "site-02"
@@ -31,22 +32,40 @@ def only_in(message_type, change):
     return fault
 
 
+def one_lie_a_round(names):
+    """A fault in every answer to a training request: the first lie in round 1, the second in round 2."""
+
+    def fault(message, reply):
+        if message.metadata.message_type != "train":
+            return reply
+        change, _ = LIES[names[message.content.config_records["fields"]["server-round"] - 1]]
+        return Message(change(reply.content), reply_to=message)
+
+    return fault
+
+
+def test_each_round_goes_on_without_the_sites_that_lie_and_names_them(caplog):
+    """Two of four hospitals, with another lie in each round."""
+    names = list(LIES)
+    half = len(names) // 2
+    told = {BAD: names[:half], "site-03": names[half:]}
+    faults = {site: one_lie_a_round(lies) for site, lies in told.items()}
+    federation = Federation(tiny(*GENES_ONLY, f"federation.num_rounds={half}"), faults=faults)
+    result = federation.train()
+    assert len(result.rounds) == half == len(told["site-03"])
+    for record in result.rounds:
+        assert set(record.sites) == set(federation.sites)
+        assert all("trained" in record.sites[site] for site in federation.sites if site not in told)
+        for site, lies in told.items():
+            lie = lies[record.server_round - 1]
+            assert LIES[lie][1] in record.sites[site]["failure"], lie
+            assert f"round {record.server_round}: {site} is left out" in caplog.text, lie
+    assert all(np.isfinite(array).all() for array in result.weights.values())
+
+
 @pytest.fixture(scope="module")
 def honest():
     return Federation(SETTINGS).train()
-
-
-@pytest.mark.parametrize("name", LIES)
-def test_the_round_goes_on_without_the_site_and_names_it(name, caplog):
-    change, words = LIES[name]
-    federation = Federation(SETTINGS, faults={BAD: only_in("train", change)})
-    result = federation.train()
-    (record,) = result.rounds
-    assert words in record.sites[BAD]["failure"]
-    assert set(record.sites) == set(federation.sites)
-    assert all("trained" in record.sites[site] for site in federation.sites if site != BAD)
-    assert f"round 1: {BAD} is left out" in caplog.text
-    assert all(np.isfinite(array).all() for array in result.weights.values())
 
 
 def test_a_site_left_out_has_no_influence(honest):
@@ -93,27 +112,36 @@ def test_what_an_exception_says_stays_at_the_site(monkeypatch, caplog, tmp_path)
             assert "Jane" not in line.getMessage()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda r: with_fields(r, **{"loss-sum": float("inf")}),
-        lambda r: with_fields(r, **{"loss-sum": 1e308}),
-        lambda r: with_fields(r, **{"num-events": 10**6}),
-        lambda r: with_arrays(r, "counts", lambda a: a.update(histogram=np.zeros((2, 3, 4), np.int64))),
-        lambda r: with_arrays(r, "counts", lambda a: a.update(histogram=-a["histogram"])),
-        lambda r: broken_array(r),
-    ],
-    ids=["infinite loss", "absurd loss", "a million events", "another grid", "negative counts", "nonsense"],
-)
-def test_a_bad_closing_evaluation_is_left_out(change, caplog):
-    federation = Federation(SETTINGS, faults={BAD: only_in("evaluate", change)})
-    result = federation.train()
-    assert "failure" in result.evaluation.sites[BAD]
-    assert f"closing evaluation: {BAD} is left out" in caplog.text
-    others = [line for site, line in result.evaluation.sites.items() if site != BAD]
-    assert result.evaluation.num_patients == sum(line["num_patients"] for line in others) > 0
+CLOSING_LIES = {
+    "infinite loss": lambda r: with_fields(r, **{"loss-sum": float("inf")}),
+    "absurd loss": lambda r: with_fields(r, **{"loss-sum": 1e308}),
+    "a million events": lambda r: with_fields(r, **{"num-events": 10**6}),
+    "another grid": lambda r: with_arrays(r, "counts", lambda a: a.update(histogram=np.zeros((2, 3, 4), np.int64))),
+    "negative counts": lambda r: with_arrays(r, "counts", lambda a: a.update(histogram=-a["histogram"])),
+    "nonsense": broken_array,
+}
+
+
+@pytest.mark.parametrize("names", [list(CLOSING_LIES)[:3], list(CLOSING_LIES)[3:]], ids=", ".join)
+def test_a_bad_closing_evaluation_is_left_out(names, caplog):
+    """One at each of three hospitals; the fourth is honest."""
+    *bad, good = ("site-02", "site-03", "site-04", "site-01")
+    faults = {site: only_in("evaluate", CLOSING_LIES[name]) for site, name in zip(bad, names, strict=True)}
+    result = Federation(SETTINGS, faults=faults).train()
+    for site, name in zip(bad, names, strict=True):
+        assert "failure" in result.evaluation.sites[site], name
+        assert f"closing evaluation: {site} is left out" in caplog.text, name
+    assert result.evaluation.num_patients == result.evaluation.sites[good]["num_patients"] > 0
     assert np.isfinite(result.evaluation.loss)
     json.dumps(result.evaluation.sites, allow_nan=False)
+
+
+@pytest.fixture(scope="module")
+def without():
+    """Digest of what is agreed on where the bad site is not there."""
+    federation = Federation(SETTINGS)
+    grid = federation.grid([site for site in federation.sites if site != BAD])
+    return settle(grid, federation.run(), federation.cohort.signatures).agreement.digest()
 
 
 def lie_about(reply_class, records, **changes):
@@ -150,15 +178,22 @@ def lie_about(reply_class, records, **changes):
         "no events",
     ],
 )
-def test_sums_that_cannot_be_are_not_added_up(change):
+def test_sums_that_cannot_be_are_not_added_up(change, without):
     """The agreement is then that of the other sites, to the last bit."""
     federation = Federation(SETTINGS, faults={BAD: only_in("query.statistics", change)})
+    settlement = settle(federation.grid(), federation.run(), federation.cohort.signatures)
+    assert set(settlement.failures) == {BAD}
+    assert set(settlement.nodes) == set(federation.sites) - {BAD}
+    assert settlement.agreement.digest() == without
+
+
+def test_who_does_not_take_part_is_not_asked_to_train():
+    nothing = only_in("query.statistics", lambda r: RecordDict())
+    federation = Federation(SETTINGS, faults={BAD: nothing})
     result = federation.train()
     assert set(result.failures) == {BAD}
-    assert set(result.rounds[0].sites) == set(federation.sites) - {BAD}
-    absent = Federation(SETTINGS)
-    without = absent.train(sites=[site for site in absent.sites if site != BAD])
-    assert result.agreement.digest() == without.agreement.digest()
+    assert set(result.rounds[0].sites) == set(result.evaluation.sites) == set(federation.sites) - {BAD}
+    assert (BAD, "train") not in federation.asked
 
 
 def test_sites_under_the_floor_send_zeros_and_still_receive():

@@ -46,7 +46,7 @@ def site(federation, tmp_path):
     return dataclasses.replace(one, config=one.config.model_copy(update={"state": tmp_path / "state"}))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def requests(federation, agreement):
     """The honest requests of a run, by the class."""
     run = federation.run()

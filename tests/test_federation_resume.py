@@ -1,6 +1,7 @@
 """The same numbers twice: interrupted and undisturbed, in any order of the sites; and what a setting must change."""
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import pytest
@@ -26,6 +27,12 @@ class StopAfter:
     def on_round(self, record):
         if record.server_round == self.server_round:
             raise KeyboardInterrupt
+
+
+@cache
+def undisturbed(*settings):
+    """The result of a run from its beginning to its end."""
+    return Federation(settings).train()
 
 
 def assert_same(a, b):
@@ -62,24 +69,25 @@ def interrupted(settings, folder, *, after):
 )
 def test_a_resumed_run_is_the_undisturbed_one(strategy, tmp_path):
     settings = (*(BOTH if strategy == "fedadam" else FAST), f"strategy={strategy}")
-    undisturbed = Federation(settings).train()
-    assert_same(interrupted(settings, tmp_path, after=2 if strategy == "fedadam" else 1), undisturbed)
-    assert undisturbed.rounds[1].sites["site-01"]["incoming"]["loss_sum"] > 0  # something is compared
+    wanted = undisturbed(*settings)
+    assert_same(interrupted(settings, tmp_path, after=2 if strategy == "fedadam" else 1), wanted)
+    assert wanted.rounds[1].sites["site-01"]["incoming"]["loss_sum"] > 0  # something is compared
 
 
 def test_a_run_stopped_after_its_last_round_only_evaluates(tmp_path):
-    assert_same(interrupted(FAST, tmp_path, after=2), Federation(FAST).train())
+    assert_same(interrupted(FAST, tmp_path, after=2), undisturbed(*FAST))
 
 
 def test_a_damaged_newest_state_costs_one_round(tmp_path):
-    settings = tiny(*GENES_ONLY, "federation.num_rounds=3")
-    federation = Federation(settings)
+    federation = Federation(FAST)
     journal = Journal(tmp_path, federation.config.experiment.digest(), 0)
     with pytest.raises(KeyboardInterrupt):
         federation.train(journal=journal, observer=StopAfter(2))
     newest = max(tmp_path.iterdir())
     newest.write_bytes(newest.read_bytes()[:-8])
-    assert_same(Federation(settings).train(journal=journal), Federation(settings).train())
+    again = Federation(FAST)
+    assert_same(again.train(journal=journal), undisturbed(*FAST))
+    assert [kind for _, kind in again.asked].count("train") == len(again.sites)
 
 
 def test_what_was_warned_of_is_still_known_after_a_resume(tmp_path):
@@ -104,7 +112,7 @@ def test_what_was_warned_of_is_still_known_after_a_resume(tmp_path):
 
 
 def test_other_settings_do_not_go_on_with_the_journal(tmp_path):
-    federation = Federation(FAST)
+    federation = Federation(tiny(*GENES_ONLY, "federation.num_rounds=1"))
     federation.train(journal=Journal(tmp_path, federation.config.experiment.digest(), 0))
     other = Federation(tiny(*GENES_ONLY, "federation.num_rounds=4"))
     with pytest.raises(CheckpointError, match="other settings"):
@@ -112,7 +120,7 @@ def test_other_settings_do_not_go_on_with_the_journal(tmp_path):
 
 
 def test_the_order_of_the_sites_plays_no_part():
-    one, other = Federation(tiny()), Federation(tiny())
+    one, other = (Federation(tiny("federation.num_rounds=1")) for _ in range(2))
     assert_same(one.train(), other.train(sites=one.sites[::-1]))
 
 
@@ -125,18 +133,20 @@ def test_a_sites_result_does_not_depend_on_who_else_is_there():
     assert derive_seed(0, "st-elsewhere", 3, "order") == 8499041062883371616
 
 
+@pytest.mark.ci_slow
 @pytest.mark.parametrize(
     "change",
     [
         "seed=1",
         "federation.local_epochs=2",
-        pytest.param("strategy=fedprox", marks=pytest.mark.ci_slow),
-        pytest.param("strategy=fedmedian", marks=pytest.mark.ci_slow),
-        pytest.param("federation.optimizer.learning_rate=0.01", marks=pytest.mark.ci_slow),
+        "strategy=fedprox",
+        "strategy=fedmedian",
+        "federation.optimizer.learning_rate=0.01",
     ],
 )
 def test_a_setting_changes_the_weights(change):
     """House rule 10: an option that changes nothing is removed."""
-    several_steps = (*GENES_ONLY, "training.batch_size=4")  # the proximal term is zero in the first step of a round
-    base, changed = Federation(tiny(*several_steps)).train(), Federation(tiny(*several_steps, change)).train()
+    # Several steps, because the proximal term is zero in the first of a round.
+    settings = (*GENES_ONLY, "training.batch_size=4", "federation.num_rounds=1")
+    base, changed = undisturbed(*tiny(*settings)), undisturbed(*tiny(*settings, change))
     assert any(not np.array_equal(base.weights[name], changed.weights[name]) for name in base.weights)

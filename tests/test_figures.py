@@ -38,16 +38,16 @@ def _patients(num: int):
 @pytest.mark.parametrize(
     ("rounds", "train_loss", "holdout"),
     [
-        pytest.param(range(1, 31), [2 / r for r in range(1, 31)], None, id="training only"),
+        pytest.param(range(1, 31), [2 / r for r in range(1, 31)], None, id="training only", marks=pytest.mark.ci_slow),
         pytest.param(
             [1, 2, 3, 4],
             [2.0, None, 1.5, 1.4],
             {"c_index_within_site": [None, 0.5, None, 0.6], "holdout_loss": [2.1, 2.0, None, 1.9]},
             id="gaps",
         ),
-        pytest.param([1], [1.2], {"c_index_histogram": [0.5]}, id="one round"),
+        pytest.param([1], [1.2], {"c_index_histogram": [0.5]}, id="one round", marks=pytest.mark.ci_slow),
         pytest.param([1, 2], [None, None], {"c_index_histogram": [None, None]}, id="nothing told"),
-        pytest.param([], [], None, id="no round"),
+        pytest.param([], [], None, id="no round", marks=pytest.mark.ci_slow),
     ],
 )
 def test_learning_curves(tmp_path, rounds, train_loss, holdout):
@@ -73,7 +73,13 @@ def test_rounds_in_which_nothing_was_told_are_not_drawn(tmp_path):
 
 @pytest.mark.parametrize(
     "case",
-    ["ordinary", "no event", "all events", "equal risk", "mostly tied risk", "two patients", "one", "nobody"],
+    [
+        *("ordinary", "mostly tied risk", "nobody"),
+        *(
+            pytest.param(c, marks=pytest.mark.ci_slow)
+            for c in ("no event", "all events", "equal risk", "two patients", "one")
+        ),
+    ],
 )
 def test_kaplan_meier(tmp_path, case):
     num = {"two patients": 2, "one": 1, "nobody": 0}.get(case, 80)
@@ -87,7 +93,13 @@ def test_kaplan_meier(tmp_path, case):
     _assert_png(tmp_path / "km.png")
 
 
-@pytest.mark.parametrize(("num_sites", "overall"), [(0, None), (0, 0.7), (1, 0.51), (3, 0.68), (3, 0.3), (35, 0.97)])
+@pytest.mark.parametrize(
+    ("num_sites", "overall"),
+    [
+        *((0, None), (3, 0.68), (35, 0.97)),
+        *(pytest.param(*pair, marks=pytest.mark.ci_slow) for pair in ((0, 0.7), (1, 0.51), (3, 0.3))),
+    ],
+)
 def test_site_bars(tmp_path, num_sites, overall):
     rng = np.random.default_rng(1)
     sites = [
@@ -115,12 +127,13 @@ def test_site_bars(tmp_path, num_sites, overall):
             },
             0.78,
             id="ordinary",
+            marks=pytest.mark.ci_slow,
         ),
-        pytest.param({"federated": [0.66], "pooled": [0.64]}, None, id="one fold"),
+        pytest.param({"federated": [0.66], "pooled": [0.64]}, None, id="one fold", marks=pytest.mark.ci_slow),
         pytest.param({"federated": [0.66, None, 0.7], "local": [None, None, 0.4]}, None, id="gaps"),
-        pytest.param({"federated": [0.5, 0.5]}, 0.5, id="all the same"),
+        pytest.param({"federated": [0.5, 0.5]}, 0.5, id="all the same", marks=pytest.mark.ci_slow),
         pytest.param({"federated": [None], "local": []}, 0.8, id="no index"),
-        pytest.param({}, None, id="no method"),
+        pytest.param({}, None, id="no method", marks=pytest.mark.ci_slow),
     ],
 )
 def test_comparison(tmp_path, table, oracle):

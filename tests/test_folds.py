@@ -148,10 +148,10 @@ def test_split_files_that_are_not_there_or_of_another_cohort(tmp_path):
     ("cohort_name", "table"),
     [
         ("tcga_blca", "tcga_blca_mcat"),
-        ("tcga_luad", "tcga_luad_mcat"),
-        ("tcga_ucec", "tcga_ucec_mcat"),
-        ("tcga_brca", "tcga_brca_porpoise"),
-        ("tcga_gbmlgg", "tcga_gbmlgg_porpoise"),
+        pytest.param("tcga_luad", "tcga_luad_mcat", marks=pytest.mark.ci_slow),
+        pytest.param("tcga_ucec", "tcga_ucec_mcat", marks=pytest.mark.ci_slow),
+        pytest.param("tcga_brca", "tcga_brca_porpoise", marks=pytest.mark.ci_slow),
+        pytest.param("tcga_gbmlgg", "tcga_gbmlgg_porpoise", marks=pytest.mark.ci_slow),
     ],
 )
 def test_the_published_splits_hold_every_patient_once(data_root, caplog, cohort_name, table):

@@ -84,10 +84,10 @@ def assert_near(tensors, softplus=True, bound=2e-6):
 @pytest.mark.parametrize(
     ("batch", "channels", "states", "length"),
     [
-        (1, 1, 1, 1),  # less than a tile
-        (2, 4, 2, 4),  # a tile
+        pytest.param(1, 1, 1, 1, marks=pytest.mark.ci_slow),  # less than a tile
+        pytest.param(2, 4, 2, 4, marks=pytest.mark.ci_slow),  # a tile
         (1, 5, 3, 9),  # tiles that are not full, in both directions
-        (1, 2, 1, 22),  # more chunks than are carried over at a time
+        pytest.param(1, 2, 1, 22, marks=pytest.mark.ci_slow),  # more chunks than are carried over at a time
     ],
 )
 def test_equals_the_reference(batch, channels, states, length):
@@ -122,6 +122,7 @@ def test_extreme_steps_and_rates():
     assert_near(tensors, bound=1e-5)
 
 
+@pytest.mark.ci_slow
 def test_steps_past_the_end_stay_out_of_it():
     """They have a bias and no input; where states grow, 0 times infinity would be all that is left."""
     tensors = arguments(1, 2, 1, 5)
@@ -158,6 +159,7 @@ def test_nan_stays_where_it_is_and_behind():
         assert torch.equal(got[name].isnan(), value.isnan()), name
 
 
+@pytest.mark.ci_slow
 def test_without_gradients_and_with_them_twice():
     tensors = arguments(1, 3, 1, 6)
     y = triton_scan(*tensors.values(), True)

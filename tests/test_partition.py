@@ -226,9 +226,9 @@ def test_the_seed_decides_who_is_where():
     ("table", "num_sites", "num_patients"),
     [
         ("tcga_blca_mcat", 33, 373),
-        ("tcga_gbmlgg_porpoise", 35, 569),
-        ("tcga_luad_mcat", 33, 453),
-        ("tcga_brca_porpoise", 37, 956),
+        pytest.param("tcga_gbmlgg_porpoise", 35, 569, marks=pytest.mark.ci_slow),
+        pytest.param("tcga_luad_mcat", 33, 453, marks=pytest.mark.ci_slow),
+        pytest.param("tcga_brca_porpoise", 37, 956, marks=pytest.mark.ci_slow),  # the one with regions
     ],
 )
 def test_tcga_by_tissue_source_site(data_root, table, num_sites, num_patients):

@@ -61,9 +61,8 @@ def test_nothing_spent_costs_nothing():
 @pytest.mark.parametrize(
     ("epsilon", "noise"),
     [
-        (1, 4.06),
         (4, 1.38),
-        *(pytest.param(*pair, marks=pytest.mark.ci_slow) for pair in ((2, 2.28), (8, 0.94), (16, 0.69))),
+        *(pytest.param(*pair, marks=pytest.mark.ci_slow) for pair in ((1, 4.06), (2, 2.28), (8, 0.94), (16, 0.69))),
     ],
 )
 def test_calibration_is_for_the_whole_run(epsilon, noise):
@@ -74,7 +73,7 @@ def test_calibration_is_for_the_whole_run(epsilon, noise):
 
 
 @given(st.floats(1, 5), st.floats(0.01, 0.3), st.integers(1, 40))
-@settings(max_examples=5)
+@settings(max_examples=3)
 def test_more_steps_cost_more_and_more_noise_costs_less(noise, rate, steps):
     cost = epsilon_of([(NoisyStep(noise, rate), steps)], 1e-5)
     slack = 0.03  # both are upper bounds, not exact
@@ -102,15 +101,18 @@ def test_hopeless_numbers_do_not_take_for_ever():
     assert time.process_time() - start < 20
 
 
-def test_a_plan_is_the_same_wherever_it_is_computed():
-    experiment = compose_experiment(["privacy=dp_sgd", "federation.num_rounds=5"])
-    plan = plan_of(experiment)
-    assert plan == plan_of(compose_experiment(["privacy=dp_sgd", "federation.num_rounds=5"]))
-    assert epsilon_of([(plan.step, plan.steps_per_round * 5)], plan.delta) <= 8.0
+@pytest.fixture(scope="module")
+def plan():
+    return plan_of(compose_experiment(["privacy=dp_sgd", "federation.num_rounds=4"]))
+
+
+def test_a_plan_is_calibrated_for_all_rounds_together(plan):
+    assert plan.steps_per_round * plan.num_rounds == 4
+    assert plan.step.noise_multiplier == calibrate_noise(8.0, 1e-5, plan.step.sampling_rate, 4)
+    assert epsilon_of([(plan.step, 4)], plan.delta) <= 8.0
     assert plan_of(compose_experiment()) is None
 
 
-def test_the_divisor_depends_on_the_band_alone():
-    plan = plan_of(compose_experiment(["privacy=dp_sgd", "federation.num_rounds=2"]))
+def test_the_divisor_depends_on_the_band_alone(plan):
     assert plan.divisor(100) == pytest.approx(90.0)
     assert plan.divisor(1) == 1.0

@@ -93,12 +93,14 @@ def test_a_hospital_of_26_patients_sends_what_one_of_40_sends(tmp_path, caplog):
         assert small[part] == large[part], part
 
 
+@pytest.mark.ci_slow
 def test_another_band_is_told(tmp_path, caplog):
     """The comparison can fail: here it must."""
     small, other = (everything_told(tmp_path / str(n), n, caplog) for n in (20, 40))
     assert {part for part in small if small[part] != other[part]} >= {"facts", "weights", "checkpoint", "rounds"}
 
 
+@pytest.mark.ci_slow
 @pytest.mark.parametrize("mutant", ["divided by how many there are", "counts told as they are"])
 def test_each_mutant_is_caught(mutant, tmp_path, caplog, monkeypatch):
     if mutant == "divided by how many there are":

@@ -81,7 +81,7 @@ def step(model, patients, *, noise=1.0, random=None, optimizer_class=PatientOpti
     return moved
 
 
-@pytest.mark.parametrize("num", [0, 1, 5, 23])
+@pytest.mark.parametrize("num", [0, 1, 12])
 def test_a_step_is_the_sum_of_clipped_gradients_over_the_agreed_divisor(model, num):
     patients = cohort(num)
     wanted = torch.zeros_like(flat(model.parameters()))
@@ -92,13 +92,13 @@ def test_a_step_is_the_sum_of_clipped_gradients_over_the_agreed_divisor(model, n
 
 
 def test_gradients_are_large_enough_for_clipping_to_matter(model):
-    norms = [float(gradient(model, one).norm()) for one in cohort(23)]
-    assert sum(norm > MAX_NORM for norm in norms) > 5
+    norms = [float(gradient(model, one).norm()) for one in cohort(12)]
+    assert sum(norm > MAX_NORM for norm in norms) > 3
     assert sum(norm < MAX_NORM for norm in norms) > 0
 
 
 def test_leaving_a_patient_out_moves_the_sum_by_at_most_the_norm(model):
-    patients = cohort(7)
+    patients = cohort(5)
     whole = step(model, patients) * DIVISOR
     for left_out in range(len(patients)):
         others = patients[:left_out] + patients[left_out + 1 :]

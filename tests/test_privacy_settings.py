@@ -1,6 +1,10 @@
 """Under differential privacy, what is not safe patient by patient is refused when the settings are composed."""
 
+import functools
+import operator
+
 import pytest
+import yaml
 
 from memamba_core.config.compose import compose_experiment, compose_foreign_experiment
 from memamba_core.config.experiment import Experiment
@@ -8,12 +12,16 @@ from memamba_core.config.privacy import PrivacyConfig
 from memamba_core.errors import ConfigError
 
 
-def test_the_mode_brings_everything_that_it_needs():
-    experiment = compose_experiment(["privacy=dp_sgd"])
-    assert experiment.privacy == PrivacyConfig(name="dp_sgd")
-    agreement = experiment.agreement
+@pytest.fixture(scope="module")
+def private():
+    return compose_experiment(["privacy=dp_sgd"])
+
+
+def test_the_mode_brings_everything_that_it_needs(private):
+    assert private.privacy == PrivacyConfig(name="dp_sgd")
+    agreement = private.agreement
     assert {agreement.time_bins, agreement.gene_scaling, agreement.feature_scaling} == {"public"}
-    assert experiment.federation.optimizer.name == "sgd"
+    assert private.federation.optimizer.name == "sgd"
 
 
 @pytest.mark.parametrize(
@@ -32,9 +40,15 @@ def test_the_mode_brings_everything_that_it_needs():
         ("privacy.delta=0.5", "delta"),
     ],
 )
-def test_what_is_not_safe_is_refused_with_its_reason(override, reason):
+def test_what_is_not_safe_is_refused_with_its_reason(private, override, reason):
+    key, _, value = override.partition("=")
+    *path, last = key.split(".")
+    settings = private.model_dump()
+    group = functools.reduce(operator.getitem, path, settings)
+    assert last in group
+    group[last] = yaml.safe_load(value)
     with pytest.raises(ConfigError, match=reason):
-        compose_experiment(["privacy=dp_sgd", override])
+        Experiment.parse(settings, "test")
 
 
 def test_settings_without_the_mode_would_change_nothing_and_are_refused():

@@ -20,7 +20,7 @@ from memamba_core.training.private import train_privately
 from memamba_core.training.seeding import seeded
 from server.settle import settle
 
-NUM_PATIENTS = 12
+NUM_PATIENTS = 6
 BAND = 10
 
 

@@ -6,7 +6,7 @@ import typing
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -103,6 +103,7 @@ def test_each_phase_has_a_request_and_a_reply():
 
 
 @pytest.mark.parametrize("message_type", MESSAGES)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_a_message_survives_the_trip(message_type, data):
     message = data.draw(messages(message_type))
@@ -110,6 +111,7 @@ def test_a_message_survives_the_trip(message_type, data):
 
 
 @pytest.mark.parametrize("message_type", MESSAGES)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_what_travels_is_kebab_case_and_of_types_that_flower_records_hold(message_type, data):
     payload = data.draw(messages(message_type)).to_payload()

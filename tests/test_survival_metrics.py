@@ -4,7 +4,7 @@ import time as clock
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifelines.statistics import logrank_test
 from lifelines.utils import concordance_index as lifelines_concordance_index
@@ -183,6 +183,7 @@ def test_log_rank_p_is_none_where_there_is_nothing_to_test(time, event, group):
     assert log_rank_p(np.array(time, dtype=float), np.array(event, dtype=bool), np.array(group, dtype=int)) is None
 
 
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.booleans()), max_size=12))
 def test_log_rank_p_is_a_probability_or_none(patients):
     group, time, event = _arrays(patients)

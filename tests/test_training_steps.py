@@ -199,8 +199,8 @@ def test_steps_with_a_gradient_that_is_not_finite_are_left_out(parts, monkeypatc
 
 def test_counts_are_of_distinct_patients(parts):
     _, once = trained(parts, span=Span(0, 1, 1))
-    _, thrice = trained(parts, span=Span(0, 3, 3))
-    assert once.trained == thrice.trained
+    _, twice = trained(parts, span=Span(0, 2, 2))
+    assert once.trained == twice.trained
     assert once.trained["head"] == 16
     assert once.trained["genomics"] + once.trained["absent_genomics"] == 16
 
@@ -213,11 +213,11 @@ def test_every_epoch_is_told(parts):
 
 
 def test_bfloat16_trains_float32_weights_to_nearly_the_same(parts):
-    full, _ = trained(parts)
+    full, plain = trained(parts)
     half, result = trained(parts, settings=config(precision="bfloat16"))
     assert all(array.dtype == np.float32 for array in half.values())
     assert not same(full, half)
-    assert result.mean_loss == pytest.approx(trained(parts)[1].mean_loss, rel=0.05)
+    assert result.mean_loss == pytest.approx(plain.mean_loss, rel=0.05)
 
 
 def test_the_precision_of_products_is_that_of_the_settings_and_ends_with_training(parts, monkeypatch):

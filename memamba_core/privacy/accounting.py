@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from memamba_core.errors import ConfigError
 
@@ -28,6 +28,7 @@ _RDP_ORDERS: Final = (1.25, 1.5, 1.75, *range(2, 65))
 """Orders of divergence for the gate. Any order bounds; Opacus' hundred fractional ones are slow where q is large."""
 _PRV_ERROR: Final = 0.01
 """Accuracy of the numerical composition, in epsilon; it is on the safe side."""
+_Spent = tuple[tuple["NoisyStep", int], ...]
 
 
 @dataclass(frozen=True, order=True)
@@ -76,22 +77,28 @@ def epsilon_of(spent: Iterable[tuple[NoisyStep, int]], delta: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(spent: tuple[tuple[NoisyStep, int], ...], delta: float) -> float:
+def _epsilon(spent: _Spent, delta: float) -> float:
     if not spent:
         return 0.0
+    by_rdp = _by_rdp(spent, delta)
+    if not by_rdp <= _HOPELESS:
+        return by_rdp
+    return min(_by_accountant("prv", spent, delta=delta, eps_error=_PRV_ERROR), by_rdp)
+
+
+@lru_cache(maxsize=4096)
+def _by_rdp(spent: _Spent, delta: float) -> float:
+    return _by_accountant("rdp", spent, delta=delta, alphas=list(_RDP_ORDERS))
+
+
+def _by_accountant(mechanism: str, spent: _Spent, **options: Any) -> float:
     from memamba_core.privacy.opacus_edge import create_accountant
 
-    history = [(step.noise_multiplier, step.sampling_rate, count) for step, count in spent]
+    accountant = create_accountant(mechanism)
+    accountant.history = [(step.noise_multiplier, step.sampling_rate, count) for step, count in spent]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that other orders of divergence would bound by_rdp more tightly
-        gate = create_accountant("rdp")
-        gate.history = history
-        by_rdp = float(gate.get_epsilon(delta=delta, alphas=list(_RDP_ORDERS)))
-        if not by_rdp <= _HOPELESS:
-            return by_rdp
-        accountant = create_accountant("prv")
-        accountant.history = history
-        return min(float(accountant.get_epsilon(delta=delta, eps_error=_PRV_ERROR)), by_rdp)
+        warnings.simplefilter("ignore", UserWarning)  # that other orders of divergence would bound RDP more tightly
+        return float(accountant.get_epsilon(**options))
 
 
 def calibrate_noise(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
@@ -114,14 +121,15 @@ def calibrate_noise(epsilon: float, delta: float, sampling_rate: float, steps: i
 
 @lru_cache(maxsize=256)
 def _calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    def cost(thousandths: int) -> float:
-        return epsilon_of([(NoisyStep(thousandths / 1000, sampling_rate), steps)], delta)
+    def suffices(thousandths: int) -> bool:
+        spent = ((NoisyStep(thousandths / 1000, sampling_rate), steps),)
+        return _by_rdp(spent, delta) <= epsilon or _epsilon(spent, delta) <= epsilon  # PRV where RDP leaves it open
 
     low, high = (round(1000 * bound) for bound in NOISE_RANGE)
-    if cost(low) <= epsilon:
+    if suffices(low):
         return low / 1000
     top = 2 * low
-    while cost(top) > epsilon:  # not at once to the end: an accountant takes long where there is much noise
+    while not suffices(top):  # not at once to the end: an accountant takes long where there is much noise
         low, top = top, 2 * top
         if top > high:
             raise ConfigError(
@@ -130,7 +138,7 @@ def _calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) -
             )
     while top - low > 1:
         middle = (low + top) // 2
-        low, top = (low, middle) if cost(middle) <= epsilon else (middle, top)
+        low, top = (low, middle) if suffices(middle) else (middle, top)
     return top / 1000
 
 
