@@ -7,6 +7,7 @@ they where the model is computed with but not the subject (`_AROUND`): that save
 
 import gc
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -75,6 +76,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("real_data"):
                 item.add_marker(pytest.mark.skip(reason=_NO_DATA))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command sets up logging for its own process; here that would be for every test after it."""
+    loggers = [logging.root, *(x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger))]
+    before = [(logger, logger.level, tuple(logger.handlers)) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        if logger.level != level:
+            logger.setLevel(level)
+        for handler in set(logger.handlers).difference(handlers):
+            logger.removeHandler(handler)
 
 
 @pytest.fixture
