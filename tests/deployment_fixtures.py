@@ -150,8 +150,8 @@ class Deployment:
         path = self.root / f"{label}.log"
         return path.read_text() if path.exists() else ""
 
-    def wait_for(self, label: str, text: str, seconds: float = 120.0) -> None:
-        """Wait until a process has said something."""
+    def wait_for(self, label: str, text: str, seconds: float = 300.0) -> None:
+        """Wait until a process has said something; on a busy machine four of them need two minutes to start."""
         deadline = time.monotonic() + seconds
         while text not in self.said(label):
             assert self.processes[label].poll() is None, f"{label} ended: {self.said(label)}"
