@@ -53,7 +53,7 @@ simulate: $(READY) ## train the embedded example federation on this machine; say
 	$(BIN)/flower-simulate $(or $(ARGS),$(DEMO))
 
 .PHONY: test
-test: $(READY) ## the fast tests, one to two minutes on two cores
+test: $(READY) ## the fast tests, one to three minutes on two cores
 	$(PYTEST) $(ARGS)
 
 .PHONY: test-ci
