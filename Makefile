@@ -104,6 +104,10 @@ bench: $(READY) ## speed of scan, block and model, ten minutes; ARGS=--write als
 	  echo 'mambapy could not be installed: measured without it' >&2
 	$(BIN)/python benchmarks/scan_speed.py $(ARGS)
 
+.PHONY: bench-gpu
+bench-gpu: $(READY) ## speed of the scans for a GPU, and what is built of them; ARGS=--write also into docs/BENCHMARKS-GPU.md
+	$(BIN)/python benchmarks/gpu_speed.py $(ARGS)
+
 .PHONY: bench-federation
 bench-federation: $(READY) ## the cost of federating, and baselines; the studies of docs/RESULTS.md: see benchmarks/README.md
 	$(BIN)/python benchmarks/federation_overhead.py

@@ -1,6 +1,7 @@
 """What is raced: scans, blocks, layers and whole models, each as a function of no arguments.
 
-A contestant is a dictionary with a `kind` (a function below), what that function takes, and a `length`.
+A contestant is a dictionary with a `kind` (a function below), what that function takes, a `length`, and a `device` if
+it is not to run on the CPU. What it is made of is drawn on the CPU, and so the same everywhere.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ class NotHereError(Exception):
 
 
 def build(contestant: dict[str, Any]) -> Call:
-    """The function to call.
+    """The function to call; it returns when the device is done.
 
     Raises:
         NotHereError: it needs a package that is not here.
@@ -45,11 +46,19 @@ def build(contestant: dict[str, Any]) -> Call:
     precision = options.pop("precision", None)
     if precision is not None:
         torch.set_float32_matmul_precision(precision)
-    call: Call = _KINDS[options.pop("kind")](**options)
-    return call
+    device = torch.device(options.pop("device", "cpu"))
+    call: Call = _KINDS[options.pop("kind")](**options, device=device)
+    if device.type != "cuda":
+        return call
+
+    def call_and_wait() -> None:
+        call()
+        torch.cuda.synchronize(device)
+
+    return call_and_wait
 
 
-def scan(name: str, length: int, channels: int, *, backward: bool) -> Call:
+def scan(name: str, length: int, channels: int, *, backward: bool, device: torch.device) -> Call:
     """A selective scan of one sequence with everything fused into it, in the layout that the block has.
 
     Args:
@@ -57,14 +66,15 @@ def scan(name: str, length: int, channels: int, *, backward: bool) -> Call:
         length: L.
         channels: E.
         backward: with the gradient of every argument, or under `no_grad`.
+        device: where.
     """
-    wide = torch.randn(1, length, 3 * channels)
+    wide = torch.randn(1, length, 3 * channels).to(device)
     u, delta, z = (x.transpose(1, 2) for x in wide.chunk(3, dim=2))
-    B, C = torch.randn(1, length, 2 * STATES).transpose(1, 2).chunk(2, dim=1)
+    B, C = torch.randn(1, length, 2 * STATES).to(device).transpose(1, 2).chunk(2, dim=1)
     A, D, bias = -torch.rand(channels, STATES) * 16 - 0.1, torch.randn(channels), torch.randn(channels) - 4
-    tensors = [tensor.detach().requires_grad_(backward) for tensor in (u, delta, A, B, C, D, z, bias)]
+    tensors = [tensor.detach().to(device).requires_grad_(backward) for tensor in (u, delta, A, B, C, D, z, bias)]
     function = _scan_function(name)
-    weights = torch.randn(1, length, channels).transpose(1, 2)
+    weights = torch.randn(1, length, channels).to(device).transpose(1, 2)
 
     def call() -> object:
         if not backward:
@@ -105,22 +115,22 @@ def _mambapy_scan() -> Callable[..., Tensor]:
     return run
 
 
-def block(name: str, length: int, d_model: int) -> Call:
+def block(name: str, length: int, d_model: int, *, device: torch.device) -> Call:
     """Forward and backward pass of one Mamba block: with a backend of this project, or mambapy's."""
     if name != "mambapy":
-        return _step(Mamba(d_model, scan_backend=name), torch.randn(1, length, d_model))
+        return _step(Mamba(d_model, scan_backend=name), torch.randn(1, length, d_model), device)
     try:
         from mambapy.mamba import MambaBlock, MambaConfig
     except ImportError:
         raise NotHereError("mambapy is not installed (pip install -e '.[bench]')") from None
-    return _step(MambaBlock(MambaConfig(d_model=d_model, n_layers=1)), torch.randn(1, length, d_model))
+    return _step(MambaBlock(MambaConfig(d_model=d_model, n_layers=1)), torch.randn(1, length, d_model), device)
 
 
-def layers(name: str, length: int, d_model: int) -> Call:
+def layers(name: str, length: int, d_model: int, *, device: torch.device) -> Call:
     """Forward and backward pass of four residual Mamba blocks, or of two layers of attention."""
     if name in RIVALS:
-        return _step(AttentionLayers(RIVALS[name], d_model), torch.randn(1, length, d_model))
-    return _step(_Blocks(name, d_model), torch.randn(1, length, d_model))
+        return _step(AttentionLayers(RIVALS[name], d_model), torch.randn(1, length, d_model), device)
+    return _step(_Blocks(name, d_model), torch.randn(1, length, d_model), device)
 
 
 class _Blocks(nn.Module):
@@ -137,29 +147,31 @@ class _Blocks(nn.Module):
         return tokens_BLD
 
 
-def _step(module: nn.Module, tokens: Tensor) -> Call:
+def _step(module: nn.Module, tokens: Tensor, device: torch.device) -> Call:
     """Forward and backward pass, with the gradient at the tokens too, as inside a model."""
-    tokens.requires_grad_()
+    module, tokens = module.to(device), tokens.to(device).requires_grad_()
     weights = torch.randn_like(tokens)
     wanted = [tokens, *module.parameters()]
     # A view, because a module that is handed a leaf cannot have its products counted (`race.products`).
     return lambda: torch.autograd.grad(module(tokens.view_as(tokens)), wanted, weights)
 
 
-def model(name: str, length: int, d_model: int) -> Call:
+def model(name: str, length: int, d_model: int, *, device: torch.device, scan_backend: str = "auto") -> Call:
     """One training step on one patient with a bag of that length: forward, loss, backward, AdamW.
 
     Args:
         name: `ME-Mamba` (three experts, genes besides the bag), `full attention` or `Nystrom` (the bag alone).
         length: patches.
         d_model: width of all.
+        device: where; the patches are there.
+        scan_backend: of ME-Mamba.
     """
-    patches_PF = torch.randn(length, SPEC.feature_width)
-    time_bin, event = torch.tensor([1]), torch.tensor([True])
+    patches_PF = torch.randn(length, SPEC.feature_width).to(device)
+    time_bin, event = torch.tensor([1], device=device), torch.tensor([True], device=device)
     network: nn.Module
     if name == "ME-Mamba":
-        network = build_model(ModelConfig(d_model=d_model), SPEC, seed=0)
-        patient = PatientInputs(SurvivalTarget(20.0, True, 1), Bag(patches_PF), torch.randn(SPEC.num_genes))
+        network = build_model(ModelConfig(d_model=d_model, scan_backend=scan_backend), SPEC, seed=0)
+        patient = PatientInputs(SurvivalTarget(20.0, True, 1), Bag(patches_PF), torch.randn(SPEC.num_genes)).to(device)
 
         def logits() -> tuple[Tensor, Tensor]:
             output = network([patient])
@@ -169,9 +181,9 @@ def model(name: str, length: int, d_model: int) -> Call:
         network = AttentionAggregator(RIVALS[name], SPEC.feature_width, d_model, SPEC.num_bins)
 
         def logits() -> tuple[Tensor, Tensor]:
-            return network(patches_PF.unsqueeze(0)), torch.zeros(())
+            return network(patches_PF.unsqueeze(0)), patches_PF.new_zeros(())
 
-    network.train()
+    network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
 
     def call() -> None:

@@ -9,7 +9,8 @@ what was measured until then stands.
 
 Memory: one process per contestant. It is called on a short sequence first, so that code is loaded; then Linux is asked
 to forget the process's peak of resident memory, the contestant is called once, and the peak less what was resident
-before is what it needed beyond its inputs. Where Linux cannot be asked there is no figure.
+before is what it needed beyond its inputs. Where Linux cannot be asked there is no figure. On a GPU torch keeps the
+peak of what it handed out, and a race finds both.
 
 Products: torch counts the multiplications and additions of its matrix products and convolutions in one call. They
 depend on shapes alone. What compiled kernels of this project compute is not seen.
@@ -42,11 +43,13 @@ class Measured:
         value: median seconds, bytes, or operations; None if there is no figure.
         count: timed calls or groups of calls.
         word: why there is no figure.
+        peak: bytes that a call of a race needs at its peak, beyond its inputs; None but on a GPU.
     """
 
     value: float | None
     count: int = 0
     word: str = ""
+    peak: int | None = None
 
 
 @dataclass
@@ -72,13 +75,16 @@ def race(contestants: Sequence[Contestant], *, threads: int, seconds: float, clo
     lines = _work({"race": list(contestants), "seconds": seconds}, threads, limit)
     samples: dict[int, list[float]] = {}
     words: dict[int, str] = {}
+    peaks: dict[int, int] = {}
     for line in lines:
         if "word" in line:
             words[line["contestant"]] = line["word"]
+        elif "bytes" in line:
+            peaks[line["contestant"]] = line["bytes"]
         else:
             samples.setdefault(line["contestant"], []).append(line["seconds"])
     return [
-        Measured(statistics.median(samples[i]), len(samples[i]))
+        Measured(statistics.median(samples[i]), len(samples[i]), peak=peaks.get(i))
         if i in samples
         else Measured(None, word=words.get(i, f"not reached in {limit:.0f} s"))
         for i in range(len(contestants))
@@ -122,6 +128,9 @@ def _tell(**line: Any) -> None:
 
 def _race_here(contestants: Sequence[Contestant], seconds: float) -> None:
     from contestants import NotHereError, build
+    from torch import OutOfMemoryError, cuda
+
+    from memamba_core.errors import MissingBackendError
 
     calls: dict[int, Any] = {}
     groups: dict[int, int] = {}
@@ -137,8 +146,19 @@ def _race_here(contestants: Sequence[Contestant], seconds: float) -> None:
         try:
             call = build(contestant)
             call()
+            if "device" in contestant:
+                cuda.reset_peak_memory_stats()
+                before = cuda.memory_allocated()
+                call()
+                _tell(contestant=i, bytes=cuda.max_memory_allocated() - before)
         except NotHereError as reason:
             _tell(contestant=i, word=str(reason))
+            continue
+        except MissingBackendError:
+            _tell(contestant=i, word="not installed")
+            continue
+        except OutOfMemoryError:
+            _tell(contestant=i, word="out of memory")
             continue
         calls[i], groups[i] = call, 1
         spent[i] = take_turn(i)

@@ -34,7 +34,7 @@ Printed by `{command}` on {date}.
 * Times are medians; the contestants of a row take turns in one process. Memory is the peak of resident memory of a
   process of its own. [race.py](../benchmarks/race.py) says how exactly. On a machine that does other work as well the
   times are worth little, the ratios in brackets more.
-* No graphics card was at hand: nothing here says how fast the backends for one are."""
+* For graphics cards see [BENCHMARKS-GPU.md](BENCHMARKS-GPU.md)."""
 
 
 def header(command: str) -> str:
@@ -111,7 +111,7 @@ def gigaflops(measured: Measured) -> str:
     return cell(measured, lambda value: f"{value / 1e9:.1f}")
 
 
-def bytes_of_tensors(measured: Measured, tensor: float) -> str:
+def bytes_of_tensors(measured: Measured | None, tensor: float) -> str:
     """Bytes in MB, and in tensors of so many bytes."""
     return cell(measured, lambda value: f"{value / 1e6:,.0f} ({value / tensor:.1f})")
 

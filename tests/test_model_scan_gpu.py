@@ -62,8 +62,9 @@ def in_float64(tensors):
 
 
 def assert_near(got, wanted, bound):
-    """Norm of the difference relative to the norm of what is wanted."""
-    found = {name: ((got[name] - value).norm() / value.norm()).item() for name, value in wanted.items()}
+    """Norm of the difference relative to the norm of what is wanted; nothing but 0 is near 0."""
+    least = torch.finfo(torch.float64).tiny
+    found = {n: ((got[n] - value).norm() / value.norm().clamp(min=least)).item() for n, value in wanted.items()}
     assert all(error < bound for error in found.values()), found
 
 
@@ -104,17 +105,19 @@ def test_a_long_sequence(backend):
 
 
 def test_a_bag_of_two_hundred_thousand(backend):
-    """More numbers than 2^31 bytes, and no length x channels x states among them."""
+    """More numbers than 2^31 bytes, and no length x channels x states among them: that would be 16 tensors alone."""
     tensors = arguments(1, 512, 16, 200_000)
+    weights = torch.randn_like(tensors["u"])
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    got = run(tensors, backend)
-    assert all(value.isfinite().all() for value in got.values())
+    y = selective_scan(**tensors, delta_softplus=True, backend=backend)
+    gradients = torch.autograd.grad(y, tensors.values(), weights)
     one = 4 * 512 * 200_000
-    assert (torch.cuda.max_memory_allocated() - before) / one < 15  # one tensor with states would be 16
+    assert (torch.cuda.max_memory_allocated() - before) / one < 11
+    assert all(value.isfinite().all() for value in (y, *gradients))
     few = {name: t.detach()[..., :2000] if t.ndim == 3 else t.detach() for name, t in tensors.items()}
     wanted = selective_scan(**{n: t.double() for n, t in few.items()}, delta_softplus=True, backend="chunked")
-    torch.testing.assert_close(got["y"][..., :2000].double(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(y[..., :2000].double(), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_extreme_steps_and_rates():

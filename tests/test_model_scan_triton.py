@@ -18,9 +18,12 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not here (it has no wheels for this platform)", allow_module_level=True)
 
 
+_OURS = ("scan_triton_rows", "scan_triton_forward", "scan_triton_backward")
+
+
 def _modules():
     """Triton's modules, and ours made with it. Its compiled part cannot be loaded twice in a process."""
-    names = ("triton", "memamba_core.model.scan_triton_rows", "memamba_core.model.scan_triton_kernels")
+    names = ("triton", *(f"memamba_core.model.{name}" for name in _OURS))
     return [n for n in sys.modules if f"{n}.".startswith(tuple(f"{m}." for m in names)) and "._C" not in n]
 
 
@@ -31,13 +34,14 @@ def _interpreted():
         patch.setenv("TRITON_INTERPRET", "1")
         for name in _modules():
             patch.delitem(sys.modules, name)
-        for name in ("scan_triton_rows", "scan_triton_kernels"):
+        for name in _OURS:
             patch.delattr(model, name, raising=False)
         patch.setattr(scan_triton, "STEPS", 4)
         patch.setattr(scan_triton, "CHANNELS", 4)
+        patch.setattr(scan_triton, "GROUP", 4)
         scan_triton._load_kernels.cache_clear()
         yield
-        for name in ("scan_triton_rows", "scan_triton_kernels"):
+        for name in _OURS:
             vars(model).pop(name, None)
         for name in _modules():
             del sys.modules[name]
@@ -191,12 +195,11 @@ import re, sys
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from memamba_core.model import scan_triton, scan_triton_kernels as kernels
+from memamba_core.model import scan_triton
 
 fixed = {"SOFTPLUS": True, "REVERSE": True, "STEPS": scan_triton.STEPS, "CHANNELS": scan_triton.CHANNELS}
-fixed |= {"E": 512, "N": 16, "B_l": 48, "C_l": 48, "z_l": 1024}
-for name in kernels.__all__:
-    kernel = getattr(kernels, name)
+fixed |= {"GROUP": scan_triton.GROUP, "E": 512, "N": 16, "B_l": 48, "C_l": 48, "z_l": 1024}
+for name, kernel in scan_triton._load_kernels()._asdict().items():
     signature, constants = {}, {}
     for place, argument in enumerate(kernel.arg_names):
         if argument in fixed or argument.endswith("_l"):
@@ -205,9 +208,12 @@ for name in kernels.__all__:
             signature[argument] = "i32" if argument in ("L", "chunks") or argument.endswith("_b") else "*fp32"
     target = GPUTarget("cuda", int(sys.argv[1]), 32)
     code = compile(ASTSource(kernel, signature, constants), target, options={"num_warps": 1})
-    # A lane is a channel: lanes talk only to sum the gradients of B and C, 5 shuffles for each step.
+    # A lane is a channel. Lanes exchange what all channels of a step share, B and C, and the sums of their gradients,
+    # which halve what is left with each exchange: STEPS - 1, and then as often as there are twice as many lanes.
+    exchanges = scan_triton.STEPS - 1 + (scan_triton.CHANNELS // scan_triton.STEPS).bit_length() - 1
+    wanted = {"carry_over": 0, "outputs": 2 * scan_triton.STEPS, "gradients": 2 * (scan_triton.STEPS + exchanges)}
     shuffles = len(re.findall("shfl", code.asm["ptx"]))
-    assert shuffles == (2 * 5 * scan_triton.STEPS if name == "gradients" else 0), (name, shuffles)
+    assert shuffles == wanted.get(name, scan_triton.STEPS), (name, shuffles)
     assert code.metadata.shared == 0, name
     print(name, len(code.asm["cubin"]))
 """

@@ -21,7 +21,6 @@ import shutil
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -33,10 +32,14 @@ from memamba_core.model.scan_chunked import chunked_scan
 
 __all__ = ["triton_is_missing", "triton_scan"]
 
-STEPS: Final = 16
-"""Steps of a chunk: as many as fit the registers of the backward pass."""
+STEPS: Final = 8
+"""Steps of a chunk. With more there is less to carry over, and too few registers for programs side by side."""
 CHANNELS: Final = 32
 """Channels of a program: one for each lane of a warp."""
+REGISTERS: Final[int | None] = 128
+"""Most that a thread of the last kernel may take: with fewer, more programs run side by side and wait less."""
+GROUP: Final = 32
+"""Chunks that are read at a time when states are carried over."""
 _OLDEST: Final = (3, 4)
 """Version of triton from which on the kernels compile: they need tuples that a loop carries on."""
 
@@ -83,12 +86,25 @@ def triton_scan(
     return inputs.outputs(inputs.states()[0])
 
 
-@functools.cache
-def _load_kernels() -> ModuleType:
-    """The kernels, not yet compiled. Importing triton takes a second, so it waits for the first scan."""
-    from memamba_core.model import scan_triton_kernels
+class _Kernels(NamedTuple):
+    """What triton compiles, at the first launch."""
 
-    return scan_triton_kernels
+    chunk_states: Any
+    carry_over: Any
+    outputs: Any
+    chunk_adjoints: Any
+    gradients: Any
+
+
+@functools.cache
+def _load_kernels() -> _Kernels:
+    """The kernels, not yet compiled. Importing triton takes a second, so it waits for the first scan."""
+    from memamba_core.model import scan_triton_backward as backward
+    from memamba_core.model import scan_triton_forward as forward
+
+    return _Kernels(
+        forward.chunk_states, forward.carry_over, forward.outputs, backward.chunk_adjoints, backward.gradients
+    )
 
 
 class _Sequence(NamedTuple):
@@ -175,20 +191,19 @@ class _Inputs:
         """Memory where the inputs are."""
         return torch.empty(self.batch, *shape, device=self.A_NE.device)
 
-    def launch(self, kernel: Any, *arguments: object) -> None:
-        """One program for each chunk, block of channels and patient."""
-        self._start(kernel, self.chunks, *arguments, *self.sizes, SOFTPLUS=self.softplus)
+    def launch(self, kernel: Any, *arguments: object, registers: int | None = None) -> None:
+        """One program for each chunk, block of channels and patient; registers: most of a thread."""
+        options = {"SOFTPLUS": self.softplus, "STEPS": STEPS, "maxnreg": registers}
+        self._start(kernel, self.chunks, *arguments, *self.sizes, **options)
 
     def carry_over(self, totals: Tensor, ends: Tensor, *, reverse: bool) -> None:
         """From chunk to chunk, in place: one program for each state, block of channels and patient."""
         arguments = (self.A_NE, totals, ends, self.chunks, *self.sizes[1:])
-        self._start(_load_kernels().carry_over, len(self.A_NE), *arguments, REVERSE=reverse)
+        self._start(_load_kernels().carry_over, len(self.A_NE), *arguments, REVERSE=reverse, GROUP=GROUP)
 
-    def _start(self, kernel: Any, programs: int, *arguments: object, **options: bool) -> None:
+    def _start(self, kernel: Any, programs: int, *arguments: object, **options: int | None) -> None:
         with torch.cuda.device_of(self.A_NE):  # type: ignore[no-untyped-call]
-            kernel[programs, self.blocks, self.batch](
-                *arguments, **options, STEPS=STEPS, CHANNELS=CHANNELS, num_warps=1
-            )
+            kernel[programs, self.blocks, self.batch](*arguments, **options, CHANNELS=CHANNELS, num_warps=1)
 
     def states(self) -> tuple[Tensor, Tensor]:
         """The state after each chunk, (B, chunks, N, E), and the sum of its step sizes, (B, chunks, E)."""
@@ -216,6 +231,7 @@ class _Scan(torch.autograd.Function):
         *given, ctx.softplus = arguments
         inputs = _Inputs.of(*given, softplus=ctx.softplus)
         states, totals = inputs.states()
+        given[2] = inputs.A_NE.t()  # once turned is enough
         ctx.save_for_backward(*given, states, totals)
         return inputs.outputs(states)
 
@@ -225,28 +241,26 @@ class _Scan(torch.autograd.Function):
         *given, states, totals = ctx.saved_tensors
         i, kernels = _Inputs.of(*given, softplus=ctx.softplus), _load_kernels()
         grad_y = _Sequence.of(grad_y_BEL)
-        adjoints, parts_A = torch.empty_like(states), torch.empty_like(states)
+        adjoints = torch.empty_like(states)  # parts of A's gradient take their place
         i.launch(kernels.chunk_adjoints, *i.delta, i.A_NE, *i.C, *i.z, i.bias_E, *grad_y, adjoints)
         i.carry_over(totals, adjoints, reverse=True)
         grad_u_BLE, grad_delta_BLE = (i.empty(i.length, i.channels) for _ in range(2))
         grad_z_BLE = None if given[6] is None else i.empty(i.length, i.channels)
-        parts_D = None if i.D_E is None else torch.empty_like(totals)
-        parts_B, parts_C = (
-            torch.empty(i.blocks, i.batch, i.length, len(i.A_NE), device=states.device) for _ in range(2)
-        )
+        parts_BC = torch.empty(2, i.blocks, i.batch, len(i.A_NE), i.length, device=states.device)
+        parts_E = i.empty(i.chunks, 2, i.channels)  # of D and of the bias
         i.launch(
             kernels.gradients,
             *i.u, *i.delta, i.A_NE, *i.B, *i.C, i.D_E, *i.z, i.bias_E, *grad_y, states, adjoints,
-            grad_u_BLE, grad_delta_BLE, grad_z_BLE, parts_A, parts_B, parts_C, parts_D,
+            grad_u_BLE, grad_delta_BLE, grad_z_BLE, *parts_BC, parts_E, registers=REGISTERS,
         )  # fmt: skip
+        grad_D_E, grad_bias_E = parts_E.sum((0, 1))
         return (
             grad_u_BLE.transpose(1, 2),
             grad_delta_BLE.transpose(1, 2),
-            parts_A.sum((0, 1)).t(),
-            parts_B.sum(0).transpose(1, 2),
-            parts_C.sum(0).transpose(1, 2),
-            None if parts_D is None else parts_D.sum((0, 1)),
+            adjoints.sum((0, 1)).t(),
+            *parts_BC.sum(1),
+            None if i.D_E is None else grad_D_E,
             None if grad_z_BLE is None else grad_z_BLE.transpose(1, 2),
-            None if i.bias_E is None else grad_delta_BLE.sum((0, 1)),
+            None if i.bias_E is None else grad_bias_E,
             None,
         )

@@ -10,7 +10,21 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-__all__ = ["gated", "load_raw_steps", "load_rows", "own_channels", "sigmoid", "softplus", "step_sizes", "zero_rows"]
+__all__ = [
+    "gated",
+    "here",
+    "load_along",
+    "load_raw_steps",
+    "load_rows",
+    "own_channels",
+    "sigmoid",
+    "softplus",
+    "spread",
+    "step_sizes",
+    "sum_rows",
+    "times",
+    "zero_rows",
+]
 
 
 @triton.jit
@@ -50,12 +64,36 @@ def own_channels(E, CHANNELS: tl.constexpr):
 
 @triton.jit
 @no_type_check
+def here(exists_E, k, left):
+    """Which channels of row k there are: none where fewer rows are left; with None all rows are there."""
+    if left is not None:
+        exists_E = exists_E & (k < left)
+    return exists_E
+
+
+@triton.jit
+@no_type_check
 def load_rows(first_E, stride, exists_E, left, STEPS: tl.constexpr):
-    """STEPS rows of a sequence, from the addresses of the first on; zeros where fewer are left."""
+    """STEPS rows of a sequence, from the addresses of the first on; zeros where there is none."""
     rows = ()
     for k in tl.static_range(STEPS):
-        rows = rows + (tl.load(first_E + k * stride, mask=exists_E & (k < left), other=0.0),)
+        rows = rows + (tl.load(first_E + k * stride, mask=here(exists_E, k, left), other=0.0),)
     return rows
+
+
+@triton.jit
+@no_type_check
+def load_along(first, stride, left, STEPS: tl.constexpr, CHANNELS: tl.constexpr):
+    """What all channels share of STEPS steps, one step per lane; zeros where fewer are left."""
+    lane = tl.arange(0, CHANNELS)
+    return tl.load(first + lane * stride, mask=(lane < STEPS) & (lane < left), other=0.0)
+
+
+@triton.jit
+@no_type_check
+def spread(along, k, CHANNELS: tl.constexpr):
+    """That of step k, for every channel: lanes exchange it, where a load would ask again whether the step exists."""
+    return tl.gather(along, tl.full([CHANNELS], k, tl.int32), axis=0)
 
 
 @triton.jit
@@ -103,3 +141,38 @@ def gated(grads, gates, STEPS: tl.constexpr):
     for k in tl.static_range(STEPS):
         rows = rows + (grads[k] * gates[k] * sigmoid(gates[k]),)
     return rows
+
+
+@triton.jit
+@no_type_check
+def times(rows, others, STEPS: tl.constexpr):
+    """Row by row the product."""
+    products = ()
+    for k in tl.static_range(STEPS):
+        products = products + (rows[k] * others[k],)
+    return products
+
+
+@triton.jit
+@no_type_check
+def sum_rows(rows, STEPS: tl.constexpr, CHANNELS: tl.constexpr):
+    """The sum of each row over its channels: lane i has that of row i // (CHANNELS // STEPS).
+
+    Half of the lanes take the first half of the rows and give away the other, and so on: each exchange halves what
+    is left to add, where a sum of row after row would exchange all of them log2 CHANNELS times.
+    """
+    lane = tl.arange(0, CHANNELS)
+    for level in tl.static_range(10):
+        if (CHANNELS >> level) > 1:
+            partner = lane ^ (CHANNELS >> (level + 1))
+            if (STEPS >> level) > 1:
+                second = partner < lane
+                halved = ()
+                for k in tl.static_range(STEPS >> (level + 1)):
+                    one, other = rows[k], rows[k + (STEPS >> (level + 1))]
+                    given = tl.where(second, one, other)
+                    halved = halved + (tl.where(second, other, one) + tl.gather(given, partner, axis=0),)
+                rows = halved
+            else:
+                rows = (rows[0] + tl.gather(rows[0], partner, axis=0),)
+    return rows[0]
