@@ -122,3 +122,31 @@ def test_a_race_and_a_peak_of_memory():
         peak = peak_memory(scan, threads=1, clock=clock)
         gradients = 4 * 2000 * (3 * 64 + 2 * 16)
         assert gradients < peak.value < 100 * gradients, peak
+
+
+def test_the_tables_of_a_gpu(monkeypatch, capsys):
+    """Rows for which there is time, a dash where a slow scan is not tried, the memory of the race beside its times."""
+    import gpu_speed
+    from race import Clock, Measured
+
+    def race(contestants, **_):
+        by_name = {"triton": Measured(0.002, 9, peak=4 * 512 * contestants[0]["length"]), "chunked": Measured(0.5, 9)}
+        return [by_name.get(c["name"], Measured(None, word="not installed")) for c in contestants]
+
+    monkeypatch.setattr(gpu_speed, "race", race)
+    text = gpu_speed.scans(Clock(time.monotonic() + 100))
+    assert "| 4096 x 512 | both | 2 | not installed | 500 (250) |" in text
+    assert "| 65536 x 512 | forward | 2 | not installed | - |" in text
+    assert "| 65536 x 512 | 134.2 | 134 (1.0) | not installed | - |" in text
+    assert "| 4096 x 512" not in gpu_speed.scans(Clock(time.monotonic()))
+    assert "out of time before (1024, 512), " in capsys.readouterr().err
+
+
+def test_without_a_gpu_it_says_so(monkeypatch, capsys):
+    import gpu_speed
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_speed.py"])
+    with pytest.raises(SystemExit, match="1"):
+        gpu_speed.main()
+    assert "finds no CUDA device; for a processor: make bench" in capsys.readouterr().err
