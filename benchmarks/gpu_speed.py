@@ -129,7 +129,7 @@ One training step on one patient (forward, likelihood, backward, AdamW) in float
 over the bag alone. Milliseconds; in brackets how many times ME-Mamba with the scan of this project:
 """,
         table(("patches", *names), times),
-        "Memory beyond inputs and weights, MB:",
+        "Memory beyond inputs, weights, their gradients and what the optimizer keeps, MB:",
         table(("patches", *names), memory),
     )
 
@@ -188,6 +188,8 @@ def _first_step(cache: str, clock: Clock) -> Measured:
         )
     except subprocess.TimeoutExpired:
         return Measured(None, word=f"over {limit:.0f} s")
+    except subprocess.CalledProcessError:
+        return Measured(None, word="not installed")  # the program has said what is missing
     return Measured(float(done.stdout), 1)
 
 

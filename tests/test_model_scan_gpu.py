@@ -105,7 +105,7 @@ def test_a_long_sequence(backend):
 
 
 def test_a_bag_of_two_hundred_thousand(backend):
-    """More numbers than 2^31 bytes, and no length x channels x states among them: that would be 16 tensors alone."""
+    """Nothing of length x channels x states is kept: that would be 16 tensors alone."""
     tensors = arguments(1, 512, 16, 200_000)
     weights = torch.randn_like(tensors["u"])
     torch.cuda.reset_peak_memory_stats()

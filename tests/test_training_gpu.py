@@ -10,6 +10,7 @@ from federation_fixtures import Federation, tiny
 
 from memamba_core.config.training import OptimizerConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
+from memamba_core.model import scan
 from memamba_core.training.checkpoint import initial_model
 from memamba_core.training.trainer import Span, predict, train, training_loss
 from server.settle import settle
@@ -25,6 +26,14 @@ SETTINGS = tiny(
     "model.scan_backend=auto",
     "data.synthetic.patches=[40,90]",
 )
+
+
+@pytest.fixture(params=["triton", "mamba_ssm"])
+def _each_scan(request, monkeypatch):
+    """`auto` takes this one on the GPU."""
+    if (missing := scan._missing(request.param)) is not None:
+        pytest.skip(missing)
+    monkeypatch.setitem(scan._FASTEST, "cuda", (request.param,))
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +54,7 @@ def gradients(parts, device, **config):
     return loss.item(), {n: p.grad.double().cpu() for n, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.usefixtures("_each_scan")
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-3), ("bfloat16", 0.1)])
 def test_the_gradient_of_the_loss_is_that_of_a_cpu(parts, precision, bound):
     loss, grads = gradients(parts, GPU, precision=precision)
@@ -55,6 +65,7 @@ def test_the_gradient_of_the_loss_is_that_of_a_cpu(parts, precision, bound):
     assert (difference / sum(g.square().sum() for g in wanted.values())).sqrt() < bound
 
 
+@pytest.mark.usefixtures("_each_scan")
 def test_trained_on_a_gpu_and_used_on_a_cpu(parts):
     """Three epochs of AdamW: losses near those of a CPU; risks of the same weights the same on both."""
     experiment, agreement, dataset = parts
@@ -70,6 +81,7 @@ def test_trained_on_a_gpu_and_used_on_a_cpu(parts):
     assert on_gpu.survival_NK == pytest.approx(on_cpu.survival_NK, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.usefixtures("_each_scan")
 def test_a_private_round_takes_the_same_steps():
     pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
     from test_privacy_training import BAND, ONE_HOSPITAL, StillChance
@@ -80,9 +92,8 @@ def test_a_private_round_takes_the_same_steps():
     federation = Federation(
         tiny(*ONE_HOSPITAL, "privacy=dp_sgd", "privacy.trained=all", "model.dropout=0", "model.scan_backend=auto")
     )
-    plain = Federation(
-        tiny(*ONE_HOSPITAL, "agreement.gene_scaling=public")
-    )  # a private run needs hospitals with a budget
+    # A private run would need hospitals with a budget to settle anything.
+    plain = Federation(tiny(*ONE_HOSPITAL, "agreement.gene_scaling=public"))
     agreement = settle(plain.grid(), plain.run(), plain.cohort.signatures).agreement
     (site,) = federation.cohort.sites.values()
     experiment = federation.config.experiment

@@ -1,8 +1,12 @@
 """The learning rate over a run, and which parameters decay."""
 
+import copy
 import math
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from memamba_core.config.model import ModelConfig
 from memamba_core.config.training import OptimizerConfig, TrainingConfig
@@ -54,3 +58,57 @@ def test_weight_decay_spares_vectors_and_the_state_of_the_scan():
     assert any(name.endswith("A_log") for name in by_name)
     assert set(by_name.values()) == {0.0, 0.02, 0.3}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(by_name)
+
+
+@pytest.mark.parametrize(
+    ("config", "torchs"),
+    [
+        (OptimizerConfig(name="adamw", weight_decay=0.1, learning_rate=0.05), torch.optim.AdamW),
+        (OptimizerConfig(name="sgd", momentum=0.9, weight_decay=0.1, learning_rate=0.05), torch.optim.SGD),
+    ],
+)
+def test_steps_are_those_of_torch(config, torchs):
+    """To the last bit; and parameters without a gradient stay."""
+    torch.manual_seed(0)
+    ours = torch.nn.Linear(4, 3, bias=False)
+    ours.register_parameter("idle", torch.nn.Parameter(torch.ones(2, 2)))
+    theirs = copy.deepcopy(ours)
+    momentum = {"momentum": config.momentum} if config.name == "sgd" else {}
+    optimizers = [
+        build_optimizer(ours, config),
+        torchs(theirs.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, **momentum),
+    ]
+    for _ in range(5):
+        inputs = torch.randn(6, 4)
+        for layer, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            layer(inputs).square().mean().backward()
+            optimizer.step()
+    assert torch.equal(ours.weight, theirs.weight)
+    assert torch.equal(ours.idle, torch.ones(2, 2))
+    assert isinstance(optimizers[0], torchs)
+
+
+_STEPS = """
+import sys, torch
+from memamba_core.config.training import OptimizerConfig
+from memamba_core.privacy.dp_sgd import PatientOptimizer
+from memamba_core.privacy.secure_random import SecureRandom
+from memamba_core.training.optim import build_optimizer
+layer = torch.nn.Linear(2, 2)
+for name in ("adamw", "sgd"):
+    optimizer = build_optimizer(layer, OptimizerConfig(name=name))
+    layer(torch.ones(2)).sum().backward()
+    optimizer.step()
+private = PatientOptimizer(optimizer, noise_multiplier=1.0, max_norm=1.0, divisor=2.0, random=SecureRandom())
+layer(torch.ones(2)).sum().backward()
+private.add_patient()
+private.noisy_step()
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+@pytest.mark.ci_slow
+def test_a_step_does_not_import_the_compiler():
+    pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
+    subprocess.run([sys.executable, "-c", _STEPS], check=True)

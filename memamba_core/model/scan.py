@@ -131,7 +131,7 @@ def choose_backend(name: str, like: Tensor | None = None) -> str:
 
 
 _FASTEST: Final = {"cpu": ("cpu",), "cuda": ("mamba_ssm", "triton")}
-"""Kind of device -> the backends that run there and nowhere else, the fastest first."""
+"""Kind of device -> the backends that run there and nowhere else; the first that is installed is taken."""
 
 
 def _missing(backend: str) -> str | None:

@@ -55,6 +55,8 @@ def triton_is_missing() -> str | None:
         import triton
     except ImportError:
         return "triton is not installed; pip install triton, or a CUDA build of torch, which brings it"
+    if torch.version.hip:
+        return "the kernels have been made for GPUs of NVIDIA only"
     if tuple(map(int, triton.__version__.split(".")[:2])) < _OLDEST:
         return f"triton is {triton.__version__}, and the kernels need 3.4; pip install --upgrade torch"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):

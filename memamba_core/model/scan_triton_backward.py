@@ -96,6 +96,7 @@ def gradients(
     row = lane // (CHANNELS // STEPS)
     first_of_row = (lane % (CHANNELS // STEPS) == 0) & (row < left)
     part = (tl.program_id(1).to(tl.int64) * tl.num_programs(2) + batch) * N * L + first + row
+    part_B, part_C = parts_B + part, parts_C + part
     after = tl.where(chunk < tl.num_programs(0) - 1, place + 1, place - chunk)
 
     A_E, before_E, began_E = A + channels_E, states + (place - 1) * N * E + channels_E, exists_E & (chunk > 0)
@@ -122,7 +123,7 @@ def gradients(
             grads_C = grads_C + (grad[k] * state_E,)
             sums = sums + (bare[k] + spread(C_L, k, CHANNELS) * state_E,)
         bare = sums
-        tl.store(parts_C + part + n * L, sum_rows(grads_C, STEPS, CHANNELS), mask=first_of_row)
+        tl.store(part_C, sum_rows(grads_C, STEPS, CHANNELS), mask=first_of_row)
 
         part_A_E = tl.zeros([CHANNELS], tl.float32)
         grads_B = ()
@@ -131,7 +132,7 @@ def gradients(
         for k in tl.static_range(STEPS - 1, -1, -1):
             adjoint_E = spread(C_L, k, CHANNELS) * grad[k] + passed_E
             passed_E = tl.exp2(step[k] * rate_E) * adjoint_E
-            grad_exponent_E = passed_E * earlier[k]
+            grad_exponent_E = tl.where(k < left, passed_E * earlier[k], 0.0)  # behind the end may be 0 times NaN
             part_A_E += grad_exponent_E * step[k]
             step_sums = (grad_step[k] + grad_exponent_E * natural_rate_E,) + step_sums
             drive_sums = (grad_drive[k] + adjoint_E * spread(B_L, k, CHANNELS),) + drive_sums
@@ -139,7 +140,9 @@ def gradients(
         grad_step = step_sums
         grad_drive = drive_sums
         tl.store(after_E + n * E, part_A_E, mask=exists_E)
-        tl.store(parts_B + part + n * L, sum_rows(grads_B, STEPS, CHANNELS), mask=first_of_row)
+        tl.store(part_B, sum_rows(grads_B, STEPS, CHANNELS), mask=first_of_row)
+        part_B += L
+        part_C += L
 
     # Read again what the loop had no use for: registers are what this kernel is short of.
     u_rows = load_rows(u_E, u_l, exists_E, left, STEPS)

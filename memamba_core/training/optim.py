@@ -1,13 +1,43 @@
 """Optimizers with their groups of weight decay, and the learning rate over a run."""
 
+import inspect
 import math
+from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from memamba_core.config.training import OptimizerConfig, TrainingConfig
 
 __all__ = ["build_optimizer", "learning_rate_factor", "set_learning_rate"]
+
+
+class _WithoutCompiler(Optimizer):
+    """An optimizer whose first step does not import torch's compiler.
+
+    torch wraps these three methods so that `torch.compile` leaves them alone, and the wrappers import it: a thousand
+    modules, two to three seconds of every process that trains. Here they are called as they are inside. The wrapper of
+    `step` also turns gradients off.
+    """
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        inspect.unwrap(Optimizer.add_param_group)(self, param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        inspect.unwrap(Optimizer.zero_grad)(self, set_to_none)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here is computed again
+        inspect.unwrap(super().step.__func__)(self, closure)  # type: ignore[attr-defined]
+
+
+class _AdamW(_WithoutCompiler, AdamW):
+    """Of torch."""
+
+
+class _SGD(_WithoutCompiler, SGD):
+    """Of torch."""
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
@@ -32,8 +62,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
         if parameters
     ]
     if config.name == "adamw":
-        return AdamW(groups, lr=config.learning_rate)
-    return SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+        return _AdamW(groups, lr=config.learning_rate)
+    return _SGD(groups, lr=config.learning_rate, momentum=config.momentum)
 
 
 def learning_rate_factor(config: TrainingConfig, progress: float) -> float:
