@@ -18,6 +18,7 @@ from memamba_core.model.mamba import Mamba
 from memamba_core.model.scan import selective_scan
 from memamba_core.records import Bag, InputSpec, PatientInputs, SurvivalTarget
 from memamba_core.survival.losses import nll_loss
+from memamba_core.training.optim import AdamW
 
 STATES = 16
 SPEC = InputSpec(
@@ -184,7 +185,7 @@ def model(name: str, length: int, d_model: int, *, device: torch.device, scan_ba
             return network(patches_PF.unsqueeze(0)), patches_PF.new_zeros(())
 
     network.to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    optimizer = AdamW(network.parameters(), lr=1e-3)
 
     def call() -> None:
         optimizer.zero_grad(set_to_none=True)

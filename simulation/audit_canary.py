@@ -19,6 +19,7 @@ from scipy.stats import binom
 from memamba_core.privacy.accounting import NoisyStep, epsilon_of
 from memamba_core.privacy.dp_sgd import PatientOptimizer
 from memamba_core.privacy.secure_random import SecureRandom
+from memamba_core.training.optim import SGD
 
 __all__ = ["CanaryReport", "audit_canaries", "largest_epsilon_disproved"]
 
@@ -65,7 +66,7 @@ def audit_canaries(
     parameters = list(model.parameters())
     random = SecureRandom()
     optimizer = optimizer_class(
-        torch.optim.SGD(parameters, lr=1.0),
+        SGD(parameters, lr=1.0),
         noise_multiplier=PLAN.noise_multiplier,
         max_norm=_MAX_NORM,
         divisor=_DIVISOR,

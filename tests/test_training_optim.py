@@ -60,6 +60,7 @@ def test_weight_decay_spares_vectors_and_the_state_of_the_scan():
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(by_name)
 
 
+@pytest.mark.ci_slow  # torch's own import its compiler
 @pytest.mark.parametrize(
     ("config", "torchs"),
     [

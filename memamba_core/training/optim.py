@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from memamba_core.config.training import OptimizerConfig, TrainingConfig
 
-__all__ = ["build_optimizer", "learning_rate_factor", "set_learning_rate"]
+__all__ = ["SGD", "AdamW", "build_optimizer", "learning_rate_factor", "set_learning_rate"]
 
 
 class _WithoutCompiler(Optimizer):
@@ -32,12 +32,12 @@ class _WithoutCompiler(Optimizer):
         inspect.unwrap(super().step.__func__)(self, closure)  # type: ignore[attr-defined]
 
 
-class _AdamW(_WithoutCompiler, AdamW):
-    """Of torch."""
+class AdamW(_WithoutCompiler, torch.optim.AdamW):
+    """torch's, to the last bit."""
 
 
-class _SGD(_WithoutCompiler, SGD):
-    """Of torch."""
+class SGD(_WithoutCompiler, torch.optim.SGD):
+    """torch's, to the last bit."""
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
@@ -62,8 +62,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
         if parameters
     ]
     if config.name == "adamw":
-        return _AdamW(groups, lr=config.learning_rate)
-    return _SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+        return AdamW(groups, lr=config.learning_rate)
+    return SGD(groups, lr=config.learning_rate, momentum=config.momentum)
 
 
 def learning_rate_factor(config: TrainingConfig, progress: float) -> float:
