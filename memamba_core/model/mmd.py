@@ -15,8 +15,8 @@ from memamba_core.model.precision import no_autocast, widen
 
 __all__ = ["MMD_BANDWIDTHS", "squared_mmd"]
 
-MMD_BANDWIDTHS: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Multiples of the median squared distance; one Gaussian kernel for each, summed."""
+MMD_BANDWIDTHS: Final = (4.0, 2.0, 1.0, 0.5, 0.25)
+"""Multiples of the median squared distance, each half the one before; one Gaussian kernel for each, summed."""
 
 # Layer-normalised tokens have a squared norm of about their width; distances below this are rounding.
 _SMALLEST_MEDIAN: Final = 1e-3
@@ -55,12 +55,16 @@ def squared_mmd(
         # With signed weights w, the three means are one quadratic form: w' K w.
         signed_BM = torch.cat([weights_BL, weights_BL.new_full((batch, others), -1 / others)], dim=1)
         norms_BM1 = tokens_BMD.square().sum(2, keepdim=True)
-        products_BMM = tokens_BMD @ tokens_BMD.mT
-        distances_BMM = (norms_BM1 + norms_BM1.mT - 2 * products_BMM).clamp_min(0)
+        distances_BMM = torch.baddbmm(norms_BM1 + norms_BM1.mT, tokens_BMD, tokens_BMD.mT, alpha=-2).clamp_min(0)
         scale_B11 = _median_distance(distances_BMM.detach()).clamp_min(_SMALLEST_MEDIAN)[:, None, None]
-        scaled_BMM = distances_BMM / scale_B11
-        kernel_BMM = torch.stack([torch.exp(-scaled_BMM / c) for c in MMD_BANDWIDTHS]).sum(0)
-        return torch.einsum("bi,bij,bj->b", signed_BM, kernel_BMM, signed_BM)
+        # Each bandwidth is half the one before, and its kernel the square: one exponential for all.
+        widest, *narrower = MMD_BANDWIDTHS
+        kernel_BMM = torch.exp(distances_BMM * (-1 / (widest * scale_B11)))
+        sum_BMM = kernel_BMM
+        for _ in narrower:
+            kernel_BMM = kernel_BMM.square()
+            sum_BMM = sum_BMM + kernel_BMM
+        return torch.einsum("bi,bij,bj->b", signed_BM, sum_BMM, signed_BM)
 
 
 def _median_distance(distances_BMM: Tensor) -> Tensor:
