@@ -62,22 +62,25 @@ def test_weight_decay_spares_vectors_and_the_state_of_the_scan():
 
 @pytest.mark.ci_slow  # torch's own import its compiler
 @pytest.mark.parametrize(
-    ("config", "torchs"),
+    ("config", "torchs", "options"),
     [
-        (OptimizerConfig(name="adamw", weight_decay=0.1, learning_rate=0.05), torch.optim.AdamW),
-        (OptimizerConfig(name="sgd", momentum=0.9, weight_decay=0.1, learning_rate=0.05), torch.optim.SGD),
+        (OptimizerConfig(name="adamw", weight_decay=0.1, learning_rate=0.05), torch.optim.AdamW, {"fused": True}),
+        (
+            OptimizerConfig(name="sgd", momentum=0.9, weight_decay=0.1, learning_rate=0.05),
+            torch.optim.SGD,
+            {"momentum": 0.9},
+        ),
     ],
 )
-def test_steps_are_those_of_torch(config, torchs):
+def test_steps_are_those_of_torch(config, torchs, options):
     """To the last bit; and parameters without a gradient stay."""
     torch.manual_seed(0)
     ours = torch.nn.Linear(4, 3, bias=False)
     ours.register_parameter("idle", torch.nn.Parameter(torch.ones(2, 2)))
     theirs = copy.deepcopy(ours)
-    momentum = {"momentum": config.momentum} if config.name == "sgd" else {}
     optimizers = [
         build_optimizer(ours, config),
-        torchs(theirs.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, **momentum),
+        torchs(theirs.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, **options),
     ]
     for _ in range(5):
         inputs = torch.randn(6, 4)

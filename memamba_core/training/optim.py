@@ -62,7 +62,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
         if parameters
     ]
     if config.name == "adamw":
-        return AdamW(groups, lr=config.learning_rate)
+        return AdamW(groups, lr=config.learning_rate, fused=True)  # one pass over a parameter instead of ten
     return SGD(groups, lr=config.learning_rate, momentum=config.momentum)
 
 
