@@ -24,8 +24,11 @@ _ENOUGH_BLOCKS: Final = 8
 """Blocks are narrower where there would be fewer than about this many."""
 _BLOCK_STEPS: Final = 512
 """Short sequences share a block until it has about this many steps."""
-_SEGMENT_STEPS: Final = 2048
-"""Steps of the backward pass from one summing up of the blocks' parts to the next; whole tiles."""
+_SEGMENTS: Final = 4
+"""Pieces of a long sequence in the backward pass: at the end of each all blocks wait for the last, and the longer they
+are, the more memory the blocks' parts take."""
+_LEAST_SEGMENT: Final = 2048
+"""Steps of the smallest piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +94,25 @@ class _Plan:
     vectors: int
     row_blocks: int
     channel_blocks: int
+    segment: int
     work: int
 
     @staticmethod
     @functools.lru_cache(maxsize=256)
     def of(batch: int, length: int, channels: int, states: int) -> "_Plan":
-        vectors_in_all = -(-channels // load_kernels().LANES)
+        kernels = load_kernels()
+        vectors_in_all = -(-channels // kernels.LANES)
         vectors = max(1, min(_MOST_VECTORS, batch * vectors_in_all // _ENOUGH_BLOCKS))
         rows = max(1, min(batch, _BLOCK_STEPS // length))
-        work = batch * length * channels * states
-        return _Plan(rows, vectors, -(-batch // rows), -(-vectors_in_all // vectors), work)
+        segment = max(_LEAST_SEGMENT, -(-length // _SEGMENTS))
+        return _Plan(
+            rows=rows,
+            vectors=vectors,
+            row_blocks=-(-batch // rows),
+            channel_blocks=-(-vectors_in_all // vectors),
+            segment=-(-segment // kernels.TILE) * kernels.TILE,
+            work=batch * length * channels * states,
+        )
 
     def run(self, kernel: Any, share: float = 1.0, **arguments: Any) -> None:
         """All blocks, over this share of the sequence."""
@@ -140,7 +152,7 @@ def scan_backward(
     """
     kernels, (batch, length, channels, states) = load_kernels(), inputs.shape
     plan, arguments = _Plan.of(*inputs.shape), inputs.arguments()
-    begins = range(0, length, _SEGMENT_STEPS)
+    begins = range(0, length, plan.segment)
     grad_u_BLE = torch.empty(batch, length, channels)
     grad_delta_BLE = torch.empty(batch, length, channels) if grad_delta_BLE is None else grad_delta_BLE
     if grad_z_BLE is None and inputs.z is not None:
@@ -150,9 +162,9 @@ def scan_backward(
     carry = torch.zeros(batch, -(-channels // kernels.LANES), kernels.state_size(states))
     parts_A = torch.empty(len(begins), plan.row_blocks, channels, states)
     parts_D, parts_bias = torch.empty(2, len(begins), plan.row_blocks, channels)
-    parts_B, parts_C = torch.empty(2, plan.channel_blocks, batch, min(length, _SEGMENT_STEPS), states)
+    parts_B, parts_C = torch.empty(2, plan.channel_blocks, batch, min(length, plan.segment), states)
     for segment, begin in reversed(list(enumerate(begins))):
-        end = min(begin + _SEGMENT_STEPS, length)
+        end = min(begin + plan.segment, length)
         plan.run(
             kernels.scan_backward,
             (end - begin) / length,

@@ -6,7 +6,7 @@
 from typing import no_type_check
 
 from memamba_core.model.cpu.compiler import GROUPS, SEQUENCE, inlined, kernel
-from memamba_core.model.cpu.vector_memory import load, store
+from memamba_core.model.cpu.vector_memory import load, load_some, store, store_some
 from memamba_core.model.cpu.vector_type import LANES
 from memamba_core.model.cpu.vectors import splat
 
@@ -38,8 +38,9 @@ def sum_parts(parts: GROUPS, total: SEQUENCE):
     """The sum over the first axis, in its order: torch's own may depend on the number of threads."""
     for b in range(total.shape[0]):
         for t in range(total.shape[1]):
-            for n in range(total.shape[2]):
-                total[b, t, n] = parts[0, b, t, n]
-            for part in range(1, len(parts)):
-                for n in range(total.shape[2]):
-                    total[b, t, n] += parts[part, b, t, n]
+            for n in range(0, total.shape[2], LANES):
+                width = total.shape[2] - n
+                sum_n = load_some(parts, (0, b, t, n), width)
+                for part in range(1, len(parts)):
+                    sum_n = sum_n + load_some(parts, (part, b, t, n), width)
+                store_some(total, (b, t, n), sum_n, width)
