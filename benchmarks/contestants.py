@@ -185,7 +185,7 @@ def model(name: str, length: int, d_model: int, *, device: torch.device, scan_ba
             return network(patches_PF.unsqueeze(0)), patches_PF.new_zeros(())
 
     network.to(device).train()
-    optimizer = AdamW(network.parameters(), lr=1e-3)
+    optimizer = AdamW(network.parameters(), lr=1e-3, fused=True)
 
     def call() -> None:
         optimizer.zero_grad(set_to_none=True)

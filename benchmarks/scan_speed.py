@@ -176,30 +176,27 @@ start = time.perf_counter()
 block(tokens).sum().backward()
 print(time.perf_counter() - start)
 """
-_IMPORTS = """
-import time, torch
-start = time.perf_counter()
-import numba, scipy.linalg
-print(time.perf_counter() - start)
-"""
+_IMPORTED_BEFORE = "import numba, scipy.linalg\n" + _FIRST_STEP
 
 
 def cold_start(clock: Clock) -> str:
     """The first training step of a block in a process, before and after numba's cache is filled."""
     with tempfile.TemporaryDirectory() as folder:
-        first, *later = (_in_a_new_process(_FIRST_STEP, folder, clock) for _ in range(6))
-        imports = [_in_a_new_process(_IMPORTS, folder, clock) for _ in range(5)]
-    median, of_imports = (sorted(some, key=lambda one: one.value or 0)[2] for some in (later, imports))
+        first = _in_a_new_process(_FIRST_STEP, folder, clock)
+        later, imported = (
+            [_in_a_new_process(program, folder, clock) for _ in range(5)] for program in (_FIRST_STEP, _IMPORTED_BEFORE)
+        )
+    medians = (sorted(some, key=lambda one: one.value or 0)[2] for some in (later, imported))
     return section(
         "Cold start",
         """
 Seconds of the first forward and backward pass of a small block in a new process, after its imports. The first process
-finds no compiled code, as after an installation; the later ones (median of five) that of the first. All import numba at
-that moment, which imports scipy; the last column is what these two take alone.
+finds no compiled code, as after an installation; the later ones (medians of five) that of the first. They import numba
+at that moment, which imports scipy; the last column is of processes that had imported these two before.
 """,
         table(
-            ("first process", "later processes", "numba and scipy alone"),
-            [[seconds(first), seconds(median), seconds(of_imports)]],
+            ("first process", "later processes", "the same, numba and scipy imported before"),
+            [[seconds(first), *map(seconds, medians)]],
         ),
     )
 

@@ -1,6 +1,7 @@
 """Hospitals in trouble, as real processes: what the coordinator learns, what the hospital reads, what stays behind."""
 
 import contextlib
+import os
 import re
 import signal
 import socket
@@ -86,10 +87,12 @@ def test_a_hospital_that_is_killed_in_a_round_reads_why_it_has_to_wait_and_goes_
     start_odd(federation, "site-03", "is_held")
     federation.start_run(*run_of(federation, "run", "federation.num_rounds=2", "federation.min_results=2"))
     wait_for_training(federation, "site-03")
+    site = federation.site("site-03")
+    for process in supernodes(site):  # as when a machine or a container dies: nobody takes leave of the coordinator
+        os.kill(process, signal.SIGKILL)
     federation.kill("site-03", signal.SIGKILL)
     federation.finish("site-03")
-    site = federation.site("site-03")
-    federation.wait_until(lambda: not supernodes(site), "the SuperNode ends with its parent", 10)
+    federation.wait_until(lambda: not supernodes(site), "the SuperNode is gone", 10)
     federation.start_sites("site-03")
     federation.wait_for("site-03", "After a crash that is so for about 50 s", 90)
     federation.wait_until(lambda: federation.connections("site-03") == 2, "site-03 is connected again")

@@ -62,7 +62,7 @@ def conv_backward(
     """The gradients of `conv_forward`; that of x is written into the tensor that is given."""
     width = weight_E1W.shape[2]
     _, blocks = _cut(x_BLE)
-    parts = torch.empty(blocks, width + 1, x_BLE.shape[2])
+    parts = np.empty((blocks, width + 1, x_BLE.shape[2]), np.float32)
     _run(
         load_kernels().conv_backward,
         x_BLE,
@@ -71,7 +71,7 @@ def conv_backward(
         order_BL,
         grad_y=to_array(grad_y_BLE),
         grad_x=grad_x_BLE.numpy(),
-        parts=parts.numpy(),
+        parts=parts,
     )
     total = sum_of_parts(parts)
     return ConvGradients(grad_x_BLE, total[:width].t().unsqueeze(1), total[width])

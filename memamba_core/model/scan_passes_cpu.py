@@ -159,39 +159,42 @@ def scan_backward(
         grad_z_BLE = torch.empty(batch, length, channels)
     grad_B_BLN = torch.empty(batch, length, states) if grad_B_BLN is None else grad_B_BLN
     grad_C_BLN = torch.empty(batch, length, states) if grad_C_BLN is None else grad_C_BLN
-    carry = torch.zeros(batch, -(-channels // kernels.LANES), kernels.state_size(states))
-    parts_A = torch.empty(len(begins), plan.row_blocks, channels, states)
-    parts_D, parts_bias = torch.empty(2, len(begins), plan.row_blocks, channels)
-    parts_B, parts_C = torch.empty(2, plan.channel_blocks, batch, min(length, plan.segment), states)
+    carry = np.zeros((batch, -(-channels // kernels.LANES), kernels.state_size(states)), np.float32)
+    parts_A = np.empty((len(begins), plan.row_blocks, channels, states), np.float32)
+    parts_D, parts_bias = np.empty((2, len(begins), plan.row_blocks, channels), np.float32)
+    parts_B, parts_C = np.empty((2, plan.channel_blocks, batch, min(length, plan.segment), states), np.float32)
+    arguments |= {
+        "checkpoints": checkpoints.numpy(),
+        "grad_y": to_array(grad_y_BLE),
+        "carry": carry,
+        "grad_u": grad_u_BLE.numpy(),
+        "grad_delta": grad_delta_BLE.numpy(),
+        "grad_z": to_array(grad_z_BLE, axes=3),
+        "parts_B": parts_B,
+        "parts_C": parts_C,
+    }
+    totals = ((parts_B, grad_B_BLN.numpy()), (parts_C, grad_C_BLN.numpy()))
     for segment, begin in reversed(list(enumerate(begins))):
         end = min(begin + plan.segment, length)
         plan.run(
             kernels.scan_backward,
             (end - begin) / length,
             **arguments,
-            checkpoints=checkpoints.numpy(),
-            grad_y=to_array(grad_y_BLE),
             begin=begin,
             end=end,
-            carry=carry.numpy(),
-            grad_u=grad_u_BLE.numpy(),
-            grad_delta=grad_delta_BLE.numpy(),
-            grad_z=to_array(grad_z_BLE, axes=3),
-            parts_A=parts_A[segment].numpy(),
-            parts_B=parts_B.numpy(),
-            parts_C=parts_C.numpy(),
-            parts_D=parts_D[segment].numpy(),
-            parts_bias=parts_bias[segment].numpy(),
+            parts_A=parts_A[segment],
+            parts_D=parts_D[segment],
+            parts_bias=parts_bias[segment],
         )
-        for parts, total_BLN in ((parts_B, grad_B_BLN), (parts_C, grad_C_BLN)):
-            kernels.sum_parts(parts[:, :, : end - begin].numpy(), total_BLN[:, begin:end].numpy())
+        for parts, total in totals:
+            kernels.sum_parts(parts[:, :, : end - begin], total[:, begin:end])
     return ScanGradients(
         grad_u_BLE,
         grad_delta_BLE,
-        sum_of_parts(parts_A.flatten(0, 1)),
+        sum_of_parts(parts_A.reshape(-1, channels, states)),
         grad_B_BLN,
         grad_C_BLN,
-        sum_of_parts(parts_D.flatten(0, 1)),
+        sum_of_parts(parts_D.reshape(-1, channels)),
         grad_z_BLE,
-        sum_of_parts(parts_bias.flatten(0, 1)),
+        sum_of_parts(parts_bias.reshape(-1, channels)),
     )

@@ -23,8 +23,9 @@ def keep_freed_memory() -> bool:
 
     glibc maps an allocation of 32 MiB or more anew, page by page, each time. With long bags every tensor is that large:
     a training step at 64,000 patches spends a fifth of its time on it. The price is that the memory stays with the
-    process; so what is larger than 256 MiB is still mapped. The peak does not rise: it is the next step's as well.
-    Whoever has set one of glibc's own variables keeps what they chose.
+    process; so what is larger than 256 MiB is still mapped. The peak does not rise: it is the next step's as well. Only
+    the main thread gains, the heaps of others are too small. Whoever has set one of glibc's own variables keeps what
+    they chose.
 
     Returns:
         Whether the setting was made.

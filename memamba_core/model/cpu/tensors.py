@@ -20,10 +20,10 @@ def to_array(tensor: Tensor | None, axes: int = 0) -> npt.NDArray[np.float32]:
     return array
 
 
-def sum_of_parts(parts: Float[Tensor, "P ..."]) -> Float[Tensor, "..."]:
+def sum_of_parts(parts: Float[np.ndarray, "P ..."]) -> Float[Tensor, "..."]:
     """The sum over the first axis, in its order: torch's own may depend on the number of threads."""
     if len(parts) == 1:
-        return parts[0]
+        return torch.from_numpy(parts[0])
     total = torch.empty(parts.shape[1:])
-    load_kernels().sum_parts(parts.view(len(parts), 1, 1, -1).numpy(), total.view(1, 1, -1).numpy())
+    load_kernels().sum_parts(parts.reshape(len(parts), 1, 1, -1), total.view(1, 1, -1).numpy())
     return total
