@@ -5,7 +5,8 @@ A contestant is a dictionary that `contestants.build` turns into a function of n
 Times: one process per race. Each contestant is called once to warm up and once more on time; then they take turns, so
 that a slow moment of the machine falls on all of them; what counts is the median. A contestant goes on as long as its
 share of the race's seconds lasts; calls under 20 ms are timed in groups. A race that does not end in time is cut off;
-what was measured until then stands.
+what was measured until then stands. The process has this project's settings of memory and threads, and so have its
+rivals in it; a bare race is one without them.
 
 Memory: one process per contestant. It is called on a short sequence first, so that code is loaded; then Linux is asked
 to forget the process's peak of resident memory, the contestant is called once, and the peak less what was resident
@@ -23,9 +24,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import memamba_core  # noqa: F401  before torch, as in the project's own programs: it sets what torch reads once
@@ -33,6 +35,8 @@ import memamba_core  # noqa: F401  before torch, as in the project's own program
 Contestant = dict[str, Any]
 
 _GROUP_SECONDS = 0.02
+_BARE = {"THP_MEM_ALLOC_ENABLE": "0", "GOMP_SPINCOUNT": "300000"}
+"""What torch and libgomp do where nobody has set these; importing `memamba_core` sets them otherwise."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,17 @@ class Clock:
         return self.deadline - time.monotonic()
 
 
-def race(contestants: Sequence[Contestant], *, threads: int, seconds: float, clock: Clock) -> list[Measured]:
-    """Times contestants against each other, for about that many seconds in all."""
+def race(
+    contestants: Sequence[Contestant], *, threads: int, seconds: float, clock: Clock, bare: bool = False
+) -> list[Measured]:
+    """Times contestants against each other, for about that many seconds in all.
+
+    `bare`: in a process without the settings that this project makes. Of memory only as long as no contestant is `cpu`.
+    """
     limit = min(6 * seconds + 60, clock.left())
     if limit < seconds:
         return [Measured(None, word="out of time") for _ in contestants]
-    lines = _work({"race": list(contestants), "seconds": seconds}, threads, limit)
+    lines = _work({"race": list(contestants), "seconds": seconds}, threads, limit, _BARE if bare else {})
     samples: dict[int, list[float]] = {}
     words: dict[int, str] = {}
     peaks: dict[int, int] = {}
@@ -111,9 +120,11 @@ def products(contestant: Contestant, *, clock: Clock, limit: float = 120) -> Mea
     return Measured(None, word=f"over {limit:.0f} s")
 
 
-def _work(task: dict[str, Any], threads: int, limit: float) -> list[dict[str, Any]]:
+def _work(
+    task: dict[str, Any], threads: int, limit: float, settings: Mapping[str, str] = MappingProxyType({})
+) -> list[dict[str, Any]]:
     """The lines of a process that works on a task; those it got to before the limit."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | dict(settings)
     command = [sys.executable, __file__, json.dumps({**task, "threads": threads})]
     try:
         output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=limit, check=False).stdout
