@@ -220,7 +220,7 @@ def _in_a_new_process(program: str, cache: str, clock: Clock) -> Measured:
 
 
 SECTIONS: dict[str, tuple[Callable[[Clock], str], float]] = {
-    "scan": (scans, 5),
+    "scan": (scans, 7),
     "block": (one_block, 1),
     "layers": (layers, 3),
     "model": (whole_model, 5),
