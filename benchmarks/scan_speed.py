@@ -58,8 +58,8 @@ def scans(clock: Clock) -> str:
         """
 Milliseconds for one sequence in float32, 16 states, with softplus, D and gate, forward and with the backward pass
 (both); in brackets how many times `cpu`. `cpu`, `chunked` and `reference` are backends of this project, `pscan` is
-mambapy's, `mamba_ssm reference` that package's own. All have this project's settings of memory and threads, which help
-`pscan` more than anybody; the last column is `pscan` in a process without them, as its users have it.
+mambapy's, `mamba_ssm reference` that package's own. All have this project's settings of memory and threads; the last
+column is `pscan` in a process without them, as its users have it.
 """,
         table(("threads", "L x E", "pass", *_SCANS, _BARE_SCAN), rows),
         "Memory of both passes beyond the inputs, gradients included, in MB; in brackets in tensors of L x E:",
