@@ -76,7 +76,8 @@ def race(
 ) -> list[Measured]:
     """Times contestants against each other, for about that many seconds in all.
 
-    `bare`: in a process without the settings that this project makes. Of memory only as long as no contestant is `cpu`.
+    `bare`: in a process without the settings that this project makes. No contestant may be `cpu` then: its kernels set
+    how freed memory is kept.
     """
     limit = min(6 * seconds + 60, clock.left())
     if limit < seconds:

@@ -24,9 +24,8 @@ def keep_freed_memory() -> bool:
     glibc maps an allocation of 32 MiB or more anew, page by page, each time. With long bags every tensor is that large:
     four blocks at 16,384 tokens spend more than a tenth of one thread's time on it. The price is a tenth more resident
     memory, and that it stays with the process; so what is larger than 64 MiB is still mapped, because there memory is
-    what one runs out of: kept pieces of a few hundred MB fit the next tensor badly, and a training step at 100,000
-    patches with `recompute` would need 6.5 GB instead of 3.6. Only the main thread gains, the heaps of others are too
-    small. Whoever has set one of glibc's own variables keeps what they chose.
+    what one runs out of: kept pieces of a few hundred MB fit the next tensor badly. Only the main thread gains, the
+    heaps of others are too small. Whoever has set one of glibc's own variables keeps what they chose.
 
     Returns:
         Whether the setting was made.
