@@ -141,7 +141,12 @@ _simulation(
 )
 _simulation(
     "order of patches, dirichlet",
-    {"data.synthetic.risk": "order", "partition": "dirichlet", "partition.alpha": "0.5"},
+    {
+        "data.synthetic.risk": "order",
+        "data.synthetic.patches": "[48,96]",
+        "partition": "dirichlet",
+        "partition.alpha": "0.5",
+    },
 )
 _private("differential privacy, fixed noise", GENES_ONLY, TWO_SITES, PRIVATE)
 _private(
@@ -337,7 +342,9 @@ def main() -> int:
     arguments = parser.parse_args()
     names = [name for name in CASES if arguments.k in name]
     if arguments.action == "write":
-        made = {"machine": machine(), "tests": count_tests(), "cases": record(names)}
+        before = json.loads(RECORD.read_text(encoding="utf-8")) if arguments.k else {"cases": {}}
+        cases = before["cases"] | record(names)
+        made = {"machine": machine(), "tests": before.get("tests") or count_tests(), "cases": cases}
         RECORD.write_text(json.dumps(made, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return 0
     wanted = json.loads(RECORD.read_text(encoding="utf-8"))
