@@ -54,7 +54,7 @@ COPY --from=build /build/dist /opt/memamba/dist
 # The scan is compiled here, for the kind of processor that builds; on another kind the first start takes seconds longer.
 RUN --mount=type=bind,from=build,source=/build/tools,target=/build/tools \
     /build/tools/bin/pip --python /opt/memamba/bin/python install --no-cache-dir --no-deps /opt/memamba/dist/*.whl \
-    && NUMBA_CACHE_DIR=/opt/memamba/numba python -c 'import memamba_core.model.cpu.kernels' \
+    && NUMBA_CACHE_DIR=/opt/memamba/numba python -c 'import memamba_core.model.scan.cpu.kernels' \
     && rm -rf /tmp/*
 COPY --chmod=755 deploy/image/entrypoint.sh /opt/memamba/bin/entrypoint
 

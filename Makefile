@@ -67,7 +67,7 @@ test-slow: $(READY) ## all slow tests
 .PHONY: test-faults
 test-faults: $(READY) ## coordinator and hospitals as real processes: what is killed, missing, full or hostile
 	$(PYTEST) --dist loadfile -m 'slow or ci_slow' \
-	  tests/test_server_*.py tests/test_client_*.py tests/test_mutual_tls.py $(ARGS)
+	  tests/coordinator tests/site tests/system/test_mutual_tls.py $(ARGS)
 
 .PHONY: test-containers
 test-containers: $(READY) ## build the image and run a federation in containers, with podman

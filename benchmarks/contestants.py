@@ -16,7 +16,7 @@ from memamba_core.config.model import ModelConfig
 from memamba_core.model import build_model
 from memamba_core.model.mamba import Mamba
 from memamba_core.model.scan import selective_scan
-from memamba_core.records import Bag, InputSpec, PatientInputs, SurvivalTarget
+from memamba_core.patient import Bag, InputSpec, PatientInputs, SurvivalTarget
 from memamba_core.survival.losses import nll_loss
 from memamba_core.training.optim import AdamW
 

@@ -33,22 +33,22 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from federation_overhead import MODEL, HospitalDouble, build_app
+from federation_overhead import MODEL, SiteDouble, build_app
 from rich.console import Console
 from rich.table import Table
 
+from client.connection import Link
 from client.executor import Executor
-from client.flwr_compat import NodeTasks
+from client.flower.tasks import NodeTasks
 from client.interrupts import Interrupts
 from client.keys import SiteKeys
-from client.link import Link
 from memamba_core.config.coordinator import CoordinatorConfig
 from memamba_core.config.site import CoordinatorAddress
-from memamba_core.node_key import normalise_public_key
+from memamba_core.io.node_key import normalise_public_key
 from memamba_core.privacy.egress import EgressLog
 from memamba_core.training.checkpoint import load_checkpoint
-from server.folder import create_folder
-from server.roster import Roster
+from server.admin.folder import create_folder
+from server.admin.roster import Roster
 
 PORT = 18280  # and those after it
 BIN = Path(sys.executable).parent
@@ -154,7 +154,7 @@ def main() -> None:
 
 
 PROGRAMS = {
-    "server.link": "SuperLink",
+    "server.flower.superlink_process": "SuperLink",
     "flower-superlink": "SuperLink",
     "flower-supernode": "SuperNode",
     "flower-superexec": "SuperExec",
@@ -202,12 +202,12 @@ def be_a_site(folder: Path, ca: Path, port: int) -> None:
     """A hospital's process: our link and executor around a double."""
     coordinator = CoordinatorAddress(address=f"127.0.0.1:{PORT}", ca=ca, keys=folder)
     keys, listen, ended = SiteKeys(folder), ("127.0.0.1", port), threading.Event()
-    hospital = HospitalDouble(folder.name, work=0.0)
+    site = SiteDouble(folder.name, work=0.0)
     interrupts = Interrupts()
     thread = threading.Thread(target=Link(coordinator, keys, listen, ended).run)
     thread.start()
     tasks = NodeTasks(f"127.0.0.1:{port}", keys.load_secret())
-    Executor(tasks, build_app(lambda _context: hospital), EgressLog(folder), interrupts, 3600.0).run()
+    Executor(tasks, build_app(lambda _context: site), EgressLog(folder), interrupts, 3600.0).run()
     ended.set()
     thread.join()
 

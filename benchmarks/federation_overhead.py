@@ -31,8 +31,10 @@ from rich.table import Table
 from memamba_core.config.compose import compose_experiment
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.statistics import ColumnMoments
-from memamba_core.message import WireMessage
-from memamba_core.protocol import (
+from memamba_core.training.checkpoint import initial_model
+from memamba_core.wire.flower_records import from_records, to_records
+from memamba_core.wire.message import WireMessage
+from memamba_core.wire.protocol import (
     AgreementReply,
     AgreementRequest,
     EvaluateReply,
@@ -46,12 +48,10 @@ from memamba_core.protocol import (
     TrainRequest,
     size_band,
 )
-from memamba_core.training.checkpoint import initial_model
-from memamba_core.wire import from_records, to_records
-from server.journal import Journal, RoundRecord
-from server.rounds import run_federation
-from server.settle import Run
-from simulation.local_grid import InlineRunner, LocalGrid
+from server.federation.handshake import Run
+from server.federation.journal import Journal, RoundRecord
+from server.federation.rounds import run_federation
+from simulation.grid.local import InlineRunner, LocalGrid
 
 GOAL_OVERHEAD = 0.15
 GOAL_BYTES = 1.6e9
@@ -62,7 +62,7 @@ GENE_COLUMNS = tuple(sorted(f"GENE{i:04d}_{kind}" for kind in ("rnaseq", "cnv", 
 MODEL = ("model.d_model=312", "model.group_hidden=256", "agreement.gene_groups=kind")
 
 
-class HospitalDouble:
+class SiteDouble:
     """Answers the whole protocol without a patient.
 
     Args:
@@ -125,14 +125,14 @@ def _counts(events: np.ndarray) -> dict[str, np.ndarray]:
     return {"event": events, "censored": events.copy()}
 
 
-def build_app(hospital_of: Callable[[Context], HospitalDouble]) -> ClientApp:
+def build_app(site_of: Callable[[Context], SiteDouble]) -> ClientApp:
     """The doubles behind Flower's ClientApp, with the same conversions as `client.app`."""
     app = ClientApp()
 
     def answer(request_class: type[WireMessage], name: str) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:
             request = request_class.from_payload(from_records(message.content))
-            work = getattr(hospital_of(context), name)
+            work = getattr(site_of(context), name)
             return Message(to_records(work(request)), reply_to=message)
 
         return handle
@@ -194,8 +194,8 @@ def measure(num_sites: int, work: float, rounds: int, strategy: str) -> dict[str
     overrides = (*MODEL, f"strategy={strategy}", f"federation.num_rounds={rounds + 1}")
     experiment = compose_experiment(overrides)
     names = [f"site-{i + 1:02d}" for i in range(num_sites)]
-    hospitals = {name: HospitalDouble(name, work) for name in names}
-    app = build_app(lambda context: hospitals[str(context.node_config["site"])])
+    sites = {name: SiteDouble(name, work) for name in names}
+    app = build_app(lambda context: sites[str(context.node_config["site"])])
     clock = Clock()
     before = memory()[0]
     with tempfile.TemporaryDirectory() as folder:

@@ -30,11 +30,11 @@ from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.privacy.accounting import calibrate_noise
-from memamba_core.protocol import size_band
-from server.settle import Run
+from memamba_core.wire.protocol import size_band
+from server.federation.handshake import Run
 from simulation.cohort import SimulatedCohort, prepare_cohort
-from simulation.grid import open_grid
-from simulation.methods import agree_only
+from simulation.grid.build import open_grid
+from simulation.methods import build_agreement_only
 
 FloatArray = npt.NDArray[np.float64]
 EDGES = (12.0, 24.0, 48.0)  # agreement.public_edges
@@ -104,7 +104,7 @@ def splits_of(cohort_name: str, partition: tuple[str, ...], test_folds: tuple[in
     config = compose_simulation(overrides)
     outer = prepare_cohort(config)
     run = Run("settings", config.experiment, experiment_overrides(overrides), fold=0)
-    agreement = agree_only(open_grid(config, outer, state=None), run, outer)
+    agreement = build_agreement_only(open_grid(config, outer, state=None), run, outer)
     if test_folds is not None:
         yield from (_split(config, outer, agreement, fold) for fold in test_folds)
     else:

@@ -17,9 +17,9 @@ import torch
 from memamba_core.config.model import ModelConfig
 from memamba_core.config.training import TrainingConfig
 from memamba_core.model import build_model
+from memamba_core.patient import Bag, InputSpec, PatientInputs, SurvivalTarget
 from memamba_core.privacy.dp_sgd import PatientOptimizer
 from memamba_core.privacy.secure_random import SecureRandom
-from memamba_core.records import Bag, InputSpec, PatientInputs, SurvivalTarget
 from memamba_core.training.trainer import training_loss
 
 NUM_GENES = 3000

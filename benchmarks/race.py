@@ -134,7 +134,7 @@ def _work(
     return [json.loads(line) for line in output.decode().splitlines() if line.startswith("{")]
 
 
-def _tell(**line: Any) -> None:
+def _notify(**line: Any) -> None:
     print(json.dumps(line), flush=True)
 
 
@@ -150,7 +150,7 @@ def _race_here(contestants: Sequence[Contestant], seconds: float) -> None:
 
     def take_turn(i: int) -> float:
         took = sum(_time(calls[i]) for _ in range(groups[i]))
-        _tell(contestant=i, seconds=took / groups[i])
+        _notify(contestant=i, seconds=took / groups[i])
         groups[i] = max(1, round(_GROUP_SECONDS * groups[i] / max(took, 1e-6)))
         return took
 
@@ -162,15 +162,15 @@ def _race_here(contestants: Sequence[Contestant], seconds: float) -> None:
                 cuda.reset_peak_memory_stats()
                 before = cuda.memory_allocated()
                 call()
-                _tell(contestant=i, bytes=cuda.max_memory_allocated() - before)
+                _notify(contestant=i, bytes=cuda.max_memory_allocated() - before)
         except NotHereError as reason:
-            _tell(contestant=i, word=str(reason))
+            _notify(contestant=i, word=str(reason))
             continue
         except MissingBackendError:
-            _tell(contestant=i, word="not installed")
+            _notify(contestant=i, word="not installed")
             continue
         except OutOfMemoryError:
-            _tell(contestant=i, word="out of memory")
+            _notify(contestant=i, word="out of memory")
             continue
         calls[i], groups[i] = call, 1
         spent[i] = take_turn(i)
@@ -194,18 +194,18 @@ def _memory_here(contestant: Contestant) -> None:
         build({**contestant, "length": 64})()
         call = build(contestant)
     except NotHereError as reason:
-        _tell(word=str(reason))
+        _notify(word=str(reason))
         return
     forget = Path("/proc/self/clear_refs")
     try:
         ctypes.CDLL(None).malloc_trim(0)
         forget.write_text("5", encoding="ascii")
     except (OSError, AttributeError):
-        _tell(word="this system does not forget a peak")
+        _notify(word="this system does not forget a peak")
         return
     before = _resident("VmRSS")
     call()
-    _tell(bytes=_resident("VmHWM") - before)
+    _notify(bytes=_resident("VmHWM") - before)
 
 
 def _products_here(contestant: Contestant) -> None:
@@ -226,11 +226,11 @@ def _products_here(contestant: Contestant) -> None:
     try:
         call = build(contestant)
     except NotHereError as reason:
-        _tell(word=str(reason))
+        _notify(word=str(reason))
         return
     with flop_counter.FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         call()
-    _tell(operations=counter.get_total_flops())
+    _notify(operations=counter.get_total_flops())
 
 
 def _resident(key: str) -> int:

@@ -29,11 +29,11 @@ from rich.table import Table
 from memamba_core.config.compose import compose_simulation, experiment_overrides
 from memamba_core.data.records import Cohort
 from memamba_core.survival.concordance import concordance_index
-from server.settle import Run
+from server.federation.handshake import Run
 from simulation.cohort import SimulatedCohort, prepare_cohort
 from simulation.folds import assign_folds
-from simulation.grid import open_grid
-from simulation.methods import agree_only, predict_weights, train_federated, train_pooled
+from simulation.grid.build import open_grid
+from simulation.methods import build_agreement_only, predict_weights, train_federated, train_pooled
 
 HELD_OUT = 0  # of the four inner folds
 
@@ -68,7 +68,7 @@ def screen(cohort_name: str, setting: str, method: str, folds: Sequence[int], se
                 if method == "federated":
                     result = train_federated(grid, run, cohort)
                 else:
-                    agreement = agree_only(grid, run, cohort)
+                    agreement = build_agreement_only(grid, run, cohort)
             if method == "federated":
                 test = cohort.test_cohort(HELD_OUT)
                 predictions = predict_weights(result.weights, test, config.experiment, result.agreement)

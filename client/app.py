@@ -12,8 +12,9 @@ from flwr.clientapp import ClientApp
 
 from memamba_core.config.site import load_site_config
 from memamba_core.errors import AgreementError, ConfigError, DataError, ProtocolError, TamperedLogError
-from memamba_core.message import WireMessage
-from memamba_core.protocol import (
+from memamba_core.wire.flower_records import from_records, to_records
+from memamba_core.wire.message import WireMessage
+from memamba_core.wire.protocol import (
     AgreementRequest,
     EvaluateRequest,
     FactsRequest,
@@ -22,11 +23,10 @@ from memamba_core.protocol import (
     StatisticsRequest,
     TrainRequest,
 )
-from memamba_core.wire import from_records, to_records
 
-from .local import SiteWorker
 from .session import RefusedError, refuse_other_version
 from .site import open_site
+from .worker import SiteWorker
 
 __all__ = ["app", "build_client_app"]
 

@@ -22,7 +22,7 @@ from .keys import SiteKeys
 from .logs import open_logs, support_log
 
 if TYPE_CHECKING:
-    from memamba_core.privacy.egress import Departure
+    from memamba_core.privacy.egress import EgressRecord
 
 __all__ = ["main"]
 
@@ -144,11 +144,11 @@ def _run(options: argparse.Namespace) -> ExitCode:
         open_logs(options.log_format, state)
     except OSError as error:
         raise ConfigError(f"{state}: the private log cannot be written there ({error.strerror})") from None
-    from .station import run_link, run_together, run_train
+    from .service import run_connection, run_together, run_train
 
     try:
         if link_alone:
-            run_link(config, runtime)
+            run_connection(config, runtime)
         elif options.part == "train":
             run_train(config, runtime)
         else:
@@ -174,7 +174,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
 
 
 def _doctor(options: argparse.Namespace) -> ExitCode:
-    from .doctor import examine, print_report
+    from client.doctor.report import examine, print_report
 
     healthy = print_report(examine(options.site, options.part))
     return ExitCode.DONE if healthy else ExitCode.PROBLEM
@@ -200,20 +200,20 @@ def _egress(options: argparse.Namespace) -> ExitCode:
     from memamba_core.privacy.egress import EgressLog
 
     log = EgressLog(_state(load_site_config(options.site), existing=True))
-    departures = log.read()
-    for line in _departure_lines(departures, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+    egress_records = log.read()
+    for line in _record_lines(egress_records, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
         print(line)
-    total = sum(one.num_bytes for one in departures)
-    print(f"{len(departures)} answers, {total:,d} bytes in all; the log is whole: {log.path}")
+    total = sum(one.num_bytes for one in egress_records)
+    print(f"{len(egress_records)} answers, {total:,d} bytes in all; the log is whole: {log.path}")
     return ExitCode.DONE
 
 
-def _departure_lines(departures: "Sequence[Departure]", columns: int | None) -> Iterator[str]:
+def _record_lines(egress_records: "Sequence[EgressRecord]", columns: int | None) -> Iterator[str]:
     """A line for each answer; on a terminal of so many columns, what was in it stands below, broken between words."""
-    width = max((len(one.run_id) for one in departures), default=3)
+    width = max((len(one.run_id) for one in egress_records), default=3)
     heading = f"{'time (UTC)':19}  {'phase':10} {'round':>5}  {'bytes':>12}  {'sha256':12}  {'run':{width}}"
     yield heading if columns else f"{heading}  what"
-    for one in departures:
+    for one in egress_records:
         where = f"{one.phase:10} {one.server_round or '':>5}"
         what = one.text or f"{one.kind}: {', '.join(one.fields)}"
         line = f"{one.time[:19]}  {where}  {one.num_bytes:12,d}  {one.sha256[:12]}  {one.run_id:{width}}"
@@ -227,7 +227,7 @@ def _departure_lines(departures: "Sequence[Departure]", columns: int | None) -> 
 
 
 def _ledger(options: argparse.Namespace) -> ExitCode:
-    from .private import ledger_folder
+    from .private_round import ledger_folder
     from .spending import spending_report
 
     config = load_site_config(options.site)

@@ -1,8 +1,8 @@
 """Takes a SuperNode's tasks one by one and answers them with installed code: nothing that came with a task is run.
 
 A task brings a message, and a bundle of code that Flower's own executor would unpack and import. Here the bundle stays
-packed. An answer is one of the classes of `memamba_core.protocol` or a `Refusal`, whatever happens, and has its line in
-the egress log before it goes.
+packed. Every answer is one of the classes of `memamba_core.wire.protocol` or a `Refusal`. Its line is in the egress log
+before the answer leaves.
 """
 
 import logging
@@ -13,10 +13,12 @@ from typing import Protocol
 
 from flwr.app import Context, Error, Message
 
+from client.flower.tasks import Task, UnreachableError
 from memamba_core.errors import ProtocolError
-from memamba_core.message import WireMessage
-from memamba_core.privacy.egress import Departure, EgressLog, describe_answer, describe_refusal
-from memamba_core.protocol import (
+from memamba_core.privacy.egress import EgressLog, EgressRecord, describe_answer, describe_refusal
+from memamba_core.wire.flower_records import from_records
+from memamba_core.wire.message import WireMessage
+from memamba_core.wire.protocol import (
     AgreementReply,
     EvaluateReply,
     FactsReply,
@@ -26,9 +28,7 @@ from memamba_core.protocol import (
     TrainReply,
     TrainRequest,
 )
-from memamba_core.wire import from_records
 
-from .flwr_compat import Task, UnreachableError
 from .interrupts import Interrupts, StopRequested, TaskLost, TimeOver
 from .logs import code_location, support_log
 from .session import RUN_ID
@@ -101,10 +101,10 @@ class Executor:
             try:
                 token = self._tasks.acquire()
             except UnreachableError as error:
-                self._tell(f"waiting for the SuperNode: {error}")
+                self._notify(f"waiting for the SuperNode: {error}")
                 stopping.wait(_PAUSE_S)
                 continue
-            self._tell("ready for requests of the coordinator")
+            self._notify("ready for requests of the coordinator")
             if token is None:
                 stopping.wait(_POLL_S)
             else:
@@ -127,7 +127,7 @@ class Executor:
 
     def _answer(self, task: Task) -> None:
         """Work, write the line, and only then let the answer go."""
-        begun = time.monotonic()
+        started = time.monotonic()
         message = task.message
         phase = next((p for p in Phase if p.message_type == message.metadata.message_type), None)
         run_id, server_round = _named(message)
@@ -143,7 +143,7 @@ class Executor:
             answer = reply
         self._egress.append(departure)
         task.answer(answer)
-        _report(departure, time.monotonic() - begun)
+        _report(departure, time.monotonic() - started)
 
     def _work(self, phase: Phase | None, task: Task) -> Message | Refusal:
         if phase is None:
@@ -180,7 +180,7 @@ class Executor:
             return Refusal.INTERNAL
         return reply
 
-    def _tell(self, text: str) -> None:
+    def _notify(self, text: str) -> None:
         if text != self._told:
             support_log.info("%s", text)
             self._told = text
@@ -199,7 +199,7 @@ def _named(message: Message) -> tuple[str, int]:
     )
 
 
-def _report(departure: Departure, seconds: float) -> None:
+def _report(departure: EgressRecord, seconds: float) -> None:
     what = f"{departure.phase}, round {departure.server_round}" if departure.server_round else departure.phase
     if departure.text:
         support_log.warning("%s of run %s: refused in %.1f s (%s)", what, departure.run_id, seconds, departure.text)

@@ -1,11 +1,11 @@
 """What the exit code of `flower-client` says to a script, a service manager or a container engine."""
 
-from memamba_core.command_code import CommandCode
+from memamba_core.io.exit_codes import DescribedExitCode
 
 __all__ = ["ExitCode"]
 
 
-class ExitCode(CommandCode):
+class ExitCode(DescribedExitCode):
     """Each with the sentence that `flower-client --help` shows."""
 
     DONE = 0, "done; run: it was told to stop, and did"

@@ -7,9 +7,9 @@ from urllib.parse import quote
 import h5py
 import numpy as np
 
-from memamba_core.atomic import write_secret
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.data.features import PatchFolder
+from memamba_core.io.atomic import write_secret
 from memamba_core.model import MEMamba
 
 __all__ = ["write_heat_map"]

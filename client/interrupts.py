@@ -59,7 +59,7 @@ class Interrupts:
             TaskLost: `lose` was called.
             TimeOver: past `limit_s`. At the latest when the work is done: a library may have swallowed the interrupt.
         """
-        begun = time.monotonic()
+        started = time.monotonic()
         timer = threading.Timer(limit_s, self._interrupt, [TimeOver]) if limit_s is not None else None
         self._reason = None
         self._breakable = True
@@ -70,7 +70,7 @@ class Interrupts:
                 timer.daemon = True
                 timer.start()
             yield
-            if limit_s is not None and time.monotonic() - begun > limit_s:
+            if limit_s is not None and time.monotonic() - started > limit_s:
                 raise TimeOver
         finally:
             self._breakable = False

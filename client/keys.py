@@ -15,9 +15,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from memamba_core.atomic import write_atomically, write_secret
 from memamba_core.errors import ConfigError
-from memamba_core.node_key import fingerprint, normalise_public_key
+from memamba_core.io.atomic import write_atomically, write_secret
+from memamba_core.io.node_key import fingerprint, normalise_public_key
 
 __all__ = ["SiteKeys"]
 

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from memamba_core.log_lines import TEXT, JsonLines, LogFormat
+from memamba_core.io.logs import TEXT, JsonLines, LogFormat
 
 __all__ = ["code_location", "open_logs", "support_log"]
 
@@ -52,7 +52,7 @@ def open_logs(log_format: LogFormat, state: Path | None) -> None:
 
 
 def code_location(error: BaseException) -> str:
-    """Where an error was raised, as `client/local.py:97`: a place in installed code, without any data."""
+    """Where an error was raised, as `client/worker.py:97`: a place in installed code, without any data."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return "unknown place"

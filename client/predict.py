@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from memamba_core.atomic import fill_atomically, write_secret
 from memamba_core.config.site import SiteConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.clinical import read_clinical
@@ -23,6 +22,7 @@ from memamba_core.data.dataset import PatientDataset
 from memamba_core.data.features import PatchFolder
 from memamba_core.data.records import Cohort, FeatureStore
 from memamba_core.errors import AgreementError, CheckpointError, ConfigError
+from memamba_core.io.atomic import fill_atomically, write_secret
 from memamba_core.model import MEMamba
 from memamba_core.survival.concordance import count_pairs
 from memamba_core.training.checkpoint import Checkpoint, code_digest, load_checkpoint

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from memamba_core.atomic import write_atomically
 from memamba_core.config.compose import compose_foreign_experiment
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError, MemambaError
+from memamba_core.io.atomic import write_atomically
 from memamba_core.privacy.plan import PrivacyPlan, plan_of
-from memamba_core.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, package_version
+from memamba_core.wire.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, package_version
 
 from .site import Site
 

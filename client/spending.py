@@ -5,7 +5,7 @@ from pathlib import Path
 
 from memamba_core.config.site import SitePrivacy
 from memamba_core.errors import ConfigError
-from memamba_core.privacy.ledger import Charge, Ledger, epsilon_in_hospitals
+from memamba_core.privacy.ledger import Charge, Ledger, epsilon_in_sites
 
 __all__ = ["spending_report"]
 
@@ -39,7 +39,7 @@ def spending_report(folder: Path, site: str, policy: SitePrivacy | None) -> Iter
         yield _line(run_id, [c for c in charges if c.run_id == run_id], ledger.epsilon(run_id))
     total = ledger.epsilon()
     yield _line("in all", list(charges), total)
-    twice = epsilon_in_hospitals([c.spent for c in charges], 2, policy.delta)
+    twice = epsilon_in_sites([c.spent for c in charges], 2, policy.delta)
     yield f"a patient who is in two such hospitals has spent {twice:.3f} (at the same delta)"
     left = max(0.0, policy.max_epsilon - total)
     yield f"this site's cap, privacy.max_epsilon: {policy.max_epsilon:g}; left: {left:.3f}"

@@ -8,6 +8,7 @@
     │   └── NoPatientsError                 nobody is left after joining the tables
     ├── AgreementError (ValueError)         sites (or a site and the coordinator) do not agree
     ├── ProtocolError (ValueError)          a message does not have the agreed form
+    ├── RejectedReplyError (ValueError)     a site's reply is well-formed and cannot be used
     ├── CheckpointError (ValueError)        a saved model or journal cannot be used
     ├── TamperedLogError (ValueError)       an append-only log was edited, cut or replaced
     ├── BudgetError (RuntimeError)          a step would spend more privacy than the site allows
@@ -17,7 +18,7 @@
     └── FederationError (RuntimeError)      the federation cannot go on; it can be resumed
 
 Messages say what was got, what was wanted and what to do about it. They are shown to the person who runs the
-program on that machine; what is sent to another site is a fixed text by `memamba_core.protocol.Refusal` and
+program on that machine; what is sent to another site is a fixed text by `memamba_core.wire.protocol.Refusal` and
 never one of these messages, because a message may name a file, a column or a patient.
 """
 
@@ -34,6 +35,7 @@ __all__ = [
     "NoComparablePairError",
     "NoPatientsError",
     "ProtocolError",
+    "RejectedReplyError",
     "TamperedLogError",
 ]
 
@@ -60,6 +62,10 @@ class AgreementError(MemambaError, ValueError):
 
 class ProtocolError(MemambaError, ValueError):
     """A message has an unknown or missing field, or was made by another version."""
+
+
+class RejectedReplyError(MemambaError, ValueError):
+    """A site's reply has the agreed form and values that cannot be aggregated: not finite, too many, of wrong shape."""
 
 
 class CheckpointError(MemambaError, ValueError):

@@ -11,10 +11,9 @@ from memamba_core.config.compose import compose_foreign_experiment
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint
-
-from .journal import Journal
-from .rounds import FederationResult, run_federation
-from .settle import Run
+from server.federation.handshake import Run
+from server.federation.journal import Journal
+from server.federation.rounds import FederationResult, run_federation
 
 __all__ = ["app", "run_from_context"]
 

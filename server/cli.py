@@ -63,7 +63,7 @@ def _say(text: object, code: ExitCode) -> ExitCode:
 
 
 def _init(arguments: argparse.Namespace) -> ExitCode:
-    from .folder import create_folder
+    from server.admin.folder import create_folder
 
     given = {
         "addresses": tuple(arguments.address),
@@ -81,7 +81,7 @@ def _init(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _enroll(arguments: argparse.Namespace) -> ExitCode:
-    from memamba_core.node_key import normalise_public_key
+    from memamba_core.io.node_key import normalise_public_key
 
     folder = _open(arguments)
     try:
@@ -123,7 +123,7 @@ def _renew(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _kit(arguments: argparse.Namespace) -> ExitCode:
-    from .kit import write_kit
+    from server.admin.kit import write_kit
 
     path = write_kit(_open(arguments), arguments.name, arguments.address, arguments.output)
     print(f"{path}: nothing in it is secret; it may go by mail")
@@ -170,7 +170,7 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> ExitCode:
-    from .control import describe_run
+    from .status import describe_run
 
     folder = _open(arguments)
     text = describe_run(folder)
@@ -179,7 +179,7 @@ def _status(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _stop(arguments: argparse.Namespace) -> ExitCode:
-    from .control import stop_run
+    from .status import stop_run
 
     folder = _open(arguments)
     stopped = stop_run(folder)
@@ -193,7 +193,7 @@ def _stop(arguments: argparse.Namespace) -> ExitCode:
 
 def _open(arguments: argparse.Namespace) -> Any:
     """The federation's folder: `--dir`, else the environment, else the working directory."""
-    from .folder import open_folder
+    from server.admin.folder import open_folder
 
     return open_folder(arguments.dir or Path(os.environ.get(_FOLDER_VARIABLE, ".")))
 

@@ -13,23 +13,23 @@ from typing import Any
 
 from rich.console import Console
 
-from memamba_core.config.begun import BegunDeployment, names_the_remedy
 from memamba_core.config.compose import compose_foreign_experiment
 from memamba_core.config.coordinator import RunSettings
+from memamba_core.config.run_manifest import DeploymentManifest, explain_damaged_manifest
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError, FederationError
+from server.admin.folder import FederationFolder
+from server.federation.exchange import SiteFailure
+from server.federation.handshake import Run
+from server.federation.journal import Journal, RoundRecord
+from server.federation.rounds import run_federation
+from server.flower.control import Control, RetiredKeyError, server_app_task
+from server.flower.grid import RuntimeGrid, SuperLinkLostError
+from server.flower.superlink import SuperLink
 
-from .exchange import SiteFailure
-from .flwr_compat import Control, ReturnedKeyError, server_app_task
-from .folder import FederationFolder
-from .journal import Journal, RoundRecord
 from .logs import also_log_to
 from .progress import RunProgress
 from .results import write_json, write_results, write_rounds
-from .rounds import run_federation
-from .runtime_grid import LinkLostError, RuntimeGrid
-from .settle import Run
-from .superlink import SuperLink
 
 __all__ = ["Plan", "plan_run", "run_deployment"]
 
@@ -112,7 +112,7 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
     return Plan(folder, run, sites, min_sites, settings.wait_s, signatures and signatures.absolute())
 
 
-def _settings_before(folder: Path, overrides: Sequence[str]) -> BegunDeployment:
+def _settings_before(folder: Path, overrides: Sequence[str]) -> DeploymentManifest:
     """What a run was begun with.
 
     Raises:
@@ -126,8 +126,8 @@ def _settings_before(folder: Path, overrides: Sequence[str]) -> BegunDeployment:
         raise ConfigError(f"resume={folder.name}: no such run; there are {', '.join(known) or 'none'}")
     if (folder / "summary.json").is_file():
         raise ConfigError(f"resume={folder.name}: this run is finished; its results are in {folder}")
-    before = BegunDeployment.read(path)
-    with names_the_remedy():
+    before = DeploymentManifest.read(path)
+    with explain_damaged_manifest():
         digest = compose_foreign_experiment(_CONFIG, before.overrides).digest()
     if digest != before.config_digest:
         raise ConfigError(
@@ -157,7 +157,7 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
     with federation.hold():
         for warning in federation.check():
             _log.warning(warning)
-        begun = time.time()
+        started = time.time()
         with SuperLink(federation) as link:
             _begin(plan)
             with (
@@ -166,7 +166,7 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
             ):
                 try:
                     with _flower_run(federation, link, progress) as (grid, nodes):
-                        present = _wait_for_sites(grid, plan, nodes, progress, begun)
+                        present = _wait_for_sites(grid, plan, nodes, progress, started)
                         result = run_federation(
                             grid,
                             plan.run,
@@ -177,7 +177,7 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
                         )
                     away = {site: _AWAY for site in plan.sites if site not in present}
                     return write_results(plan.folder, plan.run, replace(result, failures=away | result.failures))
-                except LinkLostError as error:
+                except SuperLinkLostError as error:
                     raise FederationError(f"the SuperLink is lost: {error}; its log is {link.log_file}") from error
                 except OSError as error:
                     raise FederationError(
@@ -226,7 +226,7 @@ def _flower_run(
         keys = {site: roster.get(site).public_key_pem for site in roster.names}
         try:
             nodes = control.register(keys)
-        except ReturnedKeyError:
+        except RetiredKeyError:
             link.start_afresh()
             nodes = control.register(keys)
         progress.know(nodes)
@@ -234,7 +234,7 @@ def _flower_run(
         with server_app_task(link.address, ca, federation.runtime_secret.read_bytes(), progress) as grid:
             yield grid, nodes
     finally:
-        if not isinstance(sys.exception(), LinkLostError):
+        if not isinstance(sys.exception(), SuperLinkLostError):
             control.end_runs()
         control.close()
 
@@ -252,7 +252,7 @@ def _metrics_writer(plan: Plan) -> Callable[[RoundRecord], None]:
 
 
 def _wait_for_sites(
-    grid: RuntimeGrid, plan: Plan, nodes: Mapping[str, int], progress: RunProgress, begun: float
+    grid: RuntimeGrid, plan: Plan, nodes: Mapping[str, int], progress: RunProgress, started: float
 ) -> dict[str, int]:
     """Wait until all sites are connected, or long enough for the least number of them.
 
@@ -261,7 +261,7 @@ def _wait_for_sites(
         plan: names the sites.
         nodes: node id of each.
         progress: told who is there.
-        begun: Unix time; a site counts when it was heard of after it.
+        started: Unix time; a site counts when it was heard of after it.
 
     Returns:
         The node id of each connected site.
@@ -272,7 +272,7 @@ def _wait_for_sites(
     deadline = time.monotonic() + plan.wait_s
     since: dict[str, float] = {}
     while True:
-        online, now = grid.online(begun), time.monotonic()
+        online, now = grid.online(started), time.monotonic()
         since = {site: since.get(site, now) for site in plan.sites if nodes[site] in online}
         present = {site: nodes[site] for site, seen in since.items() if now - seen >= _STEADY_S}
         progress.on_connected(plan.sites, present)

@@ -1,11 +1,11 @@
 """What the exit code of `flower-server` says to a script or a service manager."""
 
-from memamba_core.command_code import CommandCode
+from memamba_core.io.exit_codes import DescribedExitCode
 
 __all__ = ["ExitCode"]
 
 
-class ExitCode(CommandCode):
+class ExitCode(DescribedExitCode):
     """Each with the sentence that `flower-server --help` shows."""
 
     DONE = 0, "done"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from memamba_core.log_lines import TEXT, JsonLines, LogFormat
+from memamba_core.io.logs import TEXT, JsonLines, LogFormat
 
 __all__ = ["also_log_to", "open_log"]
 

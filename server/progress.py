@@ -13,11 +13,10 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from memamba_core.atomic import write_atomically
-from memamba_core.protocol import Phase
-
-from .journal import RoundRecord
-from .settle import Run
+from memamba_core.io.atomic import write_atomically
+from memamba_core.wire.protocol import Phase
+from server.federation.handshake import Run
+from server.federation.journal import RoundRecord
 
 __all__ = ["RunProgress", "read_status"]
 

@@ -11,16 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from memamba_core.atomic import write_atomically
 from memamba_core.figures.learning_curves import draw_rounds
-from memamba_core.protocol import PROTOCOL_VERSION, package_version
+from memamba_core.io.atomic import write_atomically
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint
+from memamba_core.wire.protocol import PROTOCOL_VERSION, package_version
+from server.federation.handshake import Run
+from server.federation.journal import RoundRecord
+from server.federation.rounds import FederationResult
 
-from .journal import RoundRecord
-from .rounds import FederationResult
-from .settle import Run
-
-__all__ = ["absences", "build_summary", "round_lines", "versions", "write_json", "write_results", "write_rounds"]
+__all__ = [
+    "build_summary",
+    "describe_absences",
+    "round_lines",
+    "versions",
+    "write_json",
+    "write_results",
+    "write_rounds",
+]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -60,7 +67,7 @@ def versions() -> dict[str, Any]:
     }
 
 
-def absences(result: FederationResult) -> list[str]:
+def describe_absences(result: FederationResult) -> list[str]:
     """A sentence for each reason for which hospitals did not take part, in all of it or in some rounds."""
     reasons: dict[str, dict[str, int]] = {}
     for site, failure in result.failures.items():
@@ -117,7 +124,7 @@ def build_summary(run: Run, result: FederationResult) -> dict[str, Any]:
             "code": code_digest(),
             "agreement": result.agreement.digest(),
         },
-        "warnings": [*result.warnings, *absences(result)],
+        "warnings": [*result.warnings, *describe_absences(result)],
         "versions": versions(),
         "command": shlex.join(["flower-server", "run", *fold, *run.overrides]),
     }

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from memamba_core.config.begun import BegunRun, names_the_remedy
 from memamba_core.config.compose import (
     HYDRA_VERSION_BASE,
     compose_experiment,
@@ -21,6 +20,7 @@ from memamba_core.config.compose import (
     hydra_overrides,
     simulation_from,
 )
+from memamba_core.config.run_manifest import RunManifest, explain_damaged_manifest
 from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
 from memamba_core.errors import ConfigError, MemambaError
 
@@ -128,8 +128,8 @@ def _simulate(config: SimulationConfig, overrides: tuple[str, ...]) -> None:
 def _audit(config: SimulationConfig, overrides: tuple[str, ...]) -> None:
     from rich.console import Console
 
-    from .audit import audit
-    from .audit_words import table
+    from simulation.audit.report import table
+    from simulation.audit.run import audit
 
     for name in ("flwr", "server"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -156,9 +156,9 @@ def _settings_of(config: SimulationConfig, overrides: tuple[str, ...]) -> tuple[
     path = folder / "settings.json"
     if not path.is_file():
         raise ConfigError(f"resume={folder}: no settings.json there; name the output folder of an interrupted run")
-    before = BegunRun.read(path)
+    before = RunManifest.read(path)
     machine = {name: getattr(config, name) for name in MACHINE_SETTINGS}
-    with names_the_remedy():
+    with explain_damaged_manifest():
         settings = SimulationConfig.parse({**before.settings, **machine, "resume": folder}, str(path))
     _refuse_changed_configs(settings, before.overrides)
     return settings, before.overrides

@@ -12,7 +12,7 @@ from memamba_core.data.clinical import read_clinical
 from memamba_core.data.genomics import read_signatures
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort
-from memamba_core.data.synthetic import SyntheticCohort, generate_cohort
+from memamba_core.data.synthetic.generate import SyntheticCohort, generate_cohort
 from memamba_core.errors import ConfigError, DataError, NoPatientsError
 
 from .folds import assign_folds

@@ -16,19 +16,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from memamba_core.atomic import fill_atomically
 from memamba_core.config.simulation import CohortConfig
-from memamba_core.config.site import (
-    ClinicalTable,
-    FeatureFolder,
-    FoldTable,
-    GenomicsTable,
-    SiteConfig,
-    SiteDataConfig,
-)
+from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteConfig, SiteDataConfig
 from memamba_core.data.features import PatchFolder
 from memamba_core.data.records import Cohort, FeatureStore
 from memamba_core.errors import ConfigError
+from memamba_core.io.atomic import fill_atomically
 
 __all__ = ["export_sites"]
 
@@ -81,29 +74,29 @@ def export_sites(
     try:
         with fill_atomically(output_dir) as partial:
             for name, case_ids in sites.items():
-                hospital = cohort.subset(case_ids)
-                assert len(hospital.records) == len(case_ids) > 0, "sites are a partition of the cohort"
-                if with_folds and all(r.fold is None for r in hospital.records):
+                site = cohort.subset(case_ids)
+                assert len(site.records) == len(case_ids) > 0, "sites are a partition of the cohort"
+                if with_folds and all(r.fold is None for r in site.records):
                     _log.warning("site %s is left out: none of its patients is in a fold", name)
                     continue
-                _write_site(hospital, cohort_config, name, partial / name, with_folds)
+                _write_site(site, cohort_config, name, partial / name, with_folds)
                 written.append(name)
     except OSError as error:
         raise ConfigError(f"{output_dir} cannot be written: {error}; choose another output_dir") from None
     return tuple(output_dir / name for name in written)
 
 
-def _write_site(hospital: Cohort, cohort_config: CohortConfig, name: str, folder: Path, with_folds: bool) -> None:
+def _write_site(site: Cohort, cohort_config: CohortConfig, name: str, folder: Path, with_folds: bool) -> None:
     """One hospital."""
     folder.mkdir()
     config = SiteConfig(
         name=name,
         data=SiteDataConfig(
             root=Path(),
-            clinical=_write_clinical(hospital, folder),
-            genomics=_write_genes(hospital, folder),
-            features=_write_features(hospital, cohort_config, folder),
-            folds=_write_folds(hospital, folder) if with_folds else None,
+            clinical=_write_clinical(site, folder),
+            genomics=_write_genes(site, folder),
+            features=_write_features(site, cohort_config, folder),
+            folds=_write_folds(site, folder) if with_folds else None,
         ),
         state=Path("state"),
     )
@@ -111,9 +104,9 @@ def _write_site(hospital: Cohort, cohort_config: CohortConfig, name: str, folder
     (folder / "site.yaml").write_text(_HEADER + text, encoding="utf-8")
 
 
-def _write_clinical(hospital: Cohort, folder: Path) -> ClinicalTable:
+def _write_clinical(site: Cohort, folder: Path) -> ClinicalTable:
     """Months and events, whatever units and coding the source had."""
-    records = hospital.records
+    records = site.records
     columns: dict[str, list[Any]] = {
         "case_id": [r.case_id for r in records],
         "survival_months": [r.time_months for r in records],
@@ -129,45 +122,45 @@ def _write_clinical(hospital: Cohort, folder: Path) -> ClinicalTable:
     return ClinicalTable(file="clinical.csv", slides="slide_ids" if slides else None, tss="tss" if tss else None)
 
 
-def _write_genes(hospital: Cohort, folder: Path) -> GenomicsTable | None:
+def _write_genes(site: Cohort, folder: Path) -> GenomicsTable | None:
     """Molecular values of those who have them, unscaled."""
-    if hospital.genes is None:
+    if site.genes is None:
         return None
-    row_of = {r.case_id: r.gene_row for r in hospital.records if r.gene_row is not None}
+    row_of = {r.case_id: r.gene_row for r in site.records if r.gene_row is not None}
     if not row_of:
         return None
-    values_NC = hospital.genes.values_NC[list(row_of.values())]
-    table = pd.DataFrame(values_NC, columns=pd.Index(hospital.genes.columns))
+    values_NC = site.genes.values_NC[list(row_of.values())]
+    table = pd.DataFrame(values_NC, columns=pd.Index(site.genes.columns))
     table.insert(0, "case_id", list(row_of))
     table.to_csv(folder / "genomics.csv.gz", index=False, compression=_GZIP)
     return GenomicsTable(file="genomics.csv.gz")
 
 
-def _write_features(hospital: Cohort, cohort_config: CohortConfig, folder: Path) -> FeatureFolder | None:
+def _write_features(site: Cohort, cohort_config: CohortConfig, folder: Path) -> FeatureFolder | None:
     """Features of those who have them."""
-    store, source = hospital.features, cohort_config.features
-    if store is None or not any(store.has(r) for r in hospital.records):
+    store, source = site.features, cohort_config.features
+    if store is None or not any(store.has(r) for r in site.records):
         return None
     if store.columns:
         assert source is not None, "a slide-level table comes from tables"
         assert cohort_config.root is not None, "CohortConfig checks it"
         if source.groups_file is not None:
             shutil.copyfile(cohort_config.root / source.groups_file, folder / "feature_groups.csv")
-        _write_feature_table(hospital, store, folder / _FEATURE_TABLE)
+        _write_feature_table(site, store, folder / _FEATURE_TABLE)
         groups_file = None if source.groups_file is None else "feature_groups.csv"
         return source.model_copy(update={"path": _FEATURE_TABLE, "key": "case_id", "groups_file": groups_file})
     if isinstance(store, PatchFolder):
-        _link_patch_files(hospital, store, folder / _FEATURES)
+        _link_patch_files(site, store, folder / _FEATURES)
         return FeatureFolder(path=_FEATURES, encoder=store.declared.encoder, magnification=store.declared.magnification)
-    _write_patch_files(hospital, store, folder / _FEATURES / "h5_files")
+    _write_patch_files(site, store, folder / _FEATURES / "h5_files")
     return FeatureFolder(path=_FEATURES, encoder=store.encoder)
 
 
-def _write_feature_table(hospital: Cohort, store: FeatureStore, path: Path) -> None:
+def _write_feature_table(site: Cohort, store: FeatureStore, path: Path) -> None:
     """One row per slide vector, keyed by patient, in the order in which the store gives them."""
     case_ids: list[str] = []
     blocks: list[np.ndarray[Any, Any]] = []
-    for record in hospital.records:
+    for record in site.records:
         bag = store.load(record)
         if bag is not None:
             blocks.append(bag.patches_PF.numpy())
@@ -177,9 +170,9 @@ def _write_feature_table(hospital: Cohort, store: FeatureStore, path: Path) -> N
     table.to_csv(path, index=False, compression=_GZIP)
 
 
-def _link_patch_files(hospital: Cohort, store: PatchFolder, folder: Path) -> None:
+def _link_patch_files(site: Cohort, store: PatchFolder, folder: Path) -> None:
     """The source's own files: types and attributes stay, and gigabytes are not read."""
-    for slide in (slide for r in hospital.records for slide in r.slides if slide in store.files):
+    for slide in (slide for r in site.records for slide in r.slides if slide in store.files):
         source = store.files[slide].resolve()
         target = folder / ("pt_files" if source.suffix == ".pt" else "h5_files") / f"{slide}{source.suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -189,10 +182,10 @@ def _link_patch_files(hospital: Cohort, store: PatchFolder, folder: Path) -> Non
             shutil.copyfile(source, target)
 
 
-def _write_patch_files(hospital: Cohort, store: FeatureStore, folder: Path) -> None:
+def _write_patch_files(site: Cohort, store: FeatureStore, folder: Path) -> None:
     """One file per slide, from bags in memory."""
     folder.mkdir(parents=True)
-    for record in hospital.records:
+    for record in site.records:
         for slide in record.slides:
             bag = store.load(replace(record, slides=(slide,)))
             if bag is not None:
@@ -202,8 +195,8 @@ def _write_patch_files(hospital: Cohort, store: FeatureStore, folder: Path) -> N
                         file["coords"] = bag.coords_P2.numpy()
 
 
-def _write_folds(hospital: Cohort, folder: Path) -> FoldTable:
+def _write_folds(site: Cohort, folder: Path) -> FoldTable:
     """Who is in which test fold. A patient in none has no row."""
-    folds = [(r.case_id, r.fold) for r in hospital.records if r.fold is not None]
+    folds = [(r.case_id, r.fold) for r in site.records if r.fold is not None]
     pd.DataFrame(folds, columns=pd.Index(["case_id", "fold"])).to_csv(folder / "folds.csv", index=False)
     return FoldTable(file="folds.csv")

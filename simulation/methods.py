@@ -21,21 +21,21 @@ from memamba_core.survival.curves import integrated_brier_score, time_dependent_
 from memamba_core.training.checkpoint import Weights, initial_model, model_from, weights_of
 from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import Predictions, Span, predict, resolve_device, train
-from server.journal import Journal
-from server.rounds import FederationResult, Observer, run_federation
-from server.settle import Run, settle
+from server.federation.handshake import Run, perform_handshake
+from server.federation.journal import Journal
+from server.federation.rounds import FederationResult, Observer, run_federation
+from simulation.grid.local import LocalGrid
 
 from .cohort import SimulatedCohort
-from .local_grid import LocalGrid
 
 __all__ = [
     "MIN_PAIRS",
     "LocalOutcome",
     "PooledOutcome",
-    "agree_only",
+    "build_agreement_only",
+    "evaluate_predictions",
     "predict_fold",
     "predict_weights",
-    "test_metrics",
     "train_federated",
     "train_local",
     "train_pooled",
@@ -85,9 +85,9 @@ def train_federated(
     )
 
 
-def agree_only(grid: LocalGrid, run: Run, cohort: SimulatedCohort) -> Agreement:
+def build_agreement_only(grid: LocalGrid, run: Run, cohort: SimulatedCohort) -> Agreement:
     """Only the agreement, where no federation is trained: bins and scaling are the same for every method."""
-    return settle(grid, run, cohort.signatures, enrolled=grid.nodes).agreement
+    return perform_handshake(grid, run, cohort.signatures, enrolled=grid.nodes).agreement
 
 
 def train_pooled(
@@ -154,7 +154,7 @@ def predict_weights(
     return predict_fold(model_from(weights, experiment, agreement), cohort, experiment, agreement, device)
 
 
-def test_metrics(predictions: Predictions, training: Cohort, agreement: Agreement) -> dict[str, Any]:
+def evaluate_predictions(predictions: Predictions, training: Cohort, agreement: Agreement) -> dict[str, Any]:
     """What is reported of a test fold; None where undefined.
 
     Exact C-index, time-dependent AUC at the agreed edges and their mean, integrated Brier score, mean loss.

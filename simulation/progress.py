@@ -19,8 +19,8 @@ from rich.progress import (
 from rich.table import Table
 
 from memamba_core.config.simulation import SimulationConfig
-from memamba_core.protocol import Phase
-from server.journal import RoundRecord
+from memamba_core.wire.protocol import Phase
+from server.federation.journal import RoundRecord
 
 from .cohort import SimulatedCohort
 
@@ -97,15 +97,16 @@ class ProgressReporter:
         )
         for warning in cohort.warnings:
             say(f"[yellow]warning:[/] {warning}")
-        floors = config.disclosure
+        thresholds = config.disclosure
         say(
-            f"disclosure floors: {floors.min_patients} patients, {floors.min_events} events, {floors.min_pairs} pairs"
-            + (" (permissive: nothing leaves this machine)" if floors.min_patients == 1 else "")
+            f"disclosure thresholds: {thresholds.min_patients} patients, {thresholds.min_events} events, "
+            f"{thresholds.min_pairs} pairs"
+            + (" (permissive: nothing leaves this machine)" if thresholds.min_patients == 1 else "")
         )
         if config.experiment.privacy.name == "none":
             say(
                 "no differential privacy: weights of a small round can be turned back into patients (docs/privacy.md); "
-                f"rounds from {floors.min_round_patients} patients on are allowed here"
+                f"rounds from {thresholds.min_round_patients} patients on are allowed here"
             )
 
     def start_fold(self, fold: int) -> None:
@@ -188,7 +189,7 @@ class ProgressReporter:
             if fold["federated"] and (spent := fold["federated"]["privacy"]):
                 self._say(
                     f"fold {fold['fold']}: epsilon {spent['epsilon']:.2f} at delta {spent['delta']:g} spent, by the "
-                    f"hospitals' ledgers (a patient of two hospitals: {spent['epsilon_in_two_hospitals']:.2f})"
+                    f"hospitals' ledgers (a patient of two hospitals: {spent['epsilon_in_two_sites']:.2f})"
                     + ("; pooled and local training is without privacy" if fold["pooled"] or fold["local"] else "")
                 )
         sent = summary["bytes_per_round"]

@@ -10,38 +10,33 @@ from typing import Any
 
 import pandas as pd
 
-from memamba_core.atomic import write_atomically
 from memamba_core.config.compose import experiment_overrides
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.features import PatchFolder
 from memamba_core.errors import ConfigError, FederationError, MemambaError, NoComparablePairError
-from memamba_core.training.checkpoint import (
-    Checkpoint,
-    code_digest,
-    load_checkpoint,
-    save_checkpoint,
-)
+from memamba_core.io.atomic import write_atomically
+from memamba_core.training.checkpoint import Checkpoint, code_digest, load_checkpoint, save_checkpoint
 from memamba_core.training.trainer import resolve_device
-from server.journal import Journal
+from server.federation.handshake import Run
+from server.federation.journal import Journal
 from server.logs import also_log_to
-from server.results import absences, write_json, write_rounds
-from server.settle import Run
+from server.results import describe_absences, write_json, write_rounds
+from simulation.figures.draw import draw_figures
+from simulation.grid.build import open_grid
 
 from .cohort import SimulatedCohort, prepare_cohort
-from .grid import open_grid
 from .methods import (
-    agree_only,
+    build_agreement_only,
+    evaluate_predictions,
     predict_weights,
-    test_metrics,
     train_federated,
     train_local,
     train_pooled,
 )
 from .output import FoldOutcome, build_summary, prediction_rows, scan_backend
-from .pictures import draw_figures
-from .privacy import privacy_spent
+from .privacy_spent import privacy_spent
 from .progress import ProgressReporter
-from .run_folder import forget_if_nothing_was_done, open_run_folder
+from .run_folder import open_run_folder, remove_unused_folder
 
 __all__ = ["SimulationResult", "simulate"]
 
@@ -98,7 +93,7 @@ def simulate(
     except FederationError as error:
         raise FederationError(f"{error}. Who was left out and why: {folder / 'run.log'}") from None
     except (MemambaError, KeyboardInterrupt):
-        forget_if_nothing_was_done(folder)
+        remove_unused_folder(folder)
         raise
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return SimulationResult(summary, folder)
@@ -139,7 +134,9 @@ def _run_fold(
             outcome["federated"] = _federate(config, run, cohort, grid, folder, progress)
             outcome["federated"]["privacy"] = privacy_spent(experiment, cohort, state)
             write_json(path, outcome)
-        agreement = load_checkpoint(folder).agreement if config.runs("federated") else agree_only(grid, run, cohort)
+        agreement = (
+            load_checkpoint(folder).agreement if config.runs("federated") else build_agreement_only(grid, run, cohort)
+        )
     finally:
         grid.close()
     outcome["agreement_digest"] = agreement.digest()
@@ -148,7 +145,7 @@ def _run_fold(
         progress.start_method("pooled", experiment.federation.num_rounds * experiment.federation.local_epochs)
         pooled = train_pooled(cohort, experiment, agreement, fold, config.device, progress.on_epoch)
         training = cohort.training_cohort(fold, experiment)
-        outcome["pooled"] = {**test_metrics(pooled.predictions, training, agreement), "seconds": pooled.seconds}
+        outcome["pooled"] = {**evaluate_predictions(pooled.predictions, training, agreement), "seconds": pooled.seconds}
         _write_table(folder / "predictions-pooled.csv", prediction_rows("pooled", fold, pooled.predictions, site_of))
         save_checkpoint(
             folder,
@@ -206,7 +203,7 @@ def _federate(
     write_rounds(folder / "metrics.jsonl", run.fold, result.rounds)
     _log.info("fold %d federated in %.1f s", run.fold, time.perf_counter() - start)
     return {
-        **test_metrics(predictions, cohort.training_cohort(run.fold, experiment), result.agreement),
+        **evaluate_predictions(predictions, cohort.training_cohort(run.fold, experiment), result.agreement),
         "c_index_histogram": result.evaluation.c_index_histogram,
         "c_index_within_site": result.evaluation.c_index_within_site,
         "closing_evaluation": result.evaluation.sites,
@@ -214,7 +211,7 @@ def _federate(
         "num_gene_columns": len(result.agreement.gene_columns),
         "num_parameters": int(sum(array.size for array in result.weights.values())),
         "left_out": {site: failure.text for site, failure in result.failures.items()},
-        "warnings": [*result.warnings, *absences(result)],
+        "warnings": [*result.warnings, *describe_absences(result)],
         "bytes_per_round": [record.bytes_sent + record.bytes_received for record in result.rounds],
         "seconds": seconds,
     }

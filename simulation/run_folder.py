@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from memamba_core.config.begun import BegunRun
+from memamba_core.config.run_manifest import RunManifest
 from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
 from memamba_core.errors import ConfigError
 from server.results import write_json
 
-__all__ = ["claim_folder", "forget_if_nothing_was_done", "open_run_folder"]
+__all__ = ["claim_folder", "open_run_folder", "remove_unused_folder"]
 
 
 def open_run_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
@@ -26,7 +26,7 @@ def open_run_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
         raise ConfigError(
             f"resume={config.resume}: no settings.json there; name the output folder of an interrupted run"
         )
-    before = BegunRun.read(path).settings
+    before = RunManifest.read(path).settings
     changed = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
     if changed:
         raise ConfigError(
@@ -67,7 +67,7 @@ def claim_folder(config: SimulationConfig, name: str) -> Path:
             return folder
 
 
-def forget_if_nothing_was_done(folder: Path) -> None:
+def remove_unused_folder(folder: Path) -> None:
     """Take away what a run left that failed before there was anything to resume."""
     if not any(folder.glob("fold-*/journal/*")) and not any(folder.glob("fold-*/outcome.json")):
         shutil.rmtree(folder, ignore_errors=True)

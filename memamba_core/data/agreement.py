@@ -1,7 +1,7 @@
 """What sites agree on before round 1: time bins, gene columns and groups, scaling.
 
 A site never computes bins or scaling from its own data alone: it sends sums (`memamba_core.data.statistics`), the
-coordinator makes one `Agreement` of them (`server.agree`), and its digest travels with every later message.
+coordinator makes one `Agreement` of them (`server.federation.agreement`). Its digest travels with every later message.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memamba_core.errors import AgreementError
-from memamba_core.records import InputSpec
+from memamba_core.patient import InputSpec
 
 __all__ = ["Agreement"]
 

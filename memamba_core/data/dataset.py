@@ -11,7 +11,7 @@ from memamba_core.data.agreement import Agreement
 from memamba_core.data.records import Cohort, PatientRecord
 from memamba_core.data.statistics import transform_features, transform_genes
 from memamba_core.errors import AgreementError
-from memamba_core.records import Bag, PatientInputs, SurvivalTarget
+from memamba_core.patient import Bag, PatientInputs, SurvivalTarget
 from memamba_core.survival.time_bins import assign_time_bin
 
 __all__ = ["PatientDataset"]

@@ -16,7 +16,7 @@ from memamba_core.data.row_choice import choose_rows
 from memamba_core.data.slide_tables import open_slide_table
 from memamba_core.data.tables import TABLE_SUFFIXES
 from memamba_core.errors import DataError
-from memamba_core.records import Bag
+from memamba_core.patient import Bag
 
 __all__ = ["PatchFolder", "open_features", "open_patch_folder"]
 

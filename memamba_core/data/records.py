@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memamba_core.errors import DataError
-from memamba_core.records import Bag
+from memamba_core.patient import Bag
 
 __all__ = ["Cohort", "FeatureStore", "GeneTable", "PatientRecord"]
 

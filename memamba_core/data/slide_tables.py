@@ -16,7 +16,7 @@ from memamba_core.data.row_choice import choose_rows
 from memamba_core.data.slide_names import slide_name
 from memamba_core.data.tables import open_table
 from memamba_core.errors import ConfigError, DataError
-from memamba_core.records import Bag
+from memamba_core.patient import Bag
 
 __all__ = ["SlideTable", "build_families", "open_slide_table"]
 

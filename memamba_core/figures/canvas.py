@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from memamba_core.atomic import write_atomically
+from memamba_core.io.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .canvas import SERIES, figure_file, readable, say, with_gaps
+from memamba_core.figures.canvas import SERIES, figure_file, readable, say, with_gaps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

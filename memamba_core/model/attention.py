@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from memamba_core.model.precision import no_autocast, widen
+from memamba_core.model.precision import at_least_float32, no_autocast
 
 __all__ = ["GatedAttention", "attention_pool"]
 
@@ -27,7 +27,7 @@ class GatedAttention(nn.Module):
     def forward(self, tokens_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L"]:
         """Scores before the softmax, in float32 even under autocast: in bfloat16 tokens would tie."""
         with no_autocast(tokens_BLD.device):
-            content_BLD, gate_BLD = self.hidden(widen(tokens_BLD)).chunk(2, dim=2)
+            content_BLD, gate_BLD = self.hidden(at_least_float32(tokens_BLD)).chunk(2, dim=2)
             scores_BL1: Tensor = self.score(torch.tanh(content_BLD) * torch.sigmoid(gate_BLD))
         return scores_BL1.squeeze(2)
 
@@ -35,4 +35,4 @@ class GatedAttention(nn.Module):
 def attention_pool(tokens_BLD: Float[Tensor, "B L D"], scores_BL: Float[Tensor, "B L"]) -> Float[Tensor, "B D"]:
     """Mean of the tokens weighted by the softmax of their scores, at least in float32."""
     with no_autocast(tokens_BLD.device):
-        return torch.bmm(scores_BL.softmax(dim=1).unsqueeze(1), widen(tokens_BLD)).squeeze(1)
+        return torch.bmm(scores_BL.softmax(dim=1).unsqueeze(1), at_least_float32(tokens_BLD)).squeeze(1)

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from memamba_core.config.model import ModelConfig
 from memamba_core.model.experts import Expert, ExpertOutput
-from memamba_core.model.precision import no_autocast, widen
+from memamba_core.model.precision import at_least_float32, no_autocast
 from memamba_core.model.tokens import FeatureGroupTokens, GeneGroupTokens, PatchTokens
-from memamba_core.records import InputSpec
+from memamba_core.patient import InputSpec
 
 __all__ = ["GenomicsBranch", "LinearSkip", "PathologyBranch", "hazard_layer"]
 
@@ -80,5 +80,5 @@ class LinearSkip(nn.Module):
     def forward(self, columns_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
         """One shift per patient, in float32 even under autocast."""
         with no_autocast(columns_BC.device):
-            shift_B: Tensor = widen(columns_BC) @ self.weight * (15 * len(self.weight) ** -0.5)
+            shift_B: Tensor = at_least_float32(columns_BC) @ self.weight * (15 * len(self.weight) ** -0.5)
         return shift_B

@@ -7,11 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memamba_core.model.conv import causal_conv
-from memamba_core.model.cpu.loading import load_kernels
-from memamba_core.model.mixer_cpu import MixerWeights, cpu_mixer
-from memamba_core.model.precision import widen
+from memamba_core.model.convolution import causal_conv
+from memamba_core.model.precision import at_least_float32
 from memamba_core.model.scan import choose_backend, selective_scan
+from memamba_core.model.scan.cpu.loading import load_kernels
+from memamba_core.model.scan.cpu.mixer import MixerWeights, cpu_mixer
 
 __all__ = ["Mamba"]
 
@@ -75,7 +75,7 @@ class Mamba(nn.Module):
         """
         xz_BLX = self.in_proj(tokens_BLD)
         if self._is_compiled(xz_BLX):
-            y_BLE = cpu_mixer(widen(xz_BLX), self._mixer_weights(), order_BL)
+            y_BLE = cpu_mixer(at_least_float32(xz_BLX), self._mixer_weights(), order_BL)
         else:
             y_BLE = self._mix(xz_BLX, order_BL)
         mixed_BLD: Tensor = self.out_proj(y_BLE)
@@ -91,7 +91,7 @@ class Mamba(nn.Module):
         y_BEL = selective_scan(
             x_BLE.transpose(1, 2),
             F.linear(dt_BLR, self.dt_proj.weight).transpose(1, 2),
-            -torch.exp(widen(self.A_log)),
+            -torch.exp(at_least_float32(self.A_log)),
             B_BLN.transpose(1, 2),
             C_BLN.transpose(1, 2),
             self.D,

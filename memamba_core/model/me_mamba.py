@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from memamba_core.config.model import ModelConfig
 from memamba_core.errors import ConfigError
+from memamba_core.model.batch_scatter import BatchScatter, take
 from memamba_core.model.branches import GenomicsBranch, PathologyBranch, hazard_layer
 from memamba_core.model.experts import ExpertOutput
 from memamba_core.model.parameter_groups import PARAMETER_GROUPS, parameter_group
-from memamba_core.model.precision import widen
-from memamba_core.model.rows import Rows, take
+from memamba_core.model.precision import at_least_float32
 from memamba_core.model.scan import choose_backend
 from memamba_core.model.synergistic import SynergisticExpert
-from memamba_core.records import InputSpec, PatientInputs
+from memamba_core.patient import InputSpec, PatientInputs
 
 __all__ = ["MEMamba", "ModelOutput", "build_model"]
 
@@ -88,7 +88,13 @@ class MEMamba(nn.Module):
         All genes run at once, and all bags of equal size.
         """
         assert patients, "an empty batch has no prediction; skip it"
-        pathology, genomics, synergistic, gene_shift, slide_shift = Rows(), Rows(), Rows(), Rows(), Rows()
+        pathology, genomics, synergistic, gene_shift, slide_shift = (
+            BatchScatter(),
+            BatchScatter(),
+            BatchScatter(),
+            BatchScatter(),
+            BatchScatter(),
+        )
         zero = mmd = transport_cost = self._like.new_zeros(())
 
         gene_output: ExpertOutput | None = None
@@ -126,14 +132,14 @@ class MEMamba(nn.Module):
             )
             if absent_D is not None  # the expert is built
         ]
-        logits_BK = widen(self.head(torch.cat(pooled, dim=1)))
+        logits_BK = at_least_float32(self.head(torch.cat(pooled, dim=1)))
         for shift in (gene_shift, slide_shift):
             if shift.rows:
                 logits_BK = logits_BK + shift.join(len(patients), zero.unsqueeze(0))
         expert_logits = {
             name: (
                 torch.tensor(rows.rows, device=logits_BK.device),
-                widen(branch.head(torch.cat(rows.values))),
+                at_least_float32(branch.head(torch.cat(rows.values))),
             )
             for name, branch, rows in (
                 ("pathology", self.pathology, pathology),

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from memamba_core.model.precision import no_autocast, widen
+from memamba_core.model.precision import at_least_float32, no_autocast
 
 __all__ = ["MMD_BANDWIDTHS", "squared_mmd"]
 
@@ -45,7 +45,7 @@ def squared_mmd(
     """
     batch, length, width = first_BLD.shape
     others = second_BGD.shape[1]
-    first_BLD, second_BGD = widen(first_BLD), widen(second_BGD)
+    first_BLD, second_BGD = at_least_float32(first_BLD), at_least_float32(second_BGD)
     if length < 2 or others < 2:
         return first_BLD.new_zeros(batch)
     if weights_BL is None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["matmul_precision", "no_autocast", "widen"]
+__all__ = ["at_least_float32", "matmul_precision", "no_autocast"]
 
 
 @contextmanager
@@ -24,6 +24,6 @@ def no_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device_type=device.type, enabled=False)
 
 
-def widen(tensor: torch.Tensor) -> torch.Tensor:
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor in float32, or as it is where it is wider already."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

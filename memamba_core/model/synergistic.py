@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from memamba_core.config.model import ModelConfig
 from memamba_core.model.experts import Expert
 from memamba_core.model.mmd import squared_mmd
-from memamba_core.model.transport import carry, cosine_cost, transport_plan
+from memamba_core.model.transport import barycentric_projection, cosine_cost, transport_plan
 
 __all__ = ["SynergisticExpert", "SynergisticOutput"]
 
@@ -51,7 +51,7 @@ class SynergisticExpert(nn.Module):
         own_BAD, other_BMD = gene_tokens_BGD, patch_tokens_BPD
         if anchor == "patches":
             own_BAD, other_BMD = other_BMD, own_BAD
-        carried_BAD = carry(plan_BPG, other_BMD, anchor)
+        carried_BAD = barycentric_projection(plan_BPG, other_BMD, anchor)
         pairs_BLD = torch.stack([carried_BAD, own_BAD.to(carried_BAD.dtype)], dim=2).flatten(1, 2)
         return SynergisticOutput(
             pooled_BD=self.backbone(pairs_BLD).pooled_BD,

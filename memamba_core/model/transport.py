@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from memamba_core.config.model import ModelConfig
 from memamba_core.errors import ConfigError
-from memamba_core.model.precision import no_autocast, widen
+from memamba_core.model.precision import at_least_float32, no_autocast
 
-__all__ = ["carry", "cosine_cost", "relaxed_plan", "transport_plan"]
+__all__ = ["barycentric_projection", "cosine_cost", "relaxed_plan", "transport_plan"]
 
 Anchor = Literal["genes", "patches"]
 
@@ -30,8 +30,8 @@ def cosine_cost(
 ) -> Float[Tensor, "B P G"]:
     """1 - cosine of every patch token with every gene token, in [0, 2]; 1 where one of them is zero."""
     with no_autocast(patch_tokens_BPD.device):
-        patches_BPD = F.normalize(widen(patch_tokens_BPD), dim=2)
-        genes_BGD = F.normalize(widen(gene_tokens_BGD), dim=2)
+        patches_BPD = F.normalize(at_least_float32(patch_tokens_BPD), dim=2)
+        genes_BGD = F.normalize(at_least_float32(gene_tokens_BGD), dim=2)
         return 1 - patches_BPD @ genes_BGD.mT
 
 
@@ -63,7 +63,7 @@ def relaxed_plan(cost_BPG: Float[Tensor, "B P G"], epsilon: float, anchor: Ancho
     return (-cost_BPG / epsilon).softmax(dim=other) / cost_BPG.shape[own]
 
 
-def carry(
+def barycentric_projection(
     plan_BPG: Float[Tensor, "B P G"], other_BMD: Float[Tensor, "B M D"], anchor: Anchor
 ) -> Float[Tensor, "B A D"]:
     """Barycentric projection: per anchor token, the mean of the other side's tokens weighted by the plan.
@@ -77,7 +77,7 @@ def carry(
     with no_autocast(plan_BPG.device):
         # Tokens are weighted after the division, so that tiny masses stay in proportion.
         mass_BA1 = plan_BAM.sum(2, keepdim=True).clamp_min(torch.finfo(plan_BPG.dtype).tiny)
-        return (plan_BAM / mass_BA1) @ widen(other_BMD)
+        return (plan_BAM / mass_BA1) @ at_least_float32(other_BMD)
 
 
 def _solve(cost_PG: Tensor, config: ModelConfig) -> Tensor:

@@ -92,7 +92,7 @@ def _by_rdp(spent: _Spent, delta: float) -> float:
 
 
 def _by_accountant(mechanism: str, spent: _Spent, **options: Any) -> float:
-    from memamba_core.privacy.opacus_edge import create_accountant
+    from memamba_core.privacy.opacus_imports import create_accountant
 
     accountant = create_accountant(mechanism)
     accountant.history = [(step.noise_multiplier, step.sampling_rate, count) for step, count in spent]

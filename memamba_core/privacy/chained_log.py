@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memamba_core.atomic import write_atomically
 from memamba_core.errors import TamperedLogError
+from memamba_core.io.atomic import write_atomically
 
 __all__ = ["ChainedLog", "OpenLog"]
 

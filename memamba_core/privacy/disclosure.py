@@ -10,31 +10,31 @@ import numpy as np
 import numpy.typing as npt
 
 from memamba_core.config.site import DisclosureConfig
-from memamba_core.protocol import Metrics
 from memamba_core.survival.concordance import PairCounts
+from memamba_core.wire.protocol import Metrics
 
-__all__ = ["disclose_metrics", "outcomes_told", "told"]
+__all__ = ["disclose_metrics", "may_disclose_outcomes", "suppress_below"]
 
 
-def told(count: int, floor: int) -> int | None:
+def suppress_below(count: int, floor: int) -> int | None:
     """`count` if it reaches the floor, else None."""
     return count if count >= floor else None
 
 
-def outcomes_told(floors: DisclosureConfig, num_patients: int, num_events: int) -> bool:
+def may_disclose_outcomes(thresholds: DisclosureConfig, num_patients: int, num_events: int) -> bool:
     """Whether numbers that are made of who had the event may leave.
 
     Args:
-        floors: the site's own.
+        thresholds: the site's own.
         num_patients: distinct patients in the set.
         num_events: how many of them had the event.
     """
     fewer = min(num_events, num_patients - num_events)
-    return num_patients >= floors.min_patients and fewer >= floors.min_events
+    return num_patients >= thresholds.min_patients and fewer >= thresholds.min_events
 
 
 def disclose_metrics(
-    floors: DisclosureConfig,
+    thresholds: DisclosureConfig,
     *,
     num_patients: int,
     num_events: int,
@@ -45,18 +45,18 @@ def disclose_metrics(
     """The aggregates of one set of patients with everything under the floors left out.
 
     Args:
-        floors: the site's own.
+        thresholds: the site's own.
         num_patients: distinct patients in the set.
         num_events: how many of them had the event.
         loss_sum: negative log-likelihood summed over them.
         pairs: comparable pairs inside the site.
         histogram: [2, R, T] counts by event, risk and time.
     """
-    if num_patients < floors.min_patients:
+    if num_patients < thresholds.min_patients:
         return Metrics(counts={})
-    if not outcomes_told(floors, num_patients, num_events):
+    if not may_disclose_outcomes(thresholds, num_patients, num_events):
         return Metrics(num_patients=num_patients, loss_sum=loss_sum, counts={})
-    enough_pairs = pairs.num_pairs >= floors.min_pairs
+    enough_pairs = pairs.num_pairs >= thresholds.min_pairs
     return Metrics(
         num_patients=num_patients,
         num_events=num_events,

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from memamba_core.privacy.opacus_edge import DPOptimizer
+from memamba_core.privacy.opacus_imports import DPOptimizer
 from memamba_core.privacy.secure_random import SecureRandom
 
 __all__ = ["PatientOptimizer"]

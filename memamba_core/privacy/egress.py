@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from memamba_core.message import Payload
 from memamba_core.privacy.chained_log import ChainedLog
+from memamba_core.wire.message import Payload
 
-__all__ = ["Departure", "EgressLog", "describe_answer", "describe_refusal"]
+__all__ = ["EgressLog", "EgressRecord", "describe_answer", "describe_refusal"]
 
 
 @dataclass(frozen=True)
-class Departure:
+class EgressRecord:
     """One answer to the coordinator.
 
     Attributes:
@@ -27,7 +27,7 @@ class Departure:
         run_id: of the coordinator; empty where the request had none that could be one.
         phase: of the request, or its message type where it is none of the protocol.
         server_round: from 1; 0 outside of training.
-        kind: class in `memamba_core.protocol`, or `Refusal`.
+        kind: class in `memamba_core.wire.protocol`, or `Refusal`.
         fields: names of the fields that were filled; for a set of arrays its name and how many it holds.
         text: of a refusal; empty otherwise.
         num_bytes: of all fields and arrays.
@@ -56,7 +56,7 @@ class EgressLog:
         self.path = state / "egress.jsonl"
         self._log = ChainedLog(self.path)
 
-    def append(self, departure: Departure) -> None:
+    def append(self, departure: EgressRecord) -> None:
         """Write a line and wait until it is on the disk. Only then may the answer leave.
 
         Raises:
@@ -66,25 +66,27 @@ class EgressLog:
         with self._log.open() as log:
             log.append(asdict(departure))
 
-    def read(self) -> tuple[Departure, ...]:
+    def read(self) -> tuple[EgressRecord, ...]:
         """All lines, oldest first, after verifying the chain.
 
         Raises:
             TamperedLogError: a line was edited, removed, added or moved; the first such line is named.
         """
-        return tuple(Departure(**{**r, "fields": tuple(r["fields"])}) for r in self._log.read())
+        return tuple(EgressRecord(**{**r, "fields": tuple(r["fields"])}) for r in self._log.read())
 
 
-def describe_answer(payload: Payload, *, run_id: str, phase: str, server_round: int, kind: str) -> Departure:
+def describe_answer(payload: Payload, *, run_id: str, phase: str, server_round: int, kind: str) -> EgressRecord:
     """The line for an answer of the protocol."""
     fields = (*payload.fields, *(f"{name} ({len(arrays)} arrays)" for name, arrays in payload.arrays.items()))
-    return Departure(_now(), run_id, phase, server_round, kind, fields, "", *_size_and_digest(payload))
+    return EgressRecord(_now(), run_id, phase, server_round, kind, fields, "", *_size_and_digest(payload))
 
 
-def describe_refusal(code: int, text: str, *, run_id: str, phase: str, server_round: int) -> Departure:
+def describe_refusal(code: int, text: str, *, run_id: str, phase: str, server_round: int) -> EgressRecord:
     """The line for a refusal."""
     size, digest = _size_and_digest(Payload({"code": code, "text": text}))
-    return Departure(_now(), run_id, phase, server_round, "Refusal", ("code", "text"), f"{code}: {text}", size, digest)
+    return EgressRecord(
+        _now(), run_id, phase, server_round, "Refusal", ("code", "text"), f"{code}: {text}", size, digest
+    )
 
 
 def _size_and_digest(payload: Payload) -> tuple[int, str]:

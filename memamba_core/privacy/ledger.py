@@ -4,7 +4,7 @@ One ledger per cohort, not per run: a second study on the same patients is charg
 *before* any patient is read, so that a crash can only count too much. The cap is the hospital's own.
 
 Under parallel composition over hospitals whose patients are disjoint, the federation's epsilon is the largest of its
-hospitals'. A patient who is in two of them has spent both: `epsilon_in_hospitals`.
+hospitals'. A patient who is in two of them has spent both: `epsilon_in_sites`.
 """
 
 import os
@@ -19,7 +19,7 @@ from memamba_core.errors import BudgetError, TamperedLogError
 from memamba_core.privacy.accounting import NoisyStep, epsilon_of
 from memamba_core.privacy.chained_log import ChainedLog
 
-__all__ = ["Charge", "Ledger", "Spending", "epsilon_in_hospitals", "read_spending"]
+__all__ = ["Charge", "Ledger", "Spending", "epsilon_in_sites", "read_spending"]
 
 _FORMAT: Final = "memamba-privacy-ledger-1"
 _KEY_BYTES: Final = 32
@@ -57,14 +57,14 @@ class Spending:
         rounds: how many were charged, by run, in the order in which the runs began.
         epsilon_of_run: what each run cost by itself. They do not add up to `epsilon`: composed they cost less.
         epsilon: what all runs cost a patient of this hospital together.
-        epsilon_in_two_hospitals: the same for a patient who is also in a second hospital that took part alike.
+        epsilon_in_two_sites: the same for a patient who is also in a second hospital that took part alike.
     """
 
     delta: float
     rounds: dict[str, int]
     epsilon_of_run: dict[str, float]
     epsilon: float
-    epsilon_in_two_hospitals: float
+    epsilon_in_two_sites: float
 
 
 class Ledger:
@@ -163,13 +163,13 @@ def read_spending(folder: Path, site: str, delta: float) -> Spending:
         rounds={run: len(rounds) for run, rounds in by_run.items()},
         epsilon_of_run={run: epsilon_of(rounds, delta) for run, rounds in by_run.items()},
         epsilon=epsilon_of(spent, delta),
-        epsilon_in_two_hospitals=epsilon_in_hospitals(spent, 2, delta),
+        epsilon_in_two_sites=epsilon_in_sites(spent, 2, delta),
     )
 
 
-def epsilon_in_hospitals(spent: list[tuple[NoisyStep, int]], hospitals: int, delta: float) -> float:
+def epsilon_in_sites(spent: list[tuple[NoisyStep, int]], sites: int, delta: float) -> float:
     """Epsilon of a patient who is in that many hospitals, each of which took these steps (sequential composition)."""
-    return epsilon_of(spent * hospitals, delta)
+    return epsilon_of(spent * sites, delta)
 
 
 def _key_of(folder: Path) -> bytes:

@@ -16,12 +16,7 @@ wrong, quantity, because a site's index rests on few pairs and leaves out every 
 from memamba_core.survival.concordance import PairCounts, concordance_index, count_pairs
 from memamba_core.survival.curves import integrated_brier_score, log_rank_p, time_dependent_auc
 from memamba_core.survival.hazards import hazards_from_logits, risk_from_logits, survival_from_logits
-from memamba_core.survival.histogram import (
-    NUM_RISK_BINS,
-    pair_counts_from_histogram,
-    risk_edges,
-    risk_time_histogram,
-)
+from memamba_core.survival.histogram import NUM_RISK_BINS, pair_counts_from_histogram, risk_edges, risk_time_histogram
 from memamba_core.survival.losses import nll_loss
 from memamba_core.survival.time_bins import (
     assign_time_bin,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from memamba_core.records import PatientInputs
+from memamba_core.patient import PatientInputs
 
 __all__ = ["MICRO_BATCH_ROWS", "batches_of", "parts_of_batch", "parts_of_stream"]
 

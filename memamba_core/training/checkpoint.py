@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 import memamba_core
-from memamba_core.atomic import write_atomically
 from memamba_core.config.experiment import Experiment, settings_digest
 from memamba_core.data.agreement import Agreement
 from memamba_core.errors import CheckpointError, ConfigError, MissingBackendError
+from memamba_core.io.atomic import write_atomically
 from memamba_core.model import MEMamba, build_model
 from memamba_core.model.scan import choose_backend
 

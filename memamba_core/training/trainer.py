@@ -17,7 +17,7 @@ from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError
 from memamba_core.model import MEMamba
 from memamba_core.model.precision import matmul_precision
-from memamba_core.records import PatientInputs
+from memamba_core.patient import PatientInputs
 from memamba_core.survival.hazards import risk_from_logits, survival_from_logits
 from memamba_core.survival.losses import nll_loss
 from memamba_core.training.batches import batches_of, parts_of_batch, parts_of_stream

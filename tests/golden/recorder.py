@@ -287,7 +287,7 @@ IGNORED = re.compile(
 """Times, versions, settings and digests over settings; sizes of messages, which hold settings as text."""
 LOOSE = re.compile(r"(^|\.)(auc|brier|integrated_brier)")
 """Computed by another library than in the record: equal to `TOLERANCE`."""
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {"epsilon_in_two_hospitals": "epsilon_in_two_sites"}
 """Name of a summary's key in the record -> its name today."""
 
 

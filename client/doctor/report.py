@@ -1,0 +1,189 @@
+"""`flower-client doctor`: everything that can be wrong at a hospital, looked at before anything runs.
+
+The report is for the hospital's screen: it may name files, columns and slides, and is written to no log.
+"""
+
+import logging
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from client.keys import SiteKeys
+from memamba_core.config.experiment import Experiment
+from memamba_core.config.site import SiteConfig, load_site_config
+from memamba_core.errors import MemambaError, TamperedLogError
+from memamba_core.privacy.egress import EgressLog
+
+from .finding import Finding, Level, error, ok, warning
+from .network import check_network
+
+__all__ = ["Part", "examine", "print_report"]
+
+Part = Literal["data", "network"]
+
+_GB = 1e9
+_LITTLE_SPACE_GB = 2.0  # a model of 5 million weights is 20 MB, a private log 25 MB
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+
+
+def examine(site_yaml: Path, part: Part | None = None) -> Iterator[Finding]:
+    """Check a site, one finding at a time.
+
+    Args:
+        site_yaml: of the site.
+        part: data (with device and state folder) or network (with key) alone; None for both.
+    """
+    try:
+        config = load_site_config(site_yaml)
+    except MemambaError as failure:
+        yield error("settings", str(failure), "correct the file; docs/data.md has every setting")
+        return
+    yield ok("settings", f"{site_yaml.name} of {config.name}")
+    yield from _limits(config)
+    if part != "network":
+        yield from _state(config)
+        yield from _data(config)
+    if part != "data":
+        yield from _network(config)
+
+
+def print_report(findings: Iterable[Finding], console: Console | None = None) -> bool:
+    """Show findings as they come, and a last line: in columns on a terminal, elsewhere each text in one line.
+
+    Returns:
+        Whether there was no error.
+    """
+    console = console or Console(highlight=False)
+    counts = dict.fromkeys(Level, 0)
+    for finding in findings:
+        counts[finding.level] += 1
+        rows = [(finding.level.value, finding.check, finding.text)]
+        if finding.remedy:
+            rows.append(("", "", f"-> {finding.remedy}"))
+        if console.is_terminal:
+            grid = Table.grid(padding=(0, 2, 0, 0))
+            grid.add_column(width=7, style=_COLOURS[finding.level])
+            grid.add_column(width=14)
+            grid.add_column(overflow="fold")  # a fingerprint is one word, and has to be read whole
+            for level, check, text in rows:
+                grid.add_row(level, check, Text(text))  # no markup: `:AB:` would be a picture
+            console.print(grid)
+        else:
+            for level, check, text in rows:
+                console.print(Text(f"{level:7}  {check:14}  {text}"), soft_wrap=True)
+    errors, warnings = (_number(counts[level], level.value) for level in (Level.ERROR, Level.WARNING))
+    console.print(f"{errors}, {warnings}: not ready" if counts[Level.ERROR] else f"ready to run; {warnings}")
+    return not counts[Level.ERROR]
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _limits(config: SiteConfig) -> Iterator[Finding]:
+    """A setting that does not exist allows nothing, and the site would refuse runs without knowing why."""
+    unknown = [key for key in config.limits.overrides or () if not _is_setting(key)]
+    if unknown:
+        yield warning(
+            "limits",
+            f"limits.overrides names {', '.join(unknown)}, which is no setting of an experiment",
+            "correct it: docs/simulation.md has the names of all settings",
+        )
+
+
+def _is_setting(key: str) -> bool:
+    """Whether an experiment has such a setting, or group of settings."""
+    node: Any = Experiment().model_dump()
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
+
+
+def _state(config: SiteConfig) -> Iterator[Finding]:
+    """The one writable folder."""
+    folder = config.state
+    if folder is None:
+        yield error("state", "site.yaml names no state folder", "add `state: state`: the log of what leaves lies there")
+        return
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        yield error(
+            "state",
+            f"{folder}: cannot be written by user {os.getuid()}",
+            "change the folder's owner, or state in site.yaml",
+        )
+        return
+    if folder.exists() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
+        yield warning("state", f"{folder}: others can look into it (mode {mode:o})", f"chmod 700 {folder}")
+    free = shutil.disk_usage(parent).free / _GB
+    if free < _LITTLE_SPACE_GB:
+        yield warning("disk", f"{free:.1f} GB are free for {folder}", f"make room: {_LITTLE_SPACE_GB:.0f} GB or more")
+    else:
+        yield ok("state", f"{folder} can be written, {free:.0f} GB free")
+    try:
+        lines = len(EgressLog(folder).read())
+    except TamperedLogError as failure:
+        yield error("egress log", str(failure), "restore it from a backup; until then nothing leaves this site")
+    else:
+        yield ok("egress log", f"whole, {lines} lines")
+
+
+def _data(config: SiteConfig) -> Iterator[Finding]:
+    import torch
+
+    from client.site import open_site
+
+    from .data import check_data
+
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        yield error("device", f"device is {config.device}, and torch sees no GPU", "device: auto, or mend the driver")
+        return
+    yield ok("device", f"{config.device}: {_device_name(config.device)}; {config.threads} threads of {os.cpu_count()}")
+    torch.set_num_threads(config.threads)
+    with _quiet(logging.getLogger("memamba_core")):
+        try:
+            site = open_site(config)
+        except MemambaError as failure:
+            yield error("tables", str(failure), "docs/data.md says what is wanted, with every message and what to do")
+            return
+        yield from check_data(site)
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """What it logs is found out here, too."""
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    if device != "cpu" and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(None if device == "auto" else torch.device(device)))
+    return "the CPU"
+
+
+def _network(config: SiteConfig) -> Iterator[Finding]:
+    if config.coordinator is None:
+        yield error(
+            "coordinator",
+            "site.yaml has no section coordinator",
+            "take it from the coordinator's kit (address, ca, keys)",
+        )
+        return
+    yield from check_network(config.coordinator, SiteKeys(config.coordinator.keys))

@@ -1,0 +1,297 @@
+"""What a hospital does with each message: plain functions of requests and its own patients, without Flower.
+
+Each answer holds aggregates over the site's floors and weights, by the classes of `memamba_core.wire.protocol`; nothing
+else leaves.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memamba_core.config.experiment import Experiment
+from memamba_core.data.agreement import Agreement
+from memamba_core.data.dataset import PatientDataset
+from memamba_core.data.records import Cohort
+from memamba_core.data.statistics import (
+    ColumnMoments,
+    column_moments,
+    count_events,
+    transform_features,
+    transform_genes,
+)
+from memamba_core.errors import AgreementError
+from memamba_core.model import MEMamba
+from memamba_core.privacy.disclosure import disclose_metrics, may_disclose_outcomes, suppress_below
+from memamba_core.survival.concordance import count_pairs
+from memamba_core.survival.histogram import risk_time_histogram
+from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint, weights_of
+from memamba_core.training.seeding import derive_seed
+from memamba_core.training.trainer import Predictions, Span, predict, resolve_device, train
+from memamba_core.wire.protocol import (
+    AgreementReply,
+    AgreementRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    FactsReply,
+    FactsRequest,
+    Metrics,
+    Refusal,
+    StatisticsReply,
+    StatisticsRequest,
+    TrainReply,
+    TrainRequest,
+    size_band,
+)
+from memamba_core.wire.weight_deltas import encode_delta
+
+from .model_cache import ModelCache
+from .private_round import train_private_round
+from .session import RefusedError, Session, SessionStore
+from .site import Site
+
+__all__ = ["SiteWorker", "site_metrics"]
+
+
+class SiteWorker:
+    """A hospital at work.
+
+    Args:
+        site: its patients and policy.
+        models: holds one built model per process, shared by the workers of a simulation; a new one by default.
+    """
+
+    def __init__(self, site: Site, models: ModelCache | None = None) -> None:
+        self.site = site
+        self._models = models or ModelCache()
+        self._sessions = SessionStore(site)
+
+    def facts(self, request: FactsRequest) -> FactsReply:
+        """Compose the run's settings, compare digests, and declare what the site has.
+
+        Raises:
+            RefusedError: other version, settings or policy.
+        """
+        session = self._sessions.open(request)
+        private = session.plan is not None  # then no exact count is told
+        cohort, thresholds = self._training(session), self.site.config.disclosure
+        records, data, features = cohort.records, self.site.config.data, cohort.features
+        return FactsReply(
+            site=self.site.name,
+            time_unit=data.clinical.time_unit,
+            event_means=data.clinical.event_means,
+            encoder=features.encoder if features else "",
+            feature_width=features.width if features else 0,
+            feature_columns=features.columns if features else (),
+            feature_families=features.families if features else (),
+            gene_columns=cohort.genes.columns if cohort.genes else (),
+            size_band=size_band(len(records)),
+            pathology_band=size_band(sum(cohort.has_slides(r) for r in records)),
+            genomics_band=size_band(sum(cohort.has_genes(r) for r in records)),
+            num_patients=None if private else suppress_below(len(records), thresholds.min_patients),
+            num_events=(
+                cohort.num_events
+                if not private and may_disclose_outcomes(thresholds, len(records), cohort.num_events)
+                else None
+            ),
+        )
+
+    def statistics(self, request: StatisticsRequest) -> StatisticsReply:
+        """Sum columns and count events over the training patients; zeros from a site under its floor."""
+        session = self._sessions.get(request.run_id, request.config_digest, request.fold)
+        if session.plan is not None:
+            raise RefusedError(Refusal.POLICY, "sums over patients are not told under differential privacy")
+        cohort, thresholds, config = self._training(session), self.site.config.disclosure, session.experiment.agreement
+        with_genes = [r for r in cohort.records if cohort.has_genes(r)] if request.gene_columns else []
+        with_slides = [r for r in cohort.records if cohort.has_slides(r)] if request.scale_features else []
+        genes = ColumnMoments.zeros(len(request.gene_columns))
+        if with_genes and len(with_genes) >= thresholds.min_patients:
+            genes = _gene_moments(cohort, request.gene_columns, [r.gene_row for r in with_genes], session.experiment)
+            genes = _suppress_small_counts(genes, thresholds.min_patients)
+        features = ColumnMoments.zeros(cohort.features.width if cohort.features and request.scale_features else 0)
+        if with_slides and len(with_slides) >= thresholds.min_patients and cohort.features is not None:
+            limit = self.site.config.limits.max_patches
+            bags = (cohort.features.load(r, limit) for r in with_slides)
+            rows = (transform_features(bag.patches_PF.numpy()) for bag in bags if bag is not None)
+            features = _suppress_small_counts(column_moments(rows, cohort.features.width), thresholds.min_patients)
+        events = count_events([r.time_months for r in cohort.records], [r.event for r in cohort.records], config)
+        if not may_disclose_outcomes(thresholds, len(cohort.records), cohort.num_events):
+            events = {name: np.zeros_like(counts) for name, counts in events.items()}
+        if not request.count_events:
+            events = {}
+        return StatisticsReply(genes=dict(genes.arrays()), features=dict(features.arrays()), events=dict(events))
+
+    def agreement(self, request: AgreementRequest) -> AgreementReply:
+        """Check the federation's agreement against the site's data and keep it.
+
+        Raises:
+            RefusedError: it does not fit the data, or its digest is not over what arrived.
+        """
+        session = self._sessions.get(request.run_id, request.config_digest, request.fold)
+        agreement = Agreement.from_json(request.agreement, request.scaling)
+        if agreement.digest() != request.agreement_digest:
+            raise RefusedError(Refusal.AGREEMENT, "the digest of the agreement is not over what arrived")
+        session = self._sessions.agree(session, agreement)
+        self._dataset(session, "test")  # columns and widths are checked now, not in the first round
+        return AgreementReply(agreement_digest=agreement.digest())
+
+    def train(self, request: TrainRequest) -> TrainReply:
+        """Evaluate the weights that came in, train on them, and return weights with counts per parameter group.
+
+        Raises:
+            RefusedError: other settings or agreement, weights that are not the model's, no patient to train on.
+        """
+        session = self._sessions.get(request.run_id, request.config_digest, request.fold, request.agreement_digest)
+        reply = self._train(session, request)
+        if session.experiment.federation.wire == "bfloat16_delta":
+            return reply.model_copy(update={"weights": encode_delta(reply.weights, request.weights)})
+        return reply
+
+    def _train(self, session: Session, request: TrainRequest) -> TrainReply:
+        experiment, federation = session.experiment, session.experiment.federation
+        dataset = self._dataset(session, "train")
+        if not len(dataset):
+            raise RefusedError(Refusal.NOTHING_TO_DO, "no training patient in this fold")
+        config = self.site.config
+        if session.plan is not None:
+            folder = self._sessions.folder(request.run_id)
+            assert folder is not None
+            model = self._load(session, request.weights)
+            return train_private_round(self.site, session, folder, session.plan, request, dataset, model)
+        if len(dataset) < config.disclosure.min_round_patients:
+            raise RefusedError(
+                Refusal.POLICY,
+                f"{len(dataset)} training patients, disclosure.min_round_patients is "
+                f"{config.disclosure.min_round_patients}: weights of so few could be turned back into patients",
+            )
+        model = self._load(session, request.weights)
+        metrics = self._curve_metrics(session, model)
+        result = train(
+            model,
+            dataset,
+            config=experiment.training,
+            optimizer=federation.optimizer,
+            span=Span(
+                first=(request.server_round - 1) * federation.local_epochs,
+                num=federation.local_epochs,
+                total=federation.num_rounds * federation.local_epochs,
+            ),
+            seed=derive_seed(experiment.seed, self.site.name, request.server_round),
+            device=resolve_device(config.device),
+            proximal_mu=request.proximal_mu or 0.0,
+        )
+        if not np.isfinite(result.mean_loss) or not result.steps:
+            raise RefusedError(
+                Refusal.NOT_FINITE, f"mean training loss {result.mean_loss}, {result.skipped_steps} steps left out"
+            )
+        enough = len(dataset) >= config.disclosure.min_patients
+        return TrainReply(
+            **{name: getattr(metrics, name) for name in Metrics.model_fields},
+            weights=dict(weights_of(model)),
+            trained={group: _or_band(count, config.disclosure.min_patients) for group, count in result.trained.items()},
+            train_loss=result.mean_loss if enough else None,
+        )
+
+    def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
+        """Evaluate the final weights on the patients of the test fold, and keep them in the site's state folder."""
+        session = self._sessions.get(request.run_id, request.config_digest, request.fold, request.agreement_digest)
+        model = self._load(session, request.weights)
+        private = session.plan is not None
+        metrics = Metrics(counts={}) if private else self._metrics(session, model, self._dataset(session, "test"))
+        folder = self._sessions.folder(request.run_id)
+        if folder is not None and session.agreement is not None:
+            num_rounds = session.experiment.federation.num_rounds
+            final = Checkpoint(weights_of(model), session.experiment, session.agreement, num_rounds, code_digest())
+            save_checkpoint(folder, "model", final)
+        return EvaluateReply(**{name: getattr(metrics, name) for name in Metrics.model_fields})
+
+    def _training(self, session: Session) -> Cohort:
+        holdout = session.experiment.federation.curve_holdout
+        return self.site.training_cohort(session.request.fold, session.experiment.seed, holdout)
+
+    def _dataset(self, session: Session, part: str) -> PatientDataset:
+        """Patients of `train`, `holdout` or `test`, scaled once per session."""
+        if part not in session.datasets:
+            experiment, fold = session.experiment, session.request.fold
+            assert session.agreement is not None
+            if part == "train":
+                cohort = self._training(session)
+            elif part == "holdout":
+                cohort = self.site.holdout_cohort(fold, experiment.seed, experiment.federation.curve_holdout)
+            else:
+                cohort = self.site.test_cohort(fold, experiment.seed)
+            try:
+                session.datasets[part] = PatientDataset(
+                    cohort, session.agreement, experiment.agreement, max_patches=self.site.config.limits.max_patches
+                )
+            except AgreementError as error:
+                raise RefusedError(Refusal.AGREEMENT_FIELD, str(error)) from None
+        return session.datasets[part]
+
+    def _load(self, session: Session, weights: Mapping[str, npt.NDArray[Any]]) -> MEMamba:
+        assert session.agreement is not None
+        device = resolve_device(self.site.config.device)
+        try:
+            return self._models.load(session.experiment, session.agreement, weights, device)
+        except ValueError as error:
+            raise RefusedError(Refusal.MESSAGE, str(error)) from None
+
+    def _curve_metrics(self, session: Session, model: MEMamba) -> Metrics:
+        """Metrics of the incoming weights: on the holdout, on the test fold if that was asked for, or none."""
+        federation = session.experiment.federation
+        if not (federation.curve_on_test_fold or federation.curve_holdout):
+            return Metrics(counts={})
+        dataset = self._dataset(session, "test" if federation.curve_on_test_fold else "holdout")
+        # a histogram is nearly a list of patients: it is told once, in the closing evaluation, and not every round
+        return self._metrics(session, model, dataset).model_copy(update={"counts": {}})
+
+    def _metrics(self, session: Session, model: MEMamba, dataset: PatientDataset) -> Metrics:
+        if not len(dataset):
+            return Metrics(counts={})
+        device = resolve_device(self.site.config.device)
+        return site_metrics(
+            predict(model, dataset, device=device, loss=session.experiment.training.loss), session, self.site
+        )
+
+
+def _or_band(count: int, floor: int) -> int:
+    """A count over the floor as it is, one below it as the lower end of its band."""
+    return count if count >= floor else size_band(count)
+
+
+def site_metrics(predictions: Predictions, session: Session, site: Site) -> Metrics:
+    """What the site tells of a set of predictions: aggregates over its floors."""
+    config = session.experiment.agreement
+    times, events, risk = predictions.time_months, predictions.event, predictions.risk
+    return disclose_metrics(
+        site.config.disclosure,
+        num_patients=len(risk),
+        num_events=int(events.sum()),
+        loss_sum=float(predictions.loss.sum()),
+        pairs=count_pairs(risk, times, events),
+        histogram=risk_time_histogram(
+            risk, times, events, config.num_bins, config.grid_step_months, config.grid_num_cells
+        ),
+    )
+
+
+def _gene_moments(
+    cohort: Cohort, columns: tuple[str, ...], rows: list[int | None], experiment: Experiment
+) -> ColumnMoments:
+    """Moments of the transformed values of agreed columns over some rows of the site's table."""
+    assert cohort.genes is not None
+    position = {column: i for i, column in enumerate(cohort.genes.columns)}
+    absent = [column for column in columns if column not in position]
+    if absent:
+        raise RefusedError(
+            Refusal.AGREEMENT_FIELD, f"{len(absent)} of the columns asked for are not in the table, first {absent[0]}"
+        )
+    values = cohort.genes.values_NC[np.ix_([r for r in rows if r is not None], [position[c] for c in columns])]
+    return column_moments([transform_genes(values, experiment.agreement)], len(columns))
+
+
+def _suppress_small_counts(moments: ColumnMoments, floor: int) -> ColumnMoments:
+    """Zeros for the columns that were measured in fewer patients than the floor: their mean would say who has what."""
+    enough = moments.count >= floor
+    return ColumnMoments(*(np.where(enough, part, 0.0) for part in moments.arrays().values()))

@@ -1,0 +1,1 @@
+"""Generated cohorts with planted risk, of which the best reachable C-index is known."""

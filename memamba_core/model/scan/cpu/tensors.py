@@ -1,0 +1,29 @@
+"""Tensors as kernels take them and leave them."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from memamba_core.model.scan.cpu.loading import load_kernels
+
+__all__ = ["sum_of_parts", "to_array"]
+
+
+def to_array(tensor: Tensor | None, axes: int = 0) -> npt.NDArray[np.float32]:
+    """The tensor's memory as an array whose last axis is contiguous; None: an empty array of so many axes."""
+    if tensor is None:
+        return np.empty((0,) * axes, np.float32)
+    tensor = tensor.detach()
+    array: npt.NDArray[np.float32] = (tensor if tensor.stride(-1) == 1 else tensor.contiguous()).numpy()
+    return array
+
+
+def sum_of_parts(parts: Float[np.ndarray, "P ..."]) -> Float[Tensor, "..."]:
+    """The sum over the first axis, in its order: torch's own may depend on the number of threads."""
+    if len(parts) == 1:
+        return torch.from_numpy(parts[0])
+    total = torch.empty(parts.shape[1:])
+    load_kernels().sum_parts(parts.reshape(len(parts), 1, 1, -1), total.view(1, 1, -1).numpy())
+    return total

@@ -1,0 +1,1 @@
+"""The selective scan for a GPU, in kernels that Triton compiles."""

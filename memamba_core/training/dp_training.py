@@ -1,0 +1,115 @@
+"""Training at a site under differential privacy: noisy steps on patients drawn by chance (`privacy.dp_sgd`).
+
+The second loop over patients beside `trainer.train`, because nothing of that one may be kept: there are no epochs, no
+order and no batch size, and no number that comes out depends on a patient but through the noisy weights.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from memamba_core.config.experiment import Experiment
+from memamba_core.data.dataset import PatientDataset
+from memamba_core.model import MEMamba
+from memamba_core.model.precision import matmul_precision
+from memamba_core.privacy.dp_sgd import PatientOptimizer
+from memamba_core.privacy.plan import PrivacyPlan
+from memamba_core.privacy.secure_random import SecureRandom
+from memamba_core.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
+from memamba_core.training.seeding import seeded
+from memamba_core.training.trainer import training_loss
+
+__all__ = ["DPRoundReport", "train_dp_round"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DPRoundReport:
+    """What happened in a round, for the site's own eyes: none of it may leave.
+
+    Attributes:
+        drawn: patients drawn in each step.
+        num_not_finite: gradients that were left out because they were not finite.
+    """
+
+    drawn: tuple[int, ...]
+    num_not_finite: int
+
+
+def train_dp_round(
+    model: MEMamba,
+    dataset: PatientDataset,
+    *,
+    experiment: Experiment,
+    plan: PrivacyPlan,
+    size_band: int,
+    server_round: int,
+    device: torch.device | None = None,
+    proximal_mu: float = 0.0,
+    random: SecureRandom | None = None,
+) -> DPRoundReport:
+    """Take the noisy steps of one round. The weights that remain may be told; nothing else may.
+
+    Two calls differ: everything random is drawn anew from the operating system, and for each patient by itself. Dropout
+    and sampled patches too: were they read off one stream, or named by a patient's place, then one patient more would
+    change the gradients of all who come after, and the sum by more than C.
+
+    Args:
+        model: trained in place and left in training mode.
+        dataset: patients of the site.
+        experiment: loss, schedule and learning rate.
+        plan: of the run; the caller has charged this round of it to the ledger.
+        size_band: lower end of the site's public size band.
+        server_round: from 1; sets the place in the learning-rate schedule.
+        device: where to compute; None leaves the model where it is.
+        proximal_mu: weight of FedProx's term, added after the noise.
+        random: of everything random. Only tests give one.
+    """
+    if device is not None:
+        model.to(device)
+    model.train()
+    random = random or SecureRandom()
+    settings, config = experiment.federation.optimizer, experiment.training
+    learners = {id(parameter) for parameter in model.last_layers()} if plan.only_last_layers else None
+    for parameter in model.parameters():
+        parameter.requires_grad_(learners is None or id(parameter) in learners)
+    steps = build_optimizer(model, settings)
+    optimizer = PatientOptimizer(
+        steps,
+        noise_multiplier=plan.step.noise_multiplier,
+        max_norm=plan.max_norm,
+        divisor=plan.divisor(size_band),
+        random=random,
+    )
+    if proximal_mu:
+        anchors = [parameter.detach().clone() for parameter in optimizer.params]
+        optimizer.attach_step_hook(lambda _: _add_proximal_gradient(optimizer, anchors, proximal_mu))
+    first, total = (server_round - 1) * plan.steps_per_round, plan.num_rounds * plan.steps_per_round
+    drawn: list[int] = []
+    with matmul_precision(config.matmul_precision):
+        for number in range(first, first + plan.steps_per_round):
+            set_learning_rate(steps, settings.learning_rate * learning_rate_factor(config, number / total))
+            indices = np.flatnonzero(random.bernoulli(len(dataset), plan.step.sampling_rate)).tolist()
+            for index in indices:
+                rng = np.random.default_rng(random.seed()) if config.max_patches else None
+                patient = dataset.load(index, max_patches=config.max_patches, rng=rng)
+                with seeded(random.seed()):
+                    loss, _ = training_loss(model, [patient], config)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.add_patient()
+            optimizer.noisy_step()
+            drawn.append(len(indices))
+    model.requires_grad_(True)
+    if optimizer.num_not_finite:
+        _log.warning("%d gradients were not finite and counted as zero", optimizer.num_not_finite)
+    return DPRoundReport(tuple(drawn), optimizer.num_not_finite)
+
+
+def _add_proximal_gradient(optimizer: PatientOptimizer, anchors: list[torch.Tensor], proximal_mu: float) -> None:
+    """FedProx's pull towards the incoming weights: made of public weights only, so it needs no noise."""
+    for parameter, anchor in zip(optimizer.params, anchors, strict=True):
+        assert parameter.grad is not None
+        parameter.grad.add_(parameter.detach() - anchor, alpha=proximal_mu)

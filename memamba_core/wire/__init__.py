@@ -1,0 +1,1 @@
+"""What crosses the network: messages of the protocol, their encoding, and weights as short deltas."""

@@ -1,0 +1,304 @@
+"""What crosses the wire between coordinator and sites: the only list of what may leave a site.
+
+Each message is a frozen class here: fields (numbers, texts, lists of them) and named sets of arrays. How a message
+becomes plain data, and is refused if it has an unknown key, a missing key or a wrong type, is in `message`; Flower
+records are made of that in `wire`.
+
+==============  ============================  ==============================================================
+phase           coordinator -> site           site -> coordinator
+==============  ============================  ==============================================================
+``facts``       `FactsRequest`                `FactsReply`: declared encoder and units, column names, size bands
+``statistics``  `StatisticsRequest`          `StatisticsReply`: sums per column, event counts on a coarse grid
+``agreement``   `AgreementRequest`            `AgreementReply`: the digest that the site now holds
+``train``       `TrainRequest`: weights       `TrainReply`: weights, patients per parameter group, `Metrics`
+``evaluate``    `EvaluateRequest`: weights    `EvaluateReply`: `Metrics` of the final weights
+==============  ============================  ==============================================================
+
+An answer is one of these, or a `Refusal` whose text is fixed: no path, value or patient can be in it.
+"""
+
+import enum
+import math
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import ClassVar
+
+import numpy as np
+import pydantic
+
+from memamba_core.wire.message import WireMessage
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "SIZE_BANDS",
+    "AgreementReply",
+    "AgreementRequest",
+    "EvaluateReply",
+    "EvaluateRequest",
+    "FactsReply",
+    "FactsRequest",
+    "Metrics",
+    "Phase",
+    "Refusal",
+    "StatisticsReply",
+    "StatisticsRequest",
+    "TrainReply",
+    "TrainRequest",
+    "package_version",
+    "size_band",
+]
+
+PROTOCOL_VERSION = 2
+"""Raised whenever a message changes; sites and coordinator must have the same."""
+
+SIZE_BANDS = (0, 1, 10, 25, 50, 100, 250, 500, 1000)
+"""Lower ends of the public bands in which a site's number of patients is told."""
+
+
+@cache
+def package_version() -> str:
+    """The installed version of this distribution (`0+source` when run from an uninstalled checkout)."""
+    try:
+        return version("memamba-federated")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+def size_band(count: int) -> int:
+    """The lower end of the band that holds `count`: 37 -> 25."""
+    if count < 0:
+        raise ValueError(f"a count cannot be negative, got {count}")
+    return max(lower for lower in SIZE_BANDS if lower <= count)
+
+
+class Phase(enum.StrEnum):
+    """The phases of a run, in order."""
+
+    FACTS = "facts"
+    STATISTICS = "statistics"
+    AGREEMENT = "agreement"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+    @property
+    def message_type(self) -> str:
+        """Flower's name for it: training and evaluation have categories of their own, the rest are queries."""
+        return self.value if self in (Phase.TRAIN, Phase.EVALUATE) else f"query.{self.value}"
+
+
+class Refusal(enum.Enum):
+    """Why a site gave no result: a code and a fixed text. The reason in full stays in the site's own log."""
+
+    VERSION = (101, f"the site runs version {package_version()} of this software, protocol {PROTOCOL_VERSION}")
+    MESSAGE = (102, "the message does not have the agreed form")
+    CONFIG = (103, "the site composed other settings than the coordinator")
+    OVERRIDE = (104, "the message holds a setting that may not come from outside")
+    AGREEMENT = (105, "the site holds another agreement, or none")
+    AGREEMENT_FIELD = (106, "the agreement does not fit the site's data")
+    POLICY = (107, "the site's own policy does not allow this request")
+    DATA = (108, "the site's data could not be read; see the site's log")
+    NOTHING_TO_DO = (109, "the site has no patient for this request")
+    NOT_FINITE = (110, "training at the site gave values that are not finite")
+    BUDGET = (111, "the site's privacy budget does not allow this round")
+    TIME = (112, "training took longer than the site allows")
+    STOPPED = (113, "the site's client was stopped while it worked on this")
+    ABSENT = (114, "the site's train part is not running")
+    INTERNAL = (199, "an error at the site; see the site's log")
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code = code
+        self.text = text
+
+
+Arrays = dict[str, np.ndarray]
+
+
+class FactsRequest(WireMessage):
+    """Coordinator -> site: who asks, and for which experiment.
+
+    Attributes:
+        protocol: protocol number of the coordinator.
+        package: its package version.
+        run_id: name of this run, for logs and the site's state folder.
+        config_name: name of the installed config the site shall compose.
+        overrides: deviations from it, as written on the coordinator's command line.
+        config_digest: SHA-256 over the composed experiment.
+        fold: test fold of this run; -1 trains on every patient.
+    """
+
+    protocol: int
+    package: str
+    run_id: str
+    config_name: str
+    overrides: tuple[str, ...]
+    config_digest: str
+    fold: int
+
+
+class FactsReply(WireMessage):
+    """Site -> coordinator: what it declares, before anything is computed from its data.
+
+    Attributes:
+        site: name as enrolled.
+        time_unit, event_means: as declared in site.yaml, so that a mix-up can be named.
+        encoder: declared encoder with magnification, "" without slides.
+        feature_width: width F of a feature row, 0 without slides.
+        feature_columns: names of the columns of a slide-level table; empty for patch bags.
+        feature_families: family of each of those columns; empty where a row is one token.
+        gene_columns: names of the molecular columns.
+        size_band: lower end of the band (`SIZE_BANDS`) of its training patients.
+        pathology_band, genomics_band: the same for patients with that modality.
+        num_patients, num_events: exact, only where over the site's floors.
+    """
+
+    site: str
+    time_unit: str
+    event_means: str
+    encoder: str
+    feature_width: int
+    feature_columns: tuple[str, ...]
+    feature_families: tuple[str, ...]
+    gene_columns: tuple[str, ...]
+    size_band: int
+    pathology_band: int
+    genomics_band: int
+    num_patients: int | None = None
+    num_events: int | None = None
+
+
+class StatisticsRequest(WireMessage):
+    """Coordinator -> site: sum these columns and count events on this grid, over training patients.
+
+    Attributes:
+        config_digest, run_id, fold: as before.
+        gene_columns: the columns that all sites with molecular data have, in this order.
+        scale_features: whether sums over feature columns are asked too.
+        count_events: whether events are counted on the time grid; not with public time bins.
+    """
+
+    run_id: str
+    config_digest: str
+    fold: int
+    gene_columns: tuple[str, ...]
+    scale_features: bool
+    count_events: bool
+
+
+class StatisticsReply(WireMessage):
+    """Site -> coordinator: sums; all zero from a site under its floor, which receives the agreement none the less.
+
+    Attributes:
+        genes: `count`, `mean`, `m2` per gene column (float64), of transformed and clipped values; `m2` is the sum of
+            squared deviations from `mean` (Chan et al. 1983), so that sites can be added up without cancellation.
+        features: the same per feature column, empty if not asked.
+        events: `event` and `censored`, int64 counts per cell of the coarse time grid; empty if not asked.
+    """
+
+    array_sets: ClassVar[tuple[str, ...]] = ("genes", "features", "events")
+    genes: Arrays
+    features: Arrays
+    events: Arrays
+
+
+class AgreementRequest(WireMessage):
+    """Coordinator -> site: what everybody works with from now on.
+
+    Attributes:
+        run_id, config_digest, fold: as before.
+        agreement: `memamba_core.data.agreement.Agreement` as canonical JSON, without the scaling.
+        agreement_digest: SHA-256 over it and the scaling.
+        scaling: `gene-center`, `gene-scale`, `feature-center`, `feature-scale` (float64; empty where unused).
+    """
+
+    array_sets: ClassVar[tuple[str, ...]] = ("scaling",)
+    run_id: str
+    config_digest: str
+    fold: int
+    agreement: str
+    agreement_digest: str
+    scaling: Arrays
+
+
+class AgreementReply(WireMessage):
+    """Site -> coordinator: the digest over what it received and accepted."""
+
+    agreement_digest: str
+
+
+class TrainRequest(WireMessage):
+    """Coordinator -> site: train on these weights.
+
+    Attributes:
+        weights: the whole model by parameter name.
+        server_round: from 1.
+        proximal_mu: weight of FedProx's term; None without one.
+        config_digest, agreement_digest, run_id, fold: as before.
+    """
+
+    array_sets: ClassVar[tuple[str, ...]] = ("weights",)
+    weights: Arrays
+    run_id: str
+    config_digest: str
+    agreement_digest: str
+    fold: int
+    server_round: int
+    proximal_mu: float | None = None
+
+
+class Metrics(WireMessage):
+    """Aggregates over one set of a site's patients; a number under the site's floors is not there.
+
+    Attributes:
+        num_patients, num_events: of the set.
+        loss_sum: negative log-likelihood summed over its patients.
+        concordant, discordant, tied_risk: comparable pairs inside the site (Harrell).
+        counts: `histogram`, int64 [2, R, T]: censored (0) and events (1) by cell of the fixed risk edges over [-K, 0]
+            and of the coarse time grid; summed over sites it gives `c_index_histogram`.
+    """
+
+    array_sets: ClassVar[tuple[str, ...]] = ("counts",)
+    num_patients: int | None = None
+    num_events: int | None = None
+    loss_sum: float | None = None
+    concordant: int | None = None
+    discordant: int | None = None
+    tied_risk: int | None = None
+    counts: Arrays
+
+
+class TrainReply(Metrics):
+    """Site -> coordinator: its weights after training, and `Metrics` of the weights that came *in*.
+
+    Attributes:
+        weights: the whole model by parameter name, also where nothing was trained; with
+            `federation.wire=bfloat16_delta` the change of each, as `memamba_core.wire.weight_deltas` writes it.
+        trained: parameter group -> number of patients whose gradient moved it.
+        train_loss: mean loss per patient over the local epochs, if over the floor.
+    """
+
+    array_sets: ClassVar[tuple[str, ...]] = ("weights", "counts")
+    weights: Arrays
+    trained: dict[str, int]
+    train_loss: float | None = None
+
+    @pydantic.field_validator("train_loss")
+    @classmethod
+    def _finite(cls, value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"must be finite, got {value}")
+        return value
+
+
+class EvaluateRequest(WireMessage):
+    """Coordinator -> site, after the last round: the final weights, to be evaluated on the test fold and kept."""
+
+    array_sets: ClassVar[tuple[str, ...]] = ("weights",)
+    weights: Arrays
+    run_id: str
+    config_digest: str
+    agreement_digest: str
+    fold: int
+
+
+class EvaluateReply(Metrics):
+    """Site -> coordinator: `Metrics` of the final weights on its patients of the test fold."""

@@ -1,0 +1,1 @@
+"""The coordinator's folder: certificates, roster, kits for sites."""

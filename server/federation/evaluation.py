@@ -1,0 +1,70 @@
+"""What a federation can know of its weights: the sites' aggregates, added up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from memamba_core.errors import NoComparablePairError
+from memamba_core.survival.concordance import PairCounts
+from memamba_core.survival.histogram import pair_counts_from_histogram
+from memamba_core.wire.protocol import Metrics
+
+from .exchange import SiteFailure
+
+__all__ = ["Evaluation", "describe_metrics", "summarise_metrics"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Aggregates of one set of weights over all sites that told theirs.
+
+    Attributes:
+        num_patients, num_events: of the sites over their floors.
+        loss: mean negative log-likelihood of those patients; None without any.
+        c_index_histogram: concordance from summed risk-by-time counts; None without a comparable pair.
+        c_index_within_site: pairs inside sites, counts added; None likewise.
+        sites: what each site told, and the failures.
+    """
+
+    num_patients: int
+    num_events: int
+    loss: float | None
+    c_index_histogram: float | None
+    c_index_within_site: float | None
+    sites: dict[str, dict[str, Any]]
+
+
+def summarise_metrics(replies: Mapping[str, Metrics], failures: Mapping[str, SiteFailure] | None = None) -> Evaluation:
+    """Add up what the sites told. Sites under their floors tell nothing and are not in the sums."""
+    told = [m for m in replies.values() if m.num_patients]
+    with_loss = [m for m in told if m.loss_sum is not None]
+    patients_with_loss = sum(m.num_patients or 0 for m in with_loss)
+    pairs = sum(
+        (PairCounts(m.concordant, m.discordant or 0, m.tied_risk or 0) for m in told if m.concordant is not None),
+        start=PairCounts(0, 0, 0),
+    )
+    histograms = [m.counts["histogram"] for m in told if "histogram" in m.counts]
+    sites = {site: describe_metrics(metrics) for site, metrics in replies.items()}
+    sites |= {site: {"failure": f.text, "code": f.code} for site, f in (failures or {}).items()}
+    return Evaluation(
+        num_patients=sum(m.num_patients or 0 for m in told),
+        num_events=sum(m.num_events or 0 for m in told),
+        loss=sum(m.loss_sum or 0.0 for m in with_loss) / patients_with_loss if patients_with_loss else None,
+        c_index_histogram=_index(pair_counts_from_histogram(np.sum(histograms, axis=0))) if histograms else None,
+        c_index_within_site=_index(pairs),
+        sites={site: sites[site] for site in sorted(sites)},
+    )
+
+
+def _index(pairs: PairCounts) -> float | None:
+    try:
+        return pairs.c_index
+    except NoComparablePairError:
+        return None
+
+
+def describe_metrics(metrics: Metrics) -> dict[str, Any]:
+    """The numbers of one site as they go to `metrics.jsonl`: everything it told but the arrays."""
+    return {name: getattr(metrics, name) for name in Metrics.model_fields if name != "counts"}

@@ -1,0 +1,178 @@
+"""Ask sites and wait a bounded time: requests out, answers or failures back.
+
+A failed site is data, not an exception. And whatever it sends may have been written by anybody who has its key: no text
+of an answer is shown as it came.
+"""
+
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from memamba_core.errors import ProtocolError
+from memamba_core.wire.flower_records import from_records, to_records
+from memamba_core.wire.message import WireMessage
+from memamba_core.wire.protocol import PROTOCOL_VERSION, Phase, Refusal, package_version
+
+__all__ = ["UNREADABLE", "Answers", "SiteFailure", "ask", "quote", "wait_for_return"]
+
+_log = logging.getLogger(__name__)
+_RETURN_S = 120.0  # Flower notices after a minute that a connection is broken, and after half of one that it is back
+_LONGEST = 300  # characters of a failure
+_VERSION = re.compile(r"the site runs version [0-9A-Za-z.+-]{1,40} of this software, protocol \d{1,6}")
+UNREADABLE = 90
+"""Code of an error that the coordinator makes itself, in place of an answer that could not be read."""
+_ERRORS = {  # Flower's, and this one
+    3: "no answer while the request was valid",
+    4: "its answer came too late",
+    5: "not connected: its SuperNode gave no sign of life for a minute",
+    8: "its client ended in the middle of the work, or gave no sign of life for a minute",
+    UNREADABLE: "its answer could not be read: bytes that make no message, too many of them, or not all in time",
+}
+Reply = TypeVar("Reply", bound=WireMessage)
+
+
+def quote(words: str) -> str:
+    """Words of a site, fit to be shown: in quotation marks, short, with escapes for what moves a cursor or hides."""
+    return repr(words if len(words) <= 60 else f"{words[:60]}...")
+
+
+@dataclass(frozen=True)
+class SiteFailure:
+    """Why a site gave no usable answer.
+
+    Attributes:
+        code: `Refusal` code, Flower's error code, or 0 for no usable answer.
+        text: fit to be shown: whatever was quoted in it, one line of printable characters that ends somewhere.
+    """
+
+    code: int
+    text: str
+
+    def __post_init__(self) -> None:
+        shown = "".join(character if character.isprintable() else "?" for character in self.text)
+        object.__setattr__(self, "text", shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}...")
+
+    @classmethod
+    def of_error(cls, code: int, reason: str) -> "SiteFailure":
+        """From an error reply. Its code says what it means; the words that came with it are not repeated.
+
+        Args:
+            code: of a `Refusal`, or of Flower.
+            reason: read for one thing only, the site's version.
+        """
+        refusal = next((refusal for refusal in Refusal if refusal.code == code), None)
+        if refusal is Refusal.VERSION:
+            theirs = reason if _VERSION.fullmatch(reason) else "the site runs another version of this software"
+            ours = f"version {package_version()}, protocol {PROTOCOL_VERSION}"
+            return cls(code, f"{theirs}; this coordinator runs {ours}. Both must have the same")
+        if refusal is not None:
+            return cls(code, refusal.text)
+        return cls(code, _ERRORS.get(code, f"an error with the code {code}, which is not of this software"))
+
+
+@dataclass(frozen=True)
+class Answers(Generic[Reply]):
+    """What came back, by site, in alphabetical order of the keys.
+
+    Attributes:
+        replies: usable answers.
+        failures: the other sites that were asked.
+        bytes_sent, bytes_received: of array and config records, summed over sites.
+    """
+
+    replies: dict[str, Reply]
+    failures: dict[str, SiteFailure]
+    bytes_sent: int
+    bytes_received: int
+
+
+def ask(
+    grid: Grid,
+    phase: Phase,
+    requests: Mapping[str, WireMessage],
+    nodes: Mapping[str, int],
+    reply_class: type[Reply],
+    *,
+    timeout_s: float,
+    group: str = "",
+) -> Answers[Reply]:
+    """Send each site its request and collect the answers that arrive in time.
+
+    Args:
+        grid: Flower's Grid, in process or over the network.
+        phase: sets the message type.
+        requests: site name -> request.
+        nodes: site name -> Flower's node id.
+        reply_class: what a usable answer is.
+        timeout_s: longest wait; also the time a message lives, so that a slow site does not work through stale
+            requests.
+        group: shown in Flower's logs, for example the round.
+    """
+    messages: list[Message] = []
+    converted: dict[
+        int, RecordDict
+    ] = {}  # sites that get the same request share its records: weights are converted once
+    bytes_sent = 0
+    site_of_node = {node: site for site, node in nodes.items()}
+    for site in sorted(requests):
+        request = requests[site]
+        content = converted.get(id(request)) or converted.setdefault(id(request), to_records(request))
+        bytes_sent += sum(record.count_bytes() for record in content.array_records.values())
+        messages.append(
+            Message(
+                content=content,
+                dst_node_id=nodes[site],
+                message_type=phase.message_type,
+                ttl=timeout_s,
+                group_id=group or phase.value,
+            )
+        )
+    replies: dict[str, Reply] = {}
+    failures: dict[str, SiteFailure] = {}
+    bytes_received = 0
+    answers = deque(grid.send_and_receive(messages, timeout=timeout_s))
+    # ids are given on sending; errors made by the SuperLink carry its own node id, so the sender does not tell the site
+    site_of_message = {m.metadata.message_id: site_of_node[m.metadata.dst_node_id] for m in messages}
+    while answers:
+        message = answers.popleft()  # each is decoded once and let go: the weights of many sites are large
+        site = site_of_message.get(message.metadata.reply_to_message_id, "")
+        if not site or site in replies or site in failures:
+            _log.warning("dropped an answer to a message that was not sent in this exchange")
+            continue
+        if message.has_error():
+            failures[site] = SiteFailure.of_error(message.error.code, message.error.reason or "")
+            continue
+        bytes_received += sum(record.count_bytes() for record in message.content.array_records.values())
+        try:
+            replies[site] = reply_class.from_payload(from_records(message.content))
+        except ProtocolError as error:
+            failures[site] = SiteFailure(0, f"answer refused: {error}")
+    for site in requests:
+        if site not in replies and site not in failures:
+            failures[site] = SiteFailure(0, f"no answer within {timeout_s:.0f} s")
+    return Answers(
+        {site: replies[site] for site in sorted(replies)},
+        {site: failures[site] for site in sorted(failures)},
+        bytes_sent,
+        bytes_received,
+    )
+
+
+def wait_for_return(grid: Grid, nodes: Collection[int], least: int) -> None:
+    """Wait until enough sites are connected, two minutes at most: a request to one that is not fails at once.
+
+    Args:
+        grid: Flower's Grid.
+        nodes: of the sites that are going to be asked.
+        least: how many of them are enough.
+    """
+    deadline = time.monotonic() + _RETURN_S
+    while len(set(nodes) & set(grid.get_node_ids())) < min(least, len(nodes)) and time.monotonic() < deadline:
+        time.sleep(1.0)

@@ -1,0 +1,310 @@
+"""Before round 1: who is there, what they declare, and what everybody works with.
+
+Ends with one agreement, whose digest every site has confirmed.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from memamba_core.config.experiment import Experiment
+from memamba_core.data.agreement import Agreement
+from memamba_core.data.statistics import ColumnMoments, merge_moments
+from memamba_core.errors import FederationError, RejectedReplyError
+from memamba_core.wire.protocol import (
+    PROTOCOL_VERSION,
+    AgreementReply,
+    AgreementRequest,
+    FactsReply,
+    FactsRequest,
+    Phase,
+    StatisticsReply,
+    StatisticsRequest,
+    package_version,
+)
+
+from .agreement import build_agreement, check_declarations, choose_time_bins, common_gene_columns, scales_features
+from .exchange import SiteFailure, ask, quote
+from .validation import check_facts, check_sums, max_patients
+
+__all__ = ["Handshake", "Run", "perform_handshake"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What identifies a run to the sites.
+
+    Attributes:
+        run_id: name of the run; letters, digits, `-`, `_`, `.`.
+        experiment: composed from `config_name` and `overrides`, which the sites compose again.
+        fold: test fold; -1 trains on every patient.
+    """
+
+    run_id: str
+    experiment: Experiment
+    overrides: tuple[str, ...] = ()
+    config_name: str = "experiment"
+    fold: int = -1
+
+
+@dataclass(frozen=True)
+class Handshake:
+    """The outcome: sites that take part, by name.
+
+    Attributes:
+        nodes: Flower's node id of each site.
+        facts: what each declared.
+        agreement: what all hold.
+        failures: sites that were asked and do not take part.
+        warnings: sentences for the person who reads the run.
+    """
+
+    nodes: dict[str, int]
+    facts: dict[str, FactsReply]
+    agreement: Agreement
+    failures: dict[str, SiteFailure]
+    warnings: tuple[str, ...]
+
+
+def perform_handshake(
+    grid: Grid,
+    run: Run,
+    signatures: Mapping[str, tuple[str, ...]] | None,
+    agreed: Agreement | None = None,
+    enrolled: Mapping[str, int] | None = None,
+) -> Handshake:
+    """Ask facts and statistics, build the agreement and have every site accept it.
+
+    Args:
+        grid: Flower's Grid.
+        run: experiment, fold and names.
+        signatures: gene groups, symbol lists by name; needed where the experiment groups genes by signatures.
+        agreed: the agreement of an interrupted run, which is sent again instead of a new one.
+        enrolled: Flower's node id of each site, known by its key; None asks every connected node for its name.
+
+    Raises:
+        FederationError: too few sites answer or accept the agreement, nobody has a training patient, or two nodes have
+            one name.
+        AgreementError: declarations differ; the sites on either side are named.
+    """
+    timeout = run.experiment.federation.agreement_timeout_s
+    if run.experiment.privacy.name == "none":
+        _log.warning(
+            "privacy=none: this coordinator sees the weights of each site as they are, and whoever gets the model can "
+            "find out who was trained on (docs/privacy.md)"
+        )
+    declared = _ask_connected(grid, run, timeout) if enrolled is None else _ask_enrolled(grid, run, timeout, enrolled)
+    nodes, facts, failures = declared
+    check_declarations(list(facts.values()))
+    warnings: tuple[str, ...] = ()
+    if agreed is None:
+        agreed, lost, warnings = _make_agreement(grid, run, nodes, facts, signatures, timeout)
+        failures |= lost
+    requests = {
+        site: AgreementRequest(
+            run_id=run.run_id,
+            config_digest=run.experiment.digest(),
+            fold=run.fold,
+            agreement=agreed.to_json(),
+            agreement_digest=agreed.digest(),
+            scaling=dict(agreed.scaling()),
+        )
+        for site in facts
+        if site not in failures
+    }
+    answers = ask(grid, Phase.AGREEMENT, requests, nodes, AgreementReply, timeout_s=timeout)
+    failures |= answers.failures
+    for site, reply in answers.replies.items():
+        if reply.agreement_digest != agreed.digest():
+            failures[site] = SiteFailure(0, "accepted another agreement than was sent")
+    for site, failure in failures.items():
+        _log.warning("%s does not take part: %s", site, failure.text)
+    present = [site for site in facts if site not in failures]
+    if len(present) < run.experiment.federation.min_results:
+        raise FederationError(
+            f"{len(present)} sites accepted the agreement, federation.min_results is "
+            f"{run.experiment.federation.min_results}. {_list_failures(failures) or 'All that are connected did'}"
+        )
+    if not any(facts[site].size_band for site in present):
+        raise FederationError(
+            f"no site has a patient to train on: in test fold {run.fold} all of them are tested. Choose another fold; "
+            "-1 keeps nobody for testing"
+            if run.fold >= 0
+            else "no site has a patient to train on; look at the tables with `flower-client doctor`"
+        )
+    return Handshake(
+        {site: nodes[site] for site in present}, {site: facts[site] for site in present}, agreed, failures, warnings
+    )
+
+
+Declared = tuple[dict[str, int], dict[str, FactsReply], dict[str, SiteFailure]]
+
+
+def _ask_enrolled(grid: Grid, run: Run, timeout: float, enrolled: Mapping[str, int]) -> Declared:
+    """Ask the sites of the roster. A key says who a site is; one that calls itself otherwise does not take part."""
+    facts, failures = _ask_facts(grid, run, timeout, enrolled)
+    for name, reply in tuple(facts.items()):
+        if reply.site != name:
+            del facts[name]
+            failures[name] = SiteFailure(0, f"calls itself {quote(reply.site)}: its site.yaml must say name: {name}")
+    if not facts:
+        raise FederationError("no site answered as it should. " + _list_failures(failures))
+    return dict(enrolled), facts, failures
+
+
+def _ask_connected(grid: Grid, run: Run, timeout: float) -> Declared:
+    """Ask every connected node who it is. Answers are by node until they say their name."""
+    by_node = {f"node {node}": node for node in sorted(grid.get_node_ids())}
+    answers, failures = _ask_facts(grid, run, timeout, by_node)
+    if not by_node:
+        raise FederationError("no site answered: no node is connected")
+    if not answers:
+        raise FederationError("no site answered. " + _list_failures(failures))
+    nodes: dict[str, int] = {}
+    facts: dict[str, FactsReply] = {}
+    for label, reply in answers.items():
+        if reply.site in facts:
+            raise FederationError(
+                f"two nodes ({nodes[reply.site]} and {by_node[label]}) say they are {quote(reply.site)}; give each "
+                "site.yaml a name of its own"
+            )
+        nodes[reply.site], facts[reply.site] = by_node[label], reply
+    return nodes, {site: facts[site] for site in sorted(facts)}, failures
+
+
+def _ask_facts(
+    grid: Grid, run: Run, timeout: float, nodes: Mapping[str, int]
+) -> tuple[dict[str, FactsReply], dict[str, SiteFailure]]:
+    """What each node declares, and why others gave nothing that can be."""
+    request = FactsRequest(
+        protocol=PROTOCOL_VERSION,
+        package=package_version(),
+        run_id=run.run_id,
+        config_name=run.config_name,
+        overrides=run.overrides,
+        config_digest=run.experiment.digest(),
+        fold=run.fold,
+    )
+    answers = ask(grid, Phase.FACTS, dict.fromkeys(nodes, request), nodes, FactsReply, timeout_s=timeout)
+    refused: dict[str, SiteFailure] = {}
+    for label, reply in answers.replies.items():
+        try:
+            check_facts(reply, run.experiment.federation)
+        except RejectedReplyError as error:
+            refused[label] = SiteFailure(0, str(error))
+    return {label: r for label, r in answers.replies.items() if label not in refused}, answers.failures | refused
+
+
+def _make_agreement(
+    grid: Grid,
+    run: Run,
+    nodes: Mapping[str, int],
+    facts: Mapping[str, FactsReply],
+    signatures: Mapping[str, tuple[str, ...]] | None,
+    timeout: float,
+) -> tuple[Agreement, dict[str, SiteFailure], tuple[str, ...]]:
+    config = run.experiment.agreement
+    columns = common_gene_columns(list(facts.values()))
+    summed = columns if config.gene_scaling == "statistics" else ()
+    scale_features = scales_features(config, list(facts.values()))
+    count = config.time_bins == "event_quantiles"
+    requests = {
+        site: StatisticsRequest(
+            run_id=run.run_id,
+            config_digest=run.experiment.digest(),
+            fold=run.fold,
+            gene_columns=summed if fact.gene_columns else (),
+            scale_features=scale_features,
+            count_events=count,
+        )
+        for site, fact in facts.items()
+        if fact.size_band and (summed or scale_features or count)
+    }
+    answers = ask(grid, Phase.STATISTICS, requests, nodes, StatisticsReply, timeout_s=timeout)
+    failures = dict(answers.failures)
+    width = max((fact.feature_width for fact in facts.values()), default=0)
+    genes, features, counts = [], [], np.zeros(config.grid_num_cells, dtype=np.int64)
+    warnings: list[str] = []
+    for site, reply in answers.replies.items():
+        fact = facts[site]
+        num_genes = len(summed) if fact.gene_columns else 0
+        num_features = fact.feature_width if scale_features else 0
+        most = max_patients(fact, run.experiment.federation)
+        try:
+            check_sums(reply, num_genes, num_features, most, config)
+        except RejectedReplyError as error:
+            failures[site] = SiteFailure(0, str(error))
+            continue
+        if num_genes:
+            genes.append(ColumnMoments(**reply.genes))
+        if scale_features and fact.feature_width:
+            features.append(ColumnMoments(**reply.features))
+        if count:
+            counts += reply.events["event"]
+    kept = {site: reply for site, reply in answers.replies.items() if site not in failures}
+    edges: tuple[float, ...] | None = config.public_edges
+    if count:
+        warnings += _find_outlying_sites(kept, facts)
+        edges = choose_time_bins(config, counts)
+        if edges is None:
+            warnings.append(
+                f"{int(counts.sum())} events that were told give fewer than {config.num_bins - 1} distinct time-bin "
+                f"edges on a grid of {config.grid_step_months:g} months (agreement.grid_step_months; a finer one gives "
+                f"more); the public edges {list(config.public_edges)} months apply"
+            )
+            _log.warning(warnings[-1])
+    agreement = build_agreement(
+        config,
+        list(facts.values()),
+        gene_columns=columns,
+        genes=merge_moments(genes, len(columns)) if config.gene_scaling == "statistics" else None,
+        features=merge_moments(features, width) if scale_features else None,
+        time_bin_edges=edges or config.public_edges,
+        signatures=signatures,
+    )
+    return agreement, failures, tuple(warnings)
+
+
+def _find_outlying_sites(replies: Mapping[str, StatisticsReply], facts: Mapping[str, FactsReply]) -> list[str]:
+    """Sites whose event rate or follow-up is far from the others': a hint at a wrong unit or coding, never a proof."""
+    totals = {site: (int(r.events["event"].sum()), int(r.events["censored"].sum())) for site, r in replies.items()}
+    warnings = []
+    for site, (events, censored) in totals.items():
+        others_events = sum(e for s, (e, _) in totals.items() if s != site)
+        others = sum(e + c for s, (e, c) in totals.items() if s != site)
+        num = events + censored
+        if num < 20 or others < 20:
+            continue
+        rate, rest = events / num, others_events / others
+        spread = np.sqrt(max(rest * (1 - rest), 1e-3) * (1 / num + 1 / others))
+        if abs(rate - rest) > 5 * spread:
+            warnings.append(
+                f"{site}: {events} of {num} training patients had the event, {others_events} of {others} elsewhere; "
+                f"it declares that a 1 means {quote(facts[site].event_means)}. Check clinical.event_means"
+            )
+        own = _median_cell(replies[site])
+        other = _median_cell(*(r for s, r in replies.items() if s != site))
+        if max(own, other) + 0.5 > 6 * (min(own, other) + 0.5):  # middles of the cells; a month is 30 days
+            warnings.append(
+                f"{site}: median follow-up lies in cell {own} of the time grid, elsewhere in cell {other}; it declares "
+                f"{quote(facts[site].time_unit)}. Check clinical.time_unit"
+            )
+    for warning in warnings:
+        _log.warning(warning)
+    return warnings
+
+
+def _median_cell(*replies: StatisticsReply) -> int:
+    counts = sum((r.events["event"] + r.events["censored"] for r in replies), start=np.int64(0))
+    cumulative = np.cumsum(counts)
+    return int(np.searchsorted(cumulative, cumulative[-1] / 2))
+
+
+def _list_failures(failures: Mapping[str, SiteFailure]) -> str:
+    listed: Sequence[str] = [f"{site}: {failure.text}" for site, failure in failures.items()]
+    return "; ".join(listed[:10]) + ("; ..." if len(listed) > 10 else "")

@@ -1,0 +1,153 @@
+"""The state of a run after each round, written whole before the next begins.
+
+Kill anything, start it again: it goes on from there.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from memamba_core.data.agreement import Agreement
+from memamba_core.errors import CheckpointError
+from memamba_core.io.atomic import write_atomically
+from memamba_core.training.checkpoint import load_arrays
+
+__all__ = ["Journal", "JournalEntry", "RoundRecord"]
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"round-(\d+)\.safetensors")
+Weights = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What happened in one round.
+
+    Attributes:
+        server_round: from 1.
+        sites: line per site that was asked: its counts, losses and metrics of the incoming weights, or its failure.
+        seconds: wall time.
+        bytes_sent, bytes_received: of weights and counts, summed over sites.
+    """
+
+    server_round: int
+    sites: dict[str, dict[str, Any]]
+    seconds: float
+    bytes_sent: int
+    bytes_received: int
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """All that a run needs to go on.
+
+    Attributes:
+        weights: after the last finished round.
+        strategy_state: of `GroupedStrategy`.
+        agreement: of the federation.
+        rounds: records of the finished rounds.
+        warnings: sentences about the sites, found when the agreement was made.
+    """
+
+    weights: Weights
+    strategy_state: Weights
+    agreement: Agreement
+    rounds: tuple[RoundRecord, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Journal:
+    """A folder with the newest two states of one run.
+
+    Args:
+        folder: of this run alone; made when needed.
+        config_digest: of the experiment; a journal of another one is refused.
+        fold: likewise.
+    """
+
+    def __init__(self, folder: Path, config_digest: str, fold: int) -> None:
+        self._folder = folder
+        self._identity = {"config_digest": config_digest, "fold": fold}
+
+    def write(self, entry: JournalEntry) -> None:
+        """Write the state after the last of `entry.rounds`, in one file and atomically; then drop all but two."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for half in self._folder.glob(".round-*.partial"):  # of a coordinator that was killed while it wrote
+            half.unlink()
+        arrays = {f"weights/{name}": array for name, array in entry.weights.items()}
+        arrays |= {f"strategy/{name}": array for name, array in entry.strategy_state.items()}
+        arrays |= {f"scaling/{name}": array for name, array in entry.agreement.scaling().items()}
+        about = {
+            **self._identity,
+            "agreement": entry.agreement.to_json(),
+            "agreement_digest": entry.agreement.digest(),
+            "rounds": [asdict(record) for record in entry.rounds],
+            "warnings": entry.warnings,
+        }
+        path = self._folder / f"round-{len(entry.rounds):05d}.safetensors"
+        with write_atomically(path) as partial:
+            partial.write_bytes(
+                save({name: np.asarray(a, order="C") for name, a in arrays.items()}, {"journal": json.dumps(about)})
+            )
+        states = self._states()
+        before = [state for state in states if state < path]
+        for old in {*states} - {path, *before[-1:]}:  # a later one was damaged, or the run would have gone on from it
+            old.unlink()
+
+    def read(self) -> JournalEntry | None:
+        """The newest state that is whole; None if there is none.
+
+        Raises:
+            CheckpointError: the journal is of another experiment or fold.
+        """
+        for path in reversed(self._states()):
+            try:
+                return self._load(path)
+            except (CheckpointError, KeyError, ValueError, TypeError) as error:
+                if isinstance(error, _ForeignJournalError):
+                    raise
+                _log.warning("%s cannot be used (%s); trying the one before", path.name, error)
+        return None
+
+    def _states(self) -> list[Path]:
+        return sorted(p for p in self._folder.glob("round-*.safetensors") if _NAME.fullmatch(p.name))
+
+    def _load(self, path: Path) -> JournalEntry:
+        arrays = load_arrays(path)
+        about = _metadata(path)
+        got = {key: about[key] for key in self._identity}
+        if got != self._identity:
+            raise _ForeignJournalError(
+                f"{path} is the journal of other settings: {got}, wanted {self._identity}; resume with the settings of "
+                "the interrupted run"
+            )
+        parts: dict[str, Weights] = {"weights": {}, "strategy": {}, "scaling": {}}
+        for name, array in arrays.items():
+            part, _, key = name.partition("/")
+            parts[part][key] = array
+        agreement = Agreement.from_json(about["agreement"], parts["scaling"])
+        if agreement.digest() != about["agreement_digest"]:
+            raise CheckpointError("the agreement in the journal is not the one it was written with")
+        rounds = tuple(RoundRecord(**record) for record in about["rounds"])
+        return JournalEntry(parts["weights"], parts["strategy"], agreement, rounds, tuple(about["warnings"]))
+
+
+class _ForeignJournalError(CheckpointError):
+    """The journal is whole, but of another run."""
+
+
+def _metadata(path: Path) -> Mapping[str, Any]:
+    """The JSON in the header of a safetensors file (8 bytes of length, then the header)."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    about = json.loads(header["__metadata__"]["journal"])
+    assert isinstance(about, dict)
+    return about

@@ -1,0 +1,223 @@
+"""Flower's private names, as the coordinator needs them: the control of a SuperLink, and the task of a run.
+
+Written for flwr 1.41.0. `tests/coordinator/test_flower_contract.py` holds what is relied on.
+"""
+
+import hashlib
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, Status, SubStatus
+from flwr.common.serde import run_from_proto
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
+from flwr.proto.fab_pb2 import Fab
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullTaskInputRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+
+from .grid import Listener, RuntimeGrid, SuperLinkLostError, readable_errors, superlink_retry_policy
+
+__all__ = ["Control", "RetiredKeyError", "server_app_task"]
+
+_log = logging.getLogger(__name__)
+_SERVER_APP_TASK = "flwr-serverapp"
+_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+_POLL_S = 0.25
+_ACQUIRE_S = 30.0
+_BUNDLE = b"""\
+[project]
+name = "memamba-federated"
+version = "1.0.0"
+description = "Empty: coordinator and hospitals run installed code only"
+license = {text = "Apache-2.0"}
+
+[tool.flwr.app]
+publisher = "memamba-federated"
+
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "client.app:app"
+"""
+
+
+class RetiredKeyError(Exception):
+    """Flower's database never takes back a key that it let go; with a new one it does not know of that."""
+
+
+# The SuperLink's control interface
+# --------------------------------------------------------------------------------------------------------------
+
+
+class Control:
+    """The SuperLink's control interface.
+
+    Args:
+        address: `host:port` on loopback.
+        ca: certificate of the authority.
+    """
+
+    def __init__(self, address: str, ca: Path) -> None:
+        self._client = ControlHttpClient.from_server_address(
+            address,
+            insecure=False,
+            root_certificates=ca.read_bytes(),
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+            retry_invoker=superlink_retry_policy(),
+        )
+
+    def register(self, keys: Mapping[str, bytes]) -> dict[str, int]:
+        """Let in these keys and no others.
+
+        Args:
+            keys: public key (PEM) of each site.
+
+        Returns:
+            Flower's node id of each site; the same as in earlier runs for a key that was there.
+        """
+        with readable_errors():
+            known = {
+                bytes(node.public_key): node.node_id
+                for node in self._client.ListNodes(ListNodesRequest()).nodes_info
+                if node.status != "unregistered"
+            }
+            for key, node_id in known.items():
+                if key not in keys.values():
+                    self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
+            return {site: known[key] if key in known else self._let_in(site, key) for site, key in keys.items()}
+
+    def _let_in(self, site: str, key: bytes) -> int:
+        try:
+            return int(self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=site)).node_id)
+        except httpx.HTTPStatusError as error:
+            refused = FlowerError.from_json(error.response.text)
+            if refused is not None and refused.code == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+                raise RetiredKeyError from None
+            raise
+
+    def start_run(self) -> None:
+        """Begin a run with an empty bundle: what runs is installed, here and at the hospitals."""
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # Flower's use of pathspec
+            content, _ = build_fab_from_files({"pyproject.toml": _BUNDLE})
+        fab = Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
+        with readable_errors():
+            if not self._client.StartRun(StartRunRequest(fab=fab)).run_id:
+                raise SuperLinkLostError("it did not start a run")
+
+    def end_runs(self) -> None:
+        """End what is unfinished, and have Flower delete what hospitals sent in it."""
+        with readable_errors():
+            for run_id, run in self._client.ListRuns(ListRunsRequest()).run_dict.items():
+                if run.status.status != Status.FINISHED:
+                    self._client.StopRun(StopRunRequest(run_id=run_id))
+            self._client.ListRuns(ListRunsRequest())  # deletes the messages of finished runs
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+# The run's own task
+# --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def server_app_task(address: str, ca: Path, secret: bytes, listener: Listener) -> Iterator[RuntimeGrid]:
+    """Take the task of the run that was started, and keep it alive until the end of the block.
+
+    Args:
+        address: `host:port` of the SuperLink on loopback.
+        ca: certificate of the authority.
+        secret: that it was started with: nobody without it gets a task.
+        listener: told of questions to hospitals and their answers.
+
+    Raises:
+        LinkLostError: saying why.
+    """
+    token = _acquire(address, ca, secret)
+    grid = RuntimeGrid(address, ca, token, listener)
+    heart = _runtime_client(address, ca, RuntimeTokenHttpInterceptor(token))
+    stopped = threading.Event()
+    outcome = SubStatus.STOPPED
+    try:
+        with readable_errors():
+            task = grid._runtime_client.PullTaskInput(PullTaskInputRequest())
+        TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, task.run.run_id
+        TaskIdentity.node_id = task.context.node_id
+        grid.set_run(run_from_proto(task.run))
+        threading.Thread(target=_beat, args=(heart, stopped, grid.lost), name="heartbeat", daemon=True).start()
+        yield grid
+        outcome = SubStatus.COMPLETED
+    finally:
+        stopped.set()
+        grid.close()
+        try:
+            heart.PushTaskOutput(PushTaskOutputRequest(sub_status=outcome, details=""))
+        except (httpx.HTTPError, OSError):
+            _log.info("the end of the run could not be told to the SuperLink; it finds out by itself")
+        heart.close()
+
+
+def _acquire(address: str, ca: Path, secret: bytes) -> str:
+    auth = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({_ACQUIRE}))
+    client = _runtime_client(address, ca, auth)
+    deadline = time.monotonic() + _ACQUIRE_S
+    try:
+        while time.monotonic() < deadline:
+            with readable_errors():
+                request = AcquireTaskRequest(supported_task_types=[_SERVER_APP_TASK])
+                if token := client.AcquireTask(request).token:
+                    return str(token)
+            time.sleep(_POLL_S)
+    finally:
+        client.close()
+    raise SuperLinkLostError(f"it gave no task within {_ACQUIRE_S:.0f} s")
+
+
+def _runtime_client(address: str, ca: Path, interceptor: Any) -> RuntimeHttpClient:
+    return RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=False,
+        root_certificates=ca.read_bytes(),
+        interceptors=[RuntimeVersionHttpInterceptor(component_name=_SERVER_APP_TASK), interceptor],
+    )
+
+
+def _beat(client: RuntimeHttpClient, stopped: threading.Event, lost: threading.Event) -> None:
+    """Tell the SuperLink that somebody works on the task; it gives the run up after a minute of silence."""
+    while not stopped.wait(HEARTBEAT_DEFAULT_INTERVAL / 6):
+        try:
+            known = client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
+        except httpx.HTTPStatusError as error:
+            known = error.response.status_code not in (401, 403)
+        except (httpx.HTTPError, RuntimeError):  # being restarted; or closed, because the run is over
+            known = True
+        if not known and not stopped.is_set():
+            lost.set()
+            return

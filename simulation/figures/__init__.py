@@ -1,0 +1,1 @@
+"""Figures of an output folder, drawn from its predictions and summary."""

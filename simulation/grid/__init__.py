@@ -1,0 +1,1 @@
+"""Flower's Grid over simulated sites, in this process or in worker processes."""

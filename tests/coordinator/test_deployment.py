@@ -1,0 +1,121 @@
+"""A run's plan and its folder, before anything is started."""
+
+import datetime as dt
+import json
+from dataclasses import replace
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from memamba_core.config.coordinator import CoordinatorConfig, RunSettings
+from memamba_core.errors import ConfigError
+from memamba_core.io.node_key import normalise_public_key
+from server import deployment
+from server.admin.folder import create_folder
+from server.deployment import plan_run
+
+KIND = "agreement.gene_groups=kind"
+
+
+@pytest.fixture
+def federation(tmp_path):
+    folder = create_folder(tmp_path / "federation", CoordinatorConfig(addresses=("127.0.0.1",)))
+    for name in ("county", "mercy"):
+        pem = (
+            ec.generate_private_key(ec.SECP384R1())
+            .public_key()
+            .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+        key = normalise_public_key(pem, name)
+        folder.change_roster(lambda r, n=name, k=key: r.enroll(n, k, dt.datetime.now(dt.UTC)))
+    return folder
+
+
+def plan(federation, *overrides, **settings):
+    return plan_run(federation, RunSettings(**settings), overrides)
+
+
+def test_without_settings_everybody_is_asked_and_needed(federation):
+    planned = plan(federation, KIND)
+    assert (planned.sites, planned.min_sites, planned.run.fold) == (("county", "mercy"), 2, -1)
+    assert planned.run.run_id == planned.folder.name
+    assert not planned.folder.exists()
+
+
+def test_a_run_is_resumed_as_it_was_begun(federation, tmp_path):
+    signatures = tmp_path / "groups.csv"
+    signatures.write_text("repair\nTP53\n")
+    started = plan(federation, "seed=7", name="first", fold=2, sites=("mercy",), signatures=signatures)
+    deployment._begin(started)
+    assert plan(federation, resume="first") == replace(started, wait_s=600.0)
+    other = plan(federation, resume="first", sites=("county", "mercy"), min_sites=1)
+    assert (other.sites, other.min_sites, other.run) == (("county", "mercy"), 1, started.run)
+
+
+def test_a_run_that_means_something_else_by_now_is_not_resumed(federation):
+    started = plan(federation, KIND, name="first")
+    deployment._begin(started)
+    path = started.folder / "settings.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "config_digest": "0" * 64}))
+    with pytest.raises(ConfigError, match="in this version"):
+        plan(federation, resume="first")
+
+
+def test_a_finished_run_and_a_taken_name(federation):
+    started = plan(federation, KIND, name="first")
+    deployment._begin(started)
+    with pytest.raises(ConfigError, match="go on with it by resume=first"):
+        plan(federation, KIND, name="first")
+    (started.folder / "summary.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is finished"):
+        plan(federation, resume="first")
+    with pytest.raises(ConfigError, match="there are first"):
+        plan(federation, resume="second")
+
+
+def test_a_site_that_left_has_to_be_named_out_of_a_resumed_run(federation):
+    deployment._begin(plan(federation, KIND, name="first"))
+    federation.change_roster(lambda roster: roster.remove("mercy"))
+    with pytest.raises(ConfigError, match="mercy is not enrolled"):
+        plan(federation, resume="first")
+    assert plan(federation, resume="first", sites=("county",)).sites == ("county",)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text[:40], "not readable as JSON"),
+        (lambda text: "[]", "got a list"),
+        (lambda text: text.replace('"fold"', '"fold_"'), "setting 'fold' is missing; unknown setting 'fold_'"),
+        (lambda text: text.replace('"mercy"', "7"), "sites.1: got 7"),
+        (lambda text: text.replace('"fold": -1', '"fold": "x"'), "fold: got 'x'"),
+        (lambda text: text.replace("gene_groups=kind", "gene_groups=kinds"), "agreement.gene_groups: got 'kinds'"),
+    ],
+)
+def test_settings_of_a_run_that_were_damaged_are_said(federation, change, words):
+    started = plan(federation, KIND, name="first")
+    deployment._begin(started)
+    path = started.folder / "settings.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ConfigError) as caught:
+        plan(federation, resume="first")
+    assert words in str(caught.value)
+    assert "restore it, or begin anew" in str(caught.value)
+
+
+def test_krum_is_refused_where_too_few_sites_are_asked(federation):
+    krum = ("strategy=krum", "strategy.num_malicious_sites=1", KIND)
+    with pytest.raises(ConfigError, match="needs 5 hospitals, but there are 2 hospitals; use strategy=fedmedian"):
+        plan(federation, *krum)
+
+
+def test_a_full_disk_at_the_beginning_leaves_nothing_behind(federation, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(deployment, "write_json", full)
+    planned = plan(federation, KIND, name="first")
+    with pytest.raises(ConfigError, match="No space left on device"):
+        deployment._begin(planned)
+    assert not planned.folder.exists()

@@ -1,0 +1,147 @@
+"""Answers over the network: read side by side, for a bounded time, and whatever bytes they are made of."""
+
+import time
+from contextlib import suppress
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.proto.message_pb2 import Metadata
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.task_identity import TaskIdentity
+
+from server.federation.exchange import UNREADABLE
+from server.flower import grid as runtime_grid
+from server.flower.grid import RuntimeGrid, superlink_retry_policy
+
+NODES = (11, 12)
+
+
+def request(node):
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # Flower stamps requests with it
+    message = Message(RecordDict({"fields": ConfigRecord({"x": node})}), node, "query.facts")
+    message.metadata.__dict__.update(_message_id=f"request-{node}", _run_id=1)
+    return message
+
+
+def answer_to(message, size=10):
+    data = bytes(size)
+    answer = Message(
+        RecordDict({"weights": ArrayRecord({"w": Array("uint8", (size,), "raw", data)})}), reply_to=message
+    )
+    answer.metadata.__dict__["_message_id"] = answer.object_id
+    return answer
+
+
+class Runtime:
+    """A SuperLink that has these answers, and their objects where they are not missing."""
+
+    def __init__(self, announced, missing=()):
+        self.announced = dict(announced)
+        self.objects = {}
+        for answer in self.announced.values():
+            self.objects |= {key: one.deflate() for key, one in get_all_nested_objects(answer).items()}
+        self.missing = {self.announced[name].object_id for name in missing}
+
+    def PullMessages(self, asked):
+        here = [self.announced.pop(name) for name in list(asked.message_ids) if name in self.announced]
+        named = {answer.object_id: name for name, answer in self.names.items()}
+        return SimpleNamespace(
+            messages_list=[
+                SimpleNamespace(
+                    metadata=Metadata(message_id=answer.object_id, reply_to_message_id=named[answer.object_id])
+                )
+                for answer in here
+            ],
+            message_object_trees=[get_object_tree(answer) for answer in here],
+        )
+
+    def PullObject(self, asked):
+        here = asked.object_id not in self.missing
+        return SimpleNamespace(object_found=True, object_available=here, object_content=self.objects[asked.object_id])
+
+    def ConfirmMessageReceived(self, _):
+        pass
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """What comes back, by node, of two questions to a SuperLink that has the answers `change` makes."""
+
+    def go(change=lambda _runtime: None, missing=(), timeout=60.0, announced=None):
+        sent = [request(node) for node in NODES]
+        honest = {f"request-{node}": answer_to(message) for node, message in zip(NODES, sent, strict=True)}
+        runtime = Runtime(honest | (announced(sent) if announced else {}), missing)
+        runtime.names = dict(runtime.announced)
+        change(runtime)
+        grid = RuntimeGrid.__new__(RuntimeGrid)
+        told = []
+        grid.__dict__.update(
+            _client=runtime,
+            node=None,
+            _listener=SimpleNamespace(on_asked=lambda _: None, on_answer=told.append),
+            lost=SimpleNamespace(is_set=lambda: False),
+        )
+        monkeypatch.setattr(grid, "push_messages", lambda messages: [m.metadata.message_id for m in messages])
+        monkeypatch.setattr(runtime_grid, "_POLL_S", 0.01)
+        answers = list(grid.send_and_receive(sent, timeout=timeout))
+        return {int(a.metadata.reply_to_message_id.removeprefix("request-")): a for a in answers}, told
+
+    return go
+
+
+def test_answers_are_read(ask):
+    answers, told = ask()
+    assert sorted(told) == [11, 12]
+    assert all(not answers[node].has_error() for node in NODES)
+
+
+def garble(runtime):
+    """The bytes of the first answer are no message."""
+    first = runtime.names["request-11"].object_id
+    runtime.objects[first] = b"\xff\x00 nonsense"
+
+
+def test_bytes_that_are_no_message_cost_one_site(ask):
+    answers, _ = ask(garble)
+    assert answers[11].error.code == UNREADABLE
+    assert not answers[12].has_error()
+
+
+def test_an_answer_in_the_name_of_another_is_dropped(ask):
+    """What it says of itself is its own; whom it is from is the SuperLink's."""
+    forged = lambda sent: {"request-11": answer_to(sent[1], size=5)}  # noqa: E731
+    answers, _ = ask(announced=forged)
+    assert answers[11].error.code == UNREADABLE
+    assert not answers[12].has_error()
+
+
+def test_an_answer_of_a_size_that_nobody_asked_for_is_not_taken_in(ask, monkeypatch):
+    monkeypatch.setattr(runtime_grid, "_ANSWER_BYTES", 10_000)
+    answers, _ = ask(announced=lambda sent: {"request-11": answer_to(sent[0], size=20_000)})
+    assert answers[11].error.code == UNREADABLE
+    assert not answers[12].has_error()
+
+
+def test_an_answer_whose_bytes_never_come_keeps_nobody_waiting_longer_than_was_said(ask):
+    started = time.monotonic()
+    answers, told = ask(missing=["request-11"], timeout=1.5)
+    assert time.monotonic() - started < 5
+    assert told[0] == 12
+    assert not answers[12].has_error()
+    assert 11 not in answers or answers[11].error.code == UNREADABLE
+
+
+@pytest.mark.parametrize(("status", "calls"), [(500, 2), (503, 2), (403, 1)])
+def test_what_fails_at_the_superlink_is_tried_again_and_what_it_refuses_is_not(status, calls):
+    asked = []
+
+    def call():
+        asked.append(status)
+        answer = httpx.Response(status if len(asked) == 1 else 200, request=httpx.Request("POST", "https://localhost"))
+        answer.raise_for_status()
+
+    with suppress(httpx.HTTPStatusError):
+        superlink_retry_policy().invoke(call)
+    assert len(asked) == calls

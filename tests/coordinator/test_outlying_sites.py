@@ -1,0 +1,66 @@
+"""A wrong unit or event coding shows in sums: a warning with its evidence, never a refusal."""
+
+import numpy as np
+import pytest
+
+from memamba_core.config.agreement import AgreementConfig
+from memamba_core.data.statistics import count_events
+from memamba_core.wire.protocol import FactsReply, StatisticsReply
+from server.federation.handshake import _find_outlying_sites
+
+CONFIG = AgreementConfig()
+EMPTY = {"count": np.zeros(0), "mean": np.zeros(0), "m2": np.zeros(0)}
+
+
+def sums(seed, num=60, *, factor=1.0, flip=False, rate=0.3, median=30.0):
+    rng = np.random.default_rng(seed)
+    times = rng.exponential(median / np.log(2), num) * factor
+    events = (rng.random(num) < rate) != flip
+    return StatisticsReply(genes=EMPTY, features=EMPTY, events=count_events(times.tolist(), events.tolist(), CONFIG))
+
+
+def facts(site, unit="months", means="happened"):
+    lists = dict.fromkeys(("feature_columns", "feature_families", "gene_columns"), ())
+    numbers = dict.fromkeys(("feature_width", "size_band", "pathology_band", "genomics_band"), 0)
+    return FactsReply(site=site, time_unit=unit, event_means=means, encoder="", **lists, **numbers)
+
+
+def warnings(strange, **declared):
+    replies = {"a": sums(1), "b": sums(2), "c": sums(3), "odd": strange}
+    told = {site: facts(site) for site in replies} | {"odd": facts("odd", **declared)}
+    return _find_outlying_sites(replies, told)
+
+
+def test_ordinary_sites_are_not_warned_of():
+    for seed in range(30):
+        assert warnings(sums(10 + seed)) == []
+
+
+def test_flipped_event_coding_is_warned_of_with_the_counts(caplog):
+    (warning,) = warnings(sums(4, flip=True), means="censored")
+    assert warning.startswith("odd: ")
+    assert " of 60 training patients had the event, " in warning
+    assert " of 180 elsewhere" in warning
+    assert "'censored'" in warning
+    assert "clinical.event_means" in warning
+    assert warning in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit"),
+    [(30.4, "months"), (1 / 30.4, "days")],
+    ids=["days declared as months", "months declared as days"],
+)
+def test_a_wrong_unit_is_warned_of(factor, unit):
+    for seed in range(10):
+        (warning,) = warnings(sums(20 + seed, factor=factor), unit=unit)
+        assert warning.startswith("odd: median follow-up lies in cell")
+        assert f"it declares {unit!r}. Check clinical.time_unit" in warning
+
+
+def test_few_patients_prove_nothing():
+    assert warnings(sums(4, num=19, flip=True, factor=30.4)) == []
+
+
+def test_a_site_that_told_nothing_is_not_judged():
+    assert warnings(sums(4, num=0)) == []

@@ -1,0 +1,106 @@
+"""docs/simulation.md lists every setting of a simulation with its default: here it is held to that."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from memamba_core.config.compose import compose_simulation, config_groups
+from memamba_core.config.experiment import Experiment
+from memamba_core.config.simulation import AuditConfig, CohortConfig, PartitionConfig, SimulationConfig, SyntheticConfig
+from memamba_core.config.training import OptimizerConfig
+
+PAGE = Path(__file__).parents[2] / "docs" / "simulation.md"
+ROW = re.compile(r"^\| `(?P<key>[a-z_.*0-9]+)` \| (?P<default>[^|]*) \| [^|]*\| [^|]+\|$", re.MULTILINE)
+
+
+def defaults(cls: type[BaseModel], prefix: str = "") -> dict[str, object]:
+    """Dotted keys of a model with their defaults; nested models that have a section of their own are left out."""
+    found = {}
+    for name, field in cls.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        found[prefix + name] = "required" if default is PydanticUndefined else default
+    return found
+
+
+def documented() -> dict[str, str]:
+    return {match["key"]: match["default"].strip() for match in ROW.finditer(PAGE.read_text(encoding="utf-8"))}
+
+
+def settings() -> dict[str, object]:
+    known = {
+        **defaults(SimulationConfig),
+        **defaults(CohortConfig, "data."),
+        **defaults(SyntheticConfig, "data.synthetic."),
+        **defaults(PartitionConfig, "partition."),
+        **defaults(AuditConfig, "audit."),
+        **defaults(OptimizerConfig, "*.optimizer."),
+        "seed": 0,
+    }
+    for group in ("agreement", "model", "training", "federation", "strategy", "privacy"):
+        known.update(defaults(Experiment.model_fields[group].annotation, f"{group}."))
+    known.update(defaults(Experiment().training.loss.__class__, "training.loss."))
+    for elsewhere in (
+        "experiment",
+        "data",
+        "partition",
+        "audit",
+        "training.optimizer",
+        "training.loss",
+        "federation.optimizer",
+    ):
+        known.pop(elsewhere)
+    return known
+
+
+def commands() -> list[str]:
+    """The `flower-simulate` of every page and of the README, in consoles and in sentences; a choice is its first."""
+    shown = []
+    for page in (PAGE.parents[1] / "README.md", *sorted(PAGE.parent.glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        blocks = "".join(re.findall(r"```(?:console|bash)\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+        shown += re.findall(r"^(?:\$ )?(flower-simulate .*?)(?:\s\s+#.*)?$", blocks, re.MULTILINE)
+        shown += re.findall(r"`(flower-simulate [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    own = [command for command in shown if "--config-dir" in command]  # a folder of the reader's own
+    return sorted({re.sub(r"\s+", " ", re.sub(r"\|[a-z|]+", "", command)) for command in shown if command not in own})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_of_the_pages_is_understood(command, monkeypatch):
+    monkeypatch.setenv("MEMAMBA_DATA", "data")
+    settings = [word for word in shlex.split(command) if "=" in word]
+    if "--multirun" in command:
+        settings = [word if "[" in word else word.partition(",")[0] for word in settings]
+    if not any(word.startswith("resume=") for word in settings):
+        compose_simulation(settings)
+
+
+def test_every_file_of_every_group_is_listed():
+    rows = re.findall(r"^\| (`[a-z]+`(?:, `[a-z]+`)*) \| (.+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {
+        group: set(re.findall(r"`([a-z_]+)`", files))
+        for groups, files in rows
+        for group in re.findall(r"[a-z]+", groups)
+    }
+    for group, files in config_groups().items():
+        assert listed[group] == set(files), group
+
+
+def test_every_setting_is_listed_and_nothing_else():
+    assert set(documented()) == set(settings())
+
+
+@pytest.mark.parametrize("key", sorted(set(settings()) - {"disclosure"}))
+def test_the_default_is_the_one_that_the_code_has(key):
+    text, value = documented()[key], settings()[key]
+    if isinstance(value, tuple):
+        words = [word for word in (part.strip() for part in text.strip("[]").split(",")) if word]
+        assert words == [str(item) for item in value]
+    elif isinstance(value, str):
+        assert text == value
+    else:
+        assert json.loads(text) == value

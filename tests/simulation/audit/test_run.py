@@ -1,0 +1,99 @@
+"""`flower-simulate audit=...`: what is written, what is said, what is refused."""
+
+import io
+import json
+
+import pytest
+from fixtures.federation import GENES_ONLY, tiny
+from rich.console import Console
+
+pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
+
+from memamba_core.config.compose import compose_simulation
+from memamba_core.errors import ConfigError
+from simulation.audit.report import findings, table
+from simulation.audit.run import audit
+
+LEAK = {"auc": 0.9, "auc_std": 0.02, "found": 0.6, "num_patients": 40}
+NO_LEAK = {"auc": 0.503, "auc_std": 0.02, "found": 0.05, "num_patients": 60}
+
+
+def report(**parts):
+    return {"membership": None, "canary": None, "inversion": None, **parts}
+
+
+@pytest.mark.ci_slow
+def test_canary_and_inversion_write_a_report_and_a_figure(tmp_path):
+    overrides = tiny(
+        *GENES_ONLY, "audit.attacks=[canary,inversion]", "audit.num_canaries=100", "audit.round_sizes=[1,4]"
+    )
+    steps = []
+    told, folder = audit(compose_simulation((*overrides, f"output_dir={tmp_path}")), overrides, steps.append)
+    written = json.loads((folder / "audit.json").read_text())
+    assert written == json.loads(json.dumps(told))
+    assert steps == ["canaries", "inversion of a round of 1", "inversion of a round of 4"]
+    assert written["membership"] is None
+    assert written["canary"]["passed"]
+    assert [line["num_patients"] for line in written["inversion"]] == [1, 4]
+    assert {path.name for path in folder.iterdir()} == {"audit.json", "inversion.png"}
+    assert len(written["findings"]) == 3
+    assert table(written).row_count == 3
+
+
+@pytest.mark.slow
+def test_membership_of_a_private_run_writes_a_report_and_a_figure(tmp_path):
+    overrides = tiny(*GENES_ONLY, "audit=membership", "audit.num_models=8", "privacy=dp_sgd")
+    told, folder = audit(compose_simulation((*overrides, f"output_dir={tmp_path / 'out'}")), overrides)
+    assert {path.name for path in folder.iterdir()} == {"audit.json", "membership.png"}
+    assert told["privacy"]["epsilon"] == 8.0
+    for attack in ("loss", "lira"):
+        assert set(told["membership"][attack]) == {"all", "event", "censored"}
+    assert len(told["findings"]) == 3
+
+
+def test_the_table_has_each_number_on_a_line_of_80_columns():
+    groups = dict.fromkeys(("all", "event", "censored"), LEAK)
+    canary = {"claimed_epsilon": 12.0, "lower_bound": 10.5, "num_right": 99, "num_guesses": 100, "passed": True}
+    line = {"num_patients": 1500, "recovered": 1.0, "recovered_by_chance": 0.0, "correlation": 0.99}
+    shown = table(
+        report(membership={"num_models": 16, "loss": groups, "lira": groups}, canary=canary, inversion=[line])
+    )
+    console = Console(file=io.StringIO(), width=80)
+    console.print(shown)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == shown.row_count + 4  # its frame and head
+    assert sum("AUC 0.900 ± 0.020, 60% found" in line for line in lines) == 6
+
+
+def test_an_interrupted_audit_leaves_no_empty_folder(tmp_path):
+    def interrupt(step):
+        raise KeyboardInterrupt
+
+    overrides = tiny(*GENES_ONLY, "audit=membership", "audit.num_models=8", f"output_dir={tmp_path / 'out'}")
+    with pytest.raises(KeyboardInterrupt):
+        audit(compose_simulation(overrides), overrides, interrupt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_leak_is_called_one_and_a_coin_a_coin():
+    told = findings(
+        report(
+            membership={"num_models": 16, "loss": {"event": NO_LEAK, "censored": NO_LEAK}, "lira": {"event": LEAK}},
+            canary={"claimed_epsilon": 2.0, "lower_bound": 3.0, "num_right": 99, "num_guesses": 100, "passed": False},
+        )
+    )
+    assert "finds 60% of those who were trained on" in told[0]
+    assert "no better than a coin" in told[1]
+    assert "CONTRADICT the claim" in told[2]
+
+
+@pytest.mark.parametrize("override", ["compare=true", "folds=[1]", "workers=2", "methods=[pooled]", "resume=somewhere"])
+def test_what_an_audit_has_no_use_for_is_refused(override):
+    with pytest.raises(ConfigError, match="an audit has no use for"):
+        compose_simulation(["audit=all", override])
+
+
+@pytest.mark.parametrize("override", ["audit.num_models=9", "audit.round_sizes=[0]", "audit.attacks=[guess]"])
+def test_strange_settings_are_refused(override):
+    with pytest.raises(ConfigError, match="audit"):
+        compose_simulation(["audit=all", override])

@@ -1,0 +1,116 @@
+"""`flower-simulate` at the keyboard: a mistake is exit code 2 and one sentence that says what to do."""
+
+import json
+
+import pytest
+from fixtures.command_line import call
+from fixtures.federation import GENES_ONLY, tiny
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder, and no data named in the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEMAMBA_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["typo=1"], ["unknown setting 'typo'; known here", "methods"]),
+        (["num_rounds=1"], ["unknown setting 'num_rounds'; nearest is federation.num_rounds; known here"]),
+        (["strategy=fedavgg"], ["fedavgg", "fedavgm"]),
+        (["data=tcga_blca"], ["data.root=FOLDER", "MEMAMBA_DATA"]),
+        (["data=tcga_blca", "data.root=/no/such/folder"], ["/no/such/folder", "no such folder", "data.root=FOLDER"]),
+        (["federation.num_rounds=0"], ["num_rounds", "0", "greater than or equal to 1"]),
+        (["resume=nothing-there"], ["nothing-there", "settings.json", "interrupted run"]),
+        (["resume=a", "federation.num_rounds=3"], ["takes its settings from a", "federation.num_rounds=3"]),
+        (["methods=[]"], ["methods", "federated"]),
+        (["model=genomics", "data.synthetic.missing_genes=0.7", "data.synthetic.missing_slides=0.7"], ["add up"]),
+        (["export-sites"], ["output_dir=FOLDER"]),
+        (["export-sites", "output_dir=/dev/null/here"], ["/dev/null/here cannot be written", "another output_dir"]),
+        (["audit=all", "folds=[1]"], ["settings: an audit has no use for folds"]),
+        (["seed=1", "export-sites"], ["export-sites needs", "output_dir=FOLDER"]),
+        (["exportsites"], ["got 'exportsites'", "wanted key=value"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(here, monkeypatch, capsys, arguments, words):
+    assert call(monkeypatch, *arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.strip().splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.ci_slow
+def test_a_run_prints_its_table_and_writes_where_it_says(here, monkeypatch, capsys):
+    assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 0
+    shown = capsys.readouterr().out
+    assert "48 patients" in shown
+    assert "Federated" in shown
+    assert "permissive: nothing leaves" in shown
+    assert "no differential privacy" in shown
+    assert "rounds from 1 patients on are allowed here" in shown
+    summary = json.loads((here / "out" / "summary.json").read_text())
+    assert f"{summary['folds'][0]['federated']:.3f}" in shown
+    assert [path.name for path in here.iterdir()] == ["out"]
+    settings = json.loads((here / "out" / "settings.json").read_text())
+    assert "federation.num_rounds=2" in settings["overrides"]
+    assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 2
+    assert "out is not empty" in capsys.readouterr().err
+    assert call(monkeypatch, "resume=out", "threads=1") == 0  # a finished run: nothing is done again
+    assert json.loads((here / "out" / "summary.json").read_text())["folds"] == summary["folds"]
+
+
+def test_help_says_how_to_call_it_and_what_is_there(here, monkeypatch, capsys):
+    assert call(monkeypatch, "--help") == 0
+    told = capsys.readouterr().out
+    assert told.startswith("flower-simulate [group=file ...] [key=value ...]")
+    assert "flower-simulate resume=FOLDER" in told
+    assert "strategy: fedadam, fedavg" in told
+    assert "num_rounds: 20" in told
+
+
+def test_a_file_in_the_way_is_said(here, monkeypatch, capsys):
+    (here / "out").write_text("mine")
+    assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 2
+    assert "output_dir=out is a file" in capsys.readouterr().err
+    assert (here / "out").read_text() == "mine"
+
+
+BEGUN = {"overrides": ["seed=1"], "settings": {"data": {"name": "synthetic", "synthetic": {}}, "experiment": {}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "got a list"),
+        ("{}", "setting 'overrides' is missing; setting 'settings' is missing"),
+        (json.dumps({**BEGUN, "overrides": "seed=1"}), "overrides: got 'seed=1', wanted a list"),
+        (json.dumps({**BEGUN, "settings": []}), "settings: got []"),
+        (json.dumps({**BEGUN, "settings": {**BEGUN["settings"], "folds": "x"}}), "folds: got 'x'"),
+        (json.dumps({**BEGUN, "settings": {"typo": 1}}), "unknown setting 'typo'"),
+    ],
+)
+def test_a_settings_file_that_is_damaged_is_said(here, monkeypatch, capsys, text, words):
+    (here / "out").mkdir()
+    (here / "out" / "settings.json").write_text(text)
+    assert call(monkeypatch, "resume=out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out/settings.json: ")
+    assert words in line
+    assert line.endswith("restore it, or begin anew")
+
+
+@pytest.mark.ci_slow
+def test_what_a_fold_finished_is_damaged(here, monkeypatch, capsys):
+    assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 0
+    (here / "out" / "fold-0" / "outcome.json").write_text("[]")
+    capsys.readouterr()
+    assert call(monkeypatch, "resume=out") == 2
+    assert "outcome.json: not as it was written; restore it, or remove it" in capsys.readouterr().err

@@ -1,0 +1,161 @@
+"""What a simulation says: numbers under their heading, doubts about the tables, how to repeat it, how to go on."""
+
+import io
+import json
+import shlex
+
+import pandas as pd
+import pytest
+from fixtures.command_line import call
+from fixtures.federation import GENES_ONLY, tiny
+from rich.console import Console
+
+from memamba_core.config.compose import compose_simulation
+from memamba_core.errors import ConfigError
+from memamba_core.wire.protocol import Phase
+from server.federation.journal import Journal, RoundRecord
+from simulation.audit.run import audit
+from simulation.cohort import prepare_cohort
+from simulation.progress import ProgressReporter
+
+
+def said(summary, folder):
+    console = Console(file=io.StringIO(), width=200)
+    ProgressReporter(console).finish(summary, folder)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("num_folds", [1, 3])
+def test_best_reachable_stands_in_the_last_column(tmp_path, num_folds):
+    folds = [{"fold": k, "federated": 0.6, "pooled": None, "local": None} for k in range(num_folds)]
+    summary = {
+        "cohort": "synthetic",
+        "folds": folds,
+        "details": [
+            {"fold": k, "federated": {"privacy": None}, "pooled": None, "local": None} for k in range(num_folds)
+        ],
+        "c_index": {"federated": {"mean": 0.6, "std": 0.01}},
+        "oracle_c_index": 0.86,
+        "warnings": [],
+        "seconds": 1.0,
+        "bytes_per_round": None,
+    }
+    (line,) = [line for line in said(summary, tmp_path).splitlines() if "best reachable" in line]
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells[-1] == "0.860"
+    assert cells[1:-1] == [""] * (len(cells) - 2)
+    assert len(cells) == (2 if num_folds == 1 else num_folds + 2)
+
+
+@pytest.mark.parametrize("loss", [0.5, None])
+def test_a_bar_that_stays_does_not_say_that_something_goes_on(loss):
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    line = {"trained": {"head": 3}, "train_loss": loss}
+    with ProgressReporter(console) as progress:
+        progress.start_method("federated", 1)
+        progress.on_round(RoundRecord(1, {"county": line}, 1.0, 1, 1))
+        progress.on_phase(Phase.EVALUATE, 1, 0)
+    *_, last = [text for text in console.file.getvalue().split("Federated") if "1/1" in text]
+    assert "closing evaluation" not in last
+    assert ("loss 0.500" in last) is (loss is not None)
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Overrides that read a cohort of twenty patients, two of whom have nothing to learn from."""
+    names = [f"P{i:02d}" for i in range(20)]
+    pd.DataFrame({"case_id": names, "survival_months": range(10, 30), "event": [0, 1] * 10}).to_csv(
+        tmp_path / "clinical.csv", index=False
+    )
+    pd.DataFrame({"case_id": names[:18], "A_rnaseq": range(18)}).to_csv(tmp_path / "genes.csv", index=False)
+    return (
+        "data.synthetic=null",
+        "data.name=mine",
+        f"data.root={tmp_path}",
+        "data.clinical={file:clinical.csv}",
+        "data.genomics={file:genes.csv}",
+        "partition=iid",
+        "partition.num_sites=2",
+    )
+
+
+def test_patients_who_are_left_out_are_counted(tables):
+    (warning,) = prepare_cohort(compose_simulation(tables)).warnings
+    assert warning.startswith("2 patients of clinical.csv left out: neither molecular data nor")
+
+
+@pytest.mark.parametrize(
+    ("days_per_cell", "unit", "words"),
+    [
+        (30.4375, "months", ["months, read from column 'survival_months' in months", "if it holds days"]),
+        (1 / 30.4375, "days", ["read from column 'survival_months' in days", "if it holds months"]),
+    ],
+)
+def test_a_unit_of_time_that_is_hardly_right_is_doubted(tables, tmp_path, days_per_cell, unit, words):
+    table = pd.read_csv(tmp_path / "clinical.csv")
+    cells = table["survival_months"] * (days_per_cell if unit == "months" else 1.0)
+    table.assign(survival_months=cells).to_csv(tmp_path / "clinical.csv", index=False)
+    _, warning = prepare_cohort(compose_simulation((*tables, f"data.clinical.time_unit={unit}"))).warnings
+    for word in words:
+        assert word in warning
+
+
+@pytest.mark.ci_slow
+def test_a_run_with_own_configs_says_how_to_repeat_it_and_where_to_look_twice(tables, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    (tmp_path / "own" / "data" / "mine.yaml").write_text(
+        f"name: mine\nroot: {tmp_path}\nclinical: {{file: clinical.csv}}\ngenomics: {{file: genes.csv}}\n"
+    )
+    settings = [o for o in tiny(*GENES_ONLY, "agreement.gene_groups=kind") if not o.startswith("data.")]
+    # an option between overrides, as people type it
+    assert call(monkeypatch, "data=mine", "--config-dir", "own", *settings, "output_dir=out") == 0
+    assert capsys.readouterr().out.count("warning: 2 patients of clinical.csv left out") == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["command"].startswith(f"flower-simulate --config-dir={tmp_path / 'own'} data=mine ")
+    assert summary["warnings"][0].startswith("2 patients of clinical.csv left out")
+    repeated = shlex.split(summary["command"].replace("output_dir=out", "output_dir=again"))[1:]
+    assert call(monkeypatch, *repeated) == 0
+    again = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert again["folds"] == summary["folds"]
+    assert call(monkeypatch, "--config-dir=own", "resume=out") == 0
+
+
+@pytest.mark.ci_slow
+def test_a_full_disk_is_a_sentence_and_how_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write, written = Journal.write, []
+
+    def no_space_in_round_2(self, entry):
+        written.append(entry)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        write(self, entry)
+
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "write", no_space_in_round_2)
+        assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 2
+    told = capsys.readouterr().err
+    assert "go on with: flower-simulate resume=out" in told
+    assert told.splitlines()[-1] == "error: [Errno 28] No space left on device"
+    assert call(monkeypatch, "resume=out") == 0
+
+
+@pytest.mark.ci_slow
+def test_configs_that_changed_since_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 0
+    path = tmp_path / "out" / "settings.json"
+    before = json.loads(path.read_text())
+    before["settings"]["experiment"]["federation"]["optimizer"]["learning_rate"] = 0.2  # what a YAML file said then
+    path.write_text(json.dumps(before))
+    assert call(monkeypatch, "resume=out") == 2
+    assert "error: resume=out: federation would be composed otherwise now" in capsys.readouterr().err
+
+
+def test_a_round_that_the_cohort_cannot_fill_is_refused_before_any_attack(tmp_path, monkeypatch):
+    monkeypatch.setattr("simulation.audit.run.observe", lambda *_: pytest.fail("an attack was begun"))
+    overrides = tiny(*GENES_ONLY, "audit.attacks=[membership,inversion]", "audit.round_sizes=[300]")
+    with pytest.raises(ConfigError, match=r"a round of 300 and 100 patients outside .* 48 patients have genes"):
+        audit(compose_simulation((*overrides, f"output_dir={tmp_path / 'out'}")), overrides)
+    assert not (tmp_path / "out").exists()

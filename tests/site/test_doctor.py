@@ -1,0 +1,275 @@
+"""The doctor on a healthy site, and on sites with one thing wrong each."""
+
+import dataclasses
+import io
+import logging
+import re
+import shutil
+from functools import cache
+
+import pandas as pd
+import pytest
+import yaml
+from fixtures.coordinator_double import authority, coordinator
+from fixtures.federation import tiny
+from rich.console import Console
+
+from client.doctor import report as doctor
+from client.doctor.dry_run import memory_available
+from client.doctor.finding import Finding, Level
+from client.doctor.report import examine, print_report
+from client.keys import SiteKeys
+from memamba_core.config.compose import compose_simulation
+from memamba_core.privacy.egress import EgressLog, describe_refusal
+from simulation.cohort import prepare_cohort
+from simulation.export import export_sites
+
+HEALTHY = tiny("data.synthetic.num_patients=60", "partition.num_sites=1", "data.synthetic.num_sites=1")
+
+
+@cache
+def exported(root, *overrides):
+    """The folder of the first hospital of an exported cohort."""
+    config = compose_simulation(overrides)
+    cohort = prepare_cohort(config)
+    case_ids = {name: tuple(r.case_id for r in site.cohort.records) for name, site in cohort.sites.items()}
+    return export_sites(cohort.cohort, config.data, case_ids, root)[0]
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    return exported(tmp_path_factory.mktemp("exported") / "sites", *HEALTHY)
+
+
+@pytest.fixture
+def site(healthy, tmp_path):
+    """A copy of the healthy site."""
+    return shutil.copytree(healthy, tmp_path / "site")
+
+
+def change(folder, edit):
+    """Edit site.yaml."""
+    path = folder / "site.yaml"
+    values = yaml.safe_load(path.read_text())
+    edit(values)
+    path.write_text(yaml.safe_dump(values))
+
+
+def found(folder, part="data", until=None):
+    """Findings by their check, the worst of each; up to a check that is enough, because a dry run takes a second."""
+    worst: dict[str, Finding] = {}
+    order = list(Level)
+    for finding in examine(folder / "site.yaml", part):
+        if until in worst and finding.check != until:
+            break
+        before = worst.get(finding.check)
+        if before is None or order.index(finding.level) > order.index(before.level):
+            worst[finding.check] = finding
+    return worst
+
+
+def test_a_healthy_site(healthy):
+    level = logging.getLogger("memamba_core").level
+    findings = found(healthy)
+    assert {f.level for f in findings.values()} == {Level.OK}
+    wanted = ["settings", "state", "egress log", "device", "patients", "events", "molecular data", "slides"]
+    assert list(findings) == [*wanted, "feature files", "thresholds", "dry run", "memory"]
+    table = pd.read_csv(healthy / "clinical.csv")
+    assert findings["patients"].text.startswith(f"60, with {table['event'].sum()} events")
+    assert "features synthetic, 5 wide" in findings["slides"].text
+    assert not (healthy / "state").exists(), "looking changes nothing"
+    assert logging.getLogger("memamba_core").level == level
+
+
+def test_a_setting_that_is_unknown_ends_it(site):
+    change(site, lambda values: values.update(unit="months"))
+    findings = found(site, None)
+    assert list(findings) == ["settings"]
+    assert findings["settings"].level is Level.ERROR
+    assert "unknown setting 'unit'" in findings["settings"].text
+
+
+def test_a_table_that_is_not_as_described(site):
+    change(site, lambda values: values["data"]["clinical"].update(time="followup"))
+    findings = found(site)
+    assert findings["tables"].level is Level.ERROR
+    assert "followup" in findings["tables"].text
+    assert "patients" not in findings
+
+
+def test_an_event_column_that_says_the_same_of_all(site):
+    table = pd.read_csv(site / "clinical.csv").assign(event=1)
+    table.to_csv(site / "clinical.csv", index=False)
+    assert "everybody had the event" in found(site, until="events")["events"].text
+
+
+def test_slides_without_features_are_named(site):
+    (file, *_) = sorted((site / "features").rglob("*.h5"))
+    file.unlink()
+    finding = found(site, until="feature files")["feature files"]
+    assert finding.level is Level.WARNING
+    assert file.stem in finding.text
+
+
+def test_a_file_that_is_damaged_is_named(site):
+    _, file, *_ = sorted((site / "features").rglob("*.h5"))
+    content = file.read_bytes()
+    file.unlink()  # the exported files of two copies may be one
+    file.write_bytes(content[: len(content) // 2])
+    finding = found(site, until="feature files")["feature files"]
+    assert finding.level is Level.ERROR
+    assert file.name in finding.text
+
+
+def test_patients_without_anything_are_counted(site):
+    table = pd.read_csv(site / "clinical.csv")
+    more = table.iloc[[0]].assign(case_id="NOBODY", slide_ids="")
+    pd.concat([table, more]).to_csv(site / "clinical.csv", index=False)
+    finding = found(site, until="patients")["patients"]
+    assert finding.level is Level.WARNING
+    assert finding.text.startswith("1 of 61 patients are left out")
+
+
+def test_a_site_under_the_floor_of_training(site):
+    change(site, lambda values: values["disclosure"].update(min_round_patients=61))
+    finding = found(site, until="thresholds")["thresholds"]
+    assert finding.level is Level.ERROR
+    assert "with 60 training patients this site refuses every round" in finding.text
+    change(site, lambda values: values.update(privacy={"max_epsilon": 8.0}))
+    assert found(site, until="thresholds")["thresholds"].level is Level.OK
+
+
+def test_a_site_that_is_large_enough_for_a_run_on_everybody_only(site):
+    """Which is what a run does, unless it names a test fold."""
+    change(site, lambda values: values["disclosure"].update(min_round_patients=58))
+    finding = found(site, until="thresholds")["thresholds"]
+    assert finding.level is Level.WARNING
+    assert finding.text.startswith("60 training patients, enough for a run on all of them, the default. In a run with")
+    assert re.search(
+        r"(a test fold|test fold \d( or \d)*) there are \d\d or more, the floor is 58, and this site refuses",
+        finding.text,
+    )
+
+
+def test_a_site_under_the_floor_of_sums(site):
+    change(site, lambda values: values["disclosure"].update(min_patients=61))
+    finding = found(site, until="thresholds")["thresholds"]
+    assert finding.level is Level.WARNING
+    assert "zeros for sums" in finding.text
+
+
+def test_a_site_where_nearly_everybody_had_the_event(site):
+    """The few who had not would be told by the difference of two counts."""
+    table = pd.read_csv(site / "clinical.csv")
+    table["event"] = [0] * 4 + [1] * (len(table) - 4)
+    table.to_csv(site / "clinical.csv", index=False)
+    finding = found(site, until="thresholds")["thresholds"]
+    assert finding.level is Level.WARNING
+    assert finding.text.startswith("60 patients, 56 with and 4 without the event; thresholds are 10, 5 and 5")
+
+
+def test_limits_of_overrides_that_name_no_setting(site):
+    change(site, lambda values: values["limits"].update(overrides=["federation", "training.learning_rate"]))
+    finding = found(site, until="limits")["limits"]
+    assert finding.level is Level.WARNING
+    assert "training.learning_rate" in finding.text
+    assert "federation," not in finding.text
+
+
+def test_memory_that_does_not_suffice(site, monkeypatch):
+    monkeypatch.setattr("client.doctor.data.memory_available", lambda: 1_000_000)
+    finding = found(site)["memory"]
+    assert finding.level is Level.WARNING
+    assert "limits.max_patches" in finding.remedy
+
+
+def test_the_memory_of_this_machine_is_known():
+    available = memory_available()
+    assert available is None or 1e8 < available < 1e14
+
+
+def test_a_device_that_is_not_there(site, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    change(site, lambda values: values.update(device="cuda"))
+    assert found(site, until="device")["device"].level is Level.ERROR
+
+
+def test_a_state_folder_that_cannot_be_written(site, monkeypatch):
+    monkeypatch.setattr(doctor.os, "access", lambda *_arguments: False)
+    assert found(site, until="state")["state"].level is Level.ERROR
+
+
+def test_a_state_folder_for_everybody(site):
+    """It holds models, reasons in full, and perhaps predictions."""
+    (site / "state").mkdir(exist_ok=True)
+    (site / "state").chmod(0o755)
+    assert "chmod 700" in found(site, until="egress log")["state"].remedy
+    (site / "state").chmod(0o700)
+    assert found(site, until="egress log")["state"].level is Level.OK
+
+
+def test_a_disk_that_is_nearly_full(site, monkeypatch):
+    usage = shutil.disk_usage(site)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage._replace(free=10**8))
+    assert found(site, until="disk")["disk"].level is Level.WARNING
+
+
+def test_an_egress_log_that_was_edited(site):
+    log = EgressLog(site / "state")
+    log.append(describe_refusal(1, "x", run_id="", phase="train", server_round=0))
+    log.path.write_text(log.path.read_text().replace('"num_bytes": ', '"num_bytes": 1'))
+    assert found(site, until="egress log")["egress log"].level is Level.ERROR
+
+
+def test_the_network_part_looks_at_no_data(site, tmp_path):
+    pki = authority(tmp_path / "pki")
+    shutil.copy(pki.ca_certificate, site / "ca.crt")
+    SiteKeys(site / "keys").generate()
+    (site / "clinical.csv").unlink()
+    with coordinator(pki) as double:
+        change(site, lambda values: values.update(coordinator={"address": f"localhost:{double.port}"}))
+        findings = found(site, "network")
+    assert list(findings) == ["settings", "authority", "name", "port", "certificate", "clock", "key"]
+    assert {f.level for f in findings.values()} == {Level.OK}
+
+
+def test_a_site_of_no_federation(site):
+    assert found(site, "network")["coordinator"].level is Level.ERROR
+
+
+@pytest.mark.parametrize(
+    ("levels", "healthy", "last"),
+    [
+        ([Level.OK], True, "ready to run; 0 warnings"),
+        ([Level.OK, Level.WARNING], True, "ready to run; 1 warning"),
+        ([Level.ERROR, Level.WARNING], False, "1 error, 1 warning: not ready"),
+    ],
+)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_report(levels, healthy, last, terminal):
+    screen = io.StringIO()
+    findings = [Finding(level, "check", "a [text] with marks", "do this") for level in levels]
+    findings[-1] = dataclasses.replace(findings[-1], text=f"a [text] with marks {'AB:' * 32}")
+    console = Console(file=screen, width=80, force_terminal=terminal, color_system=None)
+    assert print_report(findings, console) is healthy
+    lines = screen.getvalue().splitlines()
+    assert (max(map(len, lines)) <= 80) is terminal, "what goes to a file or a pipe is not wrapped"
+    assert lines[-1] == last
+    assert "a [text] with marks" in lines[0]
+    assert "".join(screen.getvalue().split()).count("AB:" * 32) == 1, "a long word is told whole"
+    assert "-> do this" in screen.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_a_real_site(data_root, tmp_path, monkeypatch):
+    """LUAD's tissue source sites, small ones joined; the model and its dry run have their real size."""
+    monkeypatch.setenv("MEMAMBA_DATA", str(data_root))
+    settings = ("data=tcga_luad", "partition=tss_merged", "partition.min_patients=60")
+    folder = exported(tmp_path / "sites", *settings)
+    findings = found(folder)
+    assert all(f.level is Level.OK for f in findings.values()), [dataclasses.asdict(f) for f in findings.values()]
+    patients, events = map(int, re.match(r"(\d+), with (\d+) events", findings["patients"].text).groups())
+    table = pd.read_csv(folder / "clinical.csv")
+    assert (patients, events) == (len(table), table["event"].sum())
+    assert "none, as site.yaml says" in findings["slides"].text

@@ -1,0 +1,170 @@
+"""What is relied on of Flower's private names: a contract, so that another version of Flower fails here first."""
+
+import importlib.metadata
+import inspect
+import re
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.common.serde import context_to_proto
+from flwr.proto.runtime_pb2 import PullTaskInputResponse
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.flower import tasks as flwr_compat
+from client.flower.supernode import ConnectionEnd, connection_end, supernode_command
+from client.flower.tasks import NodeTasks, Task, UnreachableError
+
+
+def test_it_was_written_for_the_flower_that_is_installed():
+    assert importlib.metadata.version("flwr") == "1.41.0"
+    assert "flwr 1.41.0" in flwr_compat.__doc__
+
+
+def test_the_supernode_takes_the_options_that_it_gets(tmp_path):
+    from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
+
+    command, settings = supernode_command(
+        "coordinator.example.org:8443", tmp_path / "ca.crt", tmp_path / "key", tmp_path / "secret", ("127.0.0.1", 9094)
+    )
+    options = _parse_args_run_supernode().parse_args(command[1:])
+    assert (options.superlink, options.isolation) == ("coordinator.example.org:8443", "process")
+    assert (options.host, options.port) == ("127.0.0.1", 9094)
+    assert options.superexec_auth_secret_file == str(tmp_path / "secret")
+    assert not options.insecure
+    assert settings["FLWR_TELEMETRY_ENABLED"] == "0"
+
+
+def test_telemetry_and_updates_are_off_by_these_names():
+    from flwr.common import constant
+    from flwr.supercore import telemetry, update_check
+
+    sources = "".join(inspect.getsource(module) for module in (telemetry, update_check, constant))
+    _, settings = supernode_command("a:1", Path("ca"), Path("key"), Path("secret"), ("127.0.0.1", 1))
+    assert all(name in sources for name in settings)
+
+
+class FakeClient:
+    """A SuperNode that has one message."""
+
+    def __init__(self):
+        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+        context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+        self.context = context_to_proto(context)
+        self.pushed, self.outputs = [], []
+
+    def PullTaskInput(self, _request):
+        return PullTaskInputResponse(context=self.context)
+
+    def PullMessages(self, _request):
+        return type("Empty", (), {"messages_list": []})()
+
+    def PushTaskOutput(self, request):
+        self.outputs.append(request)
+
+    def close(self):
+        pass
+
+
+def test_a_task_without_a_message_is_told():
+    with pytest.raises(UnreachableError, match="no message"):
+        flwr_compat._pull(FakeClient())
+
+
+def test_an_answer_goes_without_the_context(monkeypatch):
+    """What Flower's own executor sends back with each answer is the node's state; here it stays."""
+    client = FakeClient()
+    monkeypatch.setattr(flwr_compat, "push_message", lambda _client, reply, _context: client.pushed.append(reply))
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    reply = Message(RecordDict({"fields": ConfigRecord({})}), dst_node_id=1, message_type="train")
+    Task(reply, context, client).answer(reply)
+    assert client.pushed == [reply]
+    (output,) = client.outputs
+    assert not output.HasField("context")
+
+
+def test_only_tasks_of_a_client_app_are_asked_for(monkeypatch):
+    asked = []
+
+    class Client:
+        def AcquireTask(self, request):
+            asked.append(list(request.supported_task_types))
+            return type("None", (), {"token": ""})()
+
+    monkeypatch.setattr(NodeTasks, "_client", lambda *_a, **_k: Client())
+    assert NodeTasks("127.0.0.1:1", b"s" * 32).acquire() is None
+    assert asked == [["flwr-clientapp"]]
+
+
+@pytest.mark.parametrize(
+    ("failure", "word"),
+    [
+        (httpx.ConnectError("x"), "nothing listens there"),
+        (httpx.ReadTimeout("x"), "ReadTimeout"),
+        (httpx.HTTPStatusError("x", request=None, response=httpx.Response(401)), "same runtime.secret"),
+        (httpx.HTTPStatusError("x", request=None, response=httpx.Response(500)), "HTTP status 500"),
+        (KeyError("an object of TCGA-2F-A9KO"), "an error of Flower: KeyError$"),
+        (UnreachableError("as it was"), "^as it was$"),
+    ],
+)
+def test_what_the_supernode_does_is_told_in_plain_words(failure, word):
+    with pytest.raises(UnreachableError, match=word), flwr_compat._readable_errors():
+        raise failure
+
+
+def test_the_errors_that_a_supernode_survives_are_those_of_its_loop():
+    """Every text that its loop logs as an error is known here, so that no other is taken for one of them."""
+    from flwr.supercore.retry import http_retry
+    from flwr.supernode import fleet_http_connection, start_client_internal
+
+    logged = re.compile(r'log\(\s*ERROR,\s*"((?:[^"\\]|\\.)*)"')
+    texts = logged.findall(inspect.getsource(start_client_internal)) + logged.findall(inspect.getsource(http_retry))
+    assert len(texts) == 6
+    assert all(connection_end(f"ERROR :     {text}") is None for text in texts)
+    assert "log(ERROR, exc)" in inspect.getsource(fleet_http_connection), "the last word of a loop that broke"
+    assert connection_end("ERROR :     [SSL: WRONG_VERSION_NUMBER] wrong version number") is ConnectionEnd.BROKEN
+    assert connection_end("ERROR :     Exit Code: 305") is ConnectionEnd.REFUSED
+    assert connection_end("INFO :      Sent successfully") is None
+
+
+def test_a_heartbeat_of_no_seconds_is_refused_after_the_key_was_found():
+    """What `check_key_at_coordinator` relies on: the order of two checks of the SuperLink."""
+    from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
+    from flwr.superlink.servicer.fleet.fleet_handlers import activate_node
+
+    source = inspect.getsource(activate_node)
+    assert HEARTBEAT_MIN_INTERVAL > 0
+    assert source.index("get_node_id_by_public_key") < source.index("_validate_heartbeat_interval")
+    assert source.index("_validate_heartbeat_interval") < source.index("state.activate_node")
+
+
+def test_a_heart_that_is_not_known_any_more_tells_it(monkeypatch):
+    monkeypatch.setattr(flwr_compat, "HEARTBEAT_DEFAULT_INTERVAL", 0.03)
+    lost = threading.Event()
+
+    class Client:
+        beats = 0
+
+        def SendTaskHeartbeat(self, _request):
+            self.beats += 1
+            if self.beats == 1:
+                raise httpx.ReadTimeout("for a moment not there")
+            return type("Reply", (), {"success": self.beats < 4})()
+
+    client = Client()
+    heart = flwr_compat._Heartbeat(client, lost.set)
+    heart.start()
+    assert lost.wait(5)
+    heart.stop()
+    assert client.beats == 4
+
+
+def test_a_heart_that_was_stopped_says_nothing(monkeypatch):
+    monkeypatch.setattr(flwr_compat, "HEARTBEAT_DEFAULT_INTERVAL", 0.03)
+    lost = threading.Event()
+    heart = flwr_compat._Heartbeat(type("C", (), {"SendTaskHeartbeat": lambda *_a: 1 / 0})(), lost.set)
+    heart.stop()
+    heart.start()
+    assert not lost.wait(0.1)
