@@ -201,7 +201,7 @@ def measure(num_sites: int, work: float, rounds: int, strategy: str) -> dict[str
     with tempfile.TemporaryDirectory() as folder:
         result = run_federation(
             LocalGrid(names, InlineRunner(app)),
-            Run("overhead", experiment, overrides),
+            Run("overhead", experiment),
             journal=Journal(Path(folder) / "journal", experiment.digest(), -1),
             observer=clock,
         )

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from cohorts import COHORTS, tables_are_here
 from screen import HELD_OUT, inner_cohort
 
-from memamba_core.config.compose import compose_simulation, experiment_overrides
+from memamba_core.config.compose import compose_simulation
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
@@ -103,7 +103,7 @@ def splits_of(cohort_name: str, partition: tuple[str, ...], test_folds: tuple[in
     overrides = (*overrides, "agreement.time_bins=public", "agreement.gene_scaling=public")
     config = compose_simulation(overrides)
     outer = prepare_cohort(config)
-    run = Run("settings", config.experiment, experiment_overrides(overrides), fold=0)
+    run = Run("settings", config.experiment, 0)
     agreement = build_agreement_only(open_grid(config, outer, state=None), run, outer)
     if test_folds is not None:
         yield from (_split(config, outer, agreement, fold) for fold in test_folds)

@@ -26,7 +26,7 @@ from cohorts import COHORTS, tables_are_here
 from rich.console import Console
 from rich.table import Table
 
-from memamba_core.config.compose import compose_simulation, experiment_overrides
+from memamba_core.config.compose import compose_simulation
 from memamba_core.data.records import Cohort
 from memamba_core.survival.concordance import concordance_index
 from server.federation.handshake import Run
@@ -61,7 +61,7 @@ def screen(cohort_name: str, setting: str, method: str, folds: Sequence[int], se
         outer = prepare_cohort(config)
         for fold in folds:
             cohort = inner_cohort(outer, fold, seed)
-            run = Run(f"inner-{fold}", config.experiment, experiment_overrides(overrides), fold=HELD_OUT)
+            run = Run(f"inner-{fold}", config.experiment, HELD_OUT)
             with tempfile.TemporaryDirectory() as ledgers:  # a new budget for every fold and seed
                 private = config.experiment.privacy.name != "none"
                 grid = open_grid(config, cohort, state=Path(ledgers) if private else None)

@@ -1,18 +1,19 @@
-"""A run at a site: the settings it composed itself and the agreement it accepted, kept across restarts."""
+"""A run at a site: the settings it was sent and the agreement it accepted, kept across restarts."""
 
 import json
 import re
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pydantic
 
-from memamba_core.config.compose import compose_foreign_experiment
+from memamba_core.config.compose import compose_experiment
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
-from memamba_core.errors import ConfigError, MemambaError
+from memamba_core.errors import ConfigError, MemambaError, PolicyError
 from memamba_core.io.atomic import write_atomically
 from memamba_core.privacy.plan import PrivacyPlan, plan_of
 from memamba_core.wire.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, package_version
@@ -25,10 +26,10 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """What a run may be called: the name becomes a folder of the state volume, and stands in logs."""
 
 
-@lru_cache(maxsize=32)
-def _compose_once(config_name: str, overrides: tuple[str, ...]) -> Experiment:
-    """Composing takes a tenth of a second, and a simulation has many sites in one process."""
-    return compose_foreign_experiment(config_name, overrides)
+@cache
+def _installed_defaults() -> Experiment:
+    """Compose the installed settings; it takes a tenth of a second, and a simulation has many sites in one process."""
+    return compose_experiment()
 
 
 class RefusedError(MemambaError):
@@ -63,7 +64,7 @@ class Session:
 
     Attributes:
         request: what opened it: run id, config, fold.
-        experiment: what the site composed from it.
+        experiment: the settings in it.
         plan: the noisy steps of each round; None without differential privacy.
         agreement: bins, genes and scaling of the federation, once they are there.
         datasets: patients scaled by that agreement, by part (`train`, `holdout`, `test`).
@@ -87,12 +88,12 @@ class SessionStore:
         self._session: Session | None = None
 
     def open(self, request: FactsRequest) -> Session:
-        """Compose the run's settings here and compare their digest with the coordinator's.
+        """Parse the run's settings, hold them against this site's policy, and keep them.
 
         Raises:
             RefusedError: other version, settings or policy.
         """
-        session = self._compose(request)
+        session = self._begin(request)
         self._session = session
         self._write(request.run_id, "facts.json", request.model_dump_json())
         return session
@@ -136,21 +137,23 @@ class SessionStore:
         state = self._site.config.state
         return None if state is None else state / "runs" / run_id
 
-    def _compose(self, request: FactsRequest) -> Session:
+    def _begin(self, request: FactsRequest) -> Session:
         refuse_other_version(request.protocol, request.package)
         if not RUN_ID.fullmatch(request.run_id):  # it names a folder of the state volume
             raise RefusedError(Refusal.MESSAGE, "the run id has other characters than letters, digits, '-', '_', '.'")
         try:
-            experiment = _compose_once(request.config_name, request.overrides)
+            experiment = Experiment.from_json(request.settings)
         except ConfigError as error:
-            raise RefusedError(Refusal.OVERRIDE, str(error)) from None
+            raise RefusedError(Refusal.SETTINGS, str(error)) from None
         if experiment.digest() != request.config_digest:
             raise RefusedError(
-                Refusal.CONFIG, f"composed digest {experiment.digest()}, asked for {request.config_digest}"
+                Refusal.CONFIG,
+                f"the settings have digest {experiment.digest()}; the request has {request.config_digest}",
             )
-        objection = self._site.refusal_by_policy(experiment, request.overrides)
-        if objection is not None:
-            raise RefusedError(Refusal.POLICY, objection)
+        try:
+            self._site.check_policy(experiment, _installed_defaults())
+        except PolicyError as error:
+            raise RefusedError(Refusal.POLICY, str(error)) from None
         return Session(request, experiment, plan_of(experiment))
 
     def _recall(self, run_id: str) -> Session | None:
@@ -159,7 +162,15 @@ class SessionStore:
         if folder is None or not (folder / "facts.json").is_file():
             return None
         facts = (folder / "facts.json").read_text(encoding="utf-8")
-        session = self._compose(FactsRequest.model_validate_json(facts))
+        try:
+            request = FactsRequest.model_validate_json(facts)
+        except pydantic.ValidationError:
+            raise RefusedError(
+                Refusal.VERSION,
+                f"{folder / 'facts.json'} was not written by version {package_version()}: a run continues with the "
+                "version that began it; begin a new run, or install that version",
+            ) from None
+        session = self._begin(request)
         if (folder / "agreement.json").is_file():
             kept = json.loads((folder / "agreement.json").read_text(encoding="utf-8"))
             scaling = {name: np.asarray(values, dtype=np.float64) for name, values in kept["scaling"].items()}

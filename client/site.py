@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memamba_core.config.experiment import Experiment
+from memamba_core.config.setting_rules import check_differences
 from memamba_core.config.site import SiteConfig
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort, PatientRecord
+from memamba_core.errors import PolicyError
 from memamba_core.training.seeding import derive_seed
 
 __all__ = ["HASH_FOLDS", "Site", "open_site"]
@@ -44,31 +46,35 @@ class Site:
         """Patients of the test fold; none for fold -1."""
         return self._subset([r for r in self.cohort.records if self._fold_of(r, seed) == fold])
 
-    def refusal_by_policy(self, experiment: Experiment, overrides: Sequence[str] = ()) -> str | None:
-        """Why this site takes no part in such an experiment, for its own log; None if it does.
+    def check_policy(self, experiment: Experiment, installed: Experiment) -> None:
+        """Check that this site takes part in such an experiment.
 
         Args:
-            experiment: as this site composed it.
-            overrides: in what it deviates from the installed settings, `key=value` each.
+            experiment: as the coordinator sent it.
+            installed: this site's installed defaults. Every setting in which the run differs from them is held against
+                `limits.settings`.
+
+        Raises:
+            PolicyError: saying what the site does not allow, for its own log.
         """
-        limits = self.config.limits
-        if experiment.privacy.name == "none" and self.config.privacy is not None:
-            return "the run is without differential privacy, and site.yaml has a section privacy, which demands it"
-        if experiment.privacy.name != "none" and self.config.privacy is None:
-            return f"the run is with privacy={experiment.privacy.name}, and site.yaml has no section privacy (a budget)"
-        if experiment.federation.local_epochs > limits.local_epochs:
-            return (
-                f"federation.local_epochs={experiment.federation.local_epochs} is above limits.local_epochs="
-                f"{limits.local_epochs}"
+        limits, federation = self.config.limits, experiment.federation
+        private = experiment.privacy.name != "none"
+        if not private and self.config.privacy is not None:
+            raise PolicyError("the run has no differential privacy; site.yaml has a section privacy, which requires it")
+        if private and self.config.privacy is None:
+            raise PolicyError(
+                f"the run has privacy={experiment.privacy.name}; site.yaml has no section privacy (a budget)"
+            )
+        if federation.local_epochs > limits.local_epochs:
+            raise PolicyError(
+                f"federation.local_epochs={federation.local_epochs} is above limits.local_epochs={limits.local_epochs}"
             )
         if experiment.strategy.name not in limits.strategies:
-            return f"strategy {experiment.strategy.name} is not among limits.strategies={list(limits.strategies)}"
-        if limits.overrides is not None:
-            keys = [override.partition("=")[0] for override in overrides]
-            foreign = [k for k in keys if not any(k == own or k.startswith(f"{own}.") for own in limits.overrides)]
-            if foreign:
-                return f"the run changes {', '.join(foreign)}; limits.overrides={list(limits.overrides)}"
-        return None
+            raise PolicyError(
+                f"strategy {experiment.strategy.name} is not among limits.strategies={list(limits.strategies)}"
+            )
+        if refused := check_differences(experiment, installed, limits.setting_rules):
+            raise PolicyError("; ".join(refused))
 
     def _outside(self, fold: int, seed: int) -> list[PatientRecord]:
         """Patients of the other folds in a seeded order, so that a prefix of it is a random holdout."""

@@ -26,7 +26,7 @@ from memamba_core.model import MEMamba
 from memamba_core.privacy.disclosure import disclose_metrics, may_disclose_outcomes, suppress_below
 from memamba_core.survival.concordance import count_pairs
 from memamba_core.survival.histogram import risk_time_histogram
-from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint, weights_of
+from memamba_core.training.checkpoint import Checkpoint, code_digest, count_parameters, save_checkpoint, weights_of
 from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import Predictions, Span, predict, resolve_device, train
 from memamba_core.wire.protocol import (
@@ -132,9 +132,16 @@ class SiteWorker:
         agreement = Agreement.from_json(request.agreement, request.scaling)
         if agreement.digest() != request.agreement_digest:
             raise RefusedError(Refusal.AGREEMENT, "the digest of the agreement is not over what arrived")
+        self._check_size(session, agreement)
         session = self._sessions.agree(session, agreement)
         self._dataset(session, "test")  # columns and widths are checked now, not in the first round
         return AgreementReply(agreement_digest=agreement.digest())
+
+    def _check_size(self, session: Session, agreement: Agreement) -> None:
+        """Count the parameters before anything of their size is held in memory."""
+        num, most = count_parameters(session.experiment, agreement), self.site.config.limits.max_parameters
+        if num > most:
+            raise RefusedError(Refusal.POLICY, f"the model has {num} parameters; limits.max_parameters is {most}")
 
     def train(self, request: TrainRequest) -> TrainReply:
         """Evaluate the weights that came in, train on them, and return weights with counts per parameter group.

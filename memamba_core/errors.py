@@ -4,6 +4,7 @@
 
     MemambaError
     ├── ConfigError (ValueError)            a setting that a person wrote is not usable
+    ├── PolicyError (ValueError)            a run asks for something that the site does not allow
     ├── DataError (ValueError)              a site's file is not what its site.yaml says
     │   └── NoPatientsError                 nobody is left after joining the tables
     ├── AgreementError (ValueError)         sites (or a site and the coordinator) do not agree
@@ -34,6 +35,7 @@ __all__ = [
     "MissingBackendError",
     "NoComparablePairError",
     "NoPatientsError",
+    "PolicyError",
     "ProtocolError",
     "RejectedReplyError",
     "TamperedLogError",
@@ -46,6 +48,10 @@ class MemambaError(Exception):
 
 class ConfigError(MemambaError, ValueError):
     """A setting is unknown, of the wrong type, out of range, or contradicts another."""
+
+
+class PolicyError(MemambaError, ValueError):
+    """A run asks for something that the site's own `site.yaml` does not allow."""
 
 
 class DataError(MemambaError, ValueError):

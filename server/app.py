@@ -7,7 +7,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from memamba_core.config.compose import compose_foreign_experiment
+from memamba_core.config.compose import compose_experiment
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint
@@ -32,13 +32,13 @@ def run_from_context(grid: Grid, context: Context) -> FederationResult:
     """
     settings = context.run_config
     config_name, overrides = str(settings["config-name"]), tuple(shlex.split(str(settings["overrides"])))
-    experiment = compose_foreign_experiment(config_name, overrides)  # refuses at once what the sites would refuse
+    experiment = compose_experiment(overrides, config_name)
     fold, output = int(settings["fold"]), Path(str(settings["output"]))
     if not settings["output"]:
         raise ConfigError("run config 'output' is empty; name the folder for the model and the journal")
     signatures = read_signatures(Path(str(settings["signatures"]))) if settings["signatures"] else None
     output.mkdir(parents=True, exist_ok=True)
-    run = Run(f"run-{context.run_id}-fold-{fold}", experiment, overrides, config_name, fold)
+    run = Run(f"run-{context.run_id}-fold-{fold}", experiment, fold, overrides)
     journal = Journal(output / "journal", experiment.digest(), fold)
     result = run_federation(grid, run, signatures=signatures, journal=journal)
     final = Checkpoint(result.weights, experiment, result.agreement, len(result.rounds), code_digest())

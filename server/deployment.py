@@ -13,9 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from memamba_core.config.compose import compose_foreign_experiment
+from memamba_core.config.compose import compose_experiment
 from memamba_core.config.coordinator import RunSettings
-from memamba_core.config.run_manifest import DeploymentManifest, explain_damaged_manifest
+from memamba_core.config.experiment import Experiment
+from memamba_core.config.run_manifest import MANIFEST_VERSION, DeploymentManifest
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError, FederationError
 from server.admin.folder import FederationFolder
@@ -34,7 +35,6 @@ from .results import write_json, write_results, write_rounds
 __all__ = ["Plan", "plan_run", "run_deployment"]
 
 _log = logging.getLogger(__name__)
-_CONFIG = "experiment"
 _AWAY = SiteFailure(0, "not connected when the others began")
 _LOOK_EVERY_S = 0.5
 _STEADY_S = 3.0  # before its SuperNode starts, and from its doctor, a hospital is connected for a moment only
@@ -86,10 +86,12 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
     name = settings.resume or settings.name or f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder = federation.runs / name
     sites, signatures, fold = settings.sites or roster.names, settings.signatures, settings.fold
+    experiment: Experiment | None = None
     if settings.resume is not None:
         before = _settings_before(folder, overrides)
         overrides, fold, signatures = before.overrides, before.fold, before.signatures
         sites = settings.sites or before.sites
+        experiment = before.experiment(str(folder / "settings.json"))
     elif folder.exists():
         raise ConfigError(f"{folder} is there already; choose another name, or go on with it by resume={name}")
     if not sites:
@@ -101,14 +103,14 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
         raise ConfigError(f"min_sites={min_sites} is more than the hospitals that are asked: {', '.join(sites)}")
     if signatures is not None and not signatures.is_file():
         raise ConfigError(f"signatures={signatures}: no such file")
-    experiment = compose_foreign_experiment(_CONFIG, overrides)
+    experiment = experiment or compose_experiment(overrides)
     if experiment.agreement.gene_groups == "signatures" and signatures is None:
         raise ConfigError(
             "agreement.gene_groups is signatures, but there is no table of them; give signatures=FILE, or "
             "agreement.gene_groups=kind"
         )
     experiment.check_number_of_sites(len(sites))
-    run = Run(name, experiment, tuple(overrides), _CONFIG, fold)
+    run = Run(name, experiment, fold, tuple(overrides))
     return Plan(folder, run, sites, min_sites, settings.wait_s, signatures and signatures.absolute())
 
 
@@ -126,15 +128,7 @@ def _settings_before(folder: Path, overrides: Sequence[str]) -> DeploymentManife
         raise ConfigError(f"resume={folder.name}: no such run; there are {', '.join(known) or 'none'}")
     if (folder / "summary.json").is_file():
         raise ConfigError(f"resume={folder.name}: this run is finished; its results are in {folder}")
-    before = DeploymentManifest.read(path)
-    with explain_damaged_manifest():
-        digest = compose_foreign_experiment(_CONFIG, before.overrides).digest()
-    if digest != before.config_digest:
-        raise ConfigError(
-            f"resume={folder.name}: the same settings mean something else in this version than when the run began; "
-            "install the version of then, or begin a new run"
-        )
-    return before
+    return DeploymentManifest.read(path)
 
 
 def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -> dict[str, Any]:
@@ -195,6 +189,7 @@ def _begin(plan: Plan) -> None:
         return
     run = plan.run
     settings = {
+        "manifest": MANIFEST_VERSION,
         "overrides": list(run.overrides),
         "sites": list(plan.sites),
         "fold": run.fold,

@@ -13,10 +13,8 @@ from typing import Any
 
 from memamba_core.config.compose import (
     HYDRA_VERSION_BASE,
-    compose_experiment,
     compose_simulation,
     config_folder,
-    experiment_overrides,
     hydra_overrides,
     simulation_from,
 )
@@ -160,19 +158,7 @@ def _settings_of(config: SimulationConfig, overrides: tuple[str, ...]) -> tuple[
     machine = {name: getattr(config, name) for name in MACHINE_SETTINGS}
     with explain_damaged_manifest():
         settings = SimulationConfig.parse({**before.settings, **machine, "resume": folder}, str(path))
-    _refuse_changed_configs(settings, before.overrides)
     return settings, before.overrides
-
-
-def _refuse_changed_configs(settings: SimulationConfig, overrides: tuple[str, ...]) -> None:
-    """The hospitals compose the overrides again; what they would refuse by its digest is told here by its name."""
-    then, now = settings.experiment, compose_experiment(experiment_overrides(overrides))
-    changed = [group for group in type(now).model_fields if getattr(now, group) != getattr(then, group)]
-    if changed:
-        raise ConfigError(
-            f"resume={settings.resume}: {', '.join(changed)} would be composed otherwise now than when the run began; "
-            "take back what was changed in the configs, or begin a new run"
-        )
 
 
 def _export(config: SimulationConfig) -> None:

@@ -21,7 +21,9 @@ from .partition import partition_cohort
 __all__ = ["SimulatedCohort", "prepare_cohort"]
 
 _SHORTEST_MEDIAN, _LONGEST_MEDIAN = 1.0, 240.0  # months; a median outside is likely days for months, or the reverse
-_NO_LIMIT = LimitsConfig(local_epochs=1_000_000, max_patches=1_000_000)  # simulated hospitals agree to what is asked
+_NO_LIMIT = LimitsConfig(
+    local_epochs=1_000_000, max_patches=1_000_000, max_parameters=10**9, settings=("*",)
+)  # simulated hospitals agree to what is asked
 
 
 @dataclass(frozen=True)

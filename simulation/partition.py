@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from memamba_core.config.simulation import PartitionConfig
+from memamba_core.config.simulation import (
+    DirichletPartition,
+    IIDPartition,
+    MergedTSSPartition,
+    PartitionConfig,
+    TSSPartition,
+)
 from memamba_core.data.records import Cohort
 from memamba_core.data.tables import open_table
 from memamba_core.errors import ConfigError, DataError
@@ -51,14 +57,13 @@ def partition_cohort(cohort: Cohort, config: PartitionConfig, *, tss_table: Path
     """
     if not cohort.records:
         raise DataError("partition: the cohort has no patients")
-    if config.name in ("iid", "dirichlet"):
+    if isinstance(config, IIDPartition | DirichletPartition):
         sites = _random_sites(cohort, config, np.random.default_rng(seed))
     else:
         by_code = _by_code(cohort)
-        if config.name == "tss":
+        if isinstance(config, TSSPartition):
             sites = {f"tss-{code}": case_ids for code, case_ids in by_code.items()}
-        elif config.name == "tss_merged":
-            assert config.min_patients is not None, "PartitionConfig checks it"
+        elif isinstance(config, MergedTSSPartition):
             regions = {} if tss_table is None else _read_regions(tss_table)
             sites = _merge_small(by_code, regions, config.min_patients)
         else:
@@ -171,20 +176,20 @@ def _merged_name(codes: list[str]) -> str:
         num_shown -= 1
 
 
-def _random_sites(cohort: Cohort, config: PartitionConfig, rng: np.random.Generator) -> dict[str, list[str]]:
+def _random_sites(
+    cohort: Cohort, config: IIDPartition | DirichletPartition, rng: np.random.Generator
+) -> dict[str, list[str]]:
     """`iid` and `dirichlet`."""
     num_sites = config.num_sites
-    assert num_sites is not None, "PartitionConfig checks it"
     if num_sites > len(cohort.records):
         raise ConfigError(
             f"partition={config.name}: partition.num_sites={num_sites}, but the cohort has "
             f"{len(cohort.records)} patients; every site has at least one"
         )
-    if config.name == "iid":
+    if isinstance(config, IIDPartition):
         shuffled = _shuffled((r.case_id for r in cohort.records), rng)
         members = [shuffled[site::num_sites] for site in range(num_sites)]
     else:
-        assert config.alpha is not None, "PartitionConfig checks it"
         members = [[] for _ in range(num_sites)]
         for event in (True, False):
             stratum = _shuffled((r.case_id for r in cohort.records if r.event == event), rng)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from memamba_core.config.compose import experiment_overrides
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.features import PatchFolder
 from memamba_core.errors import ConfigError, FederationError, MemambaError, NoComparablePairError
@@ -59,7 +58,7 @@ def simulate(
 
     Args:
         config: settings.
-        overrides: those that `config` was composed from, sent to the sites.
+        overrides: those that `config` was composed from, for the record.
         progress: shows what happens; None shows nothing.
 
     Raises:
@@ -87,7 +86,7 @@ def simulate(
             started = time.perf_counter()
             outcomes = []
             for fold in config.folds:
-                outcomes.append(_run_fold(config, tuple(overrides), cohort, fold, folder / f"fold-{fold}", progress))
+                outcomes.append(_run_fold(config, cohort, fold, folder / f"fold-{fold}", progress))
                 _write_results(config, overrides, cohort, outcomes, folder)
             _log.info("finished in %.1f s", time.perf_counter() - started)
     except FederationError as error:
@@ -109,7 +108,6 @@ def _check_patch_files(cohort: SimulatedCohort) -> None:
 
 def _run_fold(
     config: SimulationConfig,
-    overrides: tuple[str, ...],
     cohort: SimulatedCohort,
     fold: int,
     folder: Path,
@@ -123,7 +121,7 @@ def _run_fold(
         outcome |= _finished(path)
     progress.start_fold(fold)
     experiment, site_of = config.experiment, cohort.site_of()
-    run = Run(f"{config.data.name}-fold-{fold}", experiment, experiment_overrides(overrides), fold=fold)
+    run = Run(f"{config.data.name}-fold-{fold}", experiment, fold)
     wanted = [m for m in ("federated", "pooled", "local") if config.runs(m) and outcome[m] is None]
     if not wanted:
         return outcome

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from memamba_core.config.run_manifest import RunManifest
+from memamba_core.config.run_manifest import MANIFEST_VERSION, RunManifest
 from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
 from memamba_core.errors import ConfigError
 from server.results import write_json
@@ -19,7 +19,8 @@ def open_run_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
     if config.resume is None:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         folder = claim_folder(config, f"{config.data.name}-{config.partition.name}-{stamp}")
-        write_json(folder / "settings.json", {"overrides": list(overrides), "settings": settings})
+        manifest = {"manifest": MANIFEST_VERSION, "overrides": list(overrides), "settings": settings}
+        write_json(folder / "settings.json", manifest)
         return folder
     path = config.resume / "settings.json"
     if not path.is_file():

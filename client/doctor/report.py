@@ -10,14 +10,13 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from client.keys import SiteKeys
-from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import SiteConfig, load_site_config
 from memamba_core.errors import MemambaError, TamperedLogError
 from memamba_core.privacy.egress import EgressLog
@@ -47,7 +46,6 @@ def examine(site_yaml: Path, part: Part | None = None) -> Iterator[Finding]:
         yield error("settings", str(failure), "correct the file; docs/data.md has every setting")
         return
     yield ok("settings", f"{site_yaml.name} of {config.name}")
-    yield from _limits(config)
     if part != "network":
         yield from _state(config)
         yield from _data(config)
@@ -86,27 +84,6 @@ def print_report(findings: Iterable[Finding], console: Console | None = None) ->
 
 def _number(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
-
-
-def _limits(config: SiteConfig) -> Iterator[Finding]:
-    """A setting that does not exist allows nothing, and the site would refuse runs without knowing why."""
-    unknown = [key for key in config.limits.overrides or () if not _is_setting(key)]
-    if unknown:
-        yield warning(
-            "limits",
-            f"limits.overrides names {', '.join(unknown)}, which is no setting of an experiment",
-            "correct it: docs/simulation.md has the names of all settings",
-        )
-
-
-def _is_setting(key: str) -> bool:
-    """Whether an experiment has such a setting, or group of settings."""
-    node: Any = Experiment().model_dump()
-    for part in key.split("."):
-        if not isinstance(node, dict) or part not in node:
-            return False
-        node = node[part]
-    return True
 
 
 def _state(config: SiteConfig) -> Iterator[Finding]:

@@ -1,15 +1,19 @@
 """The base of every settings class, and how its complaints are put to a person."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import pydantic
 import yaml
 
 from memamba_core.errors import ConfigError
 
-__all__ = ["Settings", "read_yaml"]
+__all__ = ["Settings", "read_yaml", "setting_names", "settings_in"]
+
+
+_NUMBERS = (int, float, int | None, float | None)
 
 
 class Settings(pydantic.BaseModel):
@@ -17,14 +21,16 @@ class Settings(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    @pydantic.field_validator("*", mode="before")
+    @pydantic.model_validator(mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
-        """Python takes True for 1; a person who writes `num_rounds: yes` meant something else."""
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
-            raise ValueError("Input should be a number")
-        return value
+    def _refuse_booleans_as_numbers(cls, values: Any) -> Any:
+        """Turn True and False into text, which is refused, where a number is expected: Python takes True for 1."""
+        if not isinstance(values, Mapping):
+            return values
+        numeric = {name for name, field in cls.model_fields.items() if field.annotation in _NUMBERS}
+        return {
+            key: str(value) if isinstance(value, bool) and key in numeric else value for key, value in values.items()
+        }
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], source: str) -> Self:
@@ -66,13 +72,45 @@ def read_yaml(path: Path, wanted: str) -> dict[str, Any]:
     return values
 
 
+def settings_in(annotation: Any) -> tuple[type[Settings], ...]:
+    """Return the settings classes of a field: none for a plain value, several for a tagged union of kinds."""
+    candidates = (annotation, *get_args(annotation))
+    return tuple(c for c in candidates if isinstance(c, type) and issubclass(c, Settings))
+
+
+def setting_names(cls: type[Settings], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of every setting below `cls` that is not a group of settings itself.
+
+    Where a setting is a choice of kinds, the settings of all kinds are yielded, each name once.
+    """
+    seen: set[str] = set()
+    for name, field in cls.model_fields.items():
+        kinds = settings_in(field.annotation)
+        names = (n for kind in kinds for n in setting_names(kind, f"{prefix}{name}.")) if kinds else (prefix + name,)
+        for found in names:
+            if found not in seen:
+                seen.add(found)
+                yield found
+
+
 def _explain(cls: type[Settings], error: Any) -> str:
-    """One sentence for one pydantic complaint: the dotted key, what was got, what was wanted."""
-    key = ".".join(str(part) for part in error["loc"])
+    """Return one sentence for one complaint of pydantic: the dotted key, what was got, what is expected."""
+    key, tag, kinds = _locate(cls, error["loc"])
+    group, _, name = key.rpartition(".")
     if error["type"] == "extra_forbidden":
-        return f"unknown setting {key!r}; known here: {', '.join(_known_keys(cls, error['loc'][:-1]))}"
+        if tag is None:
+            known = sorted(kinds[0].model_fields)
+            nearest = get_close_matches(name, known, 1, cutoff=0.8)
+            hint = f"; nearest is {nearest[0]}" if nearest else ""
+            return f"unknown setting {key!r}{hint}; known here: {', '.join(known)}"
+        others = [f"{group}={k.model_fields['name'].default}" for k in kinds if name in k.model_fields]
+        return f"{group}={tag} has no setting {name}" + (f"; choose {' or '.join(others)}" if others else "")
     if error["type"] == "missing":
-        return f"setting {key!r} is missing"
+        return f"setting {key!r} is missing" if tag is None else f"{group}={tag} needs {key}"
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        known = ", ".join(error["ctx"].get("expected_tags", "").replace("'", "").split(", ")) or _tags(cls, key)
+        got = error["ctx"].get("tag")
+        return f"{key}.name is {'missing' if got is None else repr(got)}; expected one of {known}"
     message = error["msg"].removeprefix("Value error, ")
     got = error["input"]
     if isinstance(got, Mapping | Settings):  # a check across fields: the sentence says it all
@@ -82,15 +120,34 @@ def _explain(cls: type[Settings], error: Any) -> str:
     return f"{key}: got {got!r}. {message}"
 
 
-def _known_keys(cls: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """The names allowed in the nested settings that `path` leads to."""
-    for part in path:
-        field = cls.model_fields.get(str(part))
-        if field is None:
-            break
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, pydantic.BaseModel)]
-        if not nested:
-            break
-        cls = nested[0]
-    return sorted(cls.model_fields)
+def _locate(cls: type[Settings], location: tuple[int | str, ...]) -> tuple[str, str | None, tuple[type[Settings], ...]]:
+    """Find what pydantic's location names.
+
+    Returns:
+        The dotted key; the kind that was chosen where the key lies inside a choice of kinds; and the settings classes
+        that the last part of the key is looked up in.
+    """
+    parts: list[str] = []
+    tag: str | None = None
+    kinds: tuple[type[Settings], ...] = (cls,)
+    holders = kinds
+    for part in location:
+        tags = [k.model_fields["name"].default for k in kinds] if len(kinds) > 1 else []
+        if part in tags:
+            tag = str(part)
+            continue
+        parts.append(str(part))
+        holders = kinds
+        field = next((k.model_fields[str(part)] for k in kinds if str(part) in k.model_fields), None)
+        inner = settings_in(field.annotation) if field is not None else ()
+        if inner:
+            kinds, tag = inner, None
+    return ".".join(parts), tag, holders
+
+
+def _tags(cls: type[Settings], key: str) -> str:
+    """Return the kinds that may stand at a key."""
+    kinds: tuple[type[Settings], ...] = (cls,)
+    for part in key.split("."):
+        kinds = settings_in(kinds[0].model_fields[part].annotation)
+    return ", ".join(str(kind.model_fields["name"].default) for kind in kinds)

@@ -4,10 +4,8 @@ The only file that knows Hydra and OmegaConf, which are imported when something 
 `key=value` (`federation.num_rounds=50`) or `group=file` (`model=genomics`). The YAML files show what people
 change; every other setting can be overridden too, because the models and not the files say what exists.
 
-Overrides of the person at the keyboard have all of Hydra's grammar. Those that arrive over the network do
-not: that grammar can read environment variables, load other YAML and remove settings.
-`refuse_unsafe_overrides` lets through only known keys with plain values, and `compose_foreign_experiment`
-composes nothing else.
+Settings are composed once, on the machine of the person who begins a run. Over the network they travel as validated
+JSON (`Experiment.to_json`): Hydra never reads text that another machine sent.
 """
 
 import re
@@ -18,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from memamba_core.config.base import Settings
+from memamba_core.config.base import setting_names
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.errors import ConfigError
@@ -26,13 +24,10 @@ from memamba_core.errors import ConfigError
 __all__ = [
     "HYDRA_VERSION_BASE",
     "compose_experiment",
-    "compose_foreign_experiment",
     "compose_simulation",
     "config_folder",
     "config_groups",
-    "experiment_overrides",
     "hydra_overrides",
-    "refuse_unsafe_overrides",
     "simulation_from",
 ]
 
@@ -42,14 +37,7 @@ HYDRA_VERSION_BASE = "1.3"
 _HYDRA = threading.Lock()  # Hydra keeps its state in process-wide singletons
 
 _OVERRIDE = re.compile(r"(?P<sign>~|\+\+?)?(?P<key>[A-Za-z_][\w.]*)=")
-_SCALAR = r"[A-Za-z0-9_.+-]+"
-_WORD = r"[a-z][a-z0-9_]*"
-_PLAIN_OVERRIDE = re.compile(
-    rf"(?P<key>{_WORD}(?:\.{_WORD})*)=(?P<value>{_SCALAR}|\[(?:{_SCALAR}(?:, ?{_SCALAR})*)?\])"
-)
 _SOURCE = "settings"  # of what is parsed here, for error texts: YAML and overrides together
-_MAX_FOREIGN_OVERRIDES = 100
-_MAX_FOREIGN_LENGTH = 200
 
 
 def config_folder() -> Path:
@@ -82,18 +70,6 @@ def compose_experiment(overrides: Sequence[str] = (), config_name: str = "experi
         ConfigError: naming what is unknown or out of range, and what is allowed.
     """
     return Experiment.parse(_compose(config_name, overrides), _SOURCE)
-
-
-def compose_foreign_experiment(config_name: str, overrides: Sequence[str]) -> Experiment:
-    """Compose the experiment from a name and overrides that came from another machine.
-
-    A coordinator composes its own settings in this way too: what its sites would refuse, it refuses at once.
-
-    Raises:
-        ConfigError: also where `refuse_unsafe_overrides` objects.
-    """
-    refuse_unsafe_overrides(overrides)
-    return compose_experiment(overrides, config_name)
 
 
 def compose_simulation(overrides: Sequence[str] = ()) -> SimulationConfig:
@@ -135,65 +111,11 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
     return [open_key(override) for override in overrides]
 
 
-def experiment_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Those overrides of a simulation that concern the experiment, in the form in which sites accept them.
-
-    A site that composes `experiment` with them holds the simulation's settings, and so its digest.
-
-    Raises:
-        ConfigError: one of them is not plain enough to be sent (`refuse_unsafe_overrides`).
-    """
-    opened = (override.removeprefix("++") for override in overrides)  # undo `hydra_overrides`
-    kept = tuple(o for o in opened if re.split(r"\W", o.lstrip("+~"), maxsplit=1)[0] in Experiment.model_fields)
-    refuse_unsafe_overrides(kept)
-    return kept
-
-
-def refuse_unsafe_overrides(overrides: Sequence[str]) -> None:
-    """Let through only overrides that may come from another machine.
-
-    Allowed is `key=value` where key is a setting of the experiment and value a number, a word, true, false,
-    null or a flat list of these, and `group=file` with an installed file. So nothing is interpolated
-    (`${oc.env:...}` reads the environment), nothing is instantiated (`_target_`), no YAML is loaded from
-    elsewhere (`hydra.searchpath`, paths, packages), nothing is added or removed (`+`, `~`), no value is
-    swept or computed.
-
-    Raises:
-        ConfigError: naming the first override that is not allowed, and the allowed form.
-    """
-    if len(overrides) > _MAX_FOREIGN_OVERRIDES:
-        raise ConfigError(f"got {len(overrides)} overrides from outside; allowed are {_MAX_FOREIGN_OVERRIDES}")
-    groups, settings = config_groups(), set(_leaves(Experiment))
-    for override in overrides:
-        match = _PLAIN_OVERRIDE.fullmatch(override) if len(override) <= _MAX_FOREIGN_LENGTH else None
-        if match is None:
-            raise ConfigError(
-                f"override {override[:_MAX_FOREIGN_LENGTH]!r} may not come from outside; allowed is "
-                "key=value with a number, a word or a flat list of these, without quotes, prefixes or ${...}"
-            )
-        key, value = match["key"], match["value"]
-        if key in groups and key in Experiment.model_fields:
-            if value not in groups[key]:
-                raise ConfigError(f"override {override!r}: options of {key} are {', '.join(groups[key])}")
-        elif key not in settings:
-            raise ConfigError(f"override {override!r}: the experiment has no setting {key}{_nearest(key)}")
-
-
 def _nearest(key: str) -> str:
     """Settings of the experiment that may have been meant: of the same last word, or nearly the same."""
-    settings = sorted(_leaves(Experiment))
+    settings = sorted(setting_names(Experiment))
     nearest = [s for s in settings if s.endswith(f".{key}")] or get_close_matches(key, settings, cutoff=0.9)
     return f"; nearest {'is' if len(nearest) == 1 else 'are'} {', '.join(nearest)}" if nearest else ""
-
-
-def _leaves(cls: type[Settings], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of all settings of `cls` that are not groups of settings themselves."""
-    for name, field in cls.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            yield from _leaves(kind, f"{prefix}{name}.")
-        else:
-            yield prefix + name
 
 
 def _simulation(values: dict[str, Any]) -> SimulationConfig:

@@ -1,12 +1,13 @@
 """The experiment: everything that all sites of a federation must do alike.
 
-A digest over these settings travels with every message; a site that composes something else refuses. What belongs to
-one machine only (paths, devices, limits) is not here but in `site` and `simulation`.
+The coordinator sends these settings as canonical JSON, and their digest with every message. A site parses them and
+refuses what its own policy does not allow. Settings of one machine (paths, devices, limits) are in `site` and
+`simulation`.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Self
 
@@ -16,12 +17,14 @@ from memamba_core.config.agreement import AgreementConfig
 from memamba_core.config.base import Settings
 from memamba_core.config.federation import FederationConfig
 from memamba_core.config.model import ModelConfig
-from memamba_core.config.privacy import PrivacyConfig
-from memamba_core.config.strategy import StrategyConfig
+from memamba_core.config.privacy import NoPrivacyConfig, PrivacyConfig
+from memamba_core.config.strategy import FedAvgConfig, KrumConfig, StrategyConfig
 from memamba_core.config.training import TrainingConfig
 from memamba_core.errors import ConfigError
 
 __all__ = ["Experiment", "settings_digest"]
+
+_MAX_JSON = 65_536
 
 
 class Experiment(Settings):
@@ -33,8 +36,8 @@ class Experiment(Settings):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
-    strategy: StrategyConfig = StrategyConfig()
-    privacy: PrivacyConfig = PrivacyConfig()
+    strategy: StrategyConfig = FedAvgConfig()
+    privacy: PrivacyConfig = NoPrivacyConfig()
 
     @model_validator(mode="after")
     def _private_in_everything(self) -> Self:
@@ -81,16 +84,50 @@ class Experiment(Settings):
         Raises:
             ConfigError: a round needs more answers than there are sites.
         """
-        sites = f"there {'are' if number != 1 else 'is'} {number} hospital{'s' * (number != 1)}"
+        sites = f"there {'are' if number != 1 else 'is'} {number} site{'s' * (number != 1)}"
         if self.federation.min_results > number:
             raise ConfigError(f"federation.min_results={self.federation.min_results}, but {sites}; lower it")
-        if self.strategy.fewest_answers > number:
+        if isinstance(self.strategy, KrumConfig) and self.strategy.min_answers > number:
             most = (number - 3) // 2
             lower = f"lower it to {most}, or " if most > 0 else ""
             raise ConfigError(
                 f"strategy.num_malicious_sites={self.strategy.num_malicious_sites} needs "
-                f"{self.strategy.fewest_answers} hospitals, but {sites}; {lower}use strategy=fedmedian"
+                f"{self.strategy.min_answers} sites, but {sites}; {lower}use strategy=fedmedian"
             )
+
+    def to_json(self) -> str:
+        """Return the settings in canonical JSON: every setting, keys sorted, no white space."""
+        return _canonical(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read settings that another machine sent.
+
+        Raises:
+            ConfigError: the text is too long, is not JSON, is not canonical, or holds something else than every setting
+                of an experiment.
+        """
+        if len(text) > _MAX_JSON:
+            raise ConfigError(f"the settings have {len(text)} characters; expected at most {_MAX_JSON}")
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ConfigError("the settings are not JSON") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"the settings are a {type(values).__name__}; expected an object")
+        experiment = cls.parse(values, "received settings")
+        if experiment.to_json() != text:
+            raise ConfigError("the settings are not canonical JSON of an experiment: a setting is missing or rewritten")
+        return experiment
+
+    def flat(self) -> dict[str, Any]:
+        """Return every setting by its dotted name."""
+        return dict(_flat(self.model_dump()))
+
+    def differences(self, other: "Experiment") -> dict[str, Any]:
+        """Return each setting (dotted name) in which this experiment differs from another, with its value here."""
+        theirs = other.flat()
+        return {name: value for name, value in self.flat().items() if name not in theirs or theirs[name] != value}
 
     def digest(self) -> str:
         """SHA-256 (hex) over the settings in canonical JSON."""
@@ -98,10 +135,22 @@ class Experiment(Settings):
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) over settings as JSON has them, whichever version wrote them."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """Return the SHA-256 (hex) over settings as JSON has them, whichever version wrote them."""
+    return hashlib.sha256(_canonical(settings).encode()).hexdigest()
 
 
 @cache
 def _digest(experiment: Experiment) -> str:
     return settings_digest(experiment.model_dump(mode="json"))
+
+
+def _canonical(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

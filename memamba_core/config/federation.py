@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from memamba_core.config.base import Settings
-from memamba_core.config.training import OptimizerConfig
+from memamba_core.config.training import OptimizerConfig, SGDConfig
 
 __all__ = ["FederationConfig"]
 
@@ -16,7 +16,7 @@ class FederationConfig(Settings):
     num_rounds: int = Field(20, ge=1, le=10_000)
     local_epochs: int = Field(1, ge=1, le=100)
     """Passes over a site's patients in a round."""
-    optimizer: OptimizerConfig = OptimizerConfig(name="sgd", learning_rate=0.3, weight_decay=0.0, skip_weight_decay=0.0)
+    optimizer: OptimizerConfig = SGDConfig(learning_rate=0.3, weight_decay=0.0, skip_weight_decay=0.0)
     """At the sites; its state is new each round. Plain SGD did better than AdamW where sites have a handful of patients
     (docs/RESULTS.md); its weight decay is not decoupled from so large a learning rate, hence none."""
     min_results: int = Field(1, ge=1)

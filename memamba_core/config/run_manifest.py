@@ -1,4 +1,4 @@
-"""`settings.json`: what a run was begun with. Written once, and read to go on with it."""
+"""`settings.json`: the settings that a run began with. Written once, and read when the run is resumed."""
 
 import json
 from collections.abc import Iterator
@@ -9,26 +9,32 @@ from typing import Any, Self
 from pydantic import Field
 
 from memamba_core.config.base import Settings
+from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import SiteName
 from memamba_core.errors import ConfigError
 
-__all__ = ["DeploymentManifest", "RunManifest", "explain_damaged_manifest"]
+__all__ = ["MANIFEST_VERSION", "DeploymentManifest", "RunManifest", "explain_damaged_manifest"]
+
+MANIFEST_VERSION = 2
+"""Form of the file, which changes when settings of an older version mean something else. Version 0.1.0 wrote none."""
 
 
 class RunManifest(Settings):
-    """Of a simulation."""
+    """Settings of a simulation."""
 
+    manifest: int
+    """`MANIFEST_VERSION` of the version that wrote the file."""
     overrides: tuple[str, ...]
-    """As they were given."""
+    """As typed, for the record only."""
     settings: dict[str, Any]
-    """Everything that was composed of them."""
+    """Every setting, as composed from the overrides."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read the file of a run, which a person may have changed since.
 
         Raises:
-            ConfigError: it is not as a run writes it.
+            ConfigError: the file was written by another version, or is damaged.
         """
         with explain_damaged_manifest():
             try:
@@ -37,25 +43,46 @@ class RunManifest(Settings):
                 raise ConfigError(f"{path}: not readable as JSON ({error})") from None
             if not isinstance(values, dict):
                 raise ConfigError(f"{path}: got a {type(values).__name__}, wanted overrides, settings, ...")
+        if "settings" in values and values.get("manifest") != MANIFEST_VERSION:
+            raise ConfigError(
+                f"{path}: this run was begun by another version of this software (0.1.0 or a later release with other "
+                "settings) and cannot be resumed by this one; finish it with that version, or begin a new run"
+            )
+        with explain_damaged_manifest():
             return cls.parse(values, str(path))
 
 
 class DeploymentManifest(RunManifest):
-    """Of a federation over a network."""
+    """Settings of a federation over a network; `settings` are those of the experiment."""
 
     sites: tuple[SiteName, ...]
-    """Hospitals that are asked."""
+    """Sites that are asked."""
     fold: int = Field(ge=-1)
     signatures: Path | None
-    """Where the table of gene groups lay."""
+    """Table of gene groups, as an absolute path."""
     config_digest: str
-    """Of the experiment as it was composed then."""
+    """SHA-256 over the settings."""
+
+    def experiment(self, source: str) -> Experiment:
+        """Return the experiment that the run began with.
+
+        Args:
+            source: path of the file, for the error text.
+
+        Raises:
+            ConfigError: the settings were changed by hand.
+        """
+        with explain_damaged_manifest():
+            experiment = Experiment.parse(self.settings, source)
+            if experiment.digest() != self.config_digest:
+                raise ConfigError(f"{source}: the settings do not have the digest in the file")
+        return experiment
 
 
 @contextmanager
 def explain_damaged_manifest() -> Iterator[None]:
-    """What is wrong with the file of a run was not typed just now: say what to do about it."""
+    """Add to an error in the file of a run what a person can do about it."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{error}. A run of this version writes it otherwise: restore it, or begin anew") from None
+        raise ConfigError(f"{error}. The file was changed or damaged: restore it, or begin a new run") from None

@@ -1,17 +1,27 @@
 """Settings of a simulation: which cohort, how it is cut into hospitals, and what is run on it."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from memamba_core.config.base import Settings
-from memamba_core.config.choice import Choice
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import ClinicalTable, Device, DisclosureConfig, FeatureFolder, GenomicsTable
 
-__all__ = ["MACHINE_SETTINGS", "AuditConfig", "CohortConfig", "PartitionConfig", "SimulationConfig", "SyntheticConfig"]
+__all__ = [
+    "MACHINE_SETTINGS",
+    "AuditConfig",
+    "CohortConfig",
+    "DirichletPartition",
+    "IIDPartition",
+    "MergedTSSPartition",
+    "PartitionConfig",
+    "RegionPartition",
+    "SimulationConfig",
+    "SyntheticConfig",
+    "TSSPartition",
+]
 
 
 MACHINE_SETTINGS = ("workers", "threads", "device")
@@ -89,23 +99,47 @@ class CohortConfig(Settings):
         return self
 
 
-class PartitionConfig(Choice):
-    """How the cohort is cut into hospitals."""
+class TSSPartition(Settings):
+    """One site for each TCGA tissue source site: the cohort as it was collected."""
 
-    own_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "tss": {},
-        "tss_merged": {"min_patients": None},
-        "region": {},
-        "iid": {"num_sites": None},
-        "dirichlet": {"num_sites": None, "alpha": None},
-    }
-    name: Literal["tss", "tss_merged", "region", "iid", "dirichlet"] = "tss"
-    min_patients: int | None = Field(None, ge=1)
-    """tss_merged: small sites are joined until each has this many."""
-    num_sites: int | None = Field(None, ge=1)
-    """iid, dirichlet."""
-    alpha: float | None = Field(None, gt=0)
-    """dirichlet: concentration of the events among sites; small is uneven."""
+    name: Literal["tss"] = "tss"
+
+
+class MergedTSSPartition(Settings):
+    """Tissue source sites, small ones merged in alphabetical order of region and code; blind to outcomes."""
+
+    name: Literal["tss_merged"] = "tss_merged"
+    min_patients: int = Field(ge=1)
+    """Patients that each site has at least."""
+
+
+class RegionPartition(Settings):
+    """One site for each region of the tissue source site table (BRCA only: the table has regions for its codes)."""
+
+    name: Literal["region"] = "region"
+
+
+class IIDPartition(Settings):
+    """Patients dealt out at random: sites alike, the easiest case."""
+
+    name: Literal["iid"] = "iid"
+    num_sites: int = Field(ge=1)
+
+
+class DirichletPartition(Settings):
+    """Sites that differ in their share of events."""
+
+    name: Literal["dirichlet"] = "dirichlet"
+    num_sites: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    """Concentration of the events among sites; small is uneven."""
+
+
+PartitionConfig = Annotated[
+    TSSPartition | MergedTSSPartition | RegionPartition | IIDPartition | DirichletPartition,
+    Field(discriminator="name"),
+]
+"""How the cohort is cut into sites; `name` says which."""
 
 
 class AuditConfig(Settings):
@@ -141,7 +175,7 @@ class SimulationConfig(Settings):
 
     experiment: Experiment
     data: CohortConfig
-    partition: PartitionConfig = PartitionConfig()
+    partition: PartitionConfig = TSSPartition()
     fold_source: Literal["cohort", "random", "site_grouped"] = "cohort"
     """`cohort`: the cohort's split files (random ones where it has none). `site_grouped`: whole hospitals held out."""
     num_folds: int = Field(5, ge=2)

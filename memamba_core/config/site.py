@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from memamba_core.config.base import Settings, read_yaml
-from memamba_core.config.strategy import StrategyName
+from memamba_core.config.setting_rules import SettingRule
+from memamba_core.config.strategy import STRATEGY_NAMES, StrategyName
 
 __all__ = [
     "ClinicalTable",
@@ -131,11 +132,25 @@ class LimitsConfig(Settings):
     on without the site."""
     max_patches: int = Field(20_000, ge=1)
     """Patches of one patient held in memory; a larger bag is sampled evenly over the slide."""
-    strategies: tuple[StrategyName, ...] = get_args(StrategyName)
+    strategies: tuple[StrategyName, ...] = STRATEGY_NAMES
     """Strategies this site takes part in."""
-    overrides: tuple[str, ...] | None = None
-    """Settings of the experiment in which a run may deviate from the installed defaults: `federation.num_rounds`, or
-    `federation` for all of a group and the choice of its file (`model=genomics` counts as `model`). None: any."""
+    max_parameters: int = Field(50_000_000, ge=1)
+    """Parameters of the model that this site trains at most."""
+    settings: tuple[str, ...] | None = None
+    """Settings in which a run may differ from the installed defaults: a setting (`federation.num_rounds`), a group
+    (`federation` allows all of its settings), `*` for all, or a setting with a bound (`training.gradient_clip<=1.0`).
+    Absent: any setting, but learning rate, gradient clip, dropout and size of the model may leave the installed default
+    in the harmless direction only (lower rate, clip and size, more dropout)."""
+
+    @field_validator("settings")
+    @classmethod
+    def _parsed(cls, settings: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if settings is None else tuple(str(SettingRule.parse(text)) for text in settings)
+
+    @property
+    def setting_rules(self) -> tuple[SettingRule, ...] | None:
+        """The entries of `settings`."""
+        return None if self.settings is None else tuple(SettingRule.parse(text) for text in self.settings)
 
 
 class DisclosureConfig(Settings):

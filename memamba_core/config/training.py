@@ -1,12 +1,12 @@
 """The loop over patients: loss, optimizer, schedule, precision."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from memamba_core.config.base import Settings
 
-__all__ = ["LossConfig", "OptimizerConfig", "TrainingConfig"]
+__all__ = ["AdamWConfig", "LossConfig", "OptimizerConfig", "SGDConfig", "TrainingConfig"]
 
 
 class LossConfig(Settings):
@@ -24,30 +24,37 @@ class LossConfig(Settings):
     """Weight of the likelihood on each unimodal expert's own small head; 0 builds no such head."""
 
 
-class OptimizerConfig(Settings):
-    """One optimizer."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
+class _Optimizer(Settings):
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of the schedule."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled for AdamW. `A_log`, `D`, biases and norms are free of it."""
     skip_weight_decay: float = Field(0.3, ge=0)
     """Weight decay of the linear skip alone."""
-    momentum: float = Field(0.0, ge=0, lt=1)
-    """SGD only."""
 
-    @model_validator(mode="after")
-    def _momentum_fits(self) -> Self:
-        if self.momentum and self.name != "sgd":
-            raise ValueError(f"momentum is for name=sgd; with name={self.name} it would change nothing")
-        return self
+
+class AdamWConfig(_Optimizer):
+    """AdamW (Loshchilov & Hutter 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+
+
+class SGDConfig(_Optimizer):
+    """Stochastic gradient descent."""
+
+    name: Literal["sgd"] = "sgd"
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """Share of the last step that is repeated."""
+
+
+OptimizerConfig = Annotated[AdamWConfig | SGDConfig, Field(discriminator="name")]
+"""One optimizer; `name` says which."""
 
 
 class TrainingConfig(Settings):
     """The loop over patients, and the optimizer of pooled and single-site training."""
 
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
     batch_size: int = Field(64, ge=1)
     """Patients per optimizer step."""
     schedule: Literal["cosine", "constant"] = "cosine"

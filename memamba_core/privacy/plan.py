@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from memamba_core.config.experiment import Experiment
+from memamba_core.config.privacy import DPSGDConfig
 from memamba_core.privacy.accounting import NoisyStep, calibrate_noise
 
 __all__ = ["PrivacyPlan", "plan_of"]
@@ -45,13 +46,8 @@ def plan_of(experiment: Experiment) -> PrivacyPlan | None:
         MissingBackendError: Opacus is not installed.
     """
     privacy, rounds = experiment.privacy, experiment.federation.num_rounds
-    if privacy.name == "none":
+    if not isinstance(privacy, DPSGDConfig):
         return None
-    assert privacy.epsilon is not None
-    assert privacy.delta is not None
-    assert privacy.sampling_rate is not None
-    assert privacy.steps_per_round is not None
-    assert privacy.max_norm is not None
     noise = calibrate_noise(privacy.epsilon, privacy.delta, privacy.sampling_rate, privacy.steps_per_round * rounds)
     step = NoisyStep(noise, privacy.sampling_rate)
     return PrivacyPlan(

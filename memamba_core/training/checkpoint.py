@@ -25,6 +25,7 @@ from memamba_core.model.scan import choose_backend
 __all__ = [
     "Checkpoint",
     "code_digest",
+    "count_parameters",
     "initial_model",
     "load_arrays",
     "load_checkpoint",
@@ -95,6 +96,12 @@ def initial_model(experiment: Experiment, agreement: Agreement) -> MEMamba:
         seed=experiment.seed,
         expert_heads=experiment.training.loss.expert_weight > 0,
     )
+
+
+def count_parameters(experiment: Experiment, agreement: Agreement) -> int:
+    """Return the number of parameters of the experiment's model, without the memory that they would take."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in initial_model(experiment, agreement).parameters())
 
 
 def weights_of(model: MEMamba) -> Weights:

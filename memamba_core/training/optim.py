@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from memamba_core.config.training import OptimizerConfig, TrainingConfig
+from memamba_core.config.training import AdamWConfig, OptimizerConfig, TrainingConfig
 
 __all__ = ["SGD", "AdamW", "build_optimizer", "learning_rate_factor", "set_learning_rate"]
 
@@ -61,7 +61,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
         for parameters, decay in ((decayed, config.weight_decay), (free, 0.0), (skip, config.skip_weight_decay))
         if parameters
     ]
-    if config.name == "adamw":
+    if isinstance(config, AdamWConfig):
         return AdamW(groups, lr=config.learning_rate, fused=True)  # one pass over a parameter instead of ten
     return SGD(groups, lr=config.learning_rate, momentum=config.momentum)
 

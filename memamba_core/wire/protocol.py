@@ -48,7 +48,7 @@ __all__ = [
     "size_band",
 ]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Raised whenever a message changes; sites and coordinator must have the same."""
 
 SIZE_BANDS = (0, 1, 10, 25, 50, 100, 250, 500, 1000)
@@ -91,8 +91,8 @@ class Refusal(enum.Enum):
 
     VERSION = (101, f"the site runs version {package_version()} of this software, protocol {PROTOCOL_VERSION}")
     MESSAGE = (102, "the message does not have the agreed form")
-    CONFIG = (103, "the site composed other settings than the coordinator")
-    OVERRIDE = (104, "the message holds a setting that may not come from outside")
+    CONFIG = (103, "the settings do not have the digest that came with them, or are not those of this run")
+    SETTINGS = (104, "the settings are not those of a valid experiment")
     AGREEMENT = (105, "the site holds another agreement, or none")
     AGREEMENT_FIELD = (106, "the agreement does not fit the site's data")
     POLICY = (107, "the site's own policy does not allow this request")
@@ -120,17 +120,15 @@ class FactsRequest(WireMessage):
         protocol: protocol number of the coordinator.
         package: its package version.
         run_id: name of this run, for logs and the site's state folder.
-        config_name: name of the installed config the site shall compose.
-        overrides: deviations from it, as written on the coordinator's command line.
-        config_digest: SHA-256 over the composed experiment.
+        settings: the validated experiment as canonical JSON (`Experiment.to_json`).
+        config_digest: SHA-256 over it.
         fold: test fold of this run; -1 trains on every patient.
     """
 
     protocol: int
     package: str
     run_id: str
-    config_name: str
-    overrides: tuple[str, ...]
+    settings: str
     config_digest: str
     fold: int
 

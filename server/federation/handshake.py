@@ -41,15 +41,15 @@ class Run:
 
     Attributes:
         run_id: name of the run; letters, digits, `-`, `_`, `.`.
-        experiment: composed from `config_name` and `overrides`, which the sites compose again.
+        experiment: settings of all sites, sent as JSON.
         fold: test fold; -1 trains on every patient.
+        overrides: as typed, for the record only.
     """
 
     run_id: str
     experiment: Experiment
-    overrides: tuple[str, ...] = ()
-    config_name: str = "experiment"
     fold: int = -1
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,7 @@ def _ask_facts(
         protocol=PROTOCOL_VERSION,
         package=package_version(),
         run_id=run.run_id,
-        config_name=run.config_name,
-        overrides=run.overrides,
+        settings=run.experiment.to_json(),
         config_digest=run.experiment.digest(),
         fold=run.fold,
     )

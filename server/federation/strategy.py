@@ -23,7 +23,17 @@ from flwr.serverapp.strategy import (
     Krum,
 )
 
-from memamba_core.config.strategy import StrategyConfig
+from memamba_core.config.strategy import (
+    FedAdamConfig,
+    FedAvgConfig,
+    FedAvgMConfig,
+    FedMedianConfig,
+    FedProxConfig,
+    FedTrimmedAvgConfig,
+    FedYogiConfig,
+    KrumConfig,
+    StrategyConfig,
+)
 from memamba_core.errors import CheckpointError, FederationError
 from memamba_core.model import parameter_group
 from memamba_core.wire.protocol import TrainReply
@@ -152,9 +162,10 @@ class GroupedStrategy:
             )
 
     def _refuse_too_few(self, replies: Mapping[str, TrainReply]) -> None:
-        """There were enough sites; some of them did not answer, or have nobody to train on."""
-        needed = self._config.fewest_answers
+        """Refuse a round in which too few of the sites answered, or had a patient to train on."""
+        needed = self._config.min_answers
         if len(replies) < needed:
+            assert isinstance(self._config, KrumConfig), "the other strategies need one answer"
             raise FederationError(
                 f"strategy krum with num_malicious_sites={self._config.num_malicious_sites} needs {needed} answers, "
                 f"got {len(replies)}. Set federation.min_results={needed}, so that a round waits for them, or use "
@@ -168,26 +179,32 @@ def _count(reply: TrainReply, group: str) -> int:
 
 
 def _build_strategy(config: StrategyConfig) -> FedAvg:
-    """One of Flower's strategies with the configured settings; sampling is left to the round loop."""
-    settings: dict[str, Any] = dict(config.settings())
-    everyone: dict[str, Any] = {"min_train_nodes": 0, "min_evaluate_nodes": 0, "min_available_nodes": 0}
-    if config.name == "fedprox":
-        return FedProx(proximal_mu=settings["proximal_mu"], **everyone)
-    if config.name == "fedavgm":
-        return FedAvgM(
-            server_learning_rate=settings["server_learning_rate"],
-            server_momentum=settings["server_momentum"],
-            **everyone,
-        )
-    if config.name in ("fedadam", "fedyogi"):
-        kind = FedAdam if config.name == "fedadam" else FedYogi
-        moments = {name: settings[name] for name in ("beta_1", "beta_2", "tau")}
-        return kind(eta=settings["server_learning_rate"], **moments, **everyone)
-    if config.name == "fedtrimmedavg":
-        return FedTrimmedAvg(beta=settings["trim_fraction"], **everyone)
-    if config.name == "krum":
-        return Krum(num_malicious_nodes=int(settings["num_malicious_sites"]), **everyone)
-    return {"fedavg": FedAvg, "fedmedian": FedMedian}[config.name](**everyone)
+    """Build one of Flower's strategies; sampling of sites is left to the round loop."""
+    all_sites: dict[str, Any] = {"min_train_nodes": 0, "min_evaluate_nodes": 0, "min_available_nodes": 0}
+    match config:
+        case FedProxConfig():
+            return FedProx(proximal_mu=config.proximal_mu, **all_sites)
+        case FedAvgMConfig():
+            return FedAvgM(
+                server_learning_rate=config.server_learning_rate, server_momentum=config.server_momentum, **all_sites
+            )
+        case FedAdamConfig() | FedYogiConfig():
+            kind = FedAdam if isinstance(config, FedAdamConfig) else FedYogi
+            return kind(
+                eta=config.server_learning_rate,
+                beta_1=config.beta_1,
+                beta_2=config.beta_2,
+                tau=config.tau,
+                **all_sites,
+            )
+        case FedTrimmedAvgConfig():
+            return FedTrimmedAvg(beta=config.trim_fraction, **all_sites)
+        case KrumConfig():
+            return Krum(num_malicious_nodes=config.num_malicious_sites, **all_sites)
+        case FedMedianConfig():
+            return FedMedian(**all_sites)
+        case FedAvgConfig():
+            return FedAvg(**all_sites)
 
 
 class _ValuesInHand(Array):

@@ -10,7 +10,7 @@ is in half of the models. Each model in turn is the one that is attacked, the ot
 split by event: the loss of a patient who died is larger and moves more, so an average over all hides who pays.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from memamba_core.config.compose import experiment_overrides
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.records import Cohort
 from memamba_core.training.seeding import derive_seed
@@ -71,7 +70,6 @@ class Leak:
 
 def observe(
     config: SimulationConfig,
-    overrides: Sequence[str],
     cohort: SimulatedCohort,
     folder: Path,
     on_model: Callable[[], None],
@@ -80,7 +78,6 @@ def observe(
 
     Args:
         config: with the federation and `audit.num_models`.
-        overrides: those that `config` was composed from.
         cohort: its hospitals.
         folder: new; holds the ledgers of the hospitals of each model.
         on_model: called after each model.
@@ -93,7 +90,7 @@ def observe(
     losses = []
     for number, member_N in enumerate(member_MN):
         half = _only(cohort, {case_id for case_id, is_in in zip(case_ids, member_N, strict=True) if is_in})
-        run = Run(f"audit-{number}", experiment, experiment_overrides(overrides), fold=EVERYBODY)
+        run = Run(f"audit-{number}", experiment, EVERYBODY)
         grid = open_grid(config, half, state=folder / f"model-{number}")
         try:
             result = train_federated(grid, run, half)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from memamba_core.config.privacy import DPSGDConfig
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.training.checkpoint import initial_model
@@ -71,8 +72,6 @@ def _attack(
     on_step: Callable[[str], None],
 ) -> dict[str, Any]:
     """The attacks one after the other, with their figures."""
-    from memamba_core.config.compose import experiment_overrides
-
     experiment = config.experiment
     report: dict[str, Any] = {
         "cohort": config.data.name,
@@ -83,10 +82,10 @@ def _attack(
         "inversion": None,
     }
     if "membership" in config.audit.attacks:
-        report["membership"] = _membership(config, overrides, cohort, folder, on_step)
+        report["membership"] = _membership(config, cohort, folder, on_step)
     agreement: Agreement | None = None
     if {"canary", "inversion"} & set(config.audit.attacks):
-        run = Run("audit", experiment, experiment_overrides(overrides), fold=EVERYBODY)
+        run = Run("audit", experiment, EVERYBODY)
         with tempfile.TemporaryDirectory() as ledgers:
             agreement = build_agreement_only(open_grid(config, cohort, state=Path(ledgers)), run, cohort)
     if "canary" in config.audit.attacks:
@@ -109,7 +108,6 @@ def _attack(
 
 def _membership(
     config: SimulationConfig,
-    overrides: Sequence[str],
     cohort: SimulatedCohort,
     folder: Path,
     on_step: Callable[[str], None],
@@ -123,7 +121,7 @@ def _membership(
 
     next_model()
     with tempfile.TemporaryDirectory() as ledgers:
-        seen = observe(config, overrides, cohort, Path(ledgers), next_model)
+        seen = observe(config, cohort, Path(ledgers), next_model)
     attacks = {"loss": attack_by_loss(seen), "lira": attack_by_likelihood_ratio(seen)}
     found = {
         name: {group: asdict(leak) for group, leak in leaks(scores, seen).items()} for name, scores in attacks.items()
@@ -134,5 +132,5 @@ def _membership(
 
 def _title(config: SimulationConfig) -> str:
     privacy = config.experiment.privacy
-    mode = "without differential privacy" if privacy.epsilon is None else f"epsilon {privacy.epsilon:g}"
+    mode = f"epsilon {privacy.epsilon:g}" if isinstance(privacy, DPSGDConfig) else "without differential privacy"
     return f"{config.data.name}, {mode}"

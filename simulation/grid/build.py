@@ -13,7 +13,7 @@ from client.app import build_client_app
 from client.model_cache import ModelCache
 from client.site import Site
 from client.worker import SiteWorker
-from memamba_core.config.privacy import PrivacyConfig
+from memamba_core.config.privacy import DPSGDConfig, PrivacyConfig
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.config.site import SitePrivacy
 from simulation.cohort import SimulatedCohort, prepare_cohort
@@ -68,6 +68,6 @@ def _workers(config: SimulationConfig, cohort: SimulatedCohort, state: Path | No
 def _with_state(site: Site, state: Path, privacy: PrivacyConfig) -> Site:
     """The hospital with a folder, and with a budget that is just enough for the run."""
     budget = None
-    if privacy.epsilon is not None and privacy.delta is not None:
+    if isinstance(privacy, DPSGDConfig):
         budget = SitePrivacy(max_epsilon=privacy.epsilon, delta=privacy.delta)
     return replace(site, config=site.config.model_copy(update={"state": state, "privacy": budget}))

@@ -170,25 +170,25 @@ def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, pu
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("seed=${oc.env:HOME}", "may not come from outside"),
-        ("hydra.searchpath=[/tmp]", "may not come from outside"),
-        ("model._target_=os.system", "may not come from outside"),
+        ("seed=${oc.env:HOME}", "seed: got "),
+        ("model=elsewhere", "there is no 'model/elsewhere'"),
+        ("model._target_=os.system", "unknown setting 'model._target_'"),
         ("data=synthetic", "unknown setting 'data'; of a run there are name, resume"),
         ("nme=first", "and of the experiment seed, agreement, model"),
-        ("federation.num_round=3", "no setting federation.num_round; nearest is federation.num_rounds"),
+        ("federation.num_round=3", "unknown setting 'federation.num_round'; nearest is num_rounds"),
         ("name=first/run", "got 'first/run'. Wanted at most 64 letters, digits"),
         ("federation.num_rounds=0", "num_rounds"),
-        ("agreement.gene_groups=kind federation.min_results=2", "but there is 1 hospital; lower it"),
+        ("agreement.gene_groups=kind federation.min_results=2", "but there is 1 site; lower it"),
         (
             "agreement.gene_groups=kind strategy=krum strategy.num_malicious_sites=1",
-            "num_malicious_sites=1 needs 5 hospitals, but there is 1 hospital; use strategy=fedmedian",
+            "num_malicious_sites=1 needs 5 sites, but there is 1 site; use strategy=fedmedian",
         ),
         ("min_sites=2", "more than the hospitals that are asked: county"),
         ("agreement.gene_groups=signatures", "give signatures=FILE"),
         ("signatures=nowhere.csv", "no such file"),
     ],
 )
-def test_settings_that_sites_would_refuse_are_refused_here(federation, call, public_key, overrides, words):
+def test_settings_that_cannot_be_used_are_refused_at_once(federation, call, public_key, overrides, words):
     call("enroll", "county", public_key)
     before = state_of(federation.path)
     code, said = call("run", *overrides.split())

@@ -53,12 +53,14 @@ def test_a_run_is_resumed_as_it_was_begun(federation, tmp_path):
     assert (other.sites, other.min_sites, other.run) == (("county", "mercy"), 1, started.run)
 
 
-def test_a_run_that_means_something_else_by_now_is_not_resumed(federation):
+@pytest.mark.parametrize("manifest", [None, 1, 3])
+def test_a_run_of_another_version_is_not_resumed(federation, manifest):
     started = plan(federation, KIND, name="first")
     deployment._begin(started)
     path = started.folder / "settings.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "config_digest": "0" * 64}))
-    with pytest.raises(ConfigError, match="in this version"):
+    values = {key: value for key, value in json.loads(path.read_text()).items() if key != "manifest"}
+    path.write_text(json.dumps(values if manifest is None else {**values, "manifest": manifest}))
+    with pytest.raises(ConfigError, match=r"was begun by another version .* finish it with that version"):
         plan(federation, resume="first")
 
 
@@ -90,7 +92,8 @@ def test_a_site_that_left_has_to_be_named_out_of_a_resumed_run(federation):
         (lambda text: text.replace('"fold"', '"fold_"'), "setting 'fold' is missing; unknown setting 'fold_'"),
         (lambda text: text.replace('"mercy"', "7"), "sites.1: got 7"),
         (lambda text: text.replace('"fold": -1', '"fold": "x"'), "fold: got 'x'"),
-        (lambda text: text.replace("gene_groups=kind", "gene_groups=kinds"), "agreement.gene_groups: got 'kinds'"),
+        (lambda text: text.replace('"kind"', '"kinds"'), "agreement.gene_groups: got 'kinds'"),
+        (lambda text: text.replace('"seed": 0', '"seed": 1'), "do not have the digest in the file"),
     ],
 )
 def test_settings_of_a_run_that_were_damaged_are_said(federation, change, words):
@@ -101,12 +104,12 @@ def test_settings_of_a_run_that_were_damaged_are_said(federation, change, words)
     with pytest.raises(ConfigError) as caught:
         plan(federation, resume="first")
     assert words in str(caught.value)
-    assert "restore it, or begin anew" in str(caught.value)
+    assert "restore it, or begin a new run" in str(caught.value)
 
 
 def test_krum_is_refused_where_too_few_sites_are_asked(federation):
     krum = ("strategy=krum", "strategy.num_malicious_sites=1", KIND)
-    with pytest.raises(ConfigError, match="needs 5 hospitals, but there are 2 hospitals; use strategy=fedmedian"):
+    with pytest.raises(ConfigError, match="needs 5 sites, but there are 2 sites; use strategy=fedmedian"):
         plan(federation, *krum)
 
 

@@ -6,23 +6,26 @@ import shlex
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from memamba_core.config.base import settings_in
 from memamba_core.config.compose import compose_simulation, config_groups
 from memamba_core.config.experiment import Experiment
-from memamba_core.config.simulation import AuditConfig, CohortConfig, PartitionConfig, SimulationConfig, SyntheticConfig
-from memamba_core.config.training import OptimizerConfig
+from memamba_core.config.simulation import AuditConfig, CohortConfig, SimulationConfig, SyntheticConfig
+from memamba_core.config.training import TrainingConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "simulation.md"
 ROW = re.compile(r"^\| `(?P<key>[a-z_.*0-9]+)` \| (?P<default>[^|]*) \| [^|]*\| [^|]+\|$", re.MULTILINE)
 
 
-def defaults(cls: type[BaseModel], prefix: str = "") -> dict[str, object]:
-    """Dotted keys of a model with their defaults; nested models that have a section of their own are left out."""
-    found = {}
-    for name, field in cls.model_fields.items():
-        default = field.get_default(call_default_factory=True)
+def defaults(annotation: object, prefix: str = "") -> dict[str, object]:
+    """Dotted keys of settings with their defaults; a setting that only some kinds of a choice have is null."""
+    kinds = settings_in(annotation)
+    found: dict[str, object] = {}
+    for name in dict.fromkeys(name for kind in kinds for name in kind.model_fields):
+        field = kinds[0].model_fields.get(name)
+        shared = field is not None and (name == "name" or all(name in kind.model_fields for kind in kinds))
+        default = field.get_default(call_default_factory=True) if shared else None
         found[prefix + name] = "required" if default is PydanticUndefined else default
     return found
 
@@ -36,9 +39,10 @@ def settings() -> dict[str, object]:
         **defaults(SimulationConfig),
         **defaults(CohortConfig, "data."),
         **defaults(SyntheticConfig, "data.synthetic."),
-        **defaults(PartitionConfig, "partition."),
+        **defaults(SimulationConfig.model_fields["partition"].annotation, "partition."),
         **defaults(AuditConfig, "audit."),
-        **defaults(OptimizerConfig, "*.optimizer."),
+        **defaults(TrainingConfig.model_fields["optimizer"].annotation, "*.optimizer."),
+        "*.optimizer.momentum": 0.0,
         "seed": 0,
     }
     for group in ("agreement", "model", "training", "federation", "strategy", "privacy"):

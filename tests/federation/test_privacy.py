@@ -10,7 +10,7 @@ from fixtures.private_federation import DP, PRIVATE, PrivateFederation, a_traini
 pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
 
 from client.worker import SiteWorker
-from memamba_core.config.compose import compose_foreign_experiment
+from memamba_core.config.privacy import DPSGDConfig
 from memamba_core.config.site import DisclosureConfig
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError
@@ -86,15 +86,15 @@ def test_a_hostile_plan_is_refused_at_once(federation):
     """Within every setting's own range and hopeless together: ten million steps."""
     import time
 
-    overrides = tuple(o for o in federation.run().overrides if not o.startswith(("privacy", "federation.num_rounds")))
-    hostile = ("privacy=dp_sgd", "privacy.steps_per_round=1000", "federation.num_rounds=10000", "privacy.epsilon=1000")
-    experiment = compose_foreign_experiment("experiment", [*overrides, *hostile])
+    privacy = DPSGDConfig(steps_per_round=1000, epsilon=1000)
+    experiment = federation.run().experiment
+    rounds = experiment.federation.model_copy(update={"num_rounds": 10_000})
+    experiment = experiment.model_copy(update={"privacy": privacy, "federation": rounds})
     request = FactsRequest(
         protocol=PROTOCOL_VERSION,
         package=package_version(),
         run_id="hostile",
-        config_name="experiment",
-        overrides=(*overrides, *hostile),
+        settings=experiment.to_json(),
         config_digest=experiment.digest(),
         fold=0,
     )
@@ -145,8 +145,7 @@ def test_site_and_run_must_both_want_it(tmp_path, run_is_private):
         protocol=PROTOCOL_VERSION,
         package=package_version(),
         run_id=run.run_id,
-        config_name=run.config_name,
-        overrides=run.overrides,
+        settings=run.experiment.to_json(),
         config_digest=run.experiment.digest(),
         fold=run.fold,
     )

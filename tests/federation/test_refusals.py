@@ -11,6 +11,7 @@ from fixtures.federation import GENES_ONLY, Federation, tiny
 
 from client.session import RefusedError
 from client.worker import SiteWorker
+from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import DisclosureConfig, LimitsConfig
 from memamba_core.errors import FederationError
 from memamba_core.training.checkpoint import initial_model, load_checkpoint, weights_of
@@ -53,9 +54,10 @@ def requests(federation, agreement):
     base = {"run_id": run.run_id, "config_digest": run.experiment.digest(), "fold": run.fold}
     held = {**base, "agreement_digest": agreement.digest()}
     weights = weights_of(initial_model(run.experiment, agreement))
-    settings = {"config_name": run.config_name, "overrides": run.overrides}
     return {
-        FactsRequest: FactsRequest(protocol=PROTOCOL_VERSION, package=package_version(), **settings, **base),
+        FactsRequest: FactsRequest(
+            protocol=PROTOCOL_VERSION, package=package_version(), settings=run.experiment.to_json(), **base
+        ),
         StatisticsRequest: StatisticsRequest(
             gene_columns=agreement.gene_columns, scale_features=False, count_events=True, **base
         ),
@@ -104,14 +106,15 @@ def test_the_honest_requests_are_answered(site, requests):
         ({"config_digest": "0" * 64}, Refusal.CONFIG),
         ({"run_id": "../../etc"}, Refusal.MESSAGE),
         ({"run_id": ""}, Refusal.MESSAGE),
-        ({"config_name": "no_such_file"}, Refusal.OVERRIDE),
-        ({"overrides": ("seed=1",)}, Refusal.CONFIG),
-        ({"overrides": ("seed=${oc.env:HOME}",)}, Refusal.OVERRIDE),
-        ({"overrides": ("hydra.searchpath=[/tmp]",)}, Refusal.OVERRIDE),
-        ({"overrides": ("+model._target_=os.system",)}, Refusal.OVERRIDE),
-        ({"overrides": ("~model",)}, Refusal.OVERRIDE),
-        ({"overrides": ("disclosure.min_patients=1",)}, Refusal.OVERRIDE),
-        ({"overrides": ("data.root=/",)}, Refusal.OVERRIDE),
+        ({"settings": ""}, Refusal.SETTINGS),
+        ({"settings": "{}"}, Refusal.SETTINGS),
+        ({"settings": Experiment().to_json()}, Refusal.CONFIG),
+        ({"settings": Experiment().to_json().replace('"seed":0', '"seed":"${oc.env:HOME}"')}, Refusal.SETTINGS),
+        ({"settings": '{"hydra":{"searchpath":["/tmp"]}}'}, Refusal.SETTINGS),
+        ({"settings": Experiment().to_json()[:-1] + ',"_target_":"os.system"}'}, Refusal.SETTINGS),
+        ({"settings": Experiment().to_json() + " "}, Refusal.SETTINGS),
+        ({"settings": '{"disclosure":{"min_patients":1}}'}, Refusal.SETTINGS),
+        ({"settings": '{"data":{"root":"/"}}'}, Refusal.SETTINGS),
     ],
 )
 def test_how_a_run_may_not_begin(site, requests, changes, wanted):
@@ -124,9 +127,13 @@ def test_how_a_run_may_not_begin(site, requests, changes, wanted):
     [
         ({"local_epochs": 1}, "local_epochs=2 is above limits.local_epochs=1"),
         ({"strategies": ("fedprox", "krum")}, "strategy fedavg is not among"),
-        ({"overrides": ()}, "the run changes model.d_model, "),
-        ({"overrides": ("federation", "training")}, "the run changes model.d_model, "),
-        ({"overrides": ("federation", "training", "model.d", "model.group")}, "the run changes model.d_model, "),
+        ({"settings": ()}, r"model\.d_model=4 differs from the installed default and is not in limits\.settings"),
+        ({"settings": ("federation", "training")}, r"model\.d_model=4 differs .*model\.d_state=2 differs"),
+        ({"settings": ("federation", "training", "model.d_state")}, r"model\.d_model=4 differs"),
+        (
+            {"settings": ("federation", "training", "model", "model.d_model>=8")},
+            r"d_model=4 is outside model\.d_model>=8",
+        ),
     ],
 )
 def test_the_sites_own_policy_is_final(site, requests, limits, word):
@@ -137,10 +144,28 @@ def test_the_sites_own_policy_is_final(site, requests, limits, word):
 
 
 @pytest.mark.parametrize("allowed", [("federation", "training", "model"), None])
-def test_a_run_within_the_sites_overrides_is_answered(site, requests, allowed):
-    open_minded = site.config.model_copy(update={"limits": LimitsConfig(overrides=allowed)})
-    assert requests[FactsRequest].overrides
+def test_a_run_within_the_sites_rules_is_answered(site, requests, allowed):
+    open_minded = site.config.model_copy(update={"limits": LimitsConfig(settings=allowed)})
+    assert Experiment.from_json(requests[FactsRequest].settings) != Experiment()
     ask(SiteWorker(dataclasses.replace(site, config=open_minded)), requests, FactsRequest)
+
+
+def test_a_model_of_more_parameters_than_the_site_allows_is_refused_before_it_is_built(site, requests):
+    limits = site.config.limits.model_copy(update={"max_parameters": 10})
+    strict = dataclasses.replace(site, config=site.config.model_copy(update={"limits": limits}))
+    with pytest.raises(RefusedError, match=r"parameters; limits\.max_parameters is 10\b") as caught:
+        ask(SiteWorker(strict), requests, FactsRequest, StatisticsRequest, AgreementRequest)
+    assert caught.value.refusal is Refusal.POLICY
+
+
+def test_a_run_that_another_version_opened_is_not_continued(site, requests):
+    ask(SiteWorker(site), requests, FactsRequest)
+    (kept,) = site.config.state.glob("runs/*/facts.json")
+    old = {key: value for key, value in json.loads(kept.read_text()).items() if key != "settings"}
+    kept.write_text(json.dumps({**old, "protocol": 2, "config_name": "experiment", "overrides": []}))
+    with pytest.raises(RefusedError, match="a run continues with the version that began it") as caught:
+        ask(SiteWorker(site), requests, StatisticsRequest)
+    assert caught.value.refusal is Refusal.VERSION
 
 
 def test_another_version_is_told_with_both_numbers(site, requests):

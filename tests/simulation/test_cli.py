@@ -6,6 +6,8 @@ import pytest
 from fixtures.command_line import call
 from fixtures.federation import GENES_ONLY, tiny
 
+from memamba_core.config.run_manifest import MANIFEST_VERSION
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -82,7 +84,11 @@ def test_a_file_in_the_way_is_said(here, monkeypatch, capsys):
     assert (here / "out").read_text() == "mine"
 
 
-BEGUN = {"overrides": ["seed=1"], "settings": {"data": {"name": "synthetic", "synthetic": {}}, "experiment": {}}}
+MANIFEST = {
+    "manifest": MANIFEST_VERSION,
+    "overrides": ["seed=1"],
+    "settings": {"data": {"name": "synthetic", "synthetic": {}}, "experiment": {}},
+}
 
 
 @pytest.mark.parametrize(
@@ -90,11 +96,11 @@ BEGUN = {"overrides": ["seed=1"], "settings": {"data": {"name": "synthetic", "sy
     [
         ("{", "not readable as JSON"),
         ("[]", "got a list"),
-        ("{}", "setting 'overrides' is missing; setting 'settings' is missing"),
-        (json.dumps({**BEGUN, "overrides": "seed=1"}), "overrides: got 'seed=1', wanted a list"),
-        (json.dumps({**BEGUN, "settings": []}), "settings: got []"),
-        (json.dumps({**BEGUN, "settings": {**BEGUN["settings"], "folds": "x"}}), "folds: got 'x'"),
-        (json.dumps({**BEGUN, "settings": {"typo": 1}}), "unknown setting 'typo'"),
+        ("{}", "setting 'manifest' is missing; setting 'overrides' is missing"),
+        (json.dumps({**MANIFEST, "overrides": "seed=1"}), "overrides: got 'seed=1', wanted a list"),
+        (json.dumps({**MANIFEST, "settings": []}), "settings: got []"),
+        (json.dumps({**MANIFEST, "settings": {**MANIFEST["settings"], "folds": "x"}}), "folds: got 'x'"),
+        (json.dumps({**MANIFEST, "settings": {"typo": 1}}), "unknown setting 'typo'"),
     ],
 )
 def test_a_settings_file_that_is_damaged_is_said(here, monkeypatch, capsys, text, words):
@@ -104,7 +110,17 @@ def test_a_settings_file_that_is_damaged_is_said(here, monkeypatch, capsys, text
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: out/settings.json: ")
     assert words in line
-    assert line.endswith("restore it, or begin anew")
+    assert line.endswith("restore it, or begin a new run")
+
+
+def test_a_run_that_version_0_1_0_began_is_not_resumed(here, monkeypatch, capsys):
+    (here / "out").mkdir()
+    old = {key: value for key, value in MANIFEST.items() if key != "manifest"}
+    (here / "out" / "settings.json").write_text(json.dumps(old))
+    assert call(monkeypatch, "resume=out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "was begun by another version of this software (0.1.0" in line
+    assert line.endswith("finish it with that version, or begin a new run")
 
 
 @pytest.mark.ci_slow

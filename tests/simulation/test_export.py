@@ -10,7 +10,12 @@ import pytest
 import torch
 import yaml
 
-from memamba_core.config.simulation import CohortConfig, PartitionConfig, SyntheticConfig
+from memamba_core.config.simulation import (
+    CohortConfig,
+    MergedTSSPartition,
+    SyntheticConfig,
+    TSSPartition,
+)
 from memamba_core.config.site import (
     ClinicalTable,
     DisclosureConfig,
@@ -29,7 +34,7 @@ from simulation.folds import assign_folds
 from simulation.partition import Sites, partition_cohort
 
 SYNTHETIC = SyntheticConfig(num_patients=24, num_sites=3, patches=(3, 9), num_genes=6, feature_width=4)
-BY_TSS = PartitionConfig()
+BY_TSS = TSSPartition()
 
 
 def assert_same(exported: Cohort, original: Cohort):
@@ -253,7 +258,7 @@ def test_a_tcga_cohort_comes_back(data_root, tmp_path):
         genomics=GenomicsTable(file="tcga_blca_mcat.csv.gz"),
     )
     cohort = load_cohort(data)
-    sites = partition_cohort(cohort, PartitionConfig(name="tss_merged", min_patients=50))
+    sites = partition_cohort(cohort, MergedTSSPartition(min_patients=50))
     splits = data_root / "splits" / "tcga_blca"
     cohort = assign_folds(cohort, source="cohort", splits=splits, num_folds=5, seed=0, sites=sites)
     name = min(sites, key=lambda name: len(sites[name]))  # one is enough: all are written by the same lines

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from memamba_core.config.simulation import PartitionConfig
+from memamba_core.config.simulation import (
+    DirichletPartition,
+    IIDPartition,
+    MergedTSSPartition,
+    PartitionConfig,
+    RegionPartition,
+    TSSPartition,
+)
 from memamba_core.config.site import ClinicalTable, FeatureFolder, GenomicsTable, SiteConfig, SiteDataConfig
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort, PatientRecord
@@ -48,7 +56,7 @@ def partitions(draw) -> tuple[Cohort, PartitionConfig]:
             "alpha": draw(st.sampled_from([1e-3, 0.3, 5.0, 1e6])),
         },
     }
-    return cohort, PartitionConfig(name=name, **settings[name])
+    return cohort, TypeAdapter(PartitionConfig).validate_python({"name": name, **settings[name]})
 
 
 @given(partitions(), st.integers(0, 2**32 - 1), st.randoms())
@@ -69,7 +77,7 @@ def test_everybody_is_in_one_site_and_the_order_of_the_table_plays_no_part(drawn
 
 @given(cohorts(), st.integers(1, 60))
 def test_merged_sites_all_meet_the_minimum_and_are_blind_to_outcomes(cohort, min_patients):
-    config = PartitionConfig(name="tss_merged", min_patients=min_patients)
+    config = MergedTSSPartition(min_patients=min_patients)
     if min_patients > len(cohort.records):
         with pytest.raises(ConfigError, match=rf"min_patients={min_patients}.*lower it"):
             partition_cohort(cohort, config)
@@ -88,7 +96,7 @@ def test_merged_sites_all_meet_the_minimum_and_are_blind_to_outcomes(cohort, min
 
 @given(cohorts(), st.integers(1, 60), st.integers(0, 100))
 def test_iid_sites_are_of_equal_size(cohort, num_sites, seed):
-    config = PartitionConfig(name="iid", num_sites=num_sites)
+    config = IIDPartition(num_sites=num_sites)
     if num_sites > len(cohort.records):
         with pytest.raises(ConfigError, match=rf"num_sites={num_sites}, but the cohort has"):
             partition_cohort(cohort, config, seed=seed)
@@ -99,7 +107,7 @@ def test_iid_sites_are_of_equal_size(cohort, num_sites, seed):
 
 
 def test_sites_are_named_after_codes_and_leading_zeros_stay():
-    sites = partition_cohort(cohort_of(["05", "NA", "2F", "05"]), PartitionConfig())
+    sites = partition_cohort(cohort_of(["05", "NA", "2F", "05"]), TSSPartition())
     assert sites == {"tss-05": ("P0000", "P0003"), "tss-2F": ("P0002",), "tss-NA": ("P0001",)}
 
 
@@ -107,7 +115,7 @@ def test_small_sites_are_joined_in_order_of_region_and_code(tmp_path):
     table = tmp_path / "tss.csv"
     table.write_text("tss,flamby_region\nA1,South\nA2,Europe\nA3,South\nA4,Europe\nBIG,Europe\nNA,Europe\n")
     codes = ["A1"] * 2 + ["A2"] * 2 + ["A3"] * 2 + ["A4"] * 2 + ["BIG"] * 5 + ["NA"] + ["ZZ"]
-    config = PartitionConfig(name="tss_merged", min_patients=4)
+    config = MergedTSSPartition(min_patients=4)
     sites = partition_cohort(cohort_of(codes), config, tss_table=table)
     # Without a region: ZZ. Then Europe A2, A4, NA, then South A1, A3.
     assert {name: len(case_ids) for name, case_ids in sites.items()} == {
@@ -120,22 +128,20 @@ def test_small_sites_are_joined_in_order_of_region_and_code(tmp_path):
 
 
 def test_a_remainder_joins_a_large_site_where_nothing_was_joined():
-    sites = partition_cohort(
-        cohort_of(["A1"] * 5 + ["B1"] * 5 + ["A2"]), PartitionConfig(name="tss_merged", min_patients=4)
-    )
+    sites = partition_cohort(cohort_of(["A1"] * 5 + ["B1"] * 5 + ["A2"]), MergedTSSPartition(min_patients=4))
     assert {name: len(case_ids) for name, case_ids in sites.items()} == {"tss-A1": 5, "tss-B1_A2": 6}
 
 
 def test_long_names_are_shortened():
     codes = [f"C{i:02d}" for i in range(40)]
-    (name,) = partition_cohort(cohort_of(codes), PartitionConfig(name="tss_merged", min_patients=40))
+    (name,) = partition_cohort(cohort_of(codes), MergedTSSPartition(min_patients=40))
     assert name == "tss-C00_C01_C02_and_37_more"
 
 
 def test_regions(tmp_path):
     table = tmp_path / "tss.csv"
     table.write_text("tss,flamby_region\n05,North America\nNA,Europe\n2F,Europe\nA8,\n")
-    config = PartitionConfig(name="region")
+    config = RegionPartition()
     sites = partition_cohort(cohort_of(["05", "NA", "2F"]), config, tss_table=table)
     assert sites == {"europe": ("P0001", "P0002"), "north-america": ("P0000",)}
     partly = cohort_of(["05", "A8", "XX", "XX"])
@@ -158,32 +164,32 @@ def test_regions(tmp_path):
 
 def test_a_site_may_have_a_name():
     records = cohort_of(["north_clinic", "St-Elsewhere", "north_clinic", "A" * 40])
-    assert set(partition_cohort(records, PartitionConfig())) == {
+    assert set(partition_cohort(records, TSSPartition())) == {
         "tss-north_clinic",
         "tss-St-Elsewhere",
         f"tss-{'A' * 40}",
     }
     with pytest.raises(DataError, match="wanted at most 40 letters"):
-        partition_cohort(cohort_of(["A" * 41]), PartitionConfig())
+        partition_cohort(cohort_of(["A" * 41]), TSSPartition())
 
 
 def test_a_joined_name_fits_a_site_and_is_the_only_one():
     long = cohort_of([f"{letter * 30}{i}" for letter in "abc" for i in range(2)])
-    (name,) = partition_cohort(long, PartitionConfig(name="tss_merged", min_patients=6))
+    (name,) = partition_cohort(long, MergedTSSPartition(min_patients=6))
     assert name == f"tss-{'a' * 30}0_and_5_more"
     alike = cohort_of(["a", "b", "a_b", "a_b"])
     with pytest.raises(DataError, match="two hospitals would be named tss-a_b"):
-        partition_cohort(alike, PartitionConfig(name="tss_merged", min_patients=2))
+        partition_cohort(alike, MergedTSSPartition(min_patients=2))
 
 
 def test_patients_without_a_code_need_another_partition():
     with pytest.raises(DataError, match=r"2 of 3 patients have no tissue source site.*partition=iid"):
-        partition_cohort(cohort_of(["05", None, ""]), PartitionConfig())
+        partition_cohort(cohort_of(["05", None, ""]), TSSPartition())
     with pytest.raises(DataError, match=r"'St\. Elsewhere'; wanted at most 40 letters"):
-        partition_cohort(cohort_of(["St. Elsewhere"]), PartitionConfig())
+        partition_cohort(cohort_of(["St. Elsewhere"]), TSSPartition())
     with pytest.raises(DataError, match="has no patients"):
-        partition_cohort(Cohort(()), PartitionConfig())
-    sites = partition_cohort(cohort_of([None, None, None]), PartitionConfig(name="iid", num_sites=2))
+        partition_cohort(Cohort(()), TSSPartition())
+    sites = partition_cohort(cohort_of([None, None, None]), IIDPartition(num_sites=2))
     assert sum(map(len, sites.values())) == 3
 
 
@@ -193,7 +199,7 @@ def test_alpha_says_how_uneven_the_events_are():
 
     def spread(alpha: float, seed: int) -> tuple[float, float]:
         """Standard deviations of event rate and size among ten sites."""
-        config = PartitionConfig(name="dirichlet", num_sites=10, alpha=alpha)
+        config = DirichletPartition(num_sites=10, alpha=alpha)
         sites = partition_cohort(cohort, config, seed=seed).values()
         return (
             float(np.std([len(happened & set(s)) / len(s) for s in sites])),
@@ -209,8 +215,8 @@ def test_alpha_says_how_uneven_the_events_are():
 def test_the_seed_decides_who_is_where():
     cohort = cohort_of([None] * 50)
     for config in (
-        PartitionConfig(name="iid", num_sites=5),
-        PartitionConfig(name="dirichlet", num_sites=5, alpha=1),
+        IIDPartition(num_sites=5),
+        DirichletPartition(num_sites=5, alpha=1),
     ):
         assert partition_cohort(cohort, config, seed=1) != partition_cohort(cohort, config, seed=2)
 
@@ -228,13 +234,13 @@ def test_the_seed_decides_who_is_where():
 def test_tcga_by_tissue_source_site(data_root, table, num_sites, num_patients):
     cohort = tcga(data_root, table)
     tss_table = data_root / "reference" / "tcga_tss_codes.csv"
-    sites = partition_cohort(cohort, PartitionConfig(), tss_table=tss_table)
+    sites = partition_cohort(cohort, TSSPartition(), tss_table=tss_table)
     assert (len(sites), sum(map(len, sites.values()))) == (num_sites, num_patients)
-    merged = partition_cohort(cohort, PartitionConfig(name="tss_merged", min_patients=50), tss_table=tss_table)
+    merged = partition_cohort(cohort, MergedTSSPartition(min_patients=50), tss_table=tss_table)
     assert 2 < len(merged) < num_sites
     assert min(map(len, merged.values())) >= 50
     if "brca" in table:
-        regions = partition_cohort(cohort, PartitionConfig(name="region"), tss_table=tss_table)
+        regions = partition_cohort(cohort, RegionPartition(), tss_table=tss_table)
         # FLamby's six, and six patients whom it leaves out.
         assert {name: len(case_ids) for name, case_ids in regions.items()} == {
             "canada": 47,
@@ -247,7 +253,7 @@ def test_tcga_by_tissue_source_site(data_root, table, num_sites, num_patients):
         }
     else:
         with pytest.raises(DataError, match="no region for"):
-            partition_cohort(cohort, PartitionConfig(name="region"), tss_table=tss_table)
+            partition_cohort(cohort, RegionPartition(), tss_table=tss_table)
 
 
 def tcga(data_root, table: str) -> Cohort:

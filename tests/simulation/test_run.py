@@ -177,7 +177,7 @@ def test_a_run_that_fails_leaves_its_folder_only_if_it_can_be_resumed(tmp_path, 
 
 def test_krum_is_refused_where_sites_are_too_few_before_anything_is_written(tmp_path):
     krum = ("strategy=krum", "partition=iid", "partition.num_sites=7", "output_dir=out")
-    with pytest.raises(ConfigError, match="needs 9 hospitals, but there are 7 hospitals; lower it to 2, or use"):
+    with pytest.raises(ConfigError, match="needs 9 sites, but there are 7 sites; lower it to 2, or use"):
         run(tmp_path / "out", *FAST, *krum[:3], "strategy.num_malicious_sites=3")
     assert not (tmp_path / "out").exists()
 
@@ -192,7 +192,7 @@ def test_sites_that_do_not_answer_are_called_by_their_names(tmp_path, monkeypatc
 
 
 def test_more_answers_than_sites_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ConfigError, match=r"min_results=5, but there are 4 hospitals"):
+    with pytest.raises(ConfigError, match=r"min_results=5, but there are 4 sites"):
         run(tmp_path / "out", *FAST, "federation.min_results=5")
     assert not (tmp_path / "out").exists()
 

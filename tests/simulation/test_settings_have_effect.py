@@ -17,7 +17,7 @@ from memamba_core.config.agreement import AgreementConfig
 from memamba_core.config.base import Settings
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.model import ModelConfig
-from memamba_core.config.training import LossConfig, OptimizerConfig, TrainingConfig
+from memamba_core.config.training import AdamWConfig, LossConfig, SGDConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.training.checkpoint import initial_model, weights_of
 from memamba_core.training.trainer import Span, train
@@ -102,7 +102,7 @@ def fields(cls: type[Settings], prefix: str = "") -> set[str]:
 
 def test_every_setting_is_tried():
     training = fields(TrainingConfig) - {"loss", "optimizer"}
-    training |= fields(LossConfig, "loss.") | fields(OptimizerConfig, "optimizer.")
+    training |= fields(LossConfig, "loss.") | fields(AdamWConfig, "optimizer.") | fields(SGDConfig, "optimizer.")
     tried = set(AGREEMENT) | set(MODEL) | set(TRAINING)
     assert not tried & set(ELSEWHERE)
     assert tried | set(ELSEWHERE) == fields(AgreementConfig) | fields(ModelConfig) | training

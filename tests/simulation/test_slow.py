@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fixtures.federation import GENES_ONLY, tiny
 
-from memamba_core.config.compose import compose_simulation, experiment_overrides
+from memamba_core.config.compose import compose_simulation
 from memamba_core.training.checkpoint import load_arrays
 from server.federation.handshake import Run
 from simulation.cohort import prepare_cohort
@@ -113,7 +113,7 @@ def test_a_worker_process_that_dies_costs_its_sites_one_round(tmp_path):
 
     grid = open_grid(config, cohort)
     try:
-        run = Run("test", config.experiment, experiment_overrides(overrides), fold=0)
+        run = Run("test", config.experiment, 0)
         train_federated(grid, run, cohort, observer=Killer())
     finally:
         grid.close()

@@ -168,12 +168,11 @@ def test_a_site_where_nearly_everybody_had_the_event(site):
     assert finding.text.startswith("60 patients, 56 with and 4 without the event; thresholds are 10, 5 and 5")
 
 
-def test_limits_of_overrides_that_name_no_setting(site):
-    change(site, lambda values: values["limits"].update(overrides=["federation", "training.learning_rate"]))
-    finding = found(site, until="limits")["limits"]
-    assert finding.level is Level.WARNING
-    assert "training.learning_rate" in finding.text
-    assert "federation," not in finding.text
+def test_a_rule_that_names_no_setting(site):
+    change(site, lambda values: values["limits"].update(settings=["federation", "training.learning_rate<=1"]))
+    finding = found(site, until="settings")["settings"]
+    assert finding.level is Level.ERROR
+    assert "'training.learning_rate' is no setting of an experiment" in finding.text
 
 
 def test_memory_that_does_not_suffice(site, monkeypatch):

@@ -118,8 +118,7 @@ def test_a_real_site_is_served(serve):
         protocol=PROTOCOL_VERSION,
         package=package_version(),
         run_id=run.run_id,
-        config_name=run.config_name,
-        overrides=run.overrides,
+        settings=run.experiment.to_json(),
         config_digest=run.experiment.digest(),
         fold=0,
     )

@@ -42,9 +42,14 @@ app = ServerApp()
 def main(grid, context):
     (node,) = grid.get_node_ids()
     found = []
-    for override in ("seed=${oc.env:HOME}", "hydra.searchpath=[/tmp]", "+model._target_=os.system"):
+    honest = Experiment().to_json()
+    for settings in (
+        honest.replace('"seed":0', '"seed":"${oc.env:HOME}"'),
+        honest[:-1] + ',"hydra":{"searchpath":["/tmp"]}}',
+        honest.replace('"model":{', '"model":{"_target_":"os.system",'),
+    ):
         fields = {"protocol": PROTOCOL_VERSION, "package": package_version(), "run-id": "hostile", "fold": 0,
-                  "config-name": "experiment", "overrides": [override], "config-digest": Experiment().digest()}
+                  "settings": settings, "config-digest": Experiment().digest()}
         message = Message(RecordDict({"fields": ConfigRecord(fields)}), node, "query.facts")
         for reply in grid.send_and_receive([message], timeout=60):
             found.append(reply.error.code if reply.has_error() else "answered")
@@ -65,7 +70,7 @@ build-backend = "hatchling.build"
 name = "hostile"
 version = "0.1.0"
 license = "Apache-2.0"
-dependencies = ["flwr==1.41.0"]
+dependencies = ["flwr"]
 [tool.flwr.app]
 publisher = "stranger"
 fab-include = ["**/*.py"]
@@ -125,8 +130,8 @@ def test_a_coordinator_of_bad_will_gets_neither_its_code_nor_its_settings_throug
     finally:
         server.terminate()
         server.wait(20)
-    assert result.read_text() == str([Refusal.OVERRIDE.code] * 3)
+    assert result.read_text() == str([Refusal.SETTINGS.code] * 3)
     assert not marker.exists(), "the hospital ran code that came with the run"
     assert [line.text for line in EgressLog(federation.site("site-01") / "state").read()] == [
-        f"{Refusal.OVERRIDE.code}: {Refusal.OVERRIDE.text}"
+        f"{Refusal.SETTINGS.code}: {Refusal.SETTINGS.text}"
     ] * 3

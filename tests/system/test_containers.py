@@ -19,10 +19,9 @@ from pathlib import Path
 
 import pytest
 from fixtures.deployment import BIN
-from fixtures.federation import tiny
+from fixtures.federation import experiment_overrides, tiny
 from fixtures.kit import call, unpack_kit
 
-from memamba_core.config.compose import experiment_overrides
 from memamba_core.wire.protocol import package_version
 
 REPOSITORY = Path(__file__).resolve().parents[2]

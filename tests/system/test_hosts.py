@@ -15,12 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.deployment import BIN
-from fixtures.federation import GENES_ONLY, tiny
+from fixtures.federation import GENES_ONLY, experiment_overrides, tiny
 from fixtures.kit import ENVIRONMENT, call, unpack_kit
 from fixtures.network import Host, Line
 from safetensors.numpy import load_file
-
-from memamba_core.config.compose import experiment_overrides
 
 pytestmark = [
     pytest.mark.hosts,

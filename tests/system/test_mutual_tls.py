@@ -17,10 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fixtures.deployment import BIN, THRESHOLDS
-from fixtures.federation import GENES_ONLY, tiny
+from fixtures.federation import GENES_ONLY, experiment_overrides, tiny
 from fixtures.kit import ENVIRONMENT, call
-
-from memamba_core.config.compose import experiment_overrides
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"

@@ -5,10 +5,10 @@ import pytest
 import yaml
 
 from memamba_core.config.experiment import Experiment
-from memamba_core.config.simulation import CohortConfig, PartitionConfig, SimulationConfig
+from memamba_core.config.simulation import CohortConfig, SimulationConfig
 from memamba_core.config.site import load_site_config
-from memamba_core.config.strategy import StrategyConfig
-from memamba_core.config.training import OptimizerConfig
+from memamba_core.config.strategy import FedAvgMConfig
+from memamba_core.config.training import SGDConfig
 from memamba_core.errors import ConfigError
 
 SITE = {
@@ -42,7 +42,14 @@ def test_settings_are_frozen():
         ({"agreement": {"public_edges": [12, 12, 24]}}, ["ascending"]),
         ({"agreement": {"public_edges": [0, 12, 24]}}, ["positive"]),
         ({"strategy": {"name": "fedprox", "tau": 1}}, ["fedprox has no setting tau", "choose strategy=fedadam or"]),
-        ({"federation": {"optimizer": {"momentum": 0.9}}}, ["momentum is for name=sgd"]),
+        (
+            {"federation": {"optimizer": {"name": "adamw", "momentum": 0.9}}},
+            ["federation.optimizer=adamw has no setting momentum; choose federation.optimizer=sgd"],
+        ),
+        ({"federation": {"optimizer": {"momentum": 0.9}}}, ["optimizer.name is missing; expected one of adamw, sgd"]),
+        ({"strategy": {"name": "fedavgg"}}, ["strategy.name is 'fedavgg'; expected one of fedavg, fedprox"]),
+        ({"strategy": "fedavg"}, ["strategy: got 'fedavg'"]),
+        ({"seed": True}, ["seed: got 'True'", "valid integer"]),
         ({"federation": {"curve_on_test_fold": True, "curve_holdout": 0.1}}, ["exclude each other"]),
     ],
 )
@@ -60,11 +67,12 @@ def test_every_fault_is_named_at_once():
 
 
 def test_momentum_is_for_sgd():
-    assert OptimizerConfig(name="sgd", momentum=0.9).momentum == 0.9
+    assert SGDConfig(momentum=0.9).momentum == 0.9
 
 
 def test_a_strategy_fills_in_its_own_defaults():
-    assert StrategyConfig(name="fedavgm", server_momentum=0.5).settings() == {
+    assert FedAvgMConfig(server_momentum=0.5).model_dump() == {
+        "name": "fedavgm",
         "server_learning_rate": 1.0,
         "server_momentum": 0.5,
     }
@@ -81,7 +89,7 @@ def test_a_strategy_fills_in_its_own_defaults():
 )
 def test_a_partition_takes_what_it_uses_and_nothing_else(values, word):
     with pytest.raises(ConfigError, match=word):
-        PartitionConfig.parse(values, "x")
+        SimulationConfig.parse({"experiment": {}, "data": {"name": "x", "synthetic": {}}, "partition": values}, "x")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from memamba_core.config.compose import compose_simulation
 from memamba_core.config.experiment import Experiment
-from memamba_core.config.training import OptimizerConfig
+from memamba_core.config.training import AdamWConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.data.genomics import build_gene_groups
@@ -52,7 +52,7 @@ def test_real_bags_train_all_three_experts(path, encoder, width, sizes, data_roo
 
     model = initial_model(experiment, agreement)
     before = predict(model, dataset)
-    result = train(model, dataset, config=experiment.training, optimizer=OptimizerConfig(), span=Span(0, 3, 3), seed=0)
+    result = train(model, dataset, config=experiment.training, optimizer=AdamWConfig(), span=Span(0, 3, 3), seed=0)
     assert result.skipped_steps == 0
     assert result.trained == dict.fromkeys(("genomics", "head", "pathology", "synergistic"), 3)
     assert predict(model, dataset).loss.mean() < before.loss.mean()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fixtures.federation import Federation, tiny
 
-from memamba_core.config.training import OptimizerConfig, TrainingConfig
+from memamba_core.config.training import AdamWConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.model import scan
 from memamba_core.training.checkpoint import initial_model
@@ -72,7 +72,7 @@ def test_trained_on_a_gpu_and_used_on_a_cpu(parts):
     losses = {}
     for device in (CPU, GPU):
         model = initial_model(experiment, agreement)
-        options = {"config": TrainingConfig(batch_size=8), "optimizer": OptimizerConfig(), "span": Span(0, 3, 3)}
+        options = {"config": TrainingConfig(batch_size=8), "optimizer": AdamWConfig(), "span": Span(0, 3, 3)}
         losses[device] = train(model, dataset, **options, seed=3, device=device).mean_loss
     assert losses[GPU] == pytest.approx(losses[CPU], rel=0.02)
     on_gpu = predict(model, dataset, device=GPU)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from memamba_core.config.model import ModelConfig
-from memamba_core.config.training import OptimizerConfig, TrainingConfig
+from memamba_core.config.training import AdamWConfig, SGDConfig, TrainingConfig
 from memamba_core.model import build_model
 from memamba_core.patient import InputSpec
 from memamba_core.training.optim import build_optimizer, learning_rate_factor
@@ -42,7 +42,7 @@ def test_weight_decay_spares_vectors_and_the_state_of_the_scan():
         num_bins=3, num_genes=4, gene_groups={"a": (0, 1, 2), "b": (2, 3)}, feature_width=5, feature_groups=families
     )
     model = build_model(ModelConfig(d_model=8, d_state=2, slide_skip=True), spec, seed=0, expert_heads=True)
-    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.02, skip_weight_decay=0.3))
+    optimizer = build_optimizer(model, AdamWConfig(weight_decay=0.02, skip_weight_decay=0.3))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     by_name = {name: decay[id(p)] for name, p in model.named_parameters()}
     skips = {name for name in by_name if "linear_skip" in name}
@@ -64,9 +64,9 @@ def test_weight_decay_spares_vectors_and_the_state_of_the_scan():
 @pytest.mark.parametrize(
     ("config", "torchs", "options"),
     [
-        (OptimizerConfig(name="adamw", weight_decay=0.1, learning_rate=0.05), torch.optim.AdamW, {"fused": True}),
+        (AdamWConfig(weight_decay=0.1, learning_rate=0.05), torch.optim.AdamW, {"fused": True}),
         (
-            OptimizerConfig(name="sgd", momentum=0.9, weight_decay=0.1, learning_rate=0.05),
+            SGDConfig(momentum=0.9, weight_decay=0.1, learning_rate=0.05),
             torch.optim.SGD,
             {"momentum": 0.9},
         ),

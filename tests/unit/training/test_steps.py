@@ -8,7 +8,7 @@ import pytest
 import torch
 from fixtures.federation import Federation, tiny
 
-from memamba_core.config.training import LossConfig, OptimizerConfig, TrainingConfig
+from memamba_core.config.training import AdamWConfig, LossConfig, SGDConfig, TrainingConfig
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.training import batches, trainer
 from memamba_core.training.checkpoint import initial_model, weights_of
@@ -44,7 +44,7 @@ def trained(parts, num=16, *, seed=3, span=Span(0, 2, 2), optimizer=None, settin
         model,
         small(dataset, num),
         config=settings or config(),
-        optimizer=optimizer or OptimizerConfig(),
+        optimizer=optimizer or AdamWConfig(),
         span=span,
         seed=seed,
         device=CPU,
@@ -106,7 +106,7 @@ def test_training_leaves_the_callers_generator_alone(parts):
 
 def test_a_batch_cut_into_parts_has_the_same_gradient(parts, monkeypatch):
     """SGD with rate 1 and no clipping: the difference of the weights is the gradient."""
-    plain = OptimizerConfig(name="sgd", learning_rate=1.0, weight_decay=0.0, skip_weight_decay=0.0)
+    plain = SGDConfig(learning_rate=1.0, weight_decay=0.0, skip_weight_decay=0.0)
     settings = config(batch_size=16, gradient_clip=1e9, loss={"expert_weight": 0.5, "transport_weight": 0.1})
     experiment, agreement, dataset = parts
     experiment = experiment.model_copy(update={"training": settings})
@@ -150,7 +150,7 @@ def test_the_proximal_term_has_the_gradient_of_its_formula(parts):
     """(mu/2) ||w - w_incoming||^2 has gradient mu (w - w_incoming), on the parameters that are trained."""
     experiment, agreement, dataset = parts
     model = initial_model(experiment, agreement)
-    step = trainer._Step(model, config(gradient_clip=1e9), OptimizerConfig(name="sgd", learning_rate=1e-9), 0.5)
+    step = trainer._Step(model, config(gradient_clip=1e9), SGDConfig(learning_rate=1e-9), 0.5)
     patients = [dataset.load(i) for i in range(8)]
     with torch.no_grad():
         for parameter in model.parameters():
@@ -173,7 +173,7 @@ def test_a_large_mu_holds_the_weights_where_they_were(parts):
     start = weights_of(initial_model(*parts[:2]))
 
     def moved(mu):
-        weights, _ = trained(parts, proximal_mu=mu, span=Span(0, 4, 4), optimizer=OptimizerConfig(name="sgd"))
+        weights, _ = trained(parts, proximal_mu=mu, span=Span(0, 4, 4), optimizer=SGDConfig())
         return sum(float(((weights[name] - start[name]) ** 2).sum()) for name in start)
 
     assert moved(500.0) < 0.5 * moved(0.0)
@@ -261,7 +261,7 @@ def test_the_loss_of_predictions_has_the_conventions_of_training(parts):
 def test_training_is_in_training_mode_and_prediction_is_not(parts):
     experiment, agreement, dataset = parts
     model, some = initial_model(experiment, agreement).eval(), small(dataset, 4)
-    train(model, some, config=config(), optimizer=OptimizerConfig(), span=Span(0, 1, 1), seed=0)
+    train(model, some, config=config(), optimizer=AdamWConfig(), span=Span(0, 1, 1), seed=0)
     assert model.training
     predict(model, some)
     assert not model.training
