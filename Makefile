@@ -26,6 +26,9 @@ DEMO := data.synthetic.num_patients=600 data.synthetic.effect=2 federation=adamw
 # More workers than this cost more in imports of torch than they bring.
 PYTEST_WORKERS ?= 4
 
+# Those whose private names tests/*/test_flower_contract.py holds; the last one is the pin.
+FLOWER_VERSIONS := 1.41.0 1.42.0
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # One torch thread for each pytest worker: two workers with two threads each on two cores are slower than one.
@@ -76,6 +79,19 @@ test-containers: $(READY) ## build the image and run a federation in containers,
 .PHONY: test-hosts
 test-hosts: $(READY) ## a federation over lines that are slow, lose packets and break; as root
 	$(BIN)/pytest -m hosts --capture=no $(ARGS)
+
+# Each version in a venv of its own. Everything else, this project included, comes from $(VENV) through a .pth file.
+.PHONY: test-flower
+test-flower: $(READY) ## the contract with Flower's private names, on every supported version of Flower
+	@for version in $(FLOWER_VERSIONS); do \
+	  venv=build/flower-$$version; echo "flwr $$version"; \
+	  rm -rf $$venv; $(BIN)/python -m venv --without-pip $$venv; \
+	  $(BIN)/python -m pip --python $$venv/bin/python install --quiet --no-deps flwr==$$version; \
+	  $(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	    > $$(echo $$venv/lib/python*/site-packages)/shared.pth; \
+	  OMP_NUM_THREADS=1 $$venv/bin/python -m pytest -m '' -p no:cacheprovider \
+	    tests/coordinator/test_flower_contract.py tests/site/test_flower_contract.py $(ARGS); \
+	done
 
 .PHONY: test-gpu
 test-gpu: $(READY) ## the tests that need a CUDA device
