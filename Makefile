@@ -129,6 +129,19 @@ bench-federation: $(READY) ## the cost of federating, and baselines; the studies
 	$(BIN)/python benchmarks/federation_overhead.py
 	$(BIN)/python benchmarks/baselines.py $(ARGS)
 
+# In an environment without pip, build tools and packages for development.
+.PHONY: sbom
+sbom: $(READY) ## list all run-time packages and their licences as CycloneDX: dist/sbom.cdx.json
+	@$(BIN)/python -c 'import cyclonedx_py' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[sbom]'
+	rm -rf build/sbom
+	$(BIN)/python -m venv --without-pip build/sbom
+	$(BIN)/python -m pip --python build/sbom/bin/python install --quiet --constraint constraints.txt \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) .
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file dist/sbom.cdx.json build/sbom/bin/python
+
 .PHONY: clean
 clean: ## remove the venv, caches and builds; results in outputs/ stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
