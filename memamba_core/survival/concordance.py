@@ -33,7 +33,7 @@ class PairCounts:
 
     def __post_init__(self) -> None:
         if min(self.concordant, self.discordant, self.tied_risk) < 0:
-            raise ValueError(f"counts of pairs cannot be negative, got {self}")
+            raise ValueError(f"counts of pairs are {self}; expected none below zero. Pass counts, not differences.")
 
     def __add__(self, other: "PairCounts") -> "PairCounts":
         if not isinstance(other, PairCounts):

@@ -42,7 +42,7 @@ def test_every_command_exists():
 
 
 def test_no_folder_of_the_tests_hides_a_package():
-    # tests/ is on the import path. A folder without __init__.py gives way to a package of the same name.
+    # tests/ is on the import path. A folder without __init__.py does not hide a package of the same name.
     assert not list((REPOSITORY / "tests").rglob("__init__.py"))
 
 
