@@ -1,13 +1,13 @@
-# One image for coordinator and hospitals: flower-server, flower-client, flower-simulate. How to run it: docs/deployment.md.
+# Image for coordinator and sites: flower-server, flower-client, flower-simulate. How to run it: docs/deployment.md.
 #
 #   docker build -t memamba-federated:0.1.0 .
 #   docker build -t memamba-federated:0.1.0-gpu --build-arg GPU=yes \
 #     --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
 #
-# BASE_IMAGE   Debian with python3.11, or without: then Debian's own is installed
+# BASE_IMAGE   Debian, with or without python3.11; without it Debian's own is installed
 # EXTRAS       of pyproject.toml, comma-separated: privacy
-# GPU          yes: a C compiler stays inside, because Triton compiles the launchers of its kernels at run time
-# TORCH_INDEX  where torch is taken from besides PyPI; empty: only PyPI, whose torch brings gigabytes of CUDA
+# GPU          yes: keep a C compiler, because Triton compiles the launchers of its kernels at run time
+# TORCH_INDEX  index for torch in addition to PyPI; empty: only PyPI, whose torch brings gigabytes of CUDA
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS python
@@ -26,13 +26,13 @@ FROM python AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-# pip and hatchling stay here.
+# pip and hatchling stay in this stage.
 RUN python3.11 -c 'import ensurepip' || { apt-get update && apt-get install --yes --no-install-recommends python3.11-venv; }
 COPY constraints.txt .
 RUN python3.11 -m venv tools \
     && tools/bin/pip install --constraint constraints.txt hatchling \
     && python3.11 -m venv --without-pip /opt/memamba
-# Dependencies alone, so that torch is installed again only when they change.
+# Dependencies first, so that torch is installed again only when they change.
 COPY --from=requirements /requirements.txt .
 RUN tools/bin/pip --python /opt/memamba/bin/python install --constraint constraints.txt \
       ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} --requirement requirements.txt
@@ -51,7 +51,7 @@ ENV PATH=/opt/memamba/bin:${PATH} HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBU
     NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib MEMAMBA_SERVER_DIR=/federation \
     FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 COPY --from=build /build/dist /opt/memamba/dist
-# The scan is compiled here, for the kind of processor that builds; on another kind the first start takes seconds longer.
+# Compile the scan for the processor that builds; on another kind of processor the first start takes seconds longer.
 RUN --mount=type=bind,from=build,source=/build/tools,target=/build/tools \
     /build/tools/bin/pip --python /opt/memamba/bin/python install --no-cache-dir --no-deps /opt/memamba/dist/*.whl \
     && NUMBA_CACHE_DIR=/opt/memamba/numba python -c 'import memamba_core.model.scan.cpu.kernels' \
@@ -61,7 +61,7 @@ COPY --chmod=755 deploy/image/entrypoint.sh /opt/memamba/bin/entrypoint
 ARG BASE_IMAGE
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="memamba-federated" \
-      org.opencontainers.image.description="Federated ME-Mamba: coordinator and hospital client" \
+      org.opencontainers.image.description="Federated ME-Mamba: coordinator and site client" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE_IMAGE}"

@@ -26,6 +26,9 @@ DEMO := data.synthetic.num_patients=600 data.synthetic.effect=2 federation=adamw
 # More workers than this cost more in imports of torch than they bring.
 PYTEST_WORKERS ?= 4
 
+# Those whose private names tests/*/test_flower_contract.py holds; the last one is the pin.
+FLOWER_VERSIONS := 1.41.0 1.42.0
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # One torch thread for each pytest worker: two workers with two threads each on two cores are slower than one.
@@ -77,6 +80,19 @@ test-containers: $(READY) ## build the image and run a federation in containers,
 test-hosts: $(READY) ## a federation over lines that are slow, lose packets and break; as root
 	$(BIN)/pytest -m hosts --capture=no $(ARGS)
 
+# Each version in a venv of its own. Everything else, this project included, comes from $(VENV) through a .pth file.
+.PHONY: test-flower
+test-flower: $(READY) ## the contract with Flower's private names, on every supported version of Flower
+	@for version in $(FLOWER_VERSIONS); do \
+	  venv=build/flower-$$version; echo "flwr $$version"; \
+	  rm -rf $$venv; $(BIN)/python -m venv --without-pip $$venv; \
+	  $(BIN)/python -m pip --python $$venv/bin/python install --quiet --no-deps flwr==$$version; \
+	  $(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	    > $$(echo $$venv/lib/python*/site-packages)/shared.pth; \
+	  OMP_NUM_THREADS=1 $$venv/bin/python -m pytest -m '' -p no:cacheprovider \
+	    tests/coordinator/test_flower_contract.py tests/site/test_flower_contract.py $(ARGS); \
+	done
+
 .PHONY: test-gpu
 test-gpu: $(READY) ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)
@@ -112,6 +128,19 @@ bench-gpu: $(READY) ## speed of the scans for a GPU, and what is built of them; 
 bench-federation: $(READY) ## the cost of federating, and baselines; the studies of docs/RESULTS.md: see benchmarks/README.md
 	$(BIN)/python benchmarks/federation_overhead.py
 	$(BIN)/python benchmarks/baselines.py $(ARGS)
+
+# In an environment without pip, build tools and packages for development.
+.PHONY: sbom
+sbom: $(READY) ## list all run-time packages and their licences as CycloneDX: dist/sbom.cdx.json
+	@$(BIN)/python -c 'import cyclonedx_py' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[sbom]'
+	rm -rf build/sbom
+	$(BIN)/python -m venv --without-pip build/sbom
+	$(BIN)/python -m pip --python build/sbom/bin/python install --quiet --constraint constraints.txt \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) .
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file dist/sbom.cdx.json build/sbom/bin/python
 
 .PHONY: clean
 clean: ## remove the venv, caches and builds; results in outputs/ stay

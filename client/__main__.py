@@ -16,4 +16,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # `python -m` puts the current folder first on the path: a `server.py` there would hide the package of that name.
+    if not sys.flags.safe_path and __file__ != f"{sys.path[0]}/client/__main__.py":
+        del sys.path[0]
     main()

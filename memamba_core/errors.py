@@ -1,12 +1,12 @@
-"""Every error that this project raises on purpose.
+"""Exception tree of this project: every error that is raised on purpose.
 
 ::
 
     MemambaError
-    ├── ConfigError (ValueError)            a setting that a person wrote is not usable
+    ├── ConfigError (ValueError)            a setting that a person wrote cannot be used
     ├── PolicyError (ValueError)            a run asks for something that the site does not allow
-    ├── DataError (ValueError)              a site's file is not what its site.yaml says
-    │   └── NoPatientsError                 nobody is left after joining the tables
+    ├── DataError (ValueError)              a site's file does not match its site.yaml
+    │   └── NoPatientsError                 no patient is left after joining the tables
     ├── AgreementError (ValueError)         sites (or a site and the coordinator) do not agree
     ├── ProtocolError (ValueError)          a message does not have the agreed form
     ├── RejectedReplyError (ValueError)     a site's reply is well-formed and cannot be used
@@ -14,13 +14,13 @@
     ├── TamperedLogError (ValueError)       an append-only log was edited, cut or replaced
     ├── BudgetError (RuntimeError)          a step would spend more privacy than the site allows
     ├── NoComparablePairError (ValueError)  a concordance index has nothing to compare
-    ├── MissingBackendError (ImportError)   a backend was asked for that is not installed
+    ├── MissingBackendError (ImportError)   a requested backend is not installed
     ├── FolderBusyError (RuntimeError)      another `flower-server run` is using the coordinator's folder
-    └── FederationError (RuntimeError)      the federation cannot go on; it can be resumed
+    └── FederationError (RuntimeError)      the federation stopped early; it can be resumed
 
-Messages say what was got, what was wanted and what to do about it. They are shown to the person who runs the
-program on that machine; what is sent to another site is a fixed text by `memamba_core.wire.protocol.Refusal` and
-never one of these messages, because a message may name a file, a column or a patient.
+Messages state the value found, the value expected and the remedy. They are shown to the person who runs the program on
+that machine. Another site receives a fixed text by `memamba_core.wire.protocol.Refusal` and never one of these
+messages, because a message may name a file, a column or a patient.
 """
 
 __all__ = [
@@ -55,7 +55,7 @@ class PolicyError(MemambaError, ValueError):
 
 
 class DataError(MemambaError, ValueError):
-    """A file at a site does not hold what its description says."""
+    """A file at a site does not match its description."""
 
 
 class NoPatientsError(DataError):
@@ -67,11 +67,11 @@ class AgreementError(MemambaError, ValueError):
 
 
 class ProtocolError(MemambaError, ValueError):
-    """A message has an unknown or missing field, or was made by another version."""
+    """A message has an unknown or missing field, or comes from another version."""
 
 
 class RejectedReplyError(MemambaError, ValueError):
-    """A site's reply has the agreed form and values that cannot be aggregated: not finite, too many, of wrong shape."""
+    """A site's reply has the agreed form, but its values cannot be aggregated: not finite, too many, of wrong shape."""
 
 
 class CheckpointError(MemambaError, ValueError):
@@ -79,24 +79,24 @@ class CheckpointError(MemambaError, ValueError):
 
 
 class TamperedLogError(MemambaError, ValueError):
-    """A log that is only ever appended to was edited, cut, or replaced by an older one."""
+    """An append-only log was edited, cut, or replaced by an older one."""
 
 
 class BudgetError(MemambaError, RuntimeError):
-    """A step would spend more privacy than the site allows, or a round was charged already."""
+    """A step would spend more privacy than the site allows, or a round was already charged."""
 
 
 class NoComparablePairError(MemambaError, ValueError):
-    """No two patients can be compared: nobody had an event before another one's last visit."""
+    """No two patients can be compared: no patient had an event before another patient's last visit."""
 
 
 class MissingBackendError(MemambaError, ImportError):
-    """A backend was asked for by name and its package is not installed."""
+    """A backend was requested by name, and its package is not installed."""
 
 
 class FolderBusyError(MemambaError, RuntimeError):
-    """A run is in progress in the coordinator's folder, and there can be one at a time."""
+    """A run is in progress in the coordinator's folder, which holds one run at a time."""
 
 
 class FederationError(MemambaError, RuntimeError):
-    """The federation stopped early, for example for too few answers; it can be resumed."""
+    """The federation stopped early, for example because too few sites replied; it can be resumed."""

@@ -1,6 +1,6 @@
 """Flower's stock SuperNode: how it is started, and what the lines it writes say of its connection.
 
-Written for flwr 1.41.0; `tests/site/test_flower_contract.py` holds what is relied on.
+Written for flwr 1.42.0; `tests/site/test_flower_contract.py` holds what is relied on.
 """
 
 import enum

@@ -1,6 +1,6 @@
 """Flower's private names, as the client needs them: a SuperNode's tasks, and one greeting to the coordinator.
 
-Written for flwr 1.41.0. `tests/site/test_flower_contract.py` holds what is relied on.
+Written for flwr 1.42.0. `tests/site/test_flower_contract.py` holds what is relied on.
 """
 
 import enum

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there."""
+"""Atomic writes: a file or folder is complete or absent."""
 
 import os
 import secrets
@@ -12,11 +12,11 @@ __all__ = ["fill_atomically", "write_atomically", "write_secret"]
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; afterwards it is flushed to disk and takes the name, or is removed.
+    """Yield a temporary path in the same folder; afterwards flush it to disk and rename it to `path`, or remove it.
 
-    A reader sees the old file or the new one, also after a kill or a power cut.
+    A reader sees the old file or the new file, also after a kill or a power cut.
     """
-    partial = _beside(path)
+    partial = _temporary_path(path)
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -32,24 +32,24 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def write_secret(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, atomically; at no time can others read it, whatever the umask."""
-    with write_atomically(path) as partial, open(partial, "xb", opener=_for_the_owner) as file:
+    """Write a file atomically that only its owner can read. Others can read it at no time, with any umask."""
+    with write_atomically(path) as partial, open(partial, "xb", opener=_open_for_owner) as file:
         file.write(content)
 
 
 @contextmanager
 def fill_atomically(folder: Path, mode: int = 0o777) -> Iterator[Path]:
-    """Give a folder beside `folder` to fill; afterwards it takes the name, or is removed with all that is in it.
+    """Yield a temporary folder to fill; afterwards rename it to `folder`, or remove it with its content.
 
     Args:
-        folder: absent, or empty: then it gives way. Folders above it are made.
-        mode: of the folder, less the umask.
+        folder: absent or empty; an empty folder is replaced. Parent folders are created.
+        mode: permissions of the folder, less the umask.
 
     Raises:
-        OSError: it cannot be made, or `folder` is not empty.
+        OSError: the folder cannot be created, or `folder` is not empty.
     """
     folder = folder.absolute()
-    partial = _beside(folder)
+    partial = _temporary_path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial.mkdir(mode)
     try:
@@ -59,10 +59,10 @@ def fill_atomically(folder: Path, mode: int = 0o777) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _beside(path: Path) -> Path:
-    """A new name each time. The process's number is none: in a container it is the same again after a kill."""
+def _temporary_path(path: Path) -> Path:
+    """Return a new name for each call. A process id would not be new: in a container it repeats after a kill."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
-def _for_the_owner(path: str, flags: int) -> int:
+def _open_for_owner(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)

@@ -1,4 +1,4 @@
-"""Exit codes that know what they mean, for the help of a command and for who calls it."""
+"""Exit codes with their meaning, for the help of a command and for its callers."""
 
 from enum import IntEnum
 
@@ -6,12 +6,12 @@ __all__ = ["DescribedExitCode"]
 
 
 class DescribedExitCode(IntEnum):
-    """Base of a command's exit codes: each is a number and the sentence that `--help` shows."""
+    """Base of a command's exit codes: each is a number with the sentence that `--help` shows."""
 
     meaning: str
 
     def __new__(cls, value: int, meaning: str) -> "DescribedExitCode":
-        """A number that knows its sentence."""
+        """Create a member from its number and its sentence."""
         member = int.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning

@@ -1,4 +1,4 @@
-"""How a command's log looks on standard error: lines for people, or an object per line for machines."""
+"""Format of a command's log on standard error: lines for people, or one JSON object per line for machines."""
 
 import json
 import logging
@@ -12,13 +12,13 @@ TEXT: Final = "%(asctime)s %(levelname)-7s %(message)s"
 
 
 class JsonLines(logging.Formatter):
-    """One object per line: `time` (UTC), `level`, `message`."""
+    """Formatter that writes one JSON object per line: `time` (UTC), `level`, `message`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
-        told = {
+        """Return the line of a record."""
+        fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
-        return json.dumps(told)
+        return json.dumps(fields)

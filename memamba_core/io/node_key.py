@@ -1,8 +1,8 @@
-"""The key pair by which the coordinator knows a hospital: what a public key may look like, and its fingerprint.
+"""Key pair by which the coordinator authenticates a site: forms of the public key, and its fingerprint.
 
-The hospital makes the pair (`flower-client keygen`), the private half stays there. The public half reaches the
-coordinator as a file, and the fingerprint over the phone, because whoever can change the file in the mail could
-otherwise take the hospital's place.
+The site makes the pair (`flower-client keygen`), and the private half stays there. The public half reaches the
+coordinator as a file, and the fingerprint by phone, because an attacker who can change the file in the mail could
+otherwise take the site's place.
 """
 
 import base64
@@ -16,27 +16,27 @@ from memamba_core.errors import ConfigError
 
 __all__ = ["fingerprint", "normalise_public_key", "public_key_pem"]
 
-_WANTED = "wanted the node.pub that `flower-client keygen` wrote at the hospital (one P-384 public key)"
-_MAX_BYTES = 16_384  # a P-384 key is 200
+_WANTED = "expected the node.pub that `flower-client keygen` wrote at the site (one P-384 public key)"
+_MAX_BYTES = 16_384  # a P-384 key has 200
 
 
 def normalise_public_key(content: bytes, source: str) -> str:
-    """Read a public key as OpenSSH (`node.pub`) or PEM (`BEGIN PUBLIC KEY`) and write it in one way.
+    """Read a public key as OpenSSH (`node.pub`) or PEM (`BEGIN PUBLIC KEY`) and return it in one form.
 
     Args:
-        content: of the file. A byte order mark and Windows line ends are allowed: keys travel by mail.
+        content: content of the file. A byte order mark and Windows line ends are allowed: keys travel by mail.
         source: name of the file, for the error text.
 
     Returns:
         `ecdsa-sha2-nistp384 AAAA...`, without comment: equal keys give equal text.
 
     Raises:
-        ConfigError: it is a private key, no key, or a key of another kind. The text holds nothing of the content.
+        ConfigError: the content is a private key, no key, or a key of another kind. The text quotes none of it.
     """
     if b"PRIVATE KEY" in content:
         raise ConfigError(
-            f"{source}: this is a PRIVATE key, which must never leave the hospital; delete this copy, have the "
-            "hospital make a new pair (`flower-client keygen`), and enroll its node.pub"
+            f"{source}: this is a PRIVATE key, which must never leave the site. Delete this copy, have the "
+            "site make a new pair (`flower-client keygen`), and enroll its node.pub."
         )
     try:
         if len(content) > _MAX_BYTES:
@@ -52,19 +52,19 @@ def normalise_public_key(content: bytes, source: str) -> str:
     except (ValueError, UnsupportedAlgorithm):  # UnicodeDecodeError is a ValueError
         raise ConfigError(f"{source}: not readable as a public key; {_WANTED}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ConfigError(f"{source}: got a key that is not of an elliptic curve; {_WANTED}")
+        raise ConfigError(f"{source}: the key is not of an elliptic curve; {_WANTED}")
     if not isinstance(key.curve, ec.SECP384R1):
-        raise ConfigError(f"{source}: got a key of curve {key.curve.name}; {_WANTED}")
+        raise ConfigError(f"{source}: the key is of curve {key.curve.name}; {_WANTED}")
     return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
 def fingerprint(public_key: str) -> str:
-    """`SHA256:...` of a normalised key, the same as `ssh-keygen -lf node.pub` shows."""
+    """Return the `SHA256:...` fingerprint of a normalised key, as `ssh-keygen -lf node.pub` shows it."""
     digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
 def public_key_pem(public_key: str) -> bytes:
-    """A normalised key as PEM: byte by byte what a Flower SuperNode sends and what a SuperLink compares it with."""
+    """Return a normalised key as PEM, with the bytes that a Flower SuperNode sends and a SuperLink compares."""
     key = serialization.load_ssh_public_key(public_key.encode())
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -1,4 +1,4 @@
-"""Past the proxy: where programs of one machine, or of one internal network, speak to each other."""
+"""Proxy bypass for connections between programs of one machine or one internal network."""
 
 import os
 
@@ -6,12 +6,12 @@ __all__ = ["bypass_proxy"]
 
 
 def bypass_proxy(*hosts: str) -> None:
-    """Connections of this process and its children to these hosts go through no proxy.
+    """Exclude these hosts from the proxy, for this process and its children.
 
-    There are two variables for that. Most programs read `no_proxy` and, only where it is not set, `NO_PROXY`; so both
-    get the same hosts, with those that were in either.
+    Two variables control that. Most programs read `no_proxy`, and `NO_PROXY` only if `no_proxy` is not set. So both
+    variables get the same hosts, together with the hosts that either had before.
     """
     before = [host.strip() for name in ("no_proxy", "NO_PROXY") for host in os.environ.get(name, "").split(",")]
     spared = dict.fromkeys(filter(None, (*before, *hosts)))  # in order, each once
-    text = "*" if "*" in spared else ",".join(spared)  # everywhere: beside other names it would mean nothing
+    text = "*" if "*" in spared else ",".join(spared)  # alone, because `*` between other names has no effect
     os.environ.update(no_proxy=text, NO_PROXY=text)

@@ -1,24 +1,24 @@
-"""A concordance index over patients of several sites, from counts that can be added up.
+"""Concordance index over the patients of several sites, from counts that can be added up.
 
-Each site counts its patients by a cell of risk and a cell of time, events and censored apart. The sum over
-sites holds, nearly, every pair across sites; what is lost is the order inside a cell.
+Each site counts its patients by a cell of risk and a cell of time, patients with events and censored patients
+separately. The sum over sites holds nearly every pair across sites; only the order inside a cell is lost.
 
-The cells of risk are fixed before anybody sees data: equal steps of arcsin(sqrt(-risk / K)), the angle that
+The cells of risk are fixed before any data are read: equal steps of arcsin(sqrt(-risk / K)), the angle that
 makes the spread of a proportion the same everywhere (Anscombe 1948); here the proportion is mean predicted
-survival. Equal steps of risk itself put a cohort with few deaths, whose risks all lie near -K, into two or
+survival. Equal steps of risk itself would put a cohort with few deaths, whose risks all lie near -K, into two or
 three cells.
 
-What the cells cost, on simulated cohorts of 600 patients with K = 4 (a test holds it to that):
+Error from the cells, on simulated cohorts of 600 patients with K = 4 (a test holds these numbers):
 
 * Risk: pairs inside a cell count half, which pulls the index towards 0.5. The mean error is about 0.001 (at
   most 0.004) where the standard deviation of risk is 4 cells or more; 0.004 (at most 0.01) where it is 2;
   0.04 where it is half a cell, as in the first rounds, when all patients have nearly the same risk.
-* Time: pairs inside a cell are not compared. They are the hard ones (two events weeks apart), so the index
+* Time: pairs inside a cell are not compared. They are the hard pairs (two events weeks apart), so the index
   *rises*: with 6-month cells by 0.002 where the median survival is 200 months, by 0.005 at 90, by 0.015 at 30
-  and by 0.03 at 12. Do not set it beside an exact index without saying so.
+  and by 0.03 at 12. State this error wherever you compare it with an exact index.
 
-A single site's histogram is not a safe aggregate: most of its patients are alone in their cell. It is to be
-summed, over the sites' floors or inside a secure sum, before anybody looks.
+A single site's histogram is not a safe aggregate: most of its patients are alone in their cell. Sum the histograms
+before anybody reads them, only above the sites' thresholds or inside a secure sum.
 """
 
 import numpy as np
@@ -34,11 +34,11 @@ NUM_RISK_BINS = 64
 """Number R of cells of risk."""
 
 _ROUNDING = 1e-3
-"""How far, relative to K, a risk may lie outside [-K, 0] by rounding (float16 sums)."""
+"""Tolerance, relative to K, for a risk outside [-K, 0] by rounding (float16 sums)."""
 
 
 def risk_edges(num_bins: int) -> Float[np.ndarray, " edges"]:
-    """The R-1 interior edges of the cells of risk, ascending, between -K and 0.
+    """Return the R-1 interior edges of the cells of risk, ascending, between -K and 0.
 
     Args:
         num_bins: number K of time bins of the model (not of cells).
@@ -60,7 +60,8 @@ def risk_time_histogram(
     Args:
         risk: in [-K, 0], higher is worse.
         time_months: months from diagnosis to the event or to the last visit.
-        event: True: it happened at that time (counted in plane 1). False: censored then (plane 0).
+        event: True: the event happened at that time (counted in plane 1). False: the patient was censored then
+            (plane 0).
         num_bins: number K of time bins of the model, which gives risk its range.
         grid_step_months: width of a cell of the agreed coarse time grid, in months.
         grid_num_cells: number T of its cells; the last is open.
@@ -75,8 +76,8 @@ def risk_time_histogram(
     check_patients(time_months, event, risk=risk)
     if risk.size and not -num_bins * (1 + _ROUNDING) <= risk.min() <= risk.max() <= num_bins * _ROUNDING:
         raise ValueError(
-            f"risk lies in [{risk.min():.4g}, {risk.max():.4g}], wanted [-{num_bins}, 0]: "
-            f"minus the sum of survival over {num_bins} bins, higher is worse"
+            f"risk lies in [{risk.min():.4g}, {risk.max():.4g}]; expected [-{num_bins}, 0]. "
+            f"Give minus the sum of survival over {num_bins} bins; higher is worse."
         )
     risk_cell = np.searchsorted(risk_edges(num_bins), risk, side="right")
     time_cell = grid_cells(time_months, grid_step_months, grid_num_cells)
@@ -86,11 +87,11 @@ def risk_time_histogram(
 
 
 def pair_counts_from_histogram(counts: Int[np.ndarray, "2 R T"]) -> PairCounts:
-    """Pairs of patients that are comparable by their cells: an estimate of `count_pairs` over all sites.
+    """Count pairs of patients that are comparable by their cells: an estimate of `count_pairs` over all sites.
 
-    A pair is comparable if the one in the earlier cell of time had the event. Pairs in the same cell of time
-    are not compared (which was first is not known), pairs in the same cell of risk are tied. The module's
-    text says how far that is from the exact index.
+    A pair is comparable if the patient in the earlier cell of time had the event. Pairs in the same cell of time
+    are not compared (their order is not known); pairs in the same cell of risk are tied. The module's docstring
+    gives the difference from the exact index.
 
     Args:
         counts: patients by event (0 censored, 1 event), cell of risk (ascending, so worse) and cell of time,
@@ -98,14 +99,16 @@ def pair_counts_from_histogram(counts: Int[np.ndarray, "2 R T"]) -> PairCounts:
 
     Returns:
         Counts of pairs over all patients, across sites too. Its `c_index` is the `c_index_histogram` of a
-        run, and raises `NoComparablePairError` with no event, or none in an earlier cell than another
+        run, and raises `NoComparablePairError` with no event, or with no event in an earlier cell than another
         patient.
 
     Raises:
         ValueError: a negative count.
     """
     if np.any(counts < 0):
-        raise ValueError("the histogram holds negative counts; it must be a sum of counts of patients")
+        raise ValueError(
+            "the histogram holds negative counts; expected a sum of counts of patients, which are zero or more"
+        )
     counts = counts.astype(np.int64)
     events_RT, patients_RT = counts[1], counts.sum(axis=0)
     at_or_after_RT = np.cumsum(patients_RT[:, ::-1], axis=1)[:, ::-1]

@@ -1,4 +1,4 @@
-"""The likelihood that the model maximises."""
+"""Negative log-likelihood of discrete-time survival, which training minimises."""
 
 from typing import Literal, assert_never
 
@@ -18,7 +18,7 @@ def nll_loss(
     censored_bin: Literal["through", "before"] = "through",
     reduction: Literal["mean", "sum", "none"] = "mean",
 ) -> Float[torch.Tensor, "..."]:
-    """Negative log-likelihood of right-censored survival in discrete time.
+    """Compute the negative log-likelihood of right-censored survival in discrete time.
 
     With hazards h_k = sigmoid(logit k) (Zadeh & Schmid 2020, with MCAT's convention for the censored bin)::
 
@@ -26,18 +26,18 @@ def nll_loss(
         censored in bin k:   -sum over j <= k of log(1 - h_j)      (censored_bin="through")
                              -sum over j <  k of log(1 - h_j)      (censored_bin="before")
 
-    All logarithms are `logsigmoid` of a logit: no probability is clamped, so a patient who is badly wrong
-    still has a gradient. The loss hangs on the logits in every batch, also in one without an event.
+    All logarithms are `logsigmoid` of a logit: no probability is clamped, so a badly mispredicted
+    patient still has a gradient. The loss depends on the logits in every batch, also in a batch without an event.
 
     Args:
         logits_BK: one row per patient, one column per time bin.
         time_bin_B: bin in 0...K-1 that holds the time (months) of the event or of the last visit.
-        event_B: True: the event happened in that bin. False: censored in it.
+        event_B: True: the event happened in that bin. False: the patient was censored in it.
         alpha: (1 - alpha) x all patients + alpha x patients with an event (Zadeh & Schmid 2020): a censored
-            patient weighs 1 - alpha, one with an event 1.
+            patient weighs 1 - alpha, a patient with an event 1.
         censored_bin: whether a censored patient is credited with surviving the bin of the last visit.
             "through" is optimistic by the part of the bin that was not observed, "before" pessimistic by the
-            part that was; a patient censored in bin 0 then counts nothing.
+            part that was; with "before" a patient censored in bin 0 adds nothing.
         reduction: "mean" over the patients (not over the weights), their "sum", or "none": one value per
             patient.
 
@@ -48,8 +48,8 @@ def nll_loss(
         ValueError: "mean" of no patients.
     """
     log_survived_BK = logsigmoid(-logits_BK)
-    # Column k of the padded sums is what was survived before bin k, column k + 1 what was survived through
-    # it. Padding, rather than subtracting the bin's own term, loses no digits.
+    # Column k of the padded sums is log survival before bin k, column k + 1 log survival through bin k.
+    # Padding loses no digits; subtracting the bin's own term would.
     log_survived_before = pad(torch.cumsum(log_survived_BK, dim=1), (1, 0))
     bin_B1 = time_bin_B.unsqueeze(1)
     before_B = log_survived_before.gather(1, bin_B1).squeeze(1)
@@ -65,7 +65,9 @@ def nll_loss(
             return nll_B.sum()
         case "mean":
             if not nll_B.numel():
-                raise ValueError("the mean loss of no patients is not defined; skip an empty batch")
+                raise ValueError(
+                    "the batch has no patients; expected at least one for a mean loss. Skip empty batches."
+                )
             return nll_B.mean()
         case _:
             assert_never(reduction)

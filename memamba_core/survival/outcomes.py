@@ -1,4 +1,4 @@
-"""The door for arrays that describe patients: what passes here needs no more checks."""
+"""Check of arrays that describe patients; arrays that pass need no further checks."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -11,11 +11,11 @@ def check_patients(
     event: Bool[np.ndarray, " n"],
     **predictions: Shaped[np.ndarray, "n ..."],
 ) -> None:
-    """Refuse arrays that do not describe patients; behind this door types and lengths are taken for granted.
+    """Refuse arrays that do not describe patients, so that callers can rely on types and lengths.
 
     Args:
         time_months: months from diagnosis to the event or to the last visit.
-        event: True: it happened at that time. False: censored then.
+        event: True: the event happened at that time. False: the patient was censored then.
         predictions: by name, one row per patient each.
 
     Raises:
@@ -23,12 +23,16 @@ def check_patients(
     """
     if event.dtype != np.bool_:
         raise ValueError(
-            f"event has dtype {event.dtype}; give booleans, True where the event happened "
-            "(numbers are refused because some tables code censoring as 1)"
+            f"event has dtype {event.dtype}; expected bool, True where the event happened. "
+            "Convert it yourself: numbers are refused because some tables code censoring as 1."
         )
     for name, values in {"time_months": time_months, **predictions}.items():
         if len(values) != len(event):
-            raise ValueError(f"{name} has {len(values)} entries and event {len(event)}; give one of each per patient")
+            raise ValueError(
+                f"{name} has {len(values)} entries; expected {len(event)}, as event has. Give one of each per patient."
+            )
         num_bad = int(np.count_nonzero(~np.isfinite(values)))
         if num_bad:
-            raise ValueError(f"{name} has {num_bad} values that are not finite; such patients cannot be ranked")
+            raise ValueError(
+                f"{name} has {num_bad} values that are not finite; expected none. Leave such patients out."
+            )

@@ -1,1 +1,1 @@
-"""The loop over patients, and the private one beside it; optimizers, seeds, deltas and checkpoints."""
+"""Training loops, ordinary and under differential privacy; optimizers, seeds, batches and checkpoints."""

@@ -1,4 +1,4 @@
-"""Batches of patients in a seeded order, and the parts of a batch whose graph fits into memory."""
+"""Batches of patients in a seeded order, and parts of a batch whose graph fits into memory."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,19 +9,19 @@ from memamba_core.patient import PatientInputs
 __all__ = ["MICRO_BATCH_ROWS", "batches_of", "parts_of_batch", "parts_of_stream"]
 
 MICRO_BATCH_ROWS = 16_384
-"""Bag rows whose graph is held at once; a batch with more is cut into parts. Changes memory, and of the result only
-which random numbers dropout and the sampled tokens of the fusion loss get."""
+"""Bag rows whose graph is held at once; a batch with more rows is cut into parts. The number changes memory use. Of the
+result it changes only which random numbers dropout and the sampled tokens of the fusion loss get."""
 
 
 def batches_of(num: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Indices in a seeded order, `size` at a time; the last batch may be smaller."""
+    """Yield indices in a seeded order, `size` at a time; the last batch may be smaller."""
     order = np.random.default_rng(seed).permutation(num)
     for start in range(0, num, size):
         yield [int(i) for i in order[start : start + size]]
 
 
 def parts_of_batch(patients: Sequence[PatientInputs]) -> Iterator[list[PatientInputs]]:
-    """Cut a batch, bags of like length together, into parts of at most `MICRO_BATCH_ROWS` rows (or one patient)."""
+    """Cut a batch into parts of at most `MICRO_BATCH_ROWS` rows (or one patient), bags of similar length together."""
     ordered = sorted(enumerate(patients), key=lambda item: _rows(item[1]))
     for part in parts_of_stream(iter(ordered), limit=None):
         yield [patient for _, patient in part]
@@ -30,7 +30,7 @@ def parts_of_batch(patients: Sequence[PatientInputs]) -> Iterator[list[PatientIn
 def parts_of_stream(
     patients: Iterator[tuple[int, PatientInputs]], limit: int | None = 256
 ) -> Iterator[list[tuple[int, PatientInputs]]]:
-    """Consecutive patients with at most `MICRO_BATCH_ROWS` rows together (or one patient), at most `limit` of them."""
+    """Yield runs of at most `limit` consecutive patients with at most `MICRO_BATCH_ROWS` rows (or one patient)."""
     part: list[tuple[int, PatientInputs]] = []
     rows = 0
     for item in patients:

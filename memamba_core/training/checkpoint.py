@@ -1,4 +1,4 @@
-"""Trained models on disk: weights as safetensors, everything needed to use them as JSON beside it. No pickle."""
+"""Trained models on disk: weights as safetensors, and everything needed to use them as JSON. No pickle."""
 
 import hashlib
 import json
@@ -40,14 +40,14 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that can be used without anything else.
+    """Model with all that is needed to use it.
 
     Attributes:
         weights: float32 arrays by parameter name.
-        experiment: the settings it was trained with.
-        agreement: the bins, genes and scaling it expects.
-        server_round: rounds (or epochs, if not federated) of training behind it.
-        code: `code_digest` of the code that trained it.
+        experiment: the settings of training.
+        agreement: the bins, genes and scaling that the model expects.
+        server_round: number of rounds of training (epochs, if not federated).
+        code: `code_digest` of the code that trained the model.
     """
 
     weights: Weights
@@ -57,9 +57,10 @@ class Checkpoint:
     code: str
 
     def build(self, device: torch.device | None = None) -> MEMamba:
-        """The model with these weights, in evaluation mode, on a device (None: the CPU).
+        """Build the model with these weights, in evaluation mode, on a device (None: the CPU).
 
-        Its scan is computed as in training; where that does not run here, as it does: the results agree.
+        The model uses the scan backend of training. If that backend does not run here, the model uses `auto`; the
+        results agree.
         """
         device, experiment = device or torch.device("cpu"), self.experiment
         try:
@@ -74,14 +75,14 @@ def model_from(weights: Mapping[str, npt.NDArray[Any]], experiment: Experiment, 
     """Build the experiment's model and load weights into it.
 
     Raises:
-        CheckpointError: names or shapes are not those of the model.
+        CheckpointError: names or shapes differ from those of the model.
     """
     model = initial_model(experiment, agreement)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     got = {name: tuple(array.shape) for name, array in weights.items()}
     if expected != got:
-        strange = sorted(set(got.items()) ^ set(expected.items()))[:3]
-        raise CheckpointError(f"these are not weights of this model; first differences (name, shape): {strange}")
+        differences = sorted(set(got.items()) ^ set(expected.items()))[:3]
+        raise CheckpointError(f"these are not weights of this model; first differences (name, shape): {differences}")
     model.load_state_dict(
         {name: torch.from_numpy(np.array(array, dtype=np.float32)) for name, array in weights.items()}
     )
@@ -89,7 +90,7 @@ def model_from(weights: Mapping[str, npt.NDArray[Any]], experiment: Experiment, 
 
 
 def initial_model(experiment: Experiment, agreement: Agreement) -> MEMamba:
-    """The experiment's model before training, the same wherever it is built."""
+    """Build the experiment's model before training; its weights are the same on every machine."""
     return build_model(
         experiment.model,
         agreement.input_spec(),
@@ -105,7 +106,7 @@ def count_parameters(experiment: Experiment, agreement: Agreement) -> int:
 
 
 def weights_of(model: MEMamba) -> Weights:
-    """Copies of a model's weights as float32 arrays on the CPU."""
+    """Copy a model's weights as float32 arrays on the CPU."""
     return {name: tensor.detach().float().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
 
 
@@ -135,25 +136,30 @@ def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint) -> tuple[Pa
 
 
 def load_checkpoint(folder: Path, name: str = "model") -> Checkpoint:
-    """Read what `save_checkpoint` wrote.
+    """Read a checkpoint that `save_checkpoint` wrote.
 
     Raises:
-        CheckpointError: a file is absent or damaged, or the two do not belong together.
+        CheckpointError: a file is absent or damaged, or the two files do not belong together.
     """
     weights_path, json_path = folder / f"{name}.safetensors", folder / f"{name}.json"
     try:
         about = json.loads(json_path.read_text(encoding="utf-8"))
         blob_digest = hashlib.sha256(weights_path.read_bytes()).hexdigest()
         if about["format"] != _FORMAT:
-            raise CheckpointError(f"{json_path}: format {about['format']}, this version reads {_FORMAT}")
+            raise CheckpointError(
+                f"{json_path}: format is {about['format']}; expected {_FORMAT}. "
+                "Use the version of this package that wrote the file."
+            )
         if about["digests"]["weights"] != blob_digest:
-            raise CheckpointError(f"{weights_path} is not the file that {json_path.name} describes; copy both anew")
+            raise CheckpointError(
+                f"{weights_path} is not the file that {json_path.name} describes. Copy both files again."
+            )
         scaling = {key: np.asarray(values, dtype=np.float64) for key, values in about["scaling"].items()}
         agreement = Agreement.from_json(json.dumps(about["agreement"]), scaling)
         if about["digests"]["agreement"] != agreement.digest():
-            raise CheckpointError(f"{json_path}: bins, genes or scaling were changed by hand; copy the file anew")
+            raise CheckpointError(f"{json_path}: bins, genes or scaling were changed by hand. Copy the file again.")
         if about["digests"]["experiment"] != settings_digest(about["experiment"]):
-            raise CheckpointError(f"{json_path}: the settings were changed by hand; copy the file anew")
+            raise CheckpointError(f"{json_path}: the settings were changed by hand. Copy the file again.")
         return Checkpoint(
             weights=load_arrays(weights_path),
             experiment=Experiment.parse(about["experiment"], str(json_path)),
@@ -165,7 +171,7 @@ def load_checkpoint(folder: Path, name: str = "model") -> Checkpoint:
         raise
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:  # any shape that JSON can have
         raise CheckpointError(
-            f"{folder}: {name}.json or {name}.safetensors is damaged ({error}); copy both anew"
+            f"{folder}: {name}.json or {name}.safetensors is damaged ({error}). Copy both files again."
         ) from None
 
 
@@ -183,7 +189,7 @@ def load_arrays(path: Path) -> Weights:
 
 @cache
 def code_digest() -> str:
-    """SHA-256 (hex) over the Python sources of `memamba_core`, by relative name."""
+    """Compute SHA-256 (hex) over the Python sources of `memamba_core`, in the order of their relative names."""
     root = Path(memamba_core.__file__).parent
     sha = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

@@ -1,7 +1,7 @@
-"""Training at a site under differential privacy: noisy steps on patients drawn by chance (`privacy.dp_sgd`).
+"""Training at a site under differential privacy: noisy steps on patients drawn at random (`privacy.dp_sgd`).
 
-The second loop over patients beside `trainer.train`, because nothing of that one may be kept: there are no epochs, no
-order and no batch size, and no number that comes out depends on a patient but through the noisy weights.
+This loop shares nothing with `trainer.train`: it has no epochs, no order and no batch size, and its results depend on
+a patient only through the noisy weights.
 """
 
 import logging
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DPRoundReport:
-    """What happened in a round, for the site's own eyes: none of it may leave.
+    """Report of a round for the site itself: none of it may leave the site.
 
     Attributes:
         drawn: patients drawn in each step.
@@ -51,22 +51,22 @@ def train_dp_round(
     proximal_mu: float = 0.0,
     random: SecureRandom | None = None,
 ) -> DPRoundReport:
-    """Take the noisy steps of one round. The weights that remain may be told; nothing else may.
+    """Take the noisy steps of one round. Only the resulting weights may leave the site.
 
-    Two calls differ: everything random is drawn anew from the operating system, and for each patient by itself. Dropout
-    and sampled patches too: were they read off one stream, or named by a patient's place, then one patient more would
-    change the gradients of all who come after, and the sum by more than C.
+    Two calls differ: all random numbers come from the operating system in each call, and for each patient separately.
+    That includes dropout and sampled patches. If they came from one stream, or depended on a patient's position, one
+    additional patient would change the gradients of all later patients, and the sum by more than C.
 
     Args:
         model: trained in place and left in training mode.
         dataset: patients of the site.
         experiment: loss, schedule and learning rate.
-        plan: of the run; the caller has charged this round of it to the ledger.
+        plan: privacy plan of the run; the caller has charged this round to the ledger.
         size_band: lower end of the site's public size band.
-        server_round: from 1; sets the place in the learning-rate schedule.
+        server_round: number of the round, from 1; sets the position in the learning-rate schedule.
         device: where to compute; None leaves the model where it is.
         proximal_mu: weight of FedProx's term, added after the noise.
-        random: of everything random. Only tests give one.
+        random: source of all random numbers. Only tests pass one.
     """
     if device is not None:
         model.to(device)
@@ -109,7 +109,7 @@ def train_dp_round(
 
 
 def _add_proximal_gradient(optimizer: PatientOptimizer, anchors: list[torch.Tensor], proximal_mu: float) -> None:
-    """FedProx's pull towards the incoming weights: made of public weights only, so it needs no noise."""
+    """Add FedProx's pull towards the incoming weights. It depends on public weights only, so it needs no noise."""
     for parameter, anchor in zip(optimizer.params, anchors, strict=True):
         assert parameter.grad is not None
         parameter.grad.add_(parameter.detach() - anchor, alpha=proximal_mu)

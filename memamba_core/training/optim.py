@@ -1,4 +1,4 @@
-"""Optimizers with their groups of weight decay, and the learning rate over a run."""
+"""Optimizers with their weight-decay groups, and the learning rate over a run."""
 
 import inspect
 import math
@@ -14,11 +14,11 @@ __all__ = ["SGD", "AdamW", "build_optimizer", "learning_rate_factor", "set_learn
 
 
 class _WithoutCompiler(Optimizer):
-    """An optimizer whose first step does not import torch's compiler.
+    """Optimizer whose first step does not import torch's compiler.
 
-    torch wraps these three methods so that `torch.compile` leaves them alone, and the wrappers import it: a thousand
-    modules, two to three seconds of every process that trains. Here they are called as they are inside. The wrapper of
-    `step` also turns gradients off.
+    torch wraps these three methods so that `torch.compile` skips them. The wrappers import the compiler: a thousand
+    modules, two to three seconds in every process that trains. This class calls the wrapped methods directly. The
+    wrapper of `step` also turns gradients off, and so does this class.
     """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -28,23 +28,24 @@ class _WithoutCompiler(Optimizer):
         inspect.unwrap(Optimizer.zero_grad)(self, set_to_none)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here is computed again
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever passed
         inspect.unwrap(super().step.__func__)(self, closure)  # type: ignore[attr-defined]
 
 
 class AdamW(_WithoutCompiler, torch.optim.AdamW):
-    """torch's, to the last bit."""
+    """AdamW with the same bits as torch's."""
 
 
 class SGD(_WithoutCompiler, torch.optim.SGD):
-    """torch's, to the last bit."""
+    """SGD with the same bits as torch's."""
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """The optimizer of a model's parameters.
+    """Build the optimizer of a model's parameters.
 
-    Weight decay: none on vectors (biases, norms, absent tokens) and on parameters marked `_no_weight_decay` (`A_log`,
-    `D` of the Mamba block), `skip_weight_decay` on those marked `_skip_weight_decay`, `weight_decay` on the rest.
+    Weight decay is zero on vectors (biases, norms, absent tokens) and on parameters marked `_no_weight_decay` (`A_log`
+    and `D` of the Mamba block), `skip_weight_decay` on parameters marked `_skip_weight_decay`, and `weight_decay` on
+    the rest.
     """
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
@@ -67,10 +68,10 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
 
 
 def learning_rate_factor(config: TrainingConfig, progress: float) -> float:
-    """What the peak learning rate is multiplied with after a share `progress` (0...1) of the whole run.
+    """Compute the factor of the peak learning rate after a share `progress` (0...1) of the whole run.
 
-    Linear warm-up over `warmup_fraction`, from a thousandth of the run on because a rate of zero would waste the first
-    step; then half a cosine to zero, or constant.
+    The factor rises linearly over `warmup_fraction`; then it falls as half a cosine to zero, or stays constant. The
+    rise begins at a thousandth of the run, because a rate of zero would waste the first step.
     """
     if config.warmup_fraction and progress < config.warmup_fraction:
         return min(1.0, max(progress, 1e-3) / config.warmup_fraction)

@@ -1,7 +1,7 @@
-"""The loop over patients: a batch is a list of them, gradients are accumulated over parts of it (`batches`).
+"""Training loop over patients: a batch is a list of patients; gradients accumulate over its parts (`batches`).
 
-Pooled training, a hospital alone and a site of a federation all call `train`; they differ in how much of the run
-they cover (`Span`) and in the proximal term. Only under differential privacy there is another loop (`private`).
+Pooled training, a site alone and a site of a federation all call `train`; they differ in the part of the run that
+they cover (`Span`) and in the proximal term. Only differential privacy has a loop of its own (`dp_training`).
 """
 
 import logging
@@ -31,12 +31,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Span:
-    """Which part of a run this call trains: epochs `first`...`first + num - 1` of `total`.
+    """Part of a run that one call trains: epochs `first`...`first + num - 1` of `total`.
 
     Attributes:
-        first: number of epochs already done in the run.
-        num: epochs to do now.
-        total: epochs of the whole run; the learning-rate schedule runs over them.
+        first: number of epochs already trained in the run.
+        num: number of epochs to train now.
+        total: number of epochs of the whole run; the learning-rate schedule covers them.
     """
 
     first: int
@@ -46,14 +46,14 @@ class Span:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training did.
+    """Result of one call of `train`.
 
     Attributes:
-        trained: parameter group -> number of distinct patients whose gradient moved it: those of steps taken.
-        mean_loss: likelihood term per patient, averaged over the epochs of the span, with the steps that were left out:
-            it is not finite where a patient's likelihood was not.
-        steps: optimizer steps taken.
-        skipped_steps: steps left out because a gradient was not finite.
+        trained: number of distinct patients whose gradient moved a parameter group, by group; only steps taken count.
+        mean_loss: likelihood term per patient, averaged over the epochs of the span, skipped steps included. It is not
+            finite if the likelihood of a patient was not.
+        steps: number of optimizer steps taken.
+        skipped_steps: number of steps skipped because a gradient was not finite.
     """
 
     trained: Mapping[str, int]
@@ -64,15 +64,15 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model says of each patient of a data set, beside what happened.
+    """Predictions for each patient of a data set, with the outcomes.
 
     Attributes:
         risk: [N], in [-K, 0], higher is worse.
         survival_NK: probability of surviving bins 0...k.
         loss: [N], negative log-likelihood.
-        time_months, event: the outcome; `event=True` means it happened.
-        groups: parameter groups that took part, by which one sees what was read of a patient.
-        case_ids: local identifiers, in the same order. Never leave the machine.
+        time_months, event: the outcome; `event=True` means that the event happened.
+        groups: parameter groups that took part; they show which data of a patient were read.
+        case_ids: local identifiers, in the same order. They never leave the machine.
     """
 
     risk: npt.NDArray[np.float64]
@@ -85,16 +85,16 @@ class Predictions:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` becomes CUDA where there is one, else the CPU.
+    """Resolve a device name; `auto` is CUDA if present, else the CPU.
 
     Raises:
-        ConfigError: it is a GPU, and torch does not find it.
+        ConfigError: the name is a GPU that torch does not find.
     """
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    device = torch.device(("cuda" if there else "cpu") if name == "auto" else name)
-    if device.type == "cuda" and (device.index or 0) >= there:
-        found = f"finds {there} GPUs here, counted from 0" if there else "finds no GPU here"
-        raise ConfigError(f"device is {name!r}, and torch {torch.__version__} {found}; choose auto or cpu")
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = torch.device(("cuda" if num_gpus else "cpu") if name == "auto" else name)
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        found = f"finds {num_gpus} GPUs here, counted from 0" if num_gpus else "finds no GPU here"
+        raise ConfigError(f"device is {name!r}, and torch {torch.__version__} {found}. Choose auto or cpu.")
     return device
 
 
@@ -116,18 +116,18 @@ def train(
         model: trained in place and left in training mode.
         dataset: patients; at least one.
         config: batch size, schedule, clipping, precision, loss.
-        optimizer: made anew for this call.
-        span: which epochs of the run these are.
-        seed: of the order of patients, dropout and patch sampling.
+        optimizer: settings of the optimizer, which is built for this call.
+        span: part of the run to train.
+        seed: seed of the order of patients, dropout and patch sampling.
         device: where to compute; None leaves the model where it is.
         proximal_mu: weight of FedProx's (mu/2) ||w - w_incoming||^2 (Li et al. 2020, eq. 2).
-        on_epoch: called after each epoch with its number (from 1, of the run) and mean loss.
+        on_epoch: called after each epoch with the number of the epoch in the run (from 1) and its mean loss.
 
     Raises:
         ValueError: the data set is empty.
     """
     if not len(dataset):
-        raise ValueError("cannot train on an empty data set")
+        raise ValueError("the data set is empty; expected at least one patient to train on")
     if device is not None:
         model.to(device)
     model.train()
@@ -156,7 +156,7 @@ def train(
         if on_epoch is not None:
             on_epoch(epoch + 1, losses[-1])
     if step.skipped:
-        _log.warning("%d of %d steps were left out: a gradient was not finite", step.skipped, step.skipped + step.taken)
+        _log.warning("%d of %d steps were skipped: a gradient was not finite", step.skipped, step.skipped + step.taken)
     return TrainResult(
         trained={group: len(members) for group, members in sorted(trained.items())},
         mean_loss=float(np.mean(losses)),
@@ -180,7 +180,7 @@ def predict(
         dataset: patients; may be empty.
         device: where to compute; None leaves the model where it is.
         loss: conventions of the likelihood in `Predictions.loss`; None takes the defaults.
-        on_patients: called with how many patients were predicted since the last call.
+        on_patients: called with the number of patients predicted since the last call.
     """
     if device is not None:
         model.to(device)
@@ -205,7 +205,7 @@ def predict(
 
 
 class _Step:
-    """One optimizer step on a list of patients."""
+    """Optimizer step on a list of patients."""
 
     def __init__(self, model: MEMamba, config: TrainingConfig, optimizer: OptimizerConfig, proximal_mu: float) -> None:
         self.model = model
@@ -217,7 +217,7 @@ class _Step:
         self.skipped = 0
 
     def __call__(self, patients: Sequence[PatientInputs]) -> tuple[float, bool]:
-        """Step, and return the summed likelihood term of the patients, and whether the step was taken."""
+        """Take a step; return the summed likelihood term of the patients, and whether the step was taken."""
         self.optimizer.zero_grad(set_to_none=True)
         likelihood_sum = 0.0
         for part in parts_of_batch(patients):
@@ -237,14 +237,14 @@ class _Step:
         if not self.proximal_mu:
             return
         for parameter, anchor in zip(self.model.parameters(), self.anchor, strict=True):
-            if parameter.grad is not None:  # a group that nobody here exercises stays where it was
+            if parameter.grad is not None:  # a group without data in this batch keeps its weights
                 parameter.grad.add_(parameter.detach() - anchor, alpha=self.proximal_mu)
 
 
 def training_loss(
     model: MEMamba, patients: Sequence[PatientInputs], config: TrainingConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of some patients, a mean over them, and its likelihood term (detached). No term compares patients."""
+    """Compute the mean loss of some patients, and its likelihood term (detached). No term compares patients."""
     weights, device = config.loss, _device_of(model)
     inputs = [_to_device(patient, device) for patient in patients]
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -254,13 +254,13 @@ def training_loss(
     if weights.expert_weight:
         for indices, logits_bK in output.expert_logits.values():
             chosen = [inputs[i] for i in indices.tolist()]
-            # summed over those who have the modality, divided by all: a patient weighs the same in any batch
+            # the sum over patients with the modality, divided by all: a patient weighs the same in any batch
             loss = loss + weights.expert_weight * _likelihood(logits_bK.float(), chosen, weights).sum() / len(inputs)
     return loss, likelihood.detach()
 
 
 def _likelihood(logits_BK: torch.Tensor, patients: Sequence[PatientInputs], config: LossConfig) -> torch.Tensor:
-    """Negative log-likelihood of each patient, [B]."""
+    """Compute the negative log-likelihood of each patient, [B]."""
     time_bins = torch.tensor([p.target.time_bin for p in patients], device=logits_BK.device)
     events = torch.tensor([p.target.event for p in patients], device=logits_BK.device)
     return nll_loss(
@@ -269,7 +269,7 @@ def _likelihood(logits_BK: torch.Tensor, patients: Sequence[PatientInputs], conf
 
 
 def _patch_rng(seed: int, epoch: int, index: int, config: TrainingConfig) -> np.random.Generator | None:
-    """Patches are drawn anew each epoch where training samples them; otherwise a limit takes them evenly spaced."""
+    """Return the generator that samples patches in an epoch; without one, a limit takes patches evenly spaced."""
     return np.random.default_rng(derive_seed(seed, epoch, index, "patches")) if config.max_patches else None
 
 

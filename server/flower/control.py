@@ -1,6 +1,6 @@
 """Flower's private names, as the coordinator needs them: the control of a SuperLink, and the task of a run.
 
-Written for flwr 1.41.0. `tests/coordinator/test_flower_contract.py` holds what is relied on.
+Written for flwr 1.42.0. `tests/coordinator/test_flower_contract.py` holds what is relied on.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The coordinator's Grid over the network, and who speaks to the SuperLink besides: patience, and plain words.
 
 Flower's own Grid waits for ever, believes what an answer says of itself, and raises what its bytes raise. Written for
-flwr 1.41.0, whose private names it uses; `tests/coordinator/test_flower_contract.py` holds what is relied on.
+flwr 1.42.0, whose private names it uses; `tests/coordinator/test_flower_contract.py` holds what is relied on.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """The SuperLink's own process: `python -P -m server.flower.superlink_process PARENT_PID HOST PORT ARGUMENT...`.
 
 Flower's stock SuperLink with a second door. Started by `superlink.py` only; it ends when that process does. It uses
-private names of flwr 1.41.0; `tests/coordinator/test_flower_contract.py` holds them.
+private names of flwr 1.42.0; `tests/coordinator/test_flower_contract.py` holds them.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What is relied on of Flower 1.41: two doors to one SuperLink, keys, and a task that only the secret gets."""
+"""Contract of the private Flower names of the coordinator: two doors to one SuperLink, keys, a task behind a secret."""
 
 import asyncio
 import datetime as dt

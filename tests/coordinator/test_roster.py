@@ -113,7 +113,7 @@ def test_a_private_key_is_never_shown(tmp_path):
     ids=["P-256", "Ed25519", "RSA", "cut", "two keys", "bytes", "huge"],
 )
 def test_other_keys_are_refused(key):
-    with pytest.raises(ConfigError, match=r"wanted the node\.pub that `flower-client keygen` wrote"):
+    with pytest.raises(ConfigError, match=r"expected the node\.pub that `flower-client keygen` wrote"):
         normalise_public_key(key.encode("latin-1"), "node.pub")
 
 

@@ -1,10 +1,8 @@
-"""Facts of the repository as a whole: what is installed, what is where, which version it is."""
+"""Facts of the repository as a whole: installed packages, places of files, versions."""
 
 import ast
 import importlib
 import re
-import subprocess
-import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -17,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 PACKAGES = [folder for folder in FOLDERS if folder != "configs"]
+PINNED = ("dev", "bench", "sbom")  # the extras whose versions constraints.txt holds
 SOURCES = [path for package in PACKAGES for path in sorted((REPOSITORY / package).rglob("*.py"))]
 
 
@@ -43,7 +42,7 @@ def test_every_command_exists():
 
 
 def test_no_folder_of_the_tests_hides_a_package():
-    # tests/ is on the import path. A folder without __init__.py gives way to a package of the same name.
+    # tests/ is on the import path. A folder without __init__.py does not hide a package of the same name.
     assert not list((REPOSITORY / "tests").rglob("__init__.py"))
 
 
@@ -69,8 +68,34 @@ def test_every_requirement_is_pinned_once_and_exactly():
     names = [pin.partition("==")[0] for pin in pins]
     assert names == sorted(set(names))
     project = PYPROJECT["project"]
-    for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
+    for requirement in [
+        *project["dependencies"],
+        *(r for extra in PINNED for r in project["optional-dependencies"][extra]),
+    ]:
         assert re.split(r"[^A-Za-z0-9-]", requirement)[0].lower() in names
+
+
+def test_metadata_name_only_the_python_that_the_tests_ran_on():
+    versions = [
+        text.rpartition(" :: ")[2]
+        for text in PYPROJECT["project"]["classifiers"]
+        if text.startswith("Programming Language")
+    ]
+    assert versions == re.findall(r"tested \(Python (\d\.\d+)", (REPOSITORY / "constraints.txt").read_text("utf-8"))
+    assert PYPROJECT["project"]["requires-python"] == f">={versions[0]}"
+    assert PYPROJECT["tool"]["mypy"]["python_version"] == versions[0]
+
+
+def test_the_pin_of_flower_is_the_newest_version_that_its_contract_is_tested_on():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    (versions,) = re.findall(r"^FLOWER_VERSIONS := (.*)$", makefile, flags=re.MULTILINE)
+    contract = (REPOSITORY / "tests" / "site" / "test_flower_contract.py").read_text(encoding="utf-8")
+    assert f"SUPPORTED = {tuple(versions.split())}".replace("'", '"') in contract
+    newest = versions.split()[-1]
+    project = PYPROJECT["project"]
+    assert f"flwr=={newest}" in project["dependencies"]
+    assert f"flwr[simulation]=={newest}" in project["optional-dependencies"]["ray"]
+    assert f"flwr=={newest}" in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
@@ -86,37 +111,3 @@ def test_a_module_says_what_it_is_and_its_public_names_exist(path):
     names = getattr(loaded, "__all__", [])
     assert len(set(names)) == len(names)
     assert all(hasattr(loaded, name) for name in names)
-
-
-@pytest.mark.ci_slow
-def test_the_wheel_holds_all_of_it_and_composes_far_from_the_checkout(tmp_path):
-    build = [
-        sys.executable,
-        "-m",
-        "hatchling",
-        "build",
-        "--target",
-        "wheel",
-        "--directory",
-        str(tmp_path / "dist"),
-    ]
-    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    site = tmp_path / "site"
-    subprocess.run([sys.executable, "-m", "zipfile", "--extract", str(wheel), str(site)], check=True, timeout=60)
-    for folder in ("configs", "deploy/site"):
-        shipped = {path.relative_to(site) for path in (site / folder).rglob("*") if path.is_file()}
-        assert shipped == {path.relative_to(REPOSITORY) for path in (REPOSITORY / folder).rglob("*") if path.is_file()}
-    # A folder of the same name in the working directory must not be taken for the installed one.
-    elsewhere = tmp_path / "elsewhere"
-    (elsewhere / "configs").mkdir(parents=True)
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from memamba_core.config import compose, experiment\n"
-        "assert str(compose.config_folder()) == sys.argv[1] + '/configs', compose.config_folder()\n"
-        "assert compose.compose_experiment() == experiment.Experiment()\n"
-        "print(compose.compose_simulation().data.name)\n"
-    )
-    command = [sys.executable, "-c", program, str(site.resolve())]
-    done = subprocess.run(command, cwd=elsewhere, check=True, capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["synthetic"]

@@ -1,4 +1,4 @@
-"""A file, or a folder, is whole or not there."""
+"""Atomic writes: a file or folder is complete or absent."""
 
 import pytest
 
@@ -53,9 +53,9 @@ def test_an_interruption_leaves_no_folder(tmp_path, interruption):
 
 
 def test_what_a_kill_left_is_not_in_the_way(tmp_path):
-    """In a container the process that comes after a kill often has the number of the one before."""
+    """In a container the next process after a kill often has the same process id."""
     folder, file = fill_atomically(tmp_path / "a"), write_atomically(tmp_path / "b")
-    folder.__enter__()  # and nobody leaves
+    folder.__enter__()  # and never exit
     file.__enter__().write_text("half")
     with fill_atomically(tmp_path / "a") as partial:
         (partial / "one").touch()

@@ -1,4 +1,4 @@
-"""A hospital's SuperNode does not outlive the process that started it."""
+"""Child processes: a site's SuperNode does not outlive the process that started it."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ _SLEEP = [sys.executable, "-c", "import time; print('slept', flush=True); time.s
 
 
 def _is_running(pid):
-    """An orphan that nobody has buried yet counts as gone."""
+    """Count an orphan that no process has waited for yet as ended."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""A hospital's proxy is not asked about programs of the same machine, whichever variables its administrators set."""
+"""Proxy bypass: connections on one machine avoid a site's proxy, with any variables that administrators set."""
 
 import http.server
 import threading
@@ -14,7 +14,7 @@ NOBODY = "http://127.0.0.1:9"
 
 @pytest.fixture
 def address():
-    """Of a program on this machine."""
+    """Serve HTTP on this machine."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
@@ -24,7 +24,7 @@ def address():
 
 @pytest.fixture
 def environment(monkeypatch):
-    """With a proxy that does not answer."""
+    """Set a proxy that does not answer."""
     for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

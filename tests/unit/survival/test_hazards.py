@@ -15,7 +15,7 @@ LOGITS = st.integers(1, 7).flatmap(
 
 
 def _slow_survival(logits_BK: torch.Tensor) -> torch.Tensor:
-    """The definition: what is left after each bin has taken its share."""
+    """Multiply the shares that survive each bin, as the definition says."""
     survival_BK = torch.empty_like(logits_BK)
     for b, logits in enumerate(logits_BK.tolist()):
         alive = 1.0
@@ -68,7 +68,7 @@ def test_extreme_logits_are_finite_and_have_finite_gradients():
     risk_B.sum().backward()
     assert logits_BK.grad is not None
     assert torch.isfinite(logits_BK.grad).all()
-    assert logits_BK.grad[2, 2] > 0  # 1 - sigmoid(20) is 0 in float32, its gradient is not lost
+    assert logits_BK.grad[2, 2] > 0  # 1 - sigmoid(20) is 0 in float32, but the gradient is not
 
 
 def test_no_patients_give_no_risks():

@@ -1,4 +1,4 @@
-"""The histogram index: sites add up, and it is as far from the exact index as its text says."""
+"""Histogram index: sites add up, and its error is that of the module's docstring."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def _histogram(risk, time, event, step=STEP, num_cells=NUM_CELLS):
 
 
 def _cohort(num, mean_survival, spread, months, seed):
-    """Constant hazards per patient, whose mean survival over the bins is near `mean_survival`."""
+    """Draw constant hazards per patient with a mean survival over the bins near `mean_survival`."""
     rng = np.random.default_rng(seed)
     score = rng.normal(size=num)
     happens, leaves = (
@@ -47,7 +47,7 @@ def _cohort(num, mean_survival, spread, months, seed):
 
 
 def _slow_pair_counts(counts) -> PairCounts:
-    """One patient per count, and every patient with every other."""
+    """Compare every patient with every other, one patient per count."""
     patients = [(event, r, t) for event, r, t in np.ndindex(*counts.shape) for _ in range(counts[event, r, t])]
     later = [(r, other) for event, r, t in patients for _, other, o in patients if event and t < o]
     return PairCounts(sum(r > o for r, o in later), sum(r < o for r, o in later), sum(r == o for r, o in later))
@@ -70,8 +70,8 @@ def test_histograms_of_sites_add_up_to_that_of_all_patients(here, there):
 
 @given(PATIENTS)
 def test_it_is_the_exact_index_of_what_the_cells_keep(patients):
-    # Twin: exact counts after moving patients onto their cells, all times of a cell being the same then. An
-    # event would be compared with a patient censored in its own cell, so the latter are moved before it.
+    # Twin: exact counts after moving patients onto their cells, so that all times of a cell are equal. An event would
+    # then be compared with a patient censored in the same cell, so censored patients are moved before the cell.
     risk, time, event = _arrays(patients)
     cells = grid_cells(time, STEP, NUM_CELLS)
     risk_cells = np.searchsorted(risk_edges(NUM_BINS), risk, side="right")
@@ -93,7 +93,7 @@ def test_risk_edges_are_fixed_ascending_and_finer_at_both_ends():
     assert widths[0] < 0.004 * NUM_BINS
 
 
-# Mean survival, spread of the log odds of the hazard, median months; bounds as told in the module's text.
+# Mean survival, spread of the log odds of the hazard, median months; bounds of the module's docstring.
 @pytest.mark.parametrize(
     ("mean_survival", "spread", "months", "risk_error", "time_error"),
     [
@@ -127,11 +127,11 @@ def test_it_becomes_the_exact_index_as_cells_of_time_shrink():
         for step in (12.0, 3.0, 0.75, 0.1)
     ]
     assert errors[0] > errors[1] > errors[-1]
-    assert errors[-1] < 0.003  # what is left is due to the cells of risk
+    assert errors[-1] < 0.003  # the rest is due to the cells of risk
 
 
 def test_sites_that_never_meet_are_compared_in_the_sum():
-    # One site saw only deaths, the other only survivors: inside them there is no pair to speak of.
+    # One site has only deaths, the other only survivors: neither has a comparable pair inside.
     deaths = _arrays([(-1.0, 3.0, True)])
     survivors = _arrays([(-3.0, 50.0, False), (-0.5, 50.0, False)])
     assert count_pairs(*deaths) + count_pairs(*survivors) == PairCounts()
@@ -147,7 +147,7 @@ def test_nobody_and_no_event_give_no_index():
 def test_what_is_not_a_risk_or_a_count_is_refused():
     time, event = np.array([3.0, 9.0]), np.array([True, False])
     for risk in ([0.2, 0.7], [-5.0, -1.0], [-4.01, -1.0]):  # survival, or the risk of a model with more bins
-        with pytest.raises(ValueError, match=r"wanted \[-4, 0\]"):
+        with pytest.raises(ValueError, match=r"expected \[-4, 0\]"):
             _histogram(np.array(risk), time, event)
     assert _histogram(np.array([-4.0005, 0.0005]), time, event).sum() == 2  # rounding of a sum
     with pytest.raises(ValueError, match="not finite"):

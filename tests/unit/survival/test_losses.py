@@ -1,4 +1,4 @@
-"""The likelihood, against a slow twin that multiplies probabilities."""
+"""Likelihood, against a slow twin that multiplies probabilities."""
 
 import math
 
@@ -28,7 +28,7 @@ def _tensors(patients):
 
 
 def _slow_nll(patients, alpha=0.0, censored_bin="through") -> list[float]:
-    """Minus the log of the probability of what was seen, per patient."""
+    """Compute minus the log of the probability of each patient's outcome."""
     losses = []
     for logits, time_bin, event in patients:
         hazards = [1 / (1 + math.exp(-logit)) for logit in logits]
@@ -71,7 +71,7 @@ def test_reductions_agree(patients, alpha, censored_bin):
 
 
 def test_probabilities_of_all_outcomes_add_up_to_one():
-    # An event in each bin, or surviving all of them: nothing else can happen.
+    # An event in one of the bins, or survival of all bins: there is no other outcome.
     logits_BK = torch.randn(1, NUM_BINS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     bins = torch.tensor([*range(NUM_BINS), NUM_BINS - 1])
     events = torch.tensor([True] * NUM_BINS + [False])
@@ -83,7 +83,7 @@ def test_probabilities_of_all_outcomes_add_up_to_one():
 @pytest.mark.parametrize("event", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_badly_wrong_patient_still_has_a_finite_gradient(dtype, event, censored_bin):
-    # Survival that was certain is lost, or death that was certain does not come.
+    # A certain survivor dies, or a certain death does not happen.
     logits_BK = torch.full((1, NUM_BINS), -80.0 if event else 80.0, dtype=dtype, requires_grad=True)
     loss = nll_loss(logits_BK, torch.tensor([2]), torch.tensor([event]), censored_bin=censored_bin)
     loss.backward()

@@ -1,4 +1,4 @@
-"""Pair counts against a double loop, lifelines and scikit-survival; measures at rims of follow-up."""
+"""Pair counts against a double loop, lifelines and scikit-survival; measures at the ends of follow-up."""
 
 import time as clock
 
@@ -33,7 +33,7 @@ def _arrays(patients):
 
 
 def _slow_count_pairs(risk, time, event) -> PairCounts:
-    """Every patient with every other, by the words of the definition."""
+    """Compare every patient with every other, as the definition says."""
     concordant = discordant = tied = 0
     for i in range(len(risk)):
         for j in range(len(risk)):
@@ -47,7 +47,7 @@ def _slow_count_pairs(risk, time, event) -> PairCounts:
 
 
 def _cohort(num: int, seed: int, *, distinct_times: bool = True):
-    """Exponential times with a planted risk; about 40 % are censored."""
+    """Draw exponential times with a planted risk; about 40 % are censored."""
     rng = np.random.default_rng(seed)
     score = rng.normal(size=num)
     happens, leaves = rng.exponential(40 * np.exp(-score)), rng.exponential(60, size=num)
@@ -72,7 +72,7 @@ def test_c_index_is_that_of_lifelines_and_scikit_survival(seed, distinct_times):
     assert (counts.concordant, counts.discordant, counts.tied_risk) == (concordant, discordant, tied_risk)
     assert counts.tied_risk > 0
     assert counts.c_index == pytest.approx(c_index)
-    # lifelines ranks by survival, so a risk goes in with its sign turned.
+    # lifelines ranks by survival, so the risk goes in with its sign reversed.
     assert counts.c_index == pytest.approx(lifelines_concordance_index(time, -risk, event))
     assert concordance_index(risk, time, event) == counts.c_index
 
@@ -102,7 +102,7 @@ def test_order_of_patients_does_not_matter(patients, order):
 @given(PATIENTS, PATIENTS)
 def test_counts_of_sites_add_up_to_the_pairs_inside_sites(here, there):
     together = count_pairs(*_arrays(here)) + count_pairs(*_arrays(there))
-    # Twin: all patients in one list, and pairs across the two sites left out.
+    # Twin: all patients in one list, without the pairs across the two sites.
     site = np.array([0] * len(here) + [1] * len(there))
     risk, time, event = _arrays(here + there)
     inside = [_slow_count_pairs(risk[site == s], time[site == s], event[site == s]) for s in (0, 1)]
@@ -113,7 +113,7 @@ def test_counts_of_sites_add_up_to_the_pairs_inside_sites(here, there):
 @pytest.mark.parametrize(
     "patients",
     [
-        pytest.param([], id="nobody"),
+        pytest.param([], id="no patient"),
         pytest.param([(-1, 3, True)], id="one patient"),
         pytest.param([(-1, 3, False), (-2, 4, False)], id="no event"),
         pytest.param([(-1, 4, True), (-2, 3, False)], id="censored before the event"),
@@ -130,7 +130,7 @@ def test_without_a_comparable_pair_there_is_no_index(patients):
 
 
 def test_counts_are_not_negative_and_add_only_to_counts():
-    with pytest.raises(ValueError, match="cannot be negative"):
+    with pytest.raises(ValueError, match="expected none below zero"):
         PairCounts(3, -1, 0)
     with pytest.raises(TypeError):
         PairCounts() + 1
@@ -138,7 +138,7 @@ def test_counts_are_not_negative_and_add_only_to_counts():
 
 def test_patients_that_cannot_be_ranked_are_refused():
     risk, time, event = np.array([-1.0, -2.0]), np.array([3.0, 4.0]), np.array([True, False])
-    with pytest.raises((ValueError, TypeError), match="event"):  # jaxtyping speaks first where it is on
+    with pytest.raises((ValueError, TypeError), match="event"):  # jaxtyping refuses first where it is on
         count_pairs(risk, time, event.astype(np.int64))
     with pytest.raises((ValueError, TypeError), match="risk"):
         count_pairs(risk[:1], time, event)
@@ -172,7 +172,7 @@ def test_log_rank_p_is_that_of_two_groups():
 @pytest.mark.parametrize(
     ("time", "event", "group"),
     [
-        pytest.param([], [], [], id="nobody"),
+        pytest.param([], [], [], id="no patient"),
         pytest.param([1, 2, 3], [1, 1, 0], [0, 0, 0], id="one group"),
         pytest.param([1, 2, 3], [0, 0, 0], [0, 1, 0], id="no event"),
         pytest.param([1, 2, 3], [0, 0, 1], [0, 0, 1], id="one group gone before the first event"),
@@ -194,7 +194,7 @@ def test_log_rank_p_is_a_probability_or_none(patients):
 def test_weighted_measures_are_those_of_scikit_survival_inside_follow_up():
     survival_NK, time, event = _cohort(150, 1)
     _, train_time, train_event = _cohort(300, 2)
-    # Scikit-survival alone manages this cohort if nobody is followed longer than the training patients.
+    # scikit-survival handles this cohort without a cut if no patient is followed longer than the training patients.
     longest = train_time[train_event].max()
     time, event = np.minimum(time, longest), event & (time <= longest)
     train, test = Surv.from_arrays(train_event, train_time), Surv.from_arrays(event, time)
@@ -230,7 +230,7 @@ def test_edges_outside_follow_up_are_none():
 
 
 def test_an_edge_at_the_end_of_follow_up_counts_and_one_at_its_beginning_does_not():
-    """Each is looked at a moment before: who was seen last at 48 was alive then, and nobody is known before 12."""
+    """Evaluate each edge a moment before: a patient last seen at 48 was alive then, and nothing is known before 12."""
     time, event = np.array([12.0, 20.0, 30.0, 40.0, 48.0, 48.0]), np.array([True, True, True, False, True, False])
     survival_NK = np.linspace(0.9, 0.1, 24).reshape(6, 4)[:, ::-1].copy()
     train = np.array([10.0, 20.0, 40.0, 60.0, 80.0]), np.array([True, True, False, True, False])

@@ -1,4 +1,4 @@
-"""How patients are put together: everybody once, in a seeded order, in parts whose graph fits into memory."""
+"""Batches: each patient once, in a seeded order, in parts whose graph fits into memory."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A saved model is usable without anything else, holds no code, and says when it was damaged."""
+"""Checkpoints: usable without other files, free of code, and refused when damaged."""
 
 import dataclasses
 import json

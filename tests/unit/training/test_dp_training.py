@@ -1,4 +1,4 @@
-"""A round of private training: one patient more or less moves its sum by at most C, dropout and patches included."""
+"""Round of private training: one additional patient moves its sum by at most C, dropout and patches included."""
 
 import dataclasses
 from contextlib import contextmanager, nullcontext
@@ -46,7 +46,7 @@ def agreement():
 
 
 def moved(federation, agreement, chosen, random):
-    """How far one step on these patients moves the weights, in units of C: times the divisor, over the rate."""
+    """Measure the move of the weights in one step, in units of C: times the divisor, over the rate."""
     experiment = federation.config.experiment
     plan = plan_of(experiment)
     (site,) = federation.cohort.sites.values()
@@ -74,7 +74,7 @@ def test_one_patient_more_moves_the_sum_by_at_most_the_norm(federation, agreemen
 
 
 def test_dropout_of_one_stream_for_all_is_noticed(federation, agreement, monkeypatch):
-    """Then everybody after an additional patient is seen through another mask."""
+    """Otherwise all patients after an additional one would get another mask."""
     monkeypatch.setattr("memamba_core.training.dp_training.seeded", lambda _: nullcontext())
     with seeded(3), pytest.raises(AssertionError):
         check_one_patient_more(federation, agreement)
@@ -110,7 +110,7 @@ def test_dropout_and_patches_are_drawn_anew_for_each_patient(federation, agreeme
 
 
 class OnesForNoise(StillChance):
-    """Nobody takes part, and the noise of every parameter is 1."""
+    """Draw no patient, with noise of 1 on every parameter."""
 
     def bernoulli(self, num, probability):
         return np.zeros(num, dtype=bool)
@@ -120,7 +120,7 @@ class OnesForNoise(StillChance):
 
 
 def noise_alone(federation, agreement, *, training=None, proximal_mu=0.0, server_round=1, **changes):
-    """A round of noise, and nothing else: the model after it, and the weights before it."""
+    """Run a round of noise only; return the model after it and the weights before it."""
     experiment = federation.config.experiment
     if training is not None:
         experiment = experiment.model_copy(update={"training": experiment.training.model_copy(update=training)})
@@ -142,7 +142,7 @@ def noise_alone(federation, agreement, *, training=None, proximal_mu=0.0, server
 
 @pytest.mark.parametrize("mu", [0.0, 3.0])
 def test_the_proximal_term_is_added_to_the_noise(federation, agreement, mu):
-    """The first step has nothing to be held back from; the second is, by mu times the way of the first."""
+    """Expect no pull in the first step, and in the second a pull of mu times the move of the first."""
     model, before = noise_alone(federation, agreement, steps_per_round=2, proximal_mu=mu)
     plan, rate = plan_of(federation.config.experiment), federation.config.experiment.federation.optimizer.learning_rate
     step = rate * plan.step.noise_multiplier * plan.max_norm / plan.divisor(BAND)

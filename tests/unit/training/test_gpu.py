@@ -1,4 +1,4 @@
-"""Training, private training, prediction and a whole federation on a GPU: what a CPU makes of the same patients."""
+"""Training, private training, prediction and a whole federation on a GPU, compared with a CPU."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ SETTINGS = tiny(
 
 @pytest.fixture(params=["triton", "mamba_ssm"])
 def _each_scan(request, monkeypatch):
-    """`auto` takes this one on the GPU."""
+    """Return the scan backend that `auto` chooses on the GPU."""
     if (missing := scan._missing(request.param)) is not None:
         pytest.skip(missing)
     monkeypatch.setitem(scan._FASTEST, "cuda", (request.param,))
@@ -38,7 +38,7 @@ def _each_scan(request, monkeypatch):
 
 @pytest.fixture(scope="module")
 def parts():
-    """Experiment, agreement and patients of one cohort."""
+    """Return experiment, agreement and patients of one cohort."""
     federation = Federation(SETTINGS)
     agreement = perform_handshake(federation.grid(), federation.run(), federation.cohort.signatures).agreement
     experiment = federation.config.experiment
@@ -67,7 +67,7 @@ def test_the_gradient_of_the_loss_is_that_of_a_cpu(parts, precision, bound):
 
 @pytest.mark.usefixtures("_each_scan")
 def test_trained_on_a_gpu_and_used_on_a_cpu(parts):
-    """Three epochs of AdamW: losses near those of a CPU; risks of the same weights the same on both."""
+    """Train three epochs with AdamW: losses near those of a CPU; equal risks of equal weights on both."""
     experiment, agreement, dataset = parts
     losses = {}
     for device in (CPU, GPU):
@@ -92,7 +92,7 @@ def test_a_private_round_takes_the_same_steps():
     federation = Federation(
         tiny(*ONE_SITE, "privacy=dp_sgd", "privacy.trained=all", "model.dropout=0", "model.scan_backend=auto")
     )
-    # A private run would need hospitals with a budget to settle anything.
+    # A private run would need sites with a budget for its handshake.
     plain = Federation(tiny(*ONE_SITE, "agreement.gene_scaling=public"))
     agreement = perform_handshake(plain.grid(), plain.run(), plain.cohort.signatures).agreement
     (site,) = federation.cohort.sites.values()
@@ -117,7 +117,7 @@ def test_a_private_round_takes_the_same_steps():
 
 
 def test_a_federation_on_a_gpu(tmp_path):
-    """The command of a researcher, on both devices: the risks of the test patients agree."""
+    """Run the command on both devices: the risks of the test patients agree."""
     risks = {}
     for device in ("cpu", "cuda"):
         folder = tmp_path / device

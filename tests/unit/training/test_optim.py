@@ -1,4 +1,4 @@
-"""The learning rate over a run, and which parameters decay."""
+"""Learning rate over a run, weight-decay groups, and the bits of torch's optimizers."""
 
 import copy
 import math
@@ -12,7 +12,7 @@ from memamba_core.config.model import ModelConfig
 from memamba_core.config.training import AdamWConfig, SGDConfig, TrainingConfig
 from memamba_core.model import build_model
 from memamba_core.patient import InputSpec
-from memamba_core.training.optim import build_optimizer, learning_rate_factor
+from memamba_core.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
 
 
 @pytest.mark.parametrize(
@@ -60,48 +60,83 @@ def test_weight_decay_spares_vectors_and_the_state_of_the_scan():
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(by_name)
 
 
-@pytest.mark.ci_slow  # torch's own import its compiler
+def _layers():
+    """Build layers whose parameters fall into all three groups, and one parameter that never gets a gradient."""
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3), torch.nn.Linear(3, 2)
+    )
+    layers[2].weight._skip_weight_decay = True
+    layers[3].weight._no_weight_decay = True
+    layers.register_parameter("idle", torch.nn.Parameter(torch.ones(2, 2)))
+    return layers
+
+
+@pytest.mark.ci_slow  # torch's optimizers import its compiler
 @pytest.mark.parametrize(
     ("config", "torchs", "options"),
     [
-        (AdamWConfig(weight_decay=0.1, learning_rate=0.05), torch.optim.AdamW, {"fused": True}),
         (
-            SGDConfig(momentum=0.9, weight_decay=0.1, learning_rate=0.05),
+            AdamWConfig(weight_decay=0.1, skip_weight_decay=0.3, learning_rate=0.05),
+            torch.optim.AdamW,
+            {"fused": True},
+        ),
+        (
+            SGDConfig(momentum=0.9, weight_decay=0.1, skip_weight_decay=0.3, learning_rate=0.05),
             torch.optim.SGD,
             {"momentum": 0.9},
         ),
+        (SGDConfig(momentum=0.0, learning_rate=0.05), torch.optim.SGD, {"momentum": 0.0}),
     ],
+    ids=["adamw", "momentum", "sgd"],
 )
 def test_steps_are_those_of_torch(config, torchs, options):
-    """To the last bit; and parameters without a gradient stay."""
-    torch.manual_seed(0)
-    ours = torch.nn.Linear(4, 3, bias=False)
-    ours.register_parameter("idle", torch.nn.Parameter(torch.ones(2, 2)))
+    """Compare parameters and states bit by bit over steps with groups, a changing rate and absent gradients."""
+    ours = _layers()
+    optimizer = build_optimizer(ours, config)
+    assert isinstance(optimizer, torchs)
+    assert len(optimizer.param_groups) == 3
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {
+        config.weight_decay,
+        0.0,
+        config.skip_weight_decay,
+    }
     theirs = copy.deepcopy(ours)
-    optimizers = [
-        build_optimizer(ours, config),
-        torchs(theirs.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, **options),
+    twins = dict(zip(ours.parameters(), theirs.parameters(), strict=True))
+    groups = [
+        {"params": [twins[p] for p in group["params"]], "weight_decay": group["weight_decay"]}
+        for group in optimizer.param_groups
     ]
-    for _ in range(5):
+    twin = torchs(groups, lr=config.learning_rate, **options)
+    start = copy.deepcopy(ours.state_dict())
+    for number in range(8):
         inputs = torch.randn(6, 4)
-        for layer, optimizer in zip((ours, theirs), optimizers, strict=True):
-            optimizer.zero_grad(set_to_none=True)
-            layer(inputs).square().mean().backward()
-            optimizer.step()
-    assert torch.equal(ours.weight, theirs.weight)
+        for layers, stepping in ((ours, optimizer), (theirs, twin)):
+            set_learning_rate(stepping, config.learning_rate * (1 - number / 10))
+            stepping.zero_grad(set_to_none=number % 3 > 0)
+            output = layers[:2](inputs) if number == 4 else layers(inputs)  # the last layers get no gradient then
+            output.square().sum().backward()
+            stepping.step()
+        for mine, other in twins.items():
+            assert torch.equal(mine, other)
+    for mine, other in twins.items():
+        assert optimizer.state[mine].keys() == twin.state[other].keys()
+        for key, value in optimizer.state[mine].items():
+            assert (value is None and twin.state[other][key] is None) or torch.equal(value, twin.state[other][key])
     assert torch.equal(ours.idle, torch.ones(2, 2))
-    assert isinstance(optimizers[0], torchs)
+    moved = [name for name, value in ours.state_dict().items() if not torch.equal(value, start[name])]
+    assert len(moved) == len(start) - 1
 
 
 _STEPS = """
 import sys, torch
-from memamba_core.config.training import OptimizerConfig
+from memamba_core.config.training import AdamWConfig, SGDConfig
 from memamba_core.privacy.dp_sgd import PatientOptimizer
 from memamba_core.privacy.secure_random import SecureRandom
 from memamba_core.training.optim import build_optimizer
 layer = torch.nn.Linear(2, 2)
-for name in ("adamw", "sgd"):
-    optimizer = build_optimizer(layer, OptimizerConfig(name=name))
+for config in (AdamWConfig(), SGDConfig()):
+    optimizer = build_optimizer(layer, config)
     layer(torch.ones(2)).sum().backward()
     optimizer.step()
 private = PatientOptimizer(optimizer, noise_multiplier=1.0, max_norm=1.0, divisor=2.0, random=SecureRandom())

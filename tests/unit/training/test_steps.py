@@ -1,4 +1,4 @@
-"""One step of training: what is drawn, micro-batches, the proximal term, losses that are not finite; and prediction."""
+"""Training steps: random draws, micro-batches, the proximal term, losses that are not finite; and prediction."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def parts():
-    """Experiment (no dropout: its mask depends on how a batch is cut), agreement and patients of one cohort."""
+    """Return experiment (no dropout: its mask depends on the parts of a batch), agreement and patients of a cohort."""
     federation = Federation(tiny("model.dropout=0", "data.synthetic.patches=[1,6]"))
     agreement = perform_handshake(federation.grid(), federation.run(), federation.cohort.signatures).agreement
     experiment = federation.config.experiment
@@ -58,7 +58,7 @@ def same(a, b):
 
 
 def test_the_same_seed_gives_the_same_weights_bit_by_bit(parts):
-    torch.manual_seed(1)  # what the caller's generator holds does not matter
+    torch.manual_seed(1)  # the state of the caller's generator does not matter
     first, _ = trained(parts, settings=config(max_patches=2))
     torch.manual_seed(2)
     assert same(first, trained(parts, settings=config(max_patches=2))[0])
@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_weights_bit_by_bit(parts):
 
 
 def test_order_patches_and_dropout_are_drawn_anew_in_every_epoch(parts, monkeypatch):
-    """And are those of the epoch's number: a round of a federation goes on where the one before it ended."""
+    """Use the epoch's number, so that a round of a federation continues where the previous round ended."""
     load, loss = PatientDataset.load, trainer.training_loss
     drawn, masks = [], []
 
@@ -105,7 +105,7 @@ def test_training_leaves_the_callers_generator_alone(parts):
 
 
 def test_a_batch_cut_into_parts_has_the_same_gradient(parts, monkeypatch):
-    """SGD with rate 1 and no clipping: the difference of the weights is the gradient."""
+    """Take a step of SGD with rate 1 and no clipping: the difference of the weights is the gradient."""
     plain = SGDConfig(learning_rate=1.0, weight_decay=0.0, skip_weight_decay=0.0)
     settings = config(batch_size=16, gradient_clip=1e9, loss={"expert_weight": 0.5, "transport_weight": 0.1})
     experiment, agreement, dataset = parts
@@ -134,7 +134,7 @@ def test_a_batch_cut_into_parts_has_the_same_gradient(parts, monkeypatch):
 
 
 def test_rounds_continue_the_schedule(parts, monkeypatch):
-    """Two rounds of one epoch run through the same learning rates as one call over two epochs."""
+    """Expect the learning rates of one call over two epochs in two rounds of one epoch."""
     rates = []
     monkeypatch.setattr(trainer, "set_learning_rate", lambda optimizer, rate: rates.append(rate))
     settings = TrainingConfig(batch_size=8)
@@ -193,7 +193,7 @@ def test_steps_with_a_gradient_that_is_not_finite_are_left_out(parts, monkeypatc
     assert (result.steps, result.skipped_steps) == (1, 1)
     assert all(np.isfinite(array).all() for array in weights.values())
     assert not same(weights, weights_of(initial_model(experiment, agreement)))
-    assert "1 of 2 steps were left out" in caplog.text
+    assert "1 of 2 steps were skipped" in caplog.text
     assert result.trained["head"] == 8  # of 16: the other 8 moved nothing
 
 
