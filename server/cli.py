@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memamba_core.config.coordinator import CoordinatorConfig, RunSettings
 from memamba_core.config.experiment import Experiment
 from memamba_core.errors import AgreementError, BudgetError, ConfigError, FederationError, FolderBusyError, MemambaError
 
 from .exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from .summary import DeploymentSummary
 
 __all__ = ["main"]
 
@@ -158,13 +161,15 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
-def _print_summary(summary: dict[str, Any], folder: Path) -> None:
-    closing = summary["closing_evaluation"]
-    print(f"{summary['num_rounds']} rounds with {summary['num_sites']} sites, {summary['seconds']:.0f} s")
-    for key, name in (("c_index_histogram", "all sites, from counts"), ("c_index_within_site", "pairs inside sites")):
-        if summary[key] is not None:
-            print(f"C-index, {name}: {summary[key]:.3f}, of {closing['num_patients']} test patients")
-    for warning in summary["warnings"]:
+def _print_summary(summary: "DeploymentSummary", folder: Path) -> None:
+    print(f"{summary.num_rounds} rounds with {summary.num_sites} sites, {summary.seconds:.0f} s")
+    for c_index, name in (
+        (summary.c_index_histogram, "all sites, from counts"),
+        (summary.c_index_within_site, "pairs inside sites"),
+    ):
+        if c_index is not None:
+            print(f"C-index, {name}: {c_index:.3f}, of {summary.closing_evaluation.num_patients} test patients")
+    for warning in summary.warnings:
         print(f"warning: {warning}")
     print(f"results: {folder / 'summary.json'}\nmodel: {folder / 'model.safetensors'}")
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -31,6 +30,7 @@ from server.flower.superlink import SuperLink
 from .logs import also_log_to
 from .progress import RunProgress
 from .results import write_json, write_results, write_rounds
+from .summary import DeploymentSummary
 
 __all__ = ["Plan", "plan_run", "run_deployment"]
 
@@ -131,7 +131,7 @@ def _settings_before(folder: Path, overrides: Sequence[str]) -> DeploymentManife
     return DeploymentManifest.read(path)
 
 
-def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -> dict[str, Any]:
+def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -> DeploymentSummary:
     """Carry a run out and write its results.
 
     Args:

@@ -118,19 +118,13 @@ class RunProgress:
 
     def on_round(self, record: RoundRecord) -> None:
         """A round is finished and in the journal."""
-        failed = [site for site, line in record.sites.items() if "failure" in line]
-        losses = [
-            (line["train_loss"], line["trained"].get("head", 0))
-            for line in record.sites.values()
-            if line.get("train_loss") is not None
-        ]
-        told = [f"{len(record.sites) - len(failed)} of {len(record.sites)} sites"]
-        if total := sum(num for _, num in losses):
-            told.append(f"training loss {sum(loss * num for loss, num in losses) / total:.3f}")
-        told += [f"{record.seconds:.1f} s", f"{(record.bytes_sent + record.bytes_received) / 1e6:.1f} MB"]
-        if failed:
-            told.append(f"without {_list(failed)}")
-        _log.info("round %d of %d done: %s", record.server_round, self._num_rounds, ", ".join(told))
+        parts = [f"{len(record.trained)} of {len(record.sites)} sites"]
+        if record.train_loss is not None:
+            parts.append(f"training loss {record.train_loss:.3f}")
+        parts += [f"{record.seconds:.1f} s", f"{(record.bytes_sent + record.bytes_received) / 1e6:.1f} MB"]
+        if record.failed:
+            parts.append(f"without {_list(record.failed)}")
+        _log.info("round %d of %d done: %s", record.server_round, self._num_rounds, ", ".join(parts))
         self._on_round(record)
 
     def _show(self, now: _Now) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,8 +11,9 @@ from memamba_core.survival.histogram import pair_counts_from_histogram
 from memamba_core.wire.protocol import Metrics
 
 from .exchange import SiteFailure
+from .outcome import Failed, SiteMetrics
 
-__all__ = ["Evaluation", "describe_metrics", "summarise_metrics"]
+__all__ = ["Evaluation", "summarise_metrics"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Evaluation:
     loss: float | None
     c_index_histogram: float | None
     c_index_within_site: float | None
-    sites: dict[str, dict[str, Any]]
+    sites: dict[str, SiteMetrics | Failed]
 
 
 def summarise_metrics(replies: Mapping[str, Metrics], failures: Mapping[str, SiteFailure] | None = None) -> Evaluation:
@@ -46,8 +46,8 @@ def summarise_metrics(replies: Mapping[str, Metrics], failures: Mapping[str, Sit
         start=PairCounts(0, 0, 0),
     )
     histograms = [m.counts["histogram"] for m in told if "histogram" in m.counts]
-    sites = {site: describe_metrics(metrics) for site, metrics in replies.items()}
-    sites |= {site: {"failure": f.text, "code": f.code} for site, f in (failures or {}).items()}
+    sites: dict[str, SiteMetrics | Failed] = {site: SiteMetrics.from_metrics(m) for site, m in replies.items()}
+    sites |= {site: Failed.from_failure(failure) for site, failure in (failures or {}).items()}
     return Evaluation(
         num_patients=sum(m.num_patients or 0 for m in told),
         num_events=sum(m.num_events or 0 for m in told),
@@ -63,8 +63,3 @@ def _index(pairs: PairCounts) -> float | None:
         return pairs.c_index
     except NoComparablePairError:
         return None
-
-
-def describe_metrics(metrics: Metrics) -> dict[str, Any]:
-    """The numbers of one site as they go to `metrics.jsonl`: everything it told but the arrays."""
-    return {name: getattr(metrics, name) for name in Metrics.model_fields if name != "counts"}

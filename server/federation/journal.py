@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from safetensors.numpy import save
 from memamba_core.data.agreement import Agreement
 from memamba_core.errors import CheckpointError
 from memamba_core.io.atomic import write_atomically
+from memamba_core.io.json_model import JsonModel
 from memamba_core.training.checkpoint import load_arrays
+
+from .outcome import Failed, Trained
 
 __all__ = ["Journal", "JournalEntry", "RoundRecord"]
 
@@ -27,22 +30,36 @@ _NAME = re.compile(r"round-(\d+)\.safetensors")
 Weights = dict[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class RoundRecord:
-    """What happened in one round.
-
-    Attributes:
-        server_round: from 1.
-        sites: line per site that was asked: its counts, losses and metrics of the incoming weights, or its failure.
-        seconds: wall time.
-        bytes_sent, bytes_received: of weights and counts, summed over sites.
-    """
+class RoundRecord(JsonModel):
+    """Outcome of one round."""
 
     server_round: int
-    sites: dict[str, dict[str, Any]]
+    """From 1."""
+    sites: dict[str, Trained | Failed]
+    """Outcome of each site that was asked, by name."""
     seconds: float
+    """Wall time."""
     bytes_sent: int
+    """Weights and counts, summed over sites."""
     bytes_received: int
+    """Weights and counts, summed over sites."""
+
+    @property
+    def trained(self) -> dict[str, Trained]:
+        """Sites whose reply was accepted."""
+        return {site: outcome for site, outcome in self.sites.items() if isinstance(outcome, Trained)}
+
+    @property
+    def failed(self) -> dict[str, Failed]:
+        """Sites that were asked and gave no usable reply."""
+        return {site: outcome for site, outcome in self.sites.items() if isinstance(outcome, Failed)}
+
+    @property
+    def train_loss(self) -> float | None:
+        """Mean training loss, weighted by the patients who trained the head; None where no site discloses its own."""
+        disclosed = [o for o in self.trained.values() if o.train_loss is not None]
+        total = sum(o.trained.get("head", 0) for o in disclosed)
+        return sum((o.train_loss or 0.0) * o.trained.get("head", 0) for o in disclosed) / total if total else None
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,7 @@ class Journal:
             **self._identity,
             "agreement": entry.agreement.to_json(),
             "agreement_digest": entry.agreement.digest(),
-            "rounds": [asdict(record) for record in entry.rounds],
+            "rounds": [record.model_dump(mode="json") for record in entry.rounds],
             "warnings": entry.warnings,
         }
         path = self._folder / f"round-{len(entry.rounds):05d}.safetensors"
@@ -136,7 +153,7 @@ class Journal:
         agreement = Agreement.from_json(about["agreement"], parts["scaling"])
         if agreement.digest() != about["agreement_digest"]:
             raise CheckpointError("the agreement in the journal is not the one it was written with")
-        rounds = tuple(RoundRecord(**record) for record in about["rounds"])
+        rounds = tuple(RoundRecord.model_validate(record) for record in about["rounds"])
         return JournalEntry(parts["weights"], parts["strategy"], agreement, rounds, tuple(about["warnings"]))
 
 

@@ -29,10 +29,11 @@ from memamba_core.wire.protocol import (
 )
 from memamba_core.wire.weight_deltas import decode_delta
 
-from .evaluation import Evaluation, describe_metrics, summarise_metrics
+from .evaluation import Evaluation, summarise_metrics
 from .exchange import Answers, SiteFailure, ask, wait_for_return
 from .handshake import Handshake, Run, perform_handshake
 from .journal import Journal, JournalEntry, RoundRecord
+from .outcome import Failed, Trained
 from .strategy import GroupedStrategy
 from .validation import check_metrics, check_training_reply
 
@@ -191,14 +192,14 @@ def _train_round(
             f"{advice} when the sites are back"
         )
     new = strategy.aggregate(server_round, accepted, weights)
-    sites = {site: _site_line(reply) for site, reply in accepted.items()}
-    sites |= {site: {"failure": f.text, "code": f.code} for site, f in (answers.failures | refused).items()}
+    sites: dict[str, Trained | Failed] = {site: Trained.from_reply(reply) for site, reply in accepted.items()}
+    sites |= {site: Failed.from_failure(failure) for site, failure in (answers.failures | refused).items()}
     record = RoundRecord(
-        server_round,
-        {site: sites[site] for site in sorted(sites)},
-        time.perf_counter() - start,
-        answers.bytes_sent,
-        answers.bytes_received,
+        server_round=server_round,
+        sites={site: sites[site] for site in sorted(sites)},
+        seconds=time.perf_counter() - start,
+        bytes_sent=answers.bytes_sent,
+        bytes_received=answers.bytes_received,
     )
     return new, record
 
@@ -262,10 +263,6 @@ def _evaluate(grid: Grid, run: Run, handshake: Handshake, weights: Weights) -> E
 def _check_metrics(metrics: Metrics, run: Run) -> None:
     experiment = run.experiment
     check_metrics(metrics, experiment.agreement.grid_num_cells, experiment.federation.max_patients_per_site)
-
-
-def _site_line(reply: TrainReply) -> dict[str, Any]:
-    return {"trained": dict(reply.trained), "train_loss": reply.train_loss, "incoming": describe_metrics(reply)}
 
 
 def _notify(observer: Observer | None, phase: Phase, num_sites: int, server_round: int = 0) -> None:

@@ -9,6 +9,7 @@ import pytest
 from memamba_core.data.agreement import Agreement
 from memamba_core.errors import CheckpointError
 from server.federation.journal import Journal, JournalEntry, RoundRecord
+from server.federation.outcome import Failed, SiteMetrics, Trained
 
 AGREEMENT = Agreement(
     time_bin_edges=(6.0, 12.0),
@@ -22,11 +23,14 @@ AGREEMENT = Agreement(
 def entry(num_rounds):
     rounds = tuple(
         RoundRecord(
-            r,
-            {"north": {"trained": {"head": 3}, "train_loss": 1 / r}, "south": {"failure": "x", "code": 108}},
-            0.1,
-            5,
-            6,
+            server_round=r,
+            sites={
+                "north": Trained(trained={"head": 3}, train_loss=1 / r, incoming=SiteMetrics(num_patients=r)),
+                "south": Failed(failure="x", code=108),
+            },
+            seconds=0.1,
+            bytes_sent=5,
+            bytes_received=6,
         )
         for r in range(1, num_rounds + 1)
     )
@@ -61,6 +65,7 @@ def test_what_was_written_comes_back_bit_by_bit(journal):
             np.testing.assert_array_equal(got, array)
     assert back.agreement.digest() == AGREEMENT.digest()
     assert back.rounds == written.rounds
+    assert [type(outcome) for outcome in back.rounds[0].sites.values()] == [Trained, Failed]
     assert back.warnings == written.warnings
 
 

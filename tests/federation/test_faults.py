@@ -15,6 +15,7 @@ from memamba_core.wire.flower_records import from_records, to_records
 from memamba_core.wire.protocol import FactsReply, Refusal, StatisticsReply
 from server.federation.handshake import perform_handshake
 from server.federation.journal import Journal
+from server.federation.outcome import Failed
 from server.federation.rounds import run_federation
 
 SETTINGS = tiny(*GENES_ONLY, "federation.num_rounds=1")
@@ -55,10 +56,10 @@ def test_each_round_goes_on_without_the_sites_that_lie_and_names_them(caplog):
     assert len(result.rounds) == half == len(told["site-03"])
     for record in result.rounds:
         assert set(record.sites) == set(federation.sites)
-        assert all("trained" in record.sites[site] for site in federation.sites if site not in told)
+        assert set(record.trained) == set(federation.sites) - set(told)
         for site, lies in told.items():
             lie = lies[record.server_round - 1]
-            assert LIES[lie][1] in record.sites[site]["failure"], lie
+            assert LIES[lie][1] in record.sites[site].failure, lie
             assert f"round {record.server_round}: {site} is left out" in caplog.text, lie
     assert all(np.isfinite(array).all() for array in result.weights.values())
 
@@ -97,7 +98,7 @@ def test_what_an_exception_says_stays_at_the_site(monkeypatch, caplog, tmp_path)
     federation.faults = dict.fromkeys(federation.sites, lambda message, reply: replies.append(reply) or reply)
     result = federation.train(journal=Journal(tmp_path, federation.config.experiment.digest(), 0))
     (record,) = result.rounds
-    assert record.sites[BAD] == {"failure": Refusal.INTERNAL.text, "code": Refusal.INTERNAL.code}
+    assert record.sites[BAD] == Failed(failure=Refusal.INTERNAL.text, code=Refusal.INTERNAL.code)
     told = [repr(result.rounds), repr(result.failures), repr(result.evaluation)]
     told += [repr(r.error) if r.has_error() else repr(r.content) for r in replies]
     told += [path.read_bytes().decode("latin1") for path in tmp_path.iterdir()]
@@ -129,11 +130,11 @@ def test_a_bad_closing_evaluation_is_left_out(names, caplog):
     faults = {site: only_in("evaluate", CLOSING_LIES[name]) for site, name in zip(bad, names, strict=True)}
     result = Federation(SETTINGS, faults=faults).train()
     for site, name in zip(bad, names, strict=True):
-        assert "failure" in result.evaluation.sites[site], name
+        assert isinstance(result.evaluation.sites[site], Failed), name
         assert f"closing evaluation: {site} is left out" in caplog.text, name
-    assert result.evaluation.num_patients == result.evaluation.sites[good]["num_patients"] > 0
+    assert result.evaluation.num_patients == result.evaluation.sites[good].num_patients > 0
     assert np.isfinite(result.evaluation.loss)
-    json.dumps(result.evaluation.sites, allow_nan=False)
+    json.dumps({site: line.model_dump() for site, line in result.evaluation.sites.items()}, allow_nan=False)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +212,7 @@ def test_sites_under_the_floor_send_zeros_and_still_receive():
 
     federation.faults = {site: listen(site) for site in federation.sites}
     result = federation.train()
-    sizes = {site: result.rounds[0].sites[site]["trained"]["head"] for site in federation.sites}
+    sizes = {site: result.rounds[0].sites[site].trained["head"] for site in federation.sites}
     small = {site for site, size in sizes.items() if size < 10}
     assert small
     assert small != set(sizes)
@@ -220,7 +221,7 @@ def test_sites_under_the_floor_send_zeros_and_still_receive():
         assert (told == 0) == (site in small)
     assert set(result.facts) == set(federation.sites)
     assert all(federation.workers[site]._sessions._session.agreement is not None for site in small)
-    assert all(result.rounds[0].sites[site]["train_loss"] is None for site in small)
+    assert all(result.rounds[0].sites[site].train_loss is None for site in small)
     assert all(result.facts[site].num_patients is None for site in small)
 
 
@@ -279,7 +280,7 @@ def test_a_site_that_stumbles_once_is_in_the_repeated_round(tmp_path):
         )
     }
     result = federation.train()
-    assert "trained" in result.rounds[0].sites[BAD]
+    assert BAD in result.rounds[0].trained
 
 
 def test_nobody_there_is_said():
@@ -335,5 +336,5 @@ def test_an_unreadable_bag_costs_one_site(monkeypatch):
 
     monkeypatch.setattr(PatientDataset, "load", broken)
     result = federation.train()
-    assert result.rounds[0].sites[BAD] == {"failure": Refusal.DATA.text, "code": Refusal.DATA.code}
-    assert result.evaluation.sites[BAD]["code"] == Refusal.DATA.code
+    assert result.rounds[0].sites[BAD] == Failed(failure=Refusal.DATA.text, code=Refusal.DATA.code)
+    assert result.evaluation.sites[BAD].code == Refusal.DATA.code

@@ -43,12 +43,12 @@ def test_nothing_but_weights_and_bands_is_told(trained):
     federation, result = trained
     for record in result.rounds:
         for line in record.sites.values():
-            assert line["train_loss"] is None
-            assert set(line["incoming"].values()) == {None}
-            assert set(line["trained"].values()) <= set(SIZE_BANDS)
+            assert line.train_loss is None
+            assert set(line.incoming.model_dump().values()) == {None}
+            assert set(line.trained.values()) <= set(SIZE_BANDS)
     for facts in result.facts.values():
         assert (facts.num_patients, facts.num_events) == (None, None)
-    assert set(result.evaluation.sites[federation.sites[0]].values()) == {None}
+    assert set(result.evaluation.sites[federation.sites[0]].model_dump().values()) == {None}
     assert result.evaluation.num_patients == 0
 
 
@@ -158,7 +158,7 @@ def test_without_it_a_round_of_few_patients_is_refused_by_a_strict_site():
     config = strict.site.config.model_copy(update={"disclosure": DisclosureConfig()})
     federation.workers[federation.sites[0]] = SiteWorker(dataclasses.replace(strict.site, config=config))
     result = federation.train()
-    assert result.rounds[0].sites[federation.sites[0]]["code"] == Refusal.POLICY.code
+    assert result.rounds[0].sites[federation.sites[0]].code == Refusal.POLICY.code
 
 
 @pytest.mark.parametrize("private", [True, False])
