@@ -181,8 +181,8 @@ def edit_model(folder, change):
     [
         (shutil.rmtree, "no such folder; wanted a folder with model"),
         (lambda folder: (folder / "model.json").unlink(), r"has no model\.json; wanted"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "copy both anew"),
-        (lambda folder: edit_model(folder, lambda a: a["agreement"]["time_bin_edges"].pop()), "copy the file anew"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "Copy both files again"),
+        (lambda folder: edit_model(folder, lambda a: a["agreement"]["time_bin_edges"].pop()), "Copy the file again"),
         (lambda folder: edit_model(folder, lambda a: a["experiment"].update(seed=9)), "settings were changed by hand"),
     ],
 )
