@@ -17,14 +17,14 @@ from memamba_core.config.coordinator import RunSettings
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.run_manifest import MANIFEST_VERSION, DeploymentManifest
 from memamba_core.data.genomics import read_signatures
-from memamba_core.errors import ConfigError, FederationError
+from memamba_core.errors import ConfigError, FederationError, RetiredKeyError, SuperLinkLostError
 from server.admin.folder import FederationFolder
 from server.federation.exchange import SiteFailure
 from server.federation.handshake import Run
 from server.federation.journal import Journal, RoundRecord
 from server.federation.rounds import run_federation
-from server.flower.control import Control, RetiredKeyError, server_app_task
-from server.flower.grid import RuntimeGrid, SuperLinkLostError
+from server.flower.control import Control, server_app_task
+from server.flower.grid import RuntimeGrid
 from server.flower.superlink import SuperLink
 
 from .logs import also_log_to

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from memamba_core.data.agreement import Agreement
-from memamba_core.errors import CheckpointError
+from memamba_core.errors import CheckpointError, ForeignJournalError
 from memamba_core.io.atomic import write_atomically
 from memamba_core.io.json_model import JsonModel
 from memamba_core.training.checkpoint import load_arrays
@@ -128,9 +128,9 @@ class Journal:
         for path in reversed(self._states()):
             try:
                 return self._load(path)
+            except ForeignJournalError:
+                raise
             except (CheckpointError, KeyError, ValueError, TypeError) as error:
-                if isinstance(error, _ForeignJournalError):
-                    raise
                 _log.warning("%s cannot be used (%s); trying the one before", path.name, error)
         return None
 
@@ -142,7 +142,7 @@ class Journal:
         about = _metadata(path)
         got = {key: about[key] for key in self._identity}
         if got != self._identity:
-            raise _ForeignJournalError(
+            raise ForeignJournalError(
                 f"{path} is the journal of other settings: {got}, wanted {self._identity}; resume with the settings of "
                 "the interrupted run"
             )
@@ -155,10 +155,6 @@ class Journal:
             raise CheckpointError("the agreement in the journal is not the one it was written with")
         rounds = tuple(RoundRecord.model_validate(record) for record in about["rounds"])
         return JournalEntry(parts["weights"], parts["strategy"], agreement, rounds, tuple(about["warnings"]))
-
-
-class _ForeignJournalError(CheckpointError):
-    """The journal is whole, but of another run."""
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:

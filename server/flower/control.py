@@ -42,9 +42,11 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 
-from .grid import Listener, RuntimeGrid, SuperLinkLostError, readable_errors, superlink_retry_policy
+from memamba_core.errors import RetiredKeyError, SuperLinkLostError
 
-__all__ = ["Control", "RetiredKeyError", "server_app_task"]
+from .grid import Listener, RuntimeGrid, readable_errors, superlink_retry_policy
+
+__all__ = ["Control", "server_app_task"]
 
 _log = logging.getLogger(__name__)
 _SERVER_APP_TASK = "flwr-serverapp"
@@ -65,10 +67,6 @@ publisher = "memamba-federated"
 serverapp = "server.app:app"
 clientapp = "client.app:app"
 """
-
-
-class RetiredKeyError(Exception):
-    """Flower's database never takes back a key that it let go; with a new one it does not know of that."""
 
 
 # The SuperLink's control interface

@@ -26,19 +26,16 @@ from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.grid import HttpGrid
 
+from memamba_core.errors import SuperLinkLostError
 from server.federation.exchange import UNREADABLE
 
-__all__ = ["Listener", "RuntimeGrid", "SuperLinkLostError", "readable_errors", "superlink_retry_policy"]
+__all__ = ["Listener", "RuntimeGrid", "readable_errors", "superlink_retry_policy"]
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.25
 _PATIENCE_S = 120.0  # for a SuperLink that is being restarted; Flower gives the run up after a minute of silence
 _BACKOFF_S = 2.0
 _ANSWER_BYTES = 64_000_000  # an answer holds sums and names, and as many weights as were sent
-
-
-class SuperLinkLostError(ConnectionError):
-    """The SuperLink does not answer, refuses, or has given the run up."""
 
 
 class Listener(Protocol):

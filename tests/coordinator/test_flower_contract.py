@@ -17,12 +17,11 @@ from fixtures.deployment import free_ports
 from client.flower.tasks import KeyStatus
 from client.flower.tasks import check_key_at_coordinator as show_key
 from memamba_core.config.coordinator import CoordinatorConfig
-from memamba_core.errors import ConfigError
+from memamba_core.errors import ConfigError, RetiredKeyError, SuperLinkLostError
 from memamba_core.io.node_key import normalise_public_key
 from server.admin.folder import create_folder
 from server.admin.pki import Pki
-from server.flower.control import Control, RetiredKeyError, server_app_task
-from server.flower.grid import SuperLinkLostError
+from server.flower.control import Control, server_app_task
 from server.flower.superlink import SuperLink
 from server.flower.superlink_process import FleetOnly
 

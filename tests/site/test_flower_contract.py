@@ -15,7 +15,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.flower import tasks as flwr_compat
 from client.flower.supernode import ConnectionEnd, connection_end, supernode_command
-from client.flower.tasks import NodeTasks, Task, UnreachableError
+from client.flower.tasks import NodeTasks, Task
+from memamba_core.errors import UnreachableError
 
 
 def test_it_was_written_for_the_flower_that_is_installed():
