@@ -34,6 +34,7 @@ from .exchange import Answers, SiteFailure, ask, wait_for_return
 from .handshake import Handshake, Run, perform_handshake
 from .journal import Journal, JournalEntry, RoundRecord
 from .outcome import Failed, Trained
+from .participation import require_sites
 from .strategy import GroupedStrategy
 from .validation import check_metrics, check_training_reply
 
@@ -57,7 +58,17 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class FederationResult:
-    """What a federation ends with."""
+    """Result of a federation.
+
+    Attributes:
+        weights: the final model, float32 arrays by parameter name.
+        agreement: time bins, genes and scaling.
+        facts: declarations of the sites that accepted the agreement.
+        rounds: finished rounds, those of an interrupted run included.
+        evaluation: closing evaluation of the final weights.
+        failures: sites that were asked and did not get as far as the agreement.
+        warnings: sentences for the person who reads the run.
+    """
 
     weights: Weights
     agreement: Agreement
@@ -66,6 +77,23 @@ class FederationResult:
     evaluation: Evaluation
     failures: dict[str, SiteFailure]
     warnings: tuple[str, ...]
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """Sites that were asked and did not take part, with the reason.
+
+        A site with training patients takes part if one of its training replies was accepted, in any round. A site
+        without takes part if it evaluated the final weights.
+        """
+        absent = {site: failure.text for site, failure in self.failures.items()}
+        for site, facts in self.facts.items():
+            evaluation = self.evaluation.sites[site]
+            if facts.size_band and not any(site in record.trained for record in self.rounds):
+                failures = [record.failed[site].failure for record in self.rounds if site in record.failed]
+                absent[site] = failures[-1] if failures else "trained in no round"
+            elif not facts.size_band and isinstance(evaluation, Failed):
+                absent[site] = evaluation.failure
+        return absent
 
 
 def run_federation(
@@ -76,6 +104,7 @@ def run_federation(
     journal: Journal | None = None,
     observer: Observer | None = None,
     enrolled: Mapping[str, int] | None = None,
+    min_sites: int | None = 1,
 ) -> FederationResult:
     """Run a federation to its end, or go on with an interrupted one.
 
@@ -85,7 +114,8 @@ def run_federation(
         signatures: gene groups, symbol lists by name.
         journal: written after each round, and read first: if it holds rounds, they are not done again.
         observer: told of phases and rounds.
-        enrolled: Flower's node id of each site that takes part, known by its key; None takes who is connected.
+        enrolled: Flower's node id of each site that takes part, known by its key; None takes all connected nodes.
+        min_sites: number of sites that must accept the agreement before round 1; None requires all that were asked.
 
     A federation whose sites have all spent their privacy budget ends with the model that it has.
 
@@ -96,6 +126,7 @@ def run_federation(
     past = journal.read() if journal is not None else None
     _notify(observer, Phase.FACTS, 0)
     handshake = perform_handshake(grid, run, signatures, past.agreement if past else None, enrolled)
+    require_sites(handshake.nodes, {site: failure.text for site, failure in handshake.failures.items()}, min_sites)
     weights = past.weights if past else weights_of(initial_model(run.experiment, handshake.agreement))
     strategy = GroupedStrategy(run.experiment.strategy, list(weights))
     rounds: tuple[RoundRecord, ...] = ()
