@@ -18,7 +18,7 @@ def test_two_versions_are_both_named():
     told = SiteFailure.of_error(101, "the site runs version 0.0.9 of this software, protocol 1").text
     assert told == (
         "the site runs version 0.0.9 of this software, protocol 1; this coordinator runs version "
-        f"{package_version()}, protocol {PROTOCOL_VERSION}. Both must have the same"
+        f"{package_version()}, protocol {PROTOCOL_VERSION}. Install the same version on both sides"
     )
     told = SiteFailure.of_error(101, "version Jane Doe").text
     assert told.startswith("the site runs another version of this software; this coordinator runs")

@@ -106,7 +106,7 @@ def test_a_run_of_another_container_is_not_ended_by_its_number(folder):
         with folder.hold():
             (folder.state / "run.lock").write_text(f"{innocent.pid} elsewhere\n")
             assert f"process {innocent.pid} of elsewhere" in describe_run(folder)
-            with pytest.raises(ConfigError, match=f"process {innocent.pid} of elsewhere is not one of this .* machine"):
+            with pytest.raises(ConfigError, match=f"process {innocent.pid} of elsewhere; expected a process of this user on this machine"):
                 stop_run(folder)
         assert innocent.poll() is None
     finally:

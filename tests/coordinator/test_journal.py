@@ -130,7 +130,7 @@ def test_what_a_killed_writer_left_half_done_is_taken_away(journal, tmp_path):
 @pytest.mark.parametrize(("digest", "fold"), [("another", 0), ("digest", 1)])
 def test_the_journal_of_another_run_is_refused(journal, tmp_path, digest, fold):
     journal.write(entry(1))
-    with pytest.raises(CheckpointError, match="resume with the settings of the interrupted run"):
+    with pytest.raises(CheckpointError, match="Resume with the settings of the interrupted run"):
         Journal(tmp_path / "journal", digest, fold).read()
 
 

@@ -294,7 +294,7 @@ def test_sites_that_all_fail_are_not_called_absent():
     strange = only_in("query.facts", lambda r: lie_about(FactsReply, r, size_band=7))
     federation = Federation(SETTINGS)
     federation.faults = dict.fromkeys(federation.sites, strange)
-    with pytest.raises(FederationError, match=r"no site answered\. node 2: declares the size_band 7") as raised:
+    with pytest.raises(FederationError, match=r"no site answered\. node 2: size_band is 7") as raised:
         federation.train()
     assert "connected" not in str(raised.value)
 
