@@ -95,7 +95,7 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
     elif folder.exists():
         raise ConfigError(f"{folder} is there already; choose another name, or go on with it by resume={name}")
     if not sites:
-        raise ConfigError("no hospital is enrolled; `flower-server enroll NAME node.pub` adds one")
+        raise ConfigError("no site is enrolled. Add one with `flower-server enroll NAME node.pub`")
     for site in sites:
         roster.get(site)
     min_sites = settings.min_sites or len(sites)
@@ -222,7 +222,7 @@ def _flower_run(
         try:
             nodes = control.register(keys)
         except RetiredKeyError:
-            link.start_afresh()
+            link.restart_with_empty_database()
             nodes = control.register(keys)
         progress.know(nodes)
         control.start_run()

@@ -162,7 +162,7 @@ class TestDoors:
         assert check_key_at_coordinator(folder, new) is KeyStatus.KNOWN
         with pytest.raises(RetiredKeyError):
             control.register(both)
-        link.start_afresh()
+        link.restart_with_empty_database()
         assert control.register(both).keys() == both.keys()
         assert check_key_at_coordinator(folder, key) is KeyStatus.KNOWN
 

@@ -91,7 +91,7 @@ def test_each_lie_is_named(answer, words):
 
 def test_a_missing_key_is_named():
     short = reply().model_copy(update={"weights": {"head.0.weight": SENT["head.0.weight"]}})
-    assert "1 names, sent 2; first differences: ['genomics.a']" in objection(short)
+    assert "1 weights; expected the 2 that were sent. First differences: ['genomics.a']" in objection(short)
 
 
 def test_the_bound_on_the_norm():
