@@ -32,14 +32,17 @@ def run_from_context(grid: Grid, context: Context) -> FederationResult:
     Raises:
         ConfigError: a setting is missing or not usable.
         FederationError: fewer sites took part than `min-sites` requires, or a round had too few accepted answers. The
-            first is checked before round 1 and, after the model was written, for sites that refused every round.
+            number of sites is checked before round 1 and, after the model was written, without the sites that refused
+            every round.
     """
     settings = context.run_config
     config_name, overrides = str(settings["config-name"]), tuple(shlex.split(str(settings["overrides"])))
     experiment = compose_experiment(overrides, config_name)
     fold, output = int(settings["fold"]), Path(str(settings["output"]))
     if not settings["output"]:
-        raise ConfigError("run config 'output' is empty; name the folder for the model and the journal")
+        raise ConfigError("run config 'output' is empty; expected the folder for the model and the journal")
+    if int(settings["min-sites"]) < 0:
+        raise ConfigError(f"run config 'min-sites' is {settings['min-sites']}; expected 0 (all) or a number of sites")
     signatures = read_signatures(Path(str(settings["signatures"]))) if settings["signatures"] else None
     output.mkdir(parents=True, exist_ok=True)
     run = Run(f"run-{context.run_id}-fold-{fold}", experiment, fold, overrides)
@@ -58,5 +61,5 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Entry point of Flower."""
+    """Run the federation; Flower calls this function."""
     run_from_context(grid, context)

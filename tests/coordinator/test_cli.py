@@ -183,7 +183,7 @@ def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, pu
             "agreement.gene_groups=kind strategy=krum strategy.num_malicious_sites=1",
             "num_malicious_sites=1 needs 5 sites, but there is 1 site; use strategy=fedmedian",
         ),
-        ("min_sites=2", "more than the hospitals that are asked: county"),
+        ("min_sites=2", "expected at most 1, the sites that are asked: county"),
         ("agreement.gene_groups=signatures", "give signatures=FILE"),
         ("signatures=nowhere.csv", "no such file"),
     ],

@@ -165,4 +165,4 @@ def test_a_site_that_calls_itself_otherwise_does_not_take_part(federation):
     federation.server("run", *run_of(federation, "impostor"))
     summary = federation.summary("impostor")
     assert set(summary["sites"]) == {"site-01", "site-02"}
-    assert summary["left_out"] == {"site-03": "calls itself 'site-01': its site.yaml must say name: site-03"}
+    assert summary["left_out"] == {"site-03": "its name is 'site-01'; expected site-03. Correct name in its site.yaml"}

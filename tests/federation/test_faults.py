@@ -313,7 +313,7 @@ def test_two_nodes_with_one_name_are_an_error():
     federation = Federation(SETTINGS)
     take_the_name = only_in("query.facts", lambda r: lie_about(FactsReply, r, site="site-01"))
     federation.faults = {BAD: take_the_name}
-    with pytest.raises(FederationError, match=r"two nodes \(2 and 3\) say they are 'site-01'"):
+    with pytest.raises(FederationError, match=r"two nodes \(2 and 3\) are named 'site-01'"):
         federation.train()
 
 
