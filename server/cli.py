@@ -255,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     codes = "\n".join(f"  {code.value:3}  {code.meaning}" for code in ExitCode)
     parser = argparse.ArgumentParser(
         prog="flower-server",
-        description="Coordinator of a federation. docs/coordinator.md describes each step.",
+        description="Coordinator of a federation. docs/how_to/coordinator.md describes each step.",
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

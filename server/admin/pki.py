@@ -96,7 +96,7 @@ class Pki:
         if authority.not_valid_after_utc <= now:
             raise ConfigError(
                 f"{self.ca_certificate}: the authority expired on {authority.not_valid_after_utc:%Y-%m-%d}. Make a new "
-                "federation folder with `flower-server init` and send new kits (docs/coordinator.md)"
+                "federation folder with `flower-server init` and send new kits (docs/how_to/coordinator.md)"
             )
         ca_key = _read_key(self.ca_key, "Copy the key back from where it is kept, and remove it again afterwards")
         if ca_key.public_key() != authority.public_key():

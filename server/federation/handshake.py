@@ -96,7 +96,7 @@ def perform_handshake(
     if run.experiment.privacy.name == "none":
         _log.warning(
             "privacy=none: this coordinator sees the weights of each site without noise, and anyone who gets the model "
-            "can infer which patients it was trained on (docs/privacy.md)"
+            "can infer which patients it was trained on (docs/explanation/privacy.md)"
         )
     declared = _ask_connected(grid, run, timeout) if enrolled is None else _ask_enrolled(grid, run, timeout, enrolled)
     nodes, facts, failures = declared
@@ -172,8 +172,8 @@ def _ask_connected(grid: Grid, run: Run, timeout: float) -> Declared:
     for label, reply in answers.items():
         if reply.site in facts:
             raise FederationError(
-                f"two nodes ({nodes[reply.site]} and {by_node[label]}) are named {quote(reply.site)}; expected one. Set "
-                "another name in one site.yaml"
+                f"two nodes ({nodes[reply.site]} and {by_node[label]}) are named {quote(reply.site)}; expected one. "
+                "Set another name in one site.yaml"
             )
         nodes[reply.site], facts[reply.site] = by_node[label], reply
     return nodes, {site: facts[site] for site in sorted(facts)}, failures
