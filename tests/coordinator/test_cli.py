@@ -1,4 +1,4 @@
-"""`flower-server` at the keyboard: mistakes cost one sentence and an exit code, and change nothing."""
+"""`flower-server` on the command line: a mistake gives one sentence and an exit code, and changes nothing."""
 
 import re
 import socket
@@ -22,7 +22,7 @@ from server.flower.superlink import SuperLink
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run a command; returns its code and what it wrote."""
+    """Run a command; return its code and its output."""
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["flower-server", *map(str, arguments)])
@@ -46,7 +46,7 @@ def federation(tmp_path, call, monkeypatch):
 
 @pytest.fixture
 def public_key(tmp_path):
-    """A hospital's node.pub."""
+    """A site's node.pub."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", tmp_path / "node"], check=True)
     return tmp_path / "node.pub"
 
@@ -150,7 +150,7 @@ def test_behind_a_port_mapping(tmp_path, call):
 
 
 def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, public_key, monkeypatch):
-    """For example because the SuperLink does not start: there is no folder of a run yet."""
+    """The SuperLink may fail to start: no folder of a run exists yet."""
     call("enroll", "county", public_key)
 
     def fails(folder, plan, console, begin=False):
@@ -184,7 +184,7 @@ def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, pu
             "num_malicious_sites=1 needs 5 sites, but there is 1 site; use strategy=fedmedian",
         ),
         ("min_sites=2", "expected at most 1, the sites that are asked: county"),
-        ("agreement.gene_groups=signatures", "give signatures=FILE"),
+        ("agreement.gene_groups=signatures", "Add signatures=FILE"),
         ("signatures=nowhere.csv", "no such file"),
     ],
 )

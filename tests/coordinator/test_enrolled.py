@@ -1,4 +1,4 @@
-"""Over a network a key says who a site is: only the roster is asked, and a site under another name is left out."""
+"""Over a network the key identifies a site: only the roster is asked, and a site with another name is left out."""
 
 import pytest
 from fixtures.federation import GENES_ONLY, Federation, tiny

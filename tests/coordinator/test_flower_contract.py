@@ -1,4 +1,4 @@
-"""What is relied on of Flower 1.41: two doors to one SuperLink, keys, and a task that only the secret gets."""
+"""Assumptions about Flower: two listeners of one SuperLink, keys, and a task that only the secret acquires."""
 
 import asyncio
 import datetime as dt
@@ -27,7 +27,7 @@ from server.flower.superlink_process import FleetOnly
 
 
 def answer(path, *, method="POST", headers=((b"content-length", b"3"),), kind="http"):
-    """The status that a request gets at the public door; 200 is the SuperLink's own."""
+    """HTTP status of a request at the public listener; 200 comes from the SuperLink itself."""
     sent = []
 
     async def app(_scope, _receive, send):
@@ -95,7 +95,7 @@ def link(folder):
 
 @pytest.fixture(scope="module")
 def key(folder):
-    """Of the one enrolled hospital."""
+    """Key of the one enrolled site."""
     key = new_key()
     folder.change_roster(lambda roster: roster.enroll("county", public(key), dt.datetime.now(dt.UTC)))
     return key
@@ -115,7 +115,7 @@ def outside(folder):
 
 
 def check_key_at_coordinator(folder, key, pki=None):
-    """Show a hospital's key, as its link does before it connects."""
+    """Show a site's key, as its connector does before it connects."""
     trusted = ssl.create_default_context(cafile=str((pki or folder.pki).ca_certificate))
     return show_key(outside(folder), trusted, key)
 
@@ -167,7 +167,7 @@ class TestDoors:
         assert check_key_at_coordinator(folder, key) is KeyStatus.KNOWN
 
     def test_a_request_waits_while_another_program_writes_to_the_database(self, folder, link, key):
-        """As long as Flower's own writes may take on a busy disk; it would give up after 5 s."""
+        """Hold the database as long as Flower's own writes may on a busy disk; Flower would give up after 5 s."""
         control = Control(link.address, folder.pki.ca_certificate)
         control._client._retry_invoker = None
         with closing(sqlite3.connect(link.database, isolation_level=None, check_same_thread=False)) as other:

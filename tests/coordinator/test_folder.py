@@ -1,4 +1,4 @@
-"""The coordinator's folder: made whole or not at all, for its owner alone, used by one run at a time."""
+"""Coordinator's folder: created completely or not at all, for its owner only, used by one run at a time."""
 
 import os
 import socket
@@ -100,7 +100,7 @@ def test_one_run_at_a_time(folder):
 
 
 def test_a_run_of_another_container_is_not_ended_by_its_number(folder):
-    """Process numbers are a container's own: here the same one is an innocent program's."""
+    """A container has its own process ids: on this machine the same id means an unrelated program."""
     innocent = subprocess.Popen(["sleep", "60"])
     try:
         with folder.hold():
@@ -115,7 +115,7 @@ def test_a_run_of_another_container_is_not_ended_by_its_number(folder):
 
 
 def test_no_change_of_the_roster_is_lost(folder, tmp_path):
-    """Enrolled at the same time from several terminals."""
+    """Sites are enrolled at the same time from several terminals."""
     keys = []
     for number in range(6):
         path = tmp_path / f"node-{number}"

@@ -1,4 +1,4 @@
-"""The journal: whole or not there, the newest two, and never another run's."""
+"""Journal: complete or absent, the newest two states, and never another run's."""
 
 import dataclasses
 import json
@@ -99,7 +99,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before(journal, tmp_path, caplog
 
 
 def test_after_damage_new_states_are_kept_and_the_damaged_ones_are_not(journal, tmp_path):
-    """By number alone the damaged states are the newest, and every new state would be dropped at once."""
+    """By number alone the damaged states are the newest, and every new state would be deleted at once."""
     for num in (6, 7):
         journal.write(entry(num))
         (tmp_path / "journal" / f"round-{num:05d}.safetensors").write_bytes(b"damaged")
@@ -120,7 +120,7 @@ def test_a_killed_writer_leaves_the_state_before(journal, tmp_path, monkeypatch)
 
 
 def test_what_a_killed_writer_left_half_done_is_taken_away(journal, tmp_path):
-    """It is as large as a model, and nothing else would ever remove it."""
+    """The partial file is as large as a model, and nothing else would ever remove it."""
     journal.write(entry(1))
     (tmp_path / "journal" / ".round-00002.safetensors.4711.partial").write_bytes(b"half")
     journal.write(entry(2))

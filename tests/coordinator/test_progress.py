@@ -1,4 +1,4 @@
-"""What a person sees of a run, in words and in the file that `flower-server status` reads."""
+"""Display of a run: log lines, and the file that `flower-server status` reads."""
 
 import io
 import json
@@ -85,12 +85,12 @@ def test_the_log(log_format):
     try:
         open_log(log_format, console)
         logging.getLogger("server.x").info("round %d [of] 3", 1)
-        logging.getLogger("other").info("nobody asked")
+        logging.getLogger("other").info("not of this package")
     finally:
         root.handlers, root.level, ours.level, logging.raiseExceptions = before
     (line,) = written.getvalue().splitlines()
     if log_format == "json":
-        told = json.loads(line)
-        assert (told["level"], told["message"]) == ("info", "round 1 [of] 3")
+        entry = json.loads(line)
+        assert (entry["level"], entry["message"]) == ("info", "round 1 [of] 3")
     else:
         assert line.endswith("INFO    round 1 [of] 3")

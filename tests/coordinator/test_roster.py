@@ -1,4 +1,4 @@
-"""The roster: one name, one key, both ways; what is written is read back, and what is damaged is named."""
+"""Roster: one key per name and one name per key; written rosters are read back, damaged ones are named."""
 
 import datetime as dt
 import subprocess
@@ -61,7 +61,7 @@ def test_a_key_is_replaced(keys):
     with pytest.raises(ConfigError, match="nothing was replaced"):
         roster.replace_key("county", keys[0], LATER)
     with pytest.raises(ConfigError, match="not enrolled; enrolled are: county, mercy"):
-        roster.replace_key("nobody", keys[1], LATER)
+        roster.replace_key("unknown", keys[1], LATER)
     with pytest.raises(ConfigError, match="county and mercy have the same key"):
         roster.replace_key("county", keys[2], LATER)
 

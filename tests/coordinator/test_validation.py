@@ -1,4 +1,4 @@
-"""The gate: an honest reply passes, each lie is named."""
+"""Validation: an honest reply passes, each lie is named."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def objection(answer, config=None, size_band=25):
 
 
 def said(check, *arguments):
-    """Return the words of a rejection, or None."""
+    """Return the text of a rejection, or None."""
     try:
         check(*arguments)
     except RejectedReplyError as error:
@@ -186,6 +186,6 @@ def test_each_lie_in_metrics_is_named(lie, word):
     ],
 )
 def test_what_a_site_declares_of_its_size(lie, words):
-    """A model as wide as somebody declares would be built at every site."""
+    """Without a limit every site would build a model of the declared width."""
     got = said(check_facts, facts().model_copy(update=lie), FederationConfig())
     assert got is None if words is None else words in got

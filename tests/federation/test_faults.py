@@ -1,4 +1,4 @@
-"""A site that fails is data, not an exception: the round goes on without it, and the record and the log name it."""
+"""A site that fails is data, not an exception: the round continues without it, and record and log name it."""
 
 import json
 
@@ -46,18 +46,18 @@ def one_lie_a_round(names):
 
 
 def test_each_round_goes_on_without_the_sites_that_lie_and_names_them(caplog):
-    """Two of four hospitals, with another lie in each round."""
+    """Two of four sites lie, with another lie in each round."""
     names = list(LIES)
     half = len(names) // 2
-    told = {BAD: names[:half], "site-03": names[half:]}
-    faults = {site: one_lie_a_round(lies) for site, lies in told.items()}
+    liars = {BAD: names[:half], "site-03": names[half:]}
+    faults = {site: one_lie_a_round(lies) for site, lies in liars.items()}
     federation = Federation(tiny(*GENES_ONLY, f"federation.num_rounds={half}"), faults=faults)
     result = federation.train()
-    assert len(result.rounds) == half == len(told["site-03"])
+    assert len(result.rounds) == half == len(liars["site-03"])
     for record in result.rounds:
         assert set(record.sites) == set(federation.sites)
-        assert set(record.trained) == set(federation.sites) - set(told)
-        for site, lies in told.items():
+        assert set(record.trained) == set(federation.sites) - set(liars)
+        for site, lies in liars.items():
             lie = lies[record.server_round - 1]
             assert LIES[lie][1] in record.sites[site].failure, lie
             assert f"round {record.server_round}: {site} is left out" in caplog.text, lie
@@ -70,7 +70,7 @@ def honest():
 
 
 def test_a_site_left_out_has_no_influence(honest):
-    """Whatever it sends, the weights are those of the sites that are left."""
+    """Whatever the rejected site sends, the weights are those of the other sites."""
     results = [
         Federation(SETTINGS, faults={BAD: only_in("train", LIES[name][0])}).train().weights
         for name in ("NaN", "a billion patients")
@@ -99,11 +99,11 @@ def test_what_an_exception_says_stays_at_the_site(monkeypatch, caplog, tmp_path)
     result = federation.train(journal=Journal(tmp_path, federation.config.experiment.digest(), 0))
     (record,) = result.rounds
     assert record.sites[BAD] == Failed(failure=Refusal.INTERNAL.text, code=Refusal.INTERNAL.code)
-    told = [repr(result.rounds), repr(result.failures), repr(result.evaluation)]
-    told += [repr(r.error) if r.has_error() else repr(r.content) for r in replies]
-    told += [path.read_bytes().decode("latin1") for path in tmp_path.iterdir()]
+    texts = [repr(result.rounds), repr(result.failures), repr(result.evaluation)]
+    texts += [repr(r.error) if r.has_error() else repr(r.content) for r in replies]
+    texts += [path.read_bytes().decode("latin1") for path in tmp_path.iterdir()]
     assert any(r.has_error() for r in replies)
-    for text in told:
+    for text in texts:
         assert "Jane" not in text
         assert "clinical.csv" not in text
     by_logger = {record.name: record for record in caplog.records if record.exc_info}
@@ -125,7 +125,7 @@ CLOSING_LIES = {
 
 @pytest.mark.parametrize("names", [list(CLOSING_LIES)[:3], list(CLOSING_LIES)[3:]], ids=", ".join)
 def test_a_bad_closing_evaluation_is_left_out(names, caplog):
-    """One at each of three hospitals; the fourth is honest."""
+    """One lie at each of three sites; the fourth is honest."""
     *bad, good = ("site-02", "site-03", "site-04", "site-01")
     faults = {site: only_in("evaluate", CLOSING_LIES[name]) for site, name in zip(bad, names, strict=True)}
     result = Federation(SETTINGS, faults=faults).train()
@@ -139,7 +139,7 @@ def test_a_bad_closing_evaluation_is_left_out(names, caplog):
 
 @pytest.fixture(scope="module")
 def without():
-    """Digest of what is agreed on where the bad site is not there."""
+    """Digest of the agreement without the bad site."""
     federation = Federation(SETTINGS)
     grid = federation.grid([site for site in federation.sites if site != BAD])
     return perform_handshake(grid, federation.run(), federation.cohort.signatures).agreement.digest()
@@ -217,8 +217,8 @@ def test_sites_under_the_floor_send_zeros_and_still_receive():
     assert small
     assert small != set(sizes)
     for site, reply in sums.items():
-        told = sum(array.sum() for arrays in (reply.genes, reply.events) for array in arrays.values())
-        assert (told == 0) == (site in small)
+        total = sum(array.sum() for arrays in (reply.genes, reply.events) for array in arrays.values())
+        assert (total == 0) == (site in small)
     assert set(result.facts) == set(federation.sites)
     assert all(federation.workers[site]._sessions._session.agreement is not None for site in small)
     assert all(result.rounds[0].sites[site].train_loss is None for site in small)
@@ -290,10 +290,10 @@ def test_nobody_there_is_said():
 
 
 def test_sites_that_all_fail_are_not_called_absent():
-    """They are connected, each with its reason."""
-    strange = only_in("query.facts", lambda r: lie_about(FactsReply, r, size_band=7))
+    """Nodes are connected, and each fails with its reason."""
+    unknown_band = only_in("query.facts", lambda r: lie_about(FactsReply, r, size_band=7))
     federation = Federation(SETTINGS)
-    federation.faults = dict.fromkeys(federation.sites, strange)
+    federation.faults = dict.fromkeys(federation.sites, unknown_band)
     with pytest.raises(FederationError, match=r"no site answered\. node 2: size_band is 7") as raised:
         federation.train()
     assert "connected" not in str(raised.value)
@@ -301,7 +301,7 @@ def test_sites_that_all_fail_are_not_called_absent():
 
 @pytest.mark.parametrize(("fold", "words"), [(0, "test fold 0"), (-1, "flower-client doctor")])
 def test_nobody_to_train_on_is_said_before_the_first_round(fold, words):
-    """Not that a privacy budget were spent, as it is when every site that was asked refuses for that."""
+    """The error must not be that of a spent privacy budget, which arises when every site refuses for that reason."""
     federation = Federation((*SETTINGS, "agreement.gene_scaling=public"))
     testing_all = only_in("query.facts", lambda r: lie_about(FactsReply, r, size_band=0))
     federation.faults = dict.fromkeys(federation.sites, testing_all)

@@ -1,4 +1,4 @@
-"""The ledgers of a private federation: what is charged and when, what is answered again, who is out of budget."""
+"""Ledgers of a private federation: charges and their time, answers that are repeated, sites without budget."""
 
 import shutil
 
@@ -67,7 +67,7 @@ def test_the_charge_comes_before_the_first_patient_and_a_crash_costs_the_round(f
 
 
 def charged_after_training(patch):
-    """The mutant that computes first: a crash would leave a round unpaid."""
+    """Mutant that computes first: a crash would leave a round uncharged."""
     charge, later = Ledger.charge, []
     patch.setattr(Ledger, "charge", lambda *arguments: later.append(arguments) or 0.0)
     from memamba_core.training import dp_training as private

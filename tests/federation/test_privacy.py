@@ -1,4 +1,4 @@
-"""A federation under differential privacy: what is trained, what is told, what is refused."""
+"""A federation under differential privacy: training, disclosure, refusals."""
 
 import dataclasses
 
@@ -83,7 +83,7 @@ def test_a_draw_that_follows_from_the_seed_is_caught(federation, monkeypatch):
 
 
 def test_a_hostile_plan_is_refused_at_once(federation):
-    """Within every setting's own range and hopeless together: ten million steps."""
+    """Each setting is within its range, but together they ask for ten million steps."""
     import time
 
     privacy = DPSGDConfig(steps_per_round=1000, epsilon=1000)
@@ -176,7 +176,7 @@ def test_a_count_under_the_floor_is_told_as_a_band():
 
 @pytest.mark.parametrize("trained", ["last_layers", "all"])
 def test_what_is_not_trained_comes_back_as_it_went_out(tmp_path, trained):
-    """Of the whole three-expert model; what is trained has noise on every weight."""
+    """Weights of the whole three-expert model; every trained weight has noise."""
     experts = "model.experts=[pathology,genomics,synergistic]"
     federation = PrivateFederation(tmp_path, experts, f"privacy.trained={trained}")
     request, site = a_training_request(federation), federation.sites[0]

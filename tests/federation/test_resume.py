@@ -1,4 +1,4 @@
-"""The same numbers twice: interrupted and undisturbed, in any order of the sites; and what a setting must change."""
+"""Equal numbers from interrupted and undisturbed runs, in any order of sites; and settings that must change numbers."""
 
 import dataclasses
 from functools import cache
@@ -16,7 +16,7 @@ FAST = tiny(*GENES_ONLY, "federation.curve_holdout=0.25")
 
 
 class StopAfter:
-    """An observer that is Ctrl-C after a round."""
+    """Observer that raises Ctrl-C after a round."""
 
     def __init__(self, server_round):
         self.server_round = server_round
@@ -36,7 +36,7 @@ def undisturbed(*settings):
 
 
 def assert_same(a, b):
-    """Weights bit by bit, and everything that sites told but the time it took."""
+    """Compare weights bit by bit, and all that sites disclosed, except times."""
     assert a.weights.keys() == b.weights.keys()
     for name, array in a.weights.items():
         np.testing.assert_array_equal(array, b.weights[name], err_msg=name)
@@ -48,7 +48,7 @@ def assert_same(a, b):
 
 
 def interrupted(settings, folder, *, after):
-    """The run, stopped after a round; then everybody is started anew and it goes on."""
+    """Stop a run after a round, restart coordinator and sites, and resume it."""
     federation = Federation(settings)
     journal = Journal(folder, federation.config.experiment.digest(), 0)
     with pytest.raises(KeyboardInterrupt):
@@ -90,15 +90,15 @@ def test_a_damaged_newest_state_costs_one_round(tmp_path):
 
 
 def test_what_was_warned_of_is_still_known_after_a_resume(tmp_path):
-    """The warnings are found with the agreement, which a resumed run does not make again."""
+    """Warnings come from building the agreement, which a resumed run does not repeat."""
     settings = tiny(*GENES_ONLY, "data.synthetic.num_patients=120")
 
     def mistaken():
         federation = Federation(settings)
         site = federation.cohort.sites["site-03"]
         records = tuple(dataclasses.replace(r, time_months=r.time_months * 60) for r in site.cohort.records)
-        strange = dataclasses.replace(site, cohort=dataclasses.replace(site.cohort, records=records))
-        federation.cohort.sites["site-03"] = strange
+        changed = dataclasses.replace(site, cohort=dataclasses.replace(site.cohort, records=records))
+        federation.cohort.sites["site-03"] = changed
         federation.restart()
         return federation
 
@@ -144,7 +144,7 @@ def test_a_sites_result_does_not_depend_on_who_else_is_there():
     ],
 )
 def test_a_setting_changes_the_weights(change):
-    """House rule 10: an option that changes nothing is removed."""
+    """An option that changes nothing must be removed."""
     # Several steps, because the proximal term is zero in the first of a round.
     settings = (*GENES_ONLY, "training.batch_size=4", "federation.num_rounds=1")
     base, changed = undisturbed(*tiny(*settings)), undisturbed(*tiny(*settings, change))
