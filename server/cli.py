@@ -275,7 +275,10 @@ def _parser() -> argparse.ArgumentParser:
     init = add("init", _init, "create a federation's folder: authority, server certificate, empty roster, settings")
     init.add_argument("folder", type=Path, metavar="DIR")
     init.add_argument(
-        "--address", action="append", required=True, help="host name or IP address by which sites reach it"
+        "--address",
+        action="append",
+        required=True,
+        help="host name or IP address by which sites reach the coordinator; may be repeated",
     )
     init.add_argument("--port", type=int, help="port that sites connect to; default 8443")
     init.add_argument("--listen-host", help="address of this machine to listen on; default 0.0.0.0")

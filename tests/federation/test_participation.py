@@ -5,8 +5,9 @@ from fixtures.federation import GENES_ONLY, Federation, tiny
 from flwr.app import Context, Error, Message, RecordDict
 
 from memamba_core.config.experiment import Experiment
-from memamba_core.errors import FederationError
-from memamba_core.wire.protocol import Refusal
+from memamba_core.errors import ConfigError, FederationError
+from memamba_core.wire.flower_records import from_records, to_records
+from memamba_core.wire.protocol import FactsReply, Refusal
 from server.app import run_from_context
 
 SETTINGS = tiny(*GENES_ONLY, "federation.num_rounds=2", "agreement.gene_groups=kind")
@@ -73,9 +74,6 @@ def test_fewer_sites_are_enough_where_the_run_config_says_so(tmp_path, message_t
 
 
 def test_a_site_without_training_patients_takes_part_if_it_evaluates(tmp_path):
-    from memamba_core.wire.flower_records import from_records, to_records
-    from memamba_core.wire.protocol import FactsReply
-
     def nothing_to_train(message, reply):
         if message.metadata.message_type != "query.facts":
             return reply
@@ -90,3 +88,8 @@ def test_a_site_without_training_patients_takes_part_if_it_evaluates(tmp_path):
 
     with pytest.raises(FederationError, match=rf"3 of 4 .*site-02: {Refusal.DATA.text}"):
         flwr_run(Federation(SETTINGS, faults={"site-02": neither}), tmp_path / "other")
+
+
+def test_a_negative_number_of_sites_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="'min-sites' is -1; expected 0"):
+        flwr_run(Federation(SETTINGS), tmp_path, min_sites=-1)
