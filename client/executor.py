@@ -13,8 +13,8 @@ from typing import Protocol
 
 from flwr.app import Context, Error, Message
 
-from client.flower.tasks import Task, UnreachableError
-from memamba_core.errors import ProtocolError
+from client.flower.tasks import Task
+from memamba_core.errors import ProtocolError, UnreachableError
 from memamba_core.privacy.egress import EgressLog, EgressRecord, describe_answer, describe_refusal
 from memamba_core.wire.flower_records import from_records
 from memamba_core.wire.message import WireMessage

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from flwr.app import Error, Message
 
-from client.flower.tasks import NodeTasks, UnreachableError
+from client.flower.tasks import NodeTasks
+from memamba_core.errors import UnreachableError
 from memamba_core.wire.protocol import Refusal
 
 from .logs import support_log

@@ -1,26 +1,36 @@
-"""Exception tree of this project: every error that is raised on purpose.
+"""Exceptions of this project, all of them.
 
 ::
 
     MemambaError
-    ├── ConfigError (ValueError)            a setting that a person wrote cannot be used
+    ├── ConfigError (ValueError)            a setting is not usable
     ├── PolicyError (ValueError)            a run asks for something that the site does not allow
-    ├── DataError (ValueError)              a site's file does not match its site.yaml
+    ├── DataError (ValueError)              a site's file differs from its description in site.yaml
     │   └── NoPatientsError                 no patient is left after joining the tables
-    ├── AgreementError (ValueError)         sites (or a site and the coordinator) do not agree
+    ├── AgreementError (ValueError)         sites, or a site and the coordinator, do not agree
     ├── ProtocolError (ValueError)          a message does not have the agreed form
     ├── RejectedReplyError (ValueError)     a site's reply is well-formed and cannot be used
     ├── CheckpointError (ValueError)        a saved model or journal cannot be used
+    │   └── ForeignJournalError             a journal belongs to another experiment or fold
     ├── TamperedLogError (ValueError)       an append-only log was edited, cut or replaced
     ├── BudgetError (RuntimeError)          a step would spend more privacy than the site allows
-    ├── NoComparablePairError (ValueError)  a concordance index has nothing to compare
-    ├── MissingBackendError (ImportError)   a requested backend is not installed
-    ├── FolderBusyError (RuntimeError)      another `flower-server run` is using the coordinator's folder
-    └── FederationError (RuntimeError)      the federation stopped early; it can be resumed
+    ├── NoComparablePairError (ValueError)  a concordance index has no pair to compare
+    ├── MissingBackendError (ImportError)   a backend that the settings name is not installed
+    ├── FolderBusyError (RuntimeError)      another `flower-server run` uses the coordinator's folder
+    ├── FederationError (RuntimeError)      the federation cannot continue; it can be resumed
+    ├── SuperLinkLostError (ConnectionError)  the coordinator's SuperLink does not answer
+    ├── RetiredKeyError (RuntimeError)      the SuperLink's database refuses a key that was removed once
+    ├── UnreachableError (ConnectionError)  the site's SuperNode does not answer
+    └── client.session.RefusedError         a site refuses a request
 
-Messages state the value found, the value expected and the remedy. They are shown to the person who runs the program on
-that machine. Another site receives a fixed text by `memamba_core.wire.protocol.Refusal` and never one of these
-messages, because a message may name a file, a column or a patient.
+`client.session.RefusedError` is defined at the site, because it holds a `Refusal` of `memamba_core.wire`, a layer above
+this module. Three exceptions are no errors but control flow of one process: `client.interrupts.StopRequested`,
+`client.interrupts.TaskLost` and `client.interrupts.TimeOver` leave the work of the main thread in the middle. They
+derive from `BaseException`, so that no `except Exception` of a library swallows them.
+
+A message says what was got, what is expected and what to do. It is shown to the person who runs the program on that
+machine. A message may name a file, a column or a patient; therefore no message is ever sent to another site, which gets
+the fixed text of a `memamba_core.wire.protocol.Refusal` instead.
 """
 
 __all__ = [
@@ -31,6 +41,7 @@ __all__ = [
     "DataError",
     "FederationError",
     "FolderBusyError",
+    "ForeignJournalError",
     "MemambaError",
     "MissingBackendError",
     "NoComparablePairError",
@@ -38,12 +49,15 @@ __all__ = [
     "PolicyError",
     "ProtocolError",
     "RejectedReplyError",
+    "RetiredKeyError",
+    "SuperLinkLostError",
     "TamperedLogError",
+    "UnreachableError",
 ]
 
 
 class MemambaError(Exception):
-    """Base of all errors raised on purpose by this project."""
+    """Base of all errors that this project raises on purpose."""
 
 
 class ConfigError(MemambaError, ValueError):
@@ -78,6 +92,10 @@ class CheckpointError(MemambaError, ValueError):
     """A checkpoint or journal is damaged, or belongs to another model or experiment."""
 
 
+class ForeignJournalError(CheckpointError):
+    """A journal is whole, but belongs to another experiment or fold."""
+
+
 class TamperedLogError(MemambaError, ValueError):
     """An append-only log was edited, cut, or replaced by an older one."""
 
@@ -87,16 +105,28 @@ class BudgetError(MemambaError, RuntimeError):
 
 
 class NoComparablePairError(MemambaError, ValueError):
-    """No two patients can be compared: no patient had an event before another patient's last visit."""
+    """No two patients can be compared: none had an event before another one's last visit."""
 
 
 class MissingBackendError(MemambaError, ImportError):
-    """A backend was requested by name, and its package is not installed."""
+    """The settings name a backend whose package is not installed."""
 
 
 class FolderBusyError(MemambaError, RuntimeError):
-    """A run is in progress in the coordinator's folder, which holds one run at a time."""
+    """A run is in progress in the coordinator's folder, which allows one run at a time."""
 
 
 class FederationError(MemambaError, RuntimeError):
-    """The federation stopped early, for example because too few sites replied; it can be resumed."""
+    """The federation stopped early, for example for too few answers; it can be resumed."""
+
+
+class SuperLinkLostError(MemambaError, ConnectionError):
+    """The coordinator's SuperLink does not answer, refuses, or has ended the run."""
+
+
+class RetiredKeyError(MemambaError, RuntimeError):
+    """The SuperLink's database holds a key as removed and never registers it again; a new database does."""
+
+
+class UnreachableError(MemambaError, ConnectionError):
+    """The site's SuperNode does not answer, or refuses. The text may stand in the support log."""

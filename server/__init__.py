@@ -1,8 +1,9 @@
-"""The coordinating site.
+"""The coordinator.
 
-One round loop (`rounds`) over a Flower Grid, with the agreement before it (`settle`), a check of every answer
-(`gate`), Flower's strategies (`strategy`) and a journal that a run can be resumed from (`journal`). Over a network
-(`cli`, `deployment`) it runs beside a SuperLink (`superlink`), for the hospitals of a `roster`.
+`federation` holds the round loop (`rounds`) over a Flower Grid, the handshake before it (`handshake`), the check of
+every reply (`validation`), Flower's strategies (`strategy`) and the journal from which a run can be resumed
+(`journal`). A run over the network (`cli`, `deployment`) starts a SuperLink (`flower`) for the sites of a roster
+(`admin`).
 """
 
 import memamba_core  # noqa: F401  before torch: it sets what torch reads once

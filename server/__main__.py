@@ -1,4 +1,4 @@
-"""`flower-server`, also as `python -m server`: from the first import on, Ctrl-C ends it without a traceback."""
+"""Entry point of `flower-server` and `python -m server`; Ctrl-C during the imports leaves no traceback."""
 
 import sys
 
@@ -6,12 +6,12 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command."""
     try:
-        from .cli import main as command  # here, so that it is not yet imported when Ctrl-C may come
+        from .cli import main as command  # imported inside `try`: Ctrl-C may come during the import
 
         command()
-    except KeyboardInterrupt:  # before the command had its own word on it
+    except KeyboardInterrupt:  # before the command installed its own handler
         sys.exit(130)
 
 

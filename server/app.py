@@ -13,6 +13,7 @@ from memamba_core.errors import ConfigError
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint
 from server.federation.handshake import Run
 from server.federation.journal import Journal
+from server.federation.participation import require_sites
 from server.federation.rounds import FederationResult, run_federation
 
 __all__ = ["app", "run_from_context"]
@@ -23,27 +24,35 @@ _log = logging.getLogger(__name__)
 def run_from_context(grid: Grid, context: Context) -> FederationResult:
     """Run the federation that Flower's run config selects, and write its model.
 
-    Run config (all text but `fold`): `config-name` and `overrides` (space-separated) select the experiment;
-    `signatures` is the CSV of gene groups; `output` is the folder for `model.safetensors` and the journal, which
-    resumes an interrupted run; `fold` is the test fold, -1 for none.
+    Run config (all text but `fold` and `min-sites`): `config-name` and `overrides` (space-separated) select the
+    experiment; `signatures` is the CSV of gene groups; `output` is the folder for `model.safetensors` and the journal,
+    which resumes an interrupted run; `fold` is the test fold, -1 for none; `min-sites` is the number of sites that must
+    take part, 0 for all that are connected.
 
     Raises:
         ConfigError: a setting is missing or not usable.
+        FederationError: fewer sites took part than `min-sites` requires, or a round had too few accepted answers. The
+            number of sites is checked before round 1 and, after the model was written, without the sites that refused
+            every round.
     """
     settings = context.run_config
     config_name, overrides = str(settings["config-name"]), tuple(shlex.split(str(settings["overrides"])))
     experiment = compose_experiment(overrides, config_name)
     fold, output = int(settings["fold"]), Path(str(settings["output"]))
     if not settings["output"]:
-        raise ConfigError("run config 'output' is empty; name the folder for the model and the journal")
+        raise ConfigError("run config 'output' is empty; expected the folder for the model and the journal")
+    if int(settings["min-sites"]) < 0:
+        raise ConfigError(f"run config 'min-sites' is {settings['min-sites']}; expected 0 (all) or a number of sites")
     signatures = read_signatures(Path(str(settings["signatures"]))) if settings["signatures"] else None
     output.mkdir(parents=True, exist_ok=True)
     run = Run(f"run-{context.run_id}-fold-{fold}", experiment, fold, overrides)
     journal = Journal(output / "journal", experiment.digest(), fold)
-    result = run_federation(grid, run, signatures=signatures, journal=journal)
+    min_sites = int(settings["min-sites"]) or None
+    result = run_federation(grid, run, signatures=signatures, journal=journal, min_sites=min_sites)
     final = Checkpoint(result.weights, experiment, result.agreement, len(result.rounds), code_digest())
     save_checkpoint(output, "model", final)
     _log.info("c_index_histogram on the test fold: %s", result.evaluation.c_index_histogram)
+    require_sites([site for site in result.facts if site not in result.absent], result.absent, min_sites)
     return result
 
 
@@ -52,5 +61,5 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Entry point of Flower."""
+    """Run the federation; Flower calls this function."""
     run_from_context(grid, context)

@@ -1,4 +1,4 @@
-"""A run over the network, from settings to results: `flower-server run`."""
+"""Carry out a run over the network, from settings to results: `flower-server run`."""
 
 import logging
 import shutil
@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -18,38 +17,39 @@ from memamba_core.config.coordinator import RunSettings
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.run_manifest import MANIFEST_VERSION, DeploymentManifest
 from memamba_core.data.genomics import read_signatures
-from memamba_core.errors import ConfigError, FederationError
+from memamba_core.errors import ConfigError, FederationError, RetiredKeyError, SuperLinkLostError
 from server.admin.folder import FederationFolder
 from server.federation.exchange import SiteFailure
 from server.federation.handshake import Run
 from server.federation.journal import Journal, RoundRecord
 from server.federation.rounds import run_federation
-from server.flower.control import Control, RetiredKeyError, server_app_task
-from server.flower.grid import RuntimeGrid, SuperLinkLostError
+from server.flower.control import Control, server_app_task
+from server.flower.grid import RuntimeGrid
 from server.flower.superlink import SuperLink
 
 from .logs import also_log_to
 from .progress import RunProgress
 from .results import write_json, write_results, write_rounds
+from .summary import DeploymentSummary
 
 __all__ = ["Plan", "plan_run", "run_deployment"]
 
 _log = logging.getLogger(__name__)
-_AWAY = SiteFailure(0, "not connected when the others began")
-_LOOK_EVERY_S = 0.5
-_STEADY_S = 3.0  # before its SuperNode starts, and from its doctor, a hospital is connected for a moment only
+_NOT_CONNECTED = SiteFailure(0, "not connected when the run began")
+_POLL_S = 0.5
+_STEADY_S = 3.0  # the key check of a site's connector or doctor connects for a moment only
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that could begin.
+    """Run that is ready to begin.
 
     Attributes:
-        folder: its own, in `runs/`; not there yet if the run is new.
-        run: what hospitals are told.
-        sites: that are asked.
-        min_sites: begin without the rest when this many are connected.
-        wait_s: longest wait for them.
+        folder: folder of this run in `runs/`; does not exist yet if the run is new.
+        run: name, experiment and fold, as sent to the sites.
+        sites: names of the sites that are asked.
+        min_sites: number of connected sites with which the run begins at the end of the wait.
+        wait_s: longest wait for the sites, seconds.
         signatures: CSV of gene groups.
     """
 
@@ -62,25 +62,25 @@ class Plan:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is anything that could be resumed."""
+        """True if the run's folder exists, so that the run can be resumed."""
         return (self.folder / "settings.json").exists()
 
     @property
     def journal(self) -> Journal:
-        """The finished rounds."""
+        """Journal of the finished rounds."""
         return Journal(self.folder / "journal", self.run.experiment.digest(), self.run.fold)
 
 
 def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Sequence[str]) -> Plan:
-    """Put a run together from settings, roster and, if it is resumed, its own folder. Nothing is written.
+    """Plan a run from settings, roster and, if it is resumed, its own folder. Write nothing.
 
     Args:
         federation: the coordinator's folder.
-        settings: of this run.
-        overrides: of the experiment, as hospitals will get them.
+        settings: settings of this run.
+        overrides: settings of the experiment, as typed.
 
     Raises:
-        ConfigError: a setting cannot be used, a hospital is not enrolled, or the run to resume does not allow it.
+        ConfigError: a setting cannot be used, a site is not enrolled, or the run cannot be resumed in this way.
     """
     roster = federation.roster()
     name = settings.resume or settings.name or f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}"
@@ -93,20 +93,22 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
         sites = settings.sites or before.sites
         experiment = before.experiment(str(folder / "settings.json"))
     elif folder.exists():
-        raise ConfigError(f"{folder} is there already; choose another name, or go on with it by resume={name}")
+        raise ConfigError(f"{folder} exists already. Choose another name, or continue this run with resume={name}")
     if not sites:
-        raise ConfigError("no hospital is enrolled; `flower-server enroll NAME node.pub` adds one")
+        raise ConfigError("no site is enrolled. Add one with `flower-server enroll NAME node.pub`")
     for site in sites:
         roster.get(site)
     min_sites = settings.min_sites or len(sites)
     if min_sites > len(sites):
-        raise ConfigError(f"min_sites={min_sites} is more than the hospitals that are asked: {', '.join(sites)}")
+        raise ConfigError(
+            f"min_sites is {min_sites}; expected at most {len(sites)}, the sites that are asked: {', '.join(sites)}"
+        )
     if signatures is not None and not signatures.is_file():
-        raise ConfigError(f"signatures={signatures}: no such file")
+        raise ConfigError(f"signatures={signatures}: no such file; expected a CSV of gene groups")
     experiment = experiment or compose_experiment(overrides)
     if experiment.agreement.gene_groups == "signatures" and signatures is None:
         raise ConfigError(
-            "agreement.gene_groups is signatures, but there is no table of them; give signatures=FILE, or "
+            "agreement.gene_groups is signatures, but no table of signatures is given. Add signatures=FILE, or "
             "agreement.gene_groups=kind"
         )
     experiment.check_number_of_sites(len(sites))
@@ -115,10 +117,10 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
 
 
 def _settings_before(folder: Path, overrides: Sequence[str]) -> DeploymentManifest:
-    """What a run was begun with.
+    """Read the settings with which a run began.
 
     Raises:
-        ConfigError: there is none, it is damaged or finished, or it shall get other settings.
+        ConfigError: there is no such run, it is damaged or finished, or overrides are given.
     """
     path = folder / "settings.json"
     if overrides:
@@ -131,13 +133,13 @@ def _settings_before(folder: Path, overrides: Sequence[str]) -> DeploymentManife
     return DeploymentManifest.read(path)
 
 
-def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -> dict[str, Any]:
-    """Carry a run out and write its results.
+def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -> DeploymentSummary:
+    """Carry out a run and write its results.
 
     Args:
         federation: the coordinator's folder.
-        plan: of `plan_run`.
-        console: for the live line.
+        plan: result of `plan_run`.
+        console: console of the live line.
 
     Returns:
         The contents of `summary.json`.
@@ -169,21 +171,21 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
                             observer=progress,
                             enrolled=present,
                         )
-                    away = {site: _AWAY for site in plan.sites if site not in present}
+                    away = {site: _NOT_CONNECTED for site in plan.sites if site not in present}
                     return write_results(plan.folder, plan.run, replace(result, failures=away | result.failures))
                 except SuperLinkLostError as error:
-                    raise FederationError(f"the SuperLink is lost: {error}; its log is {link.log_file}") from error
+                    raise FederationError(f"lost the SuperLink: {error}; its log is {link.log_file}") from error
                 except OSError as error:
                     raise FederationError(
-                        f"{plan.folder} cannot be written ({error.strerror}); finished rounds are kept. Make room"
+                        f"{plan.folder} cannot be written ({error.strerror}); finished rounds are kept. Free disk space"
                     ) from error
 
 
 def _begin(plan: Plan) -> None:
-    """Make the run's folder, unless it is there from before.
+    """Create the run's folder, unless it exists from before.
 
     Raises:
-        ConfigError: it cannot be written; nothing was left behind.
+        ConfigError: the folder cannot be written; nothing is left behind.
     """
     if plan.folder.exists():
         return
@@ -209,20 +211,20 @@ def _begin(plan: Plan) -> None:
 def _flower_run(
     federation: FederationFolder, link: SuperLink, progress: RunProgress
 ) -> Iterator[tuple[RuntimeGrid, dict[str, int]]]:
-    """One run of Flower's, with the keys of the roster and no others.
+    """Run one of Flower's runs, with the keys of the roster and no others.
 
     Yields:
-        Its grid, and the node id of each enrolled site.
+        The grid of the run, and the node id of each enrolled site.
     """
     roster, ca = federation.roster(), federation.pki.ca_certificate
     control = Control(link.address, ca)
     try:
-        control.end_runs()  # of a coordinator that was killed
+        control.end_runs()  # left by a coordinator that was killed
         keys = {site: roster.get(site).public_key_pem for site in roster.names}
         try:
             nodes = control.register(keys)
         except RetiredKeyError:
-            link.start_afresh()
+            link.restart_with_empty_database()
             nodes = control.register(keys)
         progress.know(nodes)
         control.start_run()
@@ -235,9 +237,9 @@ def _flower_run(
 
 
 def _metrics_writer(plan: Plan) -> Callable[[RoundRecord], None]:
-    """Keeps `metrics.jsonl` up to date, round by round."""
-    past = plan.journal.read()
-    rounds = list(past.rounds) if past else []
+    """Return a callback that rewrites `metrics.jsonl` after each round."""
+    resumed = plan.journal.read()
+    rounds = list(resumed.rounds) if resumed else []
 
     def write(record: RoundRecord) -> None:
         rounds.append(record)
@@ -249,20 +251,20 @@ def _metrics_writer(plan: Plan) -> Callable[[RoundRecord], None]:
 def _wait_for_sites(
     grid: RuntimeGrid, plan: Plan, nodes: Mapping[str, int], progress: RunProgress, started: float
 ) -> dict[str, int]:
-    """Wait until all sites are connected, or long enough for the least number of them.
+    """Wait until all sites are connected, or for `wait_s` seconds if `min_sites` of them are.
 
     Args:
-        grid: of the run.
-        plan: names the sites.
-        nodes: node id of each.
-        progress: told who is there.
-        started: Unix time; a site counts when it was heard of after it.
+        grid: grid of the run.
+        plan: names of the sites, least number of them, longest wait.
+        nodes: node id of each site.
+        progress: shows the connected sites.
+        started: Unix time; a site counts as connected after a sign of life later than this.
 
     Returns:
         The node id of each connected site.
 
     Raises:
-        FederationError: too few are there.
+        FederationError: too few sites are connected.
     """
     deadline = time.monotonic() + plan.wait_s
     since: dict[str, float] = {}
@@ -276,11 +278,11 @@ def _wait_for_sites(
             return present
         if time.monotonic() > deadline:
             break
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_S)
     if len(present) < plan.min_sites:
         raise FederationError(
-            f"{len(present)} of {len(plan.sites)} sites are connected after {plan.wait_s:.0f} s, min_sites is "
-            f"{plan.min_sites}; not connected: {', '.join(absent)}. `flower-client doctor` at the hospital says why"
+            f"{len(present)} of {len(plan.sites)} sites are connected after {plan.wait_s:.0f} s; expected "
+            f"min_sites={plan.min_sites}. Not connected: {', '.join(absent)}. Run `flower-client doctor` at these sites"
         )
     _log.warning("beginning without %s: not connected after %.0f s", ", ".join(absent), plan.wait_s)
     return present

@@ -1,4 +1,4 @@
-"""The log of `flower-server`: standard error, as text or as a JSON object per line, and `run.log` of each run."""
+"""Log of `flower-server`: standard error, as text or as a JSON object per line, and `run.log` of each run."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ _OURS = ("memamba_core", "server")
 
 
 def open_log(log_format: LogFormat, console: Console) -> None:
-    """Log to a console, which may show a live line below.
+    """Log to a console that may show a live line below the log.
 
     Args:
         log_format: `text` or `json`.
@@ -29,7 +29,7 @@ def open_log(log_format: LogFormat, console: Console) -> None:
     root.setLevel(logging.WARNING)
     for name in _OURS:
         logging.getLogger(name).setLevel(logging.INFO)
-    for name in ("flwr", "httpx"):  # Flower brings a handler of its own, httpx a line per request
+    for name in ("flwr", "httpx"):  # Flower installs its own handler, httpx logs a line per request
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -37,7 +37,7 @@ def open_log(log_format: LogFormat, console: Console) -> None:
 
 @contextmanager
 def also_log_to(path: Path, packages: Sequence[str] = _OURS) -> Iterator[None]:
-    """Append what these packages log to a file, within the block; the loggers are then as they were."""
+    """Append the log of these packages to a file while the block runs; restore the loggers afterwards."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in packages]

@@ -1,4 +1,4 @@
-"""What a person sees of a run: one live line on a terminal, lines in a log, and a file for `flower-server status`."""
+"""Display of a run: one live line on a terminal, lines in a log, and a file for `flower-server status`."""
 
 import json
 import logging
@@ -25,14 +25,14 @@ _STATUS_FILE = "status.json"
 _LOG_EVERY_S = 60.0
 _MAX_NAMED = 5
 _PHASES = {
-    Phase.FACTS: "Agreement",
+    Phase.FACTS: "Handshake",
     Phase.EVALUATE: "Closing evaluation",
 }
 
 
 @dataclass
 class _Now:
-    """What the run does at this moment."""
+    """Current step of a run, and the sites that have answered."""
 
     step: str = "Starting"
     asked: tuple[str, ...] = ()
@@ -41,22 +41,22 @@ class _Now:
     since: float = field(default_factory=time.time)
 
     def sentence(self) -> str:
-        """`Round 7 of 20: 4 of 5 sites returned, waiting for st-elsewhere, 38 s`."""
+        """Return `Round 7 of 20: 4 of 5 sites returned, waiting for st-elsewhere, 38 s`."""
         missing = [site for site in self.asked if site not in self.answered]
-        told = [f"{len(self.answered)} of {len(self.asked)} sites {self.verb}"] if self.asked else []
+        parts = [f"{len(self.answered)} of {len(self.asked)} sites {self.verb}"] if self.asked else []
         if missing:
-            told.append(f"waiting for {_list(missing)}")
-        return f"{self.step}: " + ", ".join([*told, f"{time.time() - self.since:.0f} s"])
+            parts.append(f"waiting for {_list(missing)}")
+        return f"{self.step}: " + ", ".join([*parts, f"{time.time() - self.since:.0f} s"])
 
 
 class RunProgress:
-    """Told by the round loop (it is its `Observer`), by the wait for sites and by the grid; a context manager.
+    """Progress display, called by the round loop (its `Observer`), the wait for sites and the grid; a context manager.
 
     Args:
         state: folder of the status file.
         run: in progress.
-        console: where the live line goes, if it is a terminal.
-        on_round: told of each finished round, too.
+        console: shows the live line if it is a terminal.
+        on_round: called after each finished round.
     """
 
     def __init__(self, state: Path, run: Run, console: Console, on_round: Callable[[RoundRecord], None]) -> None:
@@ -65,7 +65,7 @@ class RunProgress:
         self._live = console.status("") if console.is_terminal else None
         self._on_round = on_round
         self._now = _Now()
-        self._step = "Agreement"
+        self._step = "Handshake"
         self._site_of: dict[int, str] = {}
         self._stopped = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
@@ -87,11 +87,11 @@ class RunProgress:
         self._file.unlink(missing_ok=True)
 
     def know(self, nodes: Mapping[str, int]) -> None:
-        """Learn which node is which site."""
+        """Store the site of each node id."""
         self._site_of = {node: site for site, node in nodes.items()}
 
     def on_connected(self, wanted: Iterable[str], connected: Collection[str]) -> None:
-        """The wait for sites goes on."""
+        """Show the sites that are connected; called repeatedly during the wait for sites."""
         now = self._now
         if now.step != "Waiting for sites":
             now = _Now("Waiting for sites", tuple(wanted), verb="connected")
@@ -101,36 +101,30 @@ class RunProgress:
             _log.info(now.sentence())
 
     def on_phase(self, phase: Phase, num_sites: int, server_round: int) -> None:
-        """A phase begins."""
+        """Show the phase that begins."""
         self._step = _PHASES.get(phase, f"Round {server_round} of {self._num_rounds}")
         if phase in _PHASES:
             _log.info(_PHASES[phase].lower())
         self._show(_Now(self._step))
 
     def on_asked(self, nodes: Iterable[int]) -> None:
-        """Messages are on their way to these nodes."""
+        """Show the sites that were asked."""
         self._show(_Now(self._step, tuple(sorted(self._site_of[node] for node in nodes))))
 
     def on_answer(self, node: int) -> None:
-        """An answer of a node is here."""
+        """Count the site of this node as answered."""
         self._now.answered.add(self._site_of[node])
         self._write()
 
     def on_round(self, record: RoundRecord) -> None:
-        """A round is finished and in the journal."""
-        failed = [site for site, line in record.sites.items() if "failure" in line]
-        losses = [
-            (line["train_loss"], line["trained"].get("head", 0))
-            for line in record.sites.values()
-            if line.get("train_loss") is not None
-        ]
-        told = [f"{len(record.sites) - len(failed)} of {len(record.sites)} sites"]
-        if total := sum(num for _, num in losses):
-            told.append(f"training loss {sum(loss * num for loss, num in losses) / total:.3f}")
-        told += [f"{record.seconds:.1f} s", f"{(record.bytes_sent + record.bytes_received) / 1e6:.1f} MB"]
-        if failed:
-            told.append(f"without {_list(failed)}")
-        _log.info("round %d of %d done: %s", record.server_round, self._num_rounds, ", ".join(told))
+        """Log a finished round."""
+        parts = [f"{len(record.trained)} of {len(record.sites)} sites"]
+        if record.train_loss is not None:
+            parts.append(f"training loss {record.train_loss:.3f}")
+        parts += [f"{record.seconds:.1f} s", f"{(record.bytes_sent + record.bytes_received) / 1e6:.1f} MB"]
+        if record.failed:
+            parts.append(f"without {_list(record.failed)}")
+        _log.info("round %d of %d done: %s", record.server_round, self._num_rounds, ", ".join(parts))
         self._on_round(record)
 
     def _show(self, now: _Now) -> None:
@@ -139,7 +133,7 @@ class RunProgress:
 
     def _write(self) -> None:
         now = self._now
-        told = {
+        status = {
             "run": self._run,
             "step": now.step,
             "asked": now.asked,
@@ -148,7 +142,7 @@ class RunProgress:
             "since": now.since,
         }
         with suppress(OSError), write_atomically(self._file) as partial:  # a full disk stops the run at its journal
-            partial.write_text(json.dumps(told), encoding="utf-8")
+            partial.write_text(json.dumps(status), encoding="utf-8")
         self._render()
 
     def _render(self) -> None:
@@ -156,23 +150,23 @@ class RunProgress:
             self._live.update(self._now.sentence())
 
     def _tick(self) -> None:
-        """Let the seconds run: each on a terminal, each minute in a log."""
-        told = time.monotonic()
+        """Update the seconds: every second on a terminal, every minute in a log."""
+        logged = time.monotonic()
         while not self._stopped.wait(1.0):
             self._render()
-            if self._live is None and time.monotonic() - told >= _LOG_EVERY_S:
-                told = time.monotonic()
+            if self._live is None and time.monotonic() - logged >= _LOG_EVERY_S:
+                logged = time.monotonic()
                 _log.info(self._now.sentence())
 
 
 def read_status(state: Path) -> tuple[str, str] | None:
-    """The name of the run in progress and the sentence that says where it is; None before it has written one."""
+    """Read the name and the current sentence of the run in progress; None before the run has written its status."""
     try:
-        told: dict[str, Any] = json.loads((state / _STATUS_FILE).read_text(encoding="utf-8"))
+        status: dict[str, Any] = json.loads((state / _STATUS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    now = _Now(told["step"], tuple(told["asked"]), set(told["answered"]), told["verb"], told["since"])
-    return told["run"], now.sentence()
+    now = _Now(status["step"], tuple(status["asked"]), set(status["answered"]), status["verb"], status["since"])
+    return status["run"], now.sentence()
 
 
 def _list(sites: Collection[str]) -> str:

@@ -1,10 +1,9 @@
-"""What a run leaves in its folder: `summary.json`, `metrics.jsonl`, `model.safetensors` with `model.json`, a figure."""
+"""Write what a run leaves: `summary.json`, `metrics.jsonl`, `model.safetensors` with `model.json`, and a figure."""
 
 import json
 import platform
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,19 @@ from memamba_core.training.checkpoint import Checkpoint, code_digest, save_check
 from memamba_core.wire.protocol import PROTOCOL_VERSION, package_version
 from server.federation.handshake import Run
 from server.federation.journal import RoundRecord
+from server.federation.outcome import Trained
 from server.federation.rounds import FederationResult
+
+from .summary import (
+    ClosingEvaluation,
+    DeclaredSite,
+    DeploymentSummary,
+    FailedLine,
+    MetricsLine,
+    RoundFailure,
+    RunDigests,
+    TrainedLine,
+)
 
 __all__ = [
     "build_summary",
@@ -42,23 +53,26 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} does not go into JSON")
 
 
-def round_lines(fold: int, rounds: Sequence[RoundRecord]) -> list[dict[str, Any]]:
-    """Lines of `metrics.jsonl`: one per round and site. Metrics are of the weights that came *into* the round."""
-    return [
-        {"fold": fold, "round": record.server_round, "site": site, **line}
-        for record in rounds
-        for site, line in record.sites.items()
-    ]
+def round_lines(fold: int, rounds: Sequence[RoundRecord]) -> list[MetricsLine]:
+    """Build the lines of `metrics.jsonl`: one per round and site, in the order of rounds and names."""
+    lines: list[MetricsLine] = []
+    for record in rounds:
+        for site, outcome in record.sites.items():
+            place = {"fold": fold, "round": record.server_round, "site": site}
+            kind = TrainedLine if isinstance(outcome, Trained) else FailedLine
+            lines.append(kind(**place, **dict(outcome)))
+    return lines
 
 
 def write_rounds(path: Path, fold: int, rounds: Sequence[RoundRecord]) -> None:
     """Write `metrics.jsonl`, whole or not at all."""
+    lines = [json.dumps(line.model_dump(mode="json")) + "\n" for line in round_lines(fold, rounds)]
     with write_atomically(path) as partial:
-        partial.write_text("".join(json.dumps(line) + "\n" for line in round_lines(fold, rounds)), encoding="utf-8")
+        partial.write_text("".join(lines), encoding="utf-8")
 
 
-def versions() -> dict[str, Any]:
-    """Of what makes the numbers."""
+def versions() -> dict[str, str | int]:
+    """Return the versions that a result depends on: this package, its protocol, Python and the libraries."""
     return {
         "memamba-federated": package_version(),
         "protocol": PROTOCOL_VERSION,
@@ -68,70 +82,63 @@ def versions() -> dict[str, Any]:
 
 
 def describe_absences(result: FederationResult) -> list[str]:
-    """A sentence for each reason for which hospitals did not take part, in all of it or in some rounds."""
+    """Write one sentence per reason for which sites missed the whole run or some of its rounds."""
     reasons: dict[str, dict[str, int]] = {}
     for site, failure in result.failures.items():
         reasons.setdefault(failure.text, {})[site] = sum(site not in record.sites for record in result.rounds)
     for record in result.rounds:
-        for site, line in record.sites.items():
-            if "failure" in line:
-                missed = reasons.setdefault(line["failure"], {})
-                missed[site] = missed.get(site, 0) + 1
+        for site, failed in record.failed.items():
+            missed = reasons.setdefault(failed.failure, {})
+            missed[site] = missed.get(site, 0) + 1
     return [
-        f"{len(missed)} hospital{'s' * (len(missed) > 1)} missed {'up to ' * (len(set(missed.values())) > 1)}"
+        f"{len(missed)} site{'s' * (len(missed) > 1)} missed {'up to ' * (len(set(missed.values())) > 1)}"
         f"{max(missed.values())} of {len(result.rounds)} rounds: {reason} ({', '.join(sorted(missed))})"
         for reason, missed in reasons.items()
     ]
 
 
-def build_summary(run: Run, result: FederationResult) -> dict[str, Any]:
-    """The contents of `summary.json`: what a federation can know without seeing a patient.
-
-    Numbers of patients and events are of the hospitals over their floors; a hospital under them is in `sites` with its
-    band only.
-    """
+def build_summary(run: Run, result: FederationResult) -> DeploymentSummary:
+    """Build the contents of `summary.json`: what a federation can know without seeing a patient."""
     evaluation, rounds = result.evaluation, result.rounds
     fold = [f"fold={run.fold}"] if run.fold >= 0 else []
-    return {
-        "run": run.run_id,
-        "num_sites": len(result.facts),
-        "sites": {
-            name: {"size_band": fact.size_band, "num_patients": fact.num_patients, "num_events": fact.num_events}
+    return DeploymentSummary(
+        run=run.run_id,
+        num_sites=len(result.facts),
+        sites={
+            name: DeclaredSite(size_band=fact.size_band, num_patients=fact.num_patients, num_events=fact.num_events)
             for name, fact in result.facts.items()
         },
-        "left_out": {site: failure.text for site, failure in result.failures.items()},
-        "fold": run.fold,
-        "c_index_histogram": evaluation.c_index_histogram,
-        "c_index_within_site": evaluation.c_index_within_site,
-        "closing_evaluation": {
-            key: value for key, value in asdict(evaluation).items() if not key.startswith("c_index")
-        },
-        "num_rounds": len(rounds),
-        "failures": [
-            {"round": record.server_round, "site": site, "failure": line["failure"]}
+        left_out={site: failure.text for site, failure in result.failures.items()},
+        fold=run.fold,
+        c_index_histogram=evaluation.c_index_histogram,
+        c_index_within_site=evaluation.c_index_within_site,
+        closing_evaluation=ClosingEvaluation(
+            num_patients=evaluation.num_patients,
+            num_events=evaluation.num_events,
+            loss=evaluation.loss,
+            sites=evaluation.sites,
+        ),
+        num_rounds=len(rounds),
+        failures=tuple(
+            RoundFailure(round=record.server_round, site=site, failure=failed.failure)
             for record in rounds
-            for site, line in record.sites.items()
-            if "failure" in line
-        ],
-        "time_bin_edges": list(result.agreement.time_bin_edges),
-        "num_gene_columns": len(result.agreement.gene_columns),
-        "num_parameters": int(sum(array.size for array in result.weights.values())),
-        "seconds": sum(record.seconds for record in rounds),
-        "bytes_per_round": int(np.mean([r.bytes_sent + r.bytes_received for r in rounds])) if rounds else None,
-        "settings": run.experiment.model_dump(mode="json"),
-        "digests": {
-            "experiment": run.experiment.digest(),
-            "code": code_digest(),
-            "agreement": result.agreement.digest(),
-        },
-        "warnings": [*result.warnings, *describe_absences(result)],
-        "versions": versions(),
-        "command": shlex.join(["flower-server", "run", *fold, *run.overrides]),
-    }
+            for site, failed in record.failed.items()
+        ),
+        time_bin_edges=result.agreement.time_bin_edges,
+        num_gene_columns=len(result.agreement.gene_columns),
+        num_parameters=int(sum(array.size for array in result.weights.values())),
+        seconds=sum(record.seconds for record in rounds),
+        bytes_per_round=int(np.mean([r.bytes_sent + r.bytes_received for r in rounds])) if rounds else None,
+        settings=run.experiment.model_dump(mode="json"),
+        digests=RunDigests(experiment=run.experiment.digest(), code=code_digest(), agreement=result.agreement.digest()),
+        warnings=(*result.warnings, *describe_absences(result)),
+        versions=versions(),
+        command=shlex.join(["flower-server", "run", *fold, *run.overrides]),
+    )
 
 
-def write_results(folder: Path, run: Run, result: FederationResult) -> dict[str, Any]:
-    """Write everything, and draw the rounds; the summary last, because it says that the run is finished.
+def write_results(folder: Path, run: Run, result: FederationResult) -> DeploymentSummary:
+    """Write all files of a run and draw its rounds; `summary.json` comes last, because it marks the run as finished.
 
     Returns:
         The summary.
@@ -140,8 +147,8 @@ def write_results(folder: Path, run: Run, result: FederationResult) -> dict[str,
     final = Checkpoint(result.weights, run.experiment, result.agreement, len(result.rounds), code_digest())
     save_checkpoint(folder, "model", final)
     summary = build_summary(run, result)
-    if lines := round_lines(run.fold, result.rounds):
+    if lines := [line.model_dump(mode="json") for line in round_lines(run.fold, result.rounds)]:
         (folder / "figures").mkdir(exist_ok=True)
-        draw_rounds(folder / "figures" / "learning_curves.png", lines, f"{run.run_id}, {len(result.facts)} hospitals")
-    write_json(folder / "summary.json", summary)
+        draw_rounds(folder / "figures" / "learning_curves.png", lines, f"{run.run_id}, {len(result.facts)} sites")
+    write_json(folder / "summary.json", summary.model_dump(mode="json"))
     return summary

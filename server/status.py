@@ -1,4 +1,4 @@
-"""`flower-server status` and `stop`: look at the run in progress, and end it, from another terminal."""
+"""`flower-server status` and `stop`: describe the run in progress, or end it, from another terminal."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ _STOP_S = 20.0
 
 
 def describe_run(folder: FederationFolder) -> str | None:
-    """What the run in progress does; None if there is none."""
+    """Return a sentence about the run in progress; None if no run is in progress."""
     holder = folder.holder()
     if holder is None:
         return None
@@ -24,22 +24,22 @@ def describe_run(folder: FederationFolder) -> str | None:
 
 
 def stop_run(folder: FederationFolder) -> bool:
-    """Tell the run in progress to end, and wait until it has.
+    """Signal the run in progress to end, and wait until it has ended.
 
     Returns:
-        Whether there was one.
+        False if no run was in progress.
 
     Raises:
-        ConfigError: it cannot be told, or does not end.
+        ConfigError: the process cannot be signalled from here, or does not end.
     """
     holder = folder.holder()
     if holder is None:
         return False
     elsewhere = ConfigError(
-        f"process {holder} is not one of this user and machine; in containers: `docker compose exec coordinator "
-        "flower-server stop`"
+        f"the run is process {holder}; expected a process of this user on this machine. In containers: `docker compose "
+        "exec coordinator flower-server stop`"
     )
-    if not holder.is_here:  # here the number is nobody's, or somebody else's
+    if not holder.is_here:  # on this machine the number means no process, or another one
         raise elsewhere
     try:
         os.kill(holder.process, signal.SIGTERM)
@@ -49,7 +49,7 @@ def stop_run(folder: FederationFolder) -> bool:
     while folder.holder() is not None:
         if time.monotonic() > deadline:
             raise ConfigError(
-                f"process {holder} was told to end and has not after {_STOP_S:.0f} s; kill -9 {holder.process}"
+                f"process {holder} has not ended {_STOP_S:.0f} s after SIGTERM. End it: kill -9 {holder.process}"
             )
         time.sleep(0.1)
     return True

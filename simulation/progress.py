@@ -144,14 +144,8 @@ class ProgressReporter:
 
     def on_round(self, record: RoundRecord) -> None:
         """A round is finished and in the journal."""
-        told = [
-            (line["train_loss"], line["trained"].get("head", 0)) for line in record.sites.values() if "trained" in line
-        ]
-        told = [(loss, count) for loss, count in told if loss is not None]
-        failed = [site for site, line in record.sites.items() if "failure" in line]
-        note = ""
-        if told:
-            note = f"loss {sum(loss * n for loss, n in told) / max(sum(n for _, n in told), 1):.3f}"
+        failed = [*record.failed]
+        note = "" if record.train_loss is None else f"loss {record.train_loss:.3f}"
         if failed:
             note += f", without {', '.join(failed[:3])}" + (" ..." if len(failed) > 3 else "")
         self._of_round = note

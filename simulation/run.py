@@ -204,7 +204,7 @@ def _federate(
         **evaluate_predictions(predictions, cohort.training_cohort(run.fold, experiment), result.agreement),
         "c_index_histogram": result.evaluation.c_index_histogram,
         "c_index_within_site": result.evaluation.c_index_within_site,
-        "closing_evaluation": result.evaluation.sites,
+        "closing_evaluation": {site: metrics.model_dump() for site, metrics in result.evaluation.sites.items()},
         "time_bin_edges": list(result.agreement.time_bin_edges),
         "num_gene_columns": len(result.agreement.gene_columns),
         "num_parameters": int(sum(array.size for array in result.weights.values())),

@@ -43,11 +43,12 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime.run_clientapp import push_message
 
+from memamba_core.errors import UnreachableError
+
 __all__ = [
     "KeyStatus",
     "NodeTasks",
     "Task",
-    "UnreachableError",
     "check_key_at_coordinator",
 ]
 
@@ -56,10 +57,6 @@ _log = logging.getLogger(__name__)
 CLIENT_APP_TASK = "flwr-clientapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _TRANSPORT_TRIES = 8  # with waits of 1, 2, 4 ... seconds at most: about half a minute
-
-
-class UnreachableError(ConnectionError):
-    """The SuperNode does not answer, or refuses. The text is fit for the support log."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Trained models on disk: weights as safetensors, and everything needed to use them as JSON. No pickle."""
+"""Trained models on disk: weights as safetensors, and a JSON file with all that using them needs. No pickle."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
@@ -19,11 +20,14 @@ from memamba_core.config.experiment import Experiment, settings_digest
 from memamba_core.data.agreement import Agreement
 from memamba_core.errors import CheckpointError, ConfigError, MissingBackendError
 from memamba_core.io.atomic import write_atomically
+from memamba_core.io.json_model import JsonModel
 from memamba_core.model import MEMamba, build_model
 from memamba_core.model.scan import choose_backend
 
 __all__ = [
     "Checkpoint",
+    "ModelDigests",
+    "ModelFile",
     "code_digest",
     "count_parameters",
     "initial_model",
@@ -36,6 +40,36 @@ __all__ = [
 
 Weights = dict[str, npt.NDArray[Any]]
 _FORMAT = 1
+
+
+class ModelDigests(JsonModel):
+    """SHA-256 digests (hex) that hold the two files of a model together and show changes by hand."""
+
+    weights: str
+    """Bytes of the `.safetensors` file."""
+    experiment: str
+    """Settings."""
+    agreement: str
+    """Time bins, genes and scaling."""
+    code: str
+    """Sources of `memamba_core` that trained the model."""
+
+
+class ModelFile(JsonModel):
+    """Contents of `model.json`."""
+
+    format: int
+    """Version of this layout."""
+    experiment: dict[str, Any]
+    """Settings that the model was trained with."""
+    agreement: dict[str, Any]
+    """Time bins, gene columns and groups, encoder and feature columns that the model expects."""
+    scaling: dict[str, list[float]]
+    """Center and scale of gene values and features; empty where values are not scaled."""
+    server_round: int
+    """Rounds of training behind the model (epochs, if it was not federated)."""
+    digests: ModelDigests
+    """Digests over weights, settings, agreement and code."""
 
 
 @dataclass(frozen=True)
@@ -115,23 +149,23 @@ def save_checkpoint(folder: Path, name: str, checkpoint: Checkpoint) -> tuple[Pa
     experiment, agreement = checkpoint.experiment, checkpoint.agreement
     weights_path, json_path = folder / f"{name}.safetensors", folder / f"{name}.json"
     blob = save(dict(checkpoint.weights))
-    about = {
-        "format": _FORMAT,
-        "experiment": experiment.model_dump(mode="json"),
-        "agreement": json.loads(agreement.to_json()),
-        "scaling": {key: array.tolist() for key, array in agreement.scaling().items()},
-        "server_round": checkpoint.server_round,
-        "digests": {
-            "weights": hashlib.sha256(blob).hexdigest(),
-            "experiment": experiment.digest(),
-            "agreement": agreement.digest(),
-            "code": checkpoint.code,
-        },
-    }
+    about = ModelFile(
+        format=_FORMAT,
+        experiment=experiment.model_dump(mode="json"),
+        agreement=json.loads(agreement.to_json()),
+        scaling={key: array.tolist() for key, array in agreement.scaling().items()},
+        server_round=checkpoint.server_round,
+        digests=ModelDigests(
+            weights=hashlib.sha256(blob).hexdigest(),
+            experiment=experiment.digest(),
+            agreement=agreement.digest(),
+            code=checkpoint.code,
+        ),
+    )
     with write_atomically(weights_path) as partial:
         partial.write_bytes(blob)
     with write_atomically(json_path) as partial:
-        partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        partial.write_text(json.dumps(about.model_dump(mode="json"), indent=1), encoding="utf-8")
     return weights_path, json_path
 
 
@@ -143,36 +177,48 @@ def load_checkpoint(folder: Path, name: str = "model") -> Checkpoint:
     """
     weights_path, json_path = folder / f"{name}.safetensors", folder / f"{name}.json"
     try:
-        about = json.loads(json_path.read_text(encoding="utf-8"))
-        blob_digest = hashlib.sha256(weights_path.read_bytes()).hexdigest()
-        if about["format"] != _FORMAT:
+        about = _read_about(json_path)
+        if about.digests.weights != hashlib.sha256(weights_path.read_bytes()).hexdigest():
             raise CheckpointError(
-                f"{json_path}: format is {about['format']}; expected {_FORMAT}. "
-                "Use the version of this package that wrote the file."
+                f"{weights_path} is not the file that {json_path.name} describes. Copy both files again"
             )
-        if about["digests"]["weights"] != blob_digest:
-            raise CheckpointError(
-                f"{weights_path} is not the file that {json_path.name} describes. Copy both files again."
-            )
-        scaling = {key: np.asarray(values, dtype=np.float64) for key, values in about["scaling"].items()}
-        agreement = Agreement.from_json(json.dumps(about["agreement"]), scaling)
-        if about["digests"]["agreement"] != agreement.digest():
-            raise CheckpointError(f"{json_path}: bins, genes or scaling were changed by hand. Copy the file again.")
-        if about["digests"]["experiment"] != settings_digest(about["experiment"]):
-            raise CheckpointError(f"{json_path}: the settings were changed by hand. Copy the file again.")
+        scaling = {key: np.asarray(values, dtype=np.float64) for key, values in about.scaling.items()}
+        agreement = Agreement.from_json(json.dumps(about.agreement), scaling)
+        if about.digests.agreement != agreement.digest():
+            raise CheckpointError(f"{json_path}: bins, genes or scaling were changed by hand. Copy the file again")
+        if about.digests.experiment != settings_digest(about.experiment):
+            raise CheckpointError(f"{json_path}: the settings were changed by hand. Copy the file again")
         return Checkpoint(
             weights=load_arrays(weights_path),
-            experiment=Experiment.parse(about["experiment"], str(json_path)),
+            experiment=Experiment.parse(about.experiment, str(json_path)),
             agreement=agreement,
-            server_round=int(about["server_round"]),
-            code=about["digests"]["code"],
+            server_round=about.server_round,
+            code=about.digests.code,
         )
     except CheckpointError:
         raise
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:  # any shape that JSON can have
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{folder}: {name}.json or {name}.safetensors is damaged ({error}). Copy both files again."
+            f"{folder}: {name}.json or {name}.safetensors is damaged ({error}). Copy both files again"
         ) from None
+
+
+def _read_about(path: Path) -> ModelFile:
+    """Read `model.json`.
+
+    Raises:
+        CheckpointError: the file is of another format or is damaged.
+    """
+    values = json.loads(path.read_text(encoding="utf-8"))
+    got = values.get("format") if isinstance(values, dict) else None
+    if got != _FORMAT:
+        raise CheckpointError(f"{path}: format is {got}; expected {_FORMAT}, which this version reads")
+    try:
+        return ModelFile.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{path} is damaged ({key}: {first['msg']}). Copy the file again") from None
 
 
 def load_arrays(path: Path) -> Weights:

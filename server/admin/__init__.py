@@ -1,1 +1,1 @@
-"""The coordinator's folder: certificates, roster, kits for sites."""
+"""Administration of the coordinator's folder: certificates, roster, kits for sites."""

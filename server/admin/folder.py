@@ -1,13 +1,13 @@
-"""The coordinator's folder: settings, roster, keys, runs, and the state of the run in progress.
+"""Coordinator's folder: settings, roster, keys, runs, and the state of the run in progress.
 
 ::
 
     coordinator.yaml   addresses and ports              kits/       what `flower-server kit` wrote
-    roster.yaml        the enrolled hospitals           runs/RUN/   results and journal of a run
+    roster.yaml        the enrolled sites               runs/RUN/   results and journal of a run
     pki/               certificate authority, server    state/      of the SuperLink; `run.lock`
                        key, secret of the runtime
 
-What the hospitals send lies in `state/` and `runs/`, the keys in `pki/`: the folder is for its owner alone.
+`state/` and `runs/` hold what the sites send, `pki/` holds the keys: only the owner may access the folder.
 """
 
 import datetime as dt
@@ -33,31 +33,31 @@ from .roster import Roster, load_roster, save_roster
 __all__ = ["FederationFolder", "Holder", "create_folder", "open_folder"]
 
 _SETTINGS = """\
-# The coordinating site. After a change of addresses: `flower-server renew`, and new kits.
-# The other settings take effect with the next `flower-server run`.
+# The coordinator. After a change of addresses, run `flower-server renew` and send new kits.
+# Other settings take effect with the next `flower-server run`.
 
-# Host names and IP addresses by which hospitals reach this machine; the first is written into kits.
+# Host names and IP addresses by which sites reach this machine; kits hold the first.
 addresses: [{addresses}]
-# Port that hospitals connect to.
+# Port that sites connect to.
 port: {port}
-# Where they are awaited on this machine. listen_port: null is the same as port; another one behind a port mapping.
+# Address and port of this machine to listen on. listen_port: null means the same as port; set it behind a port mapping.
 listen_host: {listen_host}
 listen_port: {listen_port}
-# For the SuperLink's other interfaces, on 127.0.0.1 only. They have no authentication: never map this port.
+# Port of the SuperLink's other interfaces, on 127.0.0.1 only. They have no authentication: never map this port.
 loopback_port: {loopback_port}
 """
 _RUN_LOCK = "run.lock"
-_LOCK_SECONDS = 0.5  # `holder` takes the lock for a moment to see whether it is free
+_LOCK_SECONDS = 0.5  # `holder` takes the lock for a moment to find out whether it is free
 _ALLOWED_IN_A_NEW_FOLDER = {"lost+found"}  # an empty volume may hold it
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process of a run.
+    """Process of a run.
 
     Attributes:
-        process: its number on its machine.
-        machine: host name; a container has one, and process numbers, of its own.
+        process: process id on its machine.
+        machine: host name; a container has its own host name and process ids.
     """
 
     process: int
@@ -65,7 +65,7 @@ class Holder:
 
     @property
     def is_here(self) -> bool:
-        """Whether the number means that process on this machine, too."""
+        """True where the process id means that process on this machine."""
         return self.machine == socket.gethostname()
 
     def __str__(self) -> str:
@@ -74,11 +74,11 @@ class Holder:
 
 @dataclass(frozen=True)
 class FederationFolder:
-    """An existing folder, with its settings as they were when it was opened.
+    """Existing folder, with its settings as they were when it was opened.
 
     Attributes:
-        path: of the folder, absolute.
-        config: `coordinator.yaml`.
+        path: absolute path.
+        config: contents of `coordinator.yaml`.
     """
 
     path: Path
@@ -86,7 +86,7 @@ class FederationFolder:
 
     @property
     def roster_file(self) -> Path:
-        """The enrolled hospitals."""
+        """File of the enrolled sites."""
         return self.path / "roster.yaml"
 
     @property
@@ -96,7 +96,7 @@ class FederationFolder:
 
     @property
     def runtime_secret(self) -> Path:
-        """What the coordinator's own programs show to the SuperLink's runtime interface."""
+        """Secret by which the coordinator's own programs authenticate at the SuperLink's runtime interface."""
         return self.path / "pki" / "runtime.secret"
 
     @property
@@ -111,11 +111,11 @@ class FederationFolder:
 
     @property
     def state(self) -> Path:
-        """Folder of what the SuperLink and the run in progress keep."""
+        """Folder for the state of the SuperLink and of the run in progress."""
         return self.path / "state"
 
     def roster(self) -> Roster:
-        """The roster as it is now.
+        """Read the roster.
 
         Raises:
             ConfigError: `roster.yaml` is damaged.
@@ -123,12 +123,12 @@ class FederationFolder:
         return load_roster(self.roster_file)
 
     def change_roster(self, change: Callable[[Roster], Roster]) -> Roster:
-        """Read the roster, change it and write it, with nobody else in between.
+        """Read, change and write the roster under a lock.
 
         Args:
-            change: from the roster as it is to the new one; what it raises leaves the file as it was.
+            change: makes the new roster from the present one; if it raises, the file stays unchanged.
         """
-        lock = os.open(self.path, os.O_RDONLY)  # the folder itself: no file of its own that a backup would copy
+        lock = os.open(self.path, os.O_RDONLY)  # lock the folder itself: a lock file would end up in backups
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             roster = change(self.roster())
@@ -139,16 +139,16 @@ class FederationFolder:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Use the folder for a run, alone. The lock goes with the process, also by a kill.
+        """Reserve the folder for one run. The lock ends with the process, even if the process is killed.
 
         Raises:
-            FolderBusyError: another process holds it; its number is in the text.
+            FolderBusyError: another process holds the lock; its process id is in the text.
         """
         with (self.state / _RUN_LOCK).open("a+") as lock:
             if not _try_lock(lock.fileno()):
                 raise FolderBusyError(
-                    f"{self.path}: a run is in progress in process {self.holder() or 'unknown'}; look at it with "
-                    "`flower-server status`, or end it with `flower-server stop`"
+                    f"{self.path}: a run is in progress in process {self.holder() or 'unknown'}. "
+                    "See `flower-server status`, or end the run with `flower-server stop`"
                 )
             lock.truncate(0)
             lock.write(f"{os.getpid()} {socket.gethostname()}\n")
@@ -159,7 +159,7 @@ class FederationFolder:
                 lock.truncate(0)
 
     def holder(self) -> "Holder | None":
-        """Who uses the folder for a run; None if no run is in progress."""
+        """Return the process that uses the folder for a run; None if no run is in progress."""
         path = self.state / _RUN_LOCK
         if not path.exists():
             return None
@@ -168,55 +168,62 @@ class FederationFolder:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 words = lock.read().split()
-                return Holder(int(words[0]), words[1]) if words else None  # empty for a moment, when it was just taken
+                return (
+                    Holder(int(words[0]), words[1]) if words else None
+                )  # the file is empty for a moment after the lock is taken
         return None
 
     def check(self) -> tuple[str, ...]:
-        """Look at what can go wrong in a run: certificates, and who can read the folder.
+        """Check the certificates and the access rights of the folder before a run.
 
         Returns:
-            Warnings.
+            Warnings, one sentence each.
 
         Raises:
-            ConfigError: hospitals would refuse this server (`Pki.check`).
+            ConfigError: sites would refuse this server (`Pki.check`).
         """
         warnings = self.pki.check(self.config.addresses, dt.datetime.now(dt.UTC))
         if mode := _mode_for_others(self.path):
-            return (*warnings, f"{self.path}: others can look into it (mode {mode:o}); chmod 700 {self.path}")
+            return (
+                *warnings,
+                f"{self.path}: other users can read the folder (mode {mode:o}). Run: chmod 700 {self.path}",
+            )
         return warnings
 
 
 def create_folder(path: Path, config: CoordinatorConfig) -> FederationFolder:
-    """Make a federation's folder, with an authority, a server certificate and an empty roster.
+    """Create a federation's folder with an authority, a server certificate and an empty roster.
 
     Args:
-        path: does not exist, or is an empty folder (a fresh volume).
-        config: of the coordinating site.
+        path: does not exist yet, or is an empty folder (a fresh volume).
+        config: settings of the coordinator.
 
     Raises:
-        ConfigError: something is there, or the folder cannot be written; then nothing was left behind.
+        ConfigError: the folder is not empty or cannot be written; nothing is left behind.
     """
     path = path.absolute()
     if path.is_dir():
         if (path / "coordinator.yaml").exists():
-            raise ConfigError(f"{path}: is the folder of a federation already; nothing was changed")
+            raise ConfigError(f"{path}: the folder of a federation exists already; nothing was changed")
         if {entry.name for entry in path.iterdir()} - _ALLOWED_IN_A_NEW_FOLDER:
-            raise ConfigError(f"{path}: is not empty; nothing was written. Choose a new folder")
+            raise ConfigError(f"{path}: the folder is not empty; nothing was written. Choose a new folder")
     elif path.exists():
-        raise ConfigError(f"{path}: is a file; wanted a new folder")
+        raise ConfigError(f"{path} is a file; expected a new folder")
     existed = path.exists()
     folder = FederationFolder(path, config)
     parts = [folder.pki.folder, folder.kits, folder.runs, folder.state]
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(PermissionError):  # a volume that is somebody else's: `check` will say it
+        with suppress(PermissionError):  # a volume of another owner: `check` warns about it
             path.chmod(0o700)
         for part in parts:
             part.mkdir(mode=0o700)
         folder.pki.create(config.addresses, dt.datetime.now(dt.UTC))
         write_secret(folder.runtime_secret, secrets.token_hex(32).encode())
         save_roster(Roster(), folder.roster_file)
-        with write_atomically(path / "coordinator.yaml") as partial:  # last: it makes the folder a federation's
+        with write_atomically(
+            path / "coordinator.yaml"
+        ) as partial:  # last: with this file the folder counts as a federation's
             partial.write_text(_settings_text(config), encoding="utf-8")
     except OSError as error:
         for part in parts:
@@ -229,29 +236,31 @@ def create_folder(path: Path, config: CoordinatorConfig) -> FederationFolder:
 
 
 def open_folder(path: Path) -> FederationFolder:
-    """Open a federation's folder, and see that its keys are its owner's alone.
+    """Open a federation's folder, and check that only the owner can read its keys.
 
     Raises:
-        ConfigError: it is none, its settings are not usable, or a key is readable by others.
+        ConfigError: the folder is not a federation's, its settings are not usable, or others can read a key.
     """
     path = path.absolute()
     if not (path / "coordinator.yaml").is_file():
         raise ConfigError(
-            f"{path}: not the folder of a federation (no coordinator.yaml); name it with --dir or MEMAMBA_SERVER_DIR, "
-            "or make one with `flower-server init`"
+            f"{path}: not the folder of a federation (no coordinator.yaml). Name one with --dir or MEMAMBA_SERVER_DIR, "
+            "or create one with `flower-server init`"
         )
     folder = FederationFolder(path, load_coordinator_config(path / "coordinator.yaml"))
-    for part in (folder.kits, folder.runs, folder.state):  # a backup may have left them out
+    for part in (folder.kits, folder.runs, folder.state):  # a backup may omit them
         part.mkdir(mode=0o700, exist_ok=True)
     for key in (folder.pki.ca_key, folder.pki.server_key, folder.runtime_secret):
         if key.exists() and (mode := _mode_for_others(key)):
-            raise ConfigError(f"{key}: others can read this key (mode {mode:o}); chmod 600 {key}")
+            raise ConfigError(f"{key}: other users can read this key (mode {mode:o}). Run: chmod 600 {key}")
     return folder
 
 
 def _settings_text(config: CoordinatorConfig) -> str:
     return _SETTINGS.format(
-        addresses=", ".join(f'"{address}"' for address in config.addresses),  # an IPv6 address is no YAML word
+        addresses=", ".join(
+            f'"{address}"' for address in config.addresses
+        ),  # an IPv6 address needs quotation marks in YAML
         port=config.port,
         listen_host=f'"{config.listen_host}"',
         listen_port="null" if config.listen_port is None else config.listen_port,
@@ -260,13 +269,13 @@ def _settings_text(config: CoordinatorConfig) -> str:
 
 
 def _mode_for_others(path: Path) -> int:
-    """The mode of a file or folder that is not its owner's alone, else 0."""
+    """Return the mode of a file or folder that other users can access; 0 if only the owner can."""
     mode = stat.S_IMODE(path.stat().st_mode)
     return mode if mode & 0o077 else 0
 
 
 def _try_lock(file: int) -> bool:
-    """Take the lock of an open file, unless somebody else keeps it."""
+    """Lock an open file; return False if another process keeps the lock for half a second."""
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What a hospital needs to join, as one zip file without any secret: `flower-server kit NAME`."""
+"""Kit of a site: all files that it needs to join, as one zip file without any secret (`flower-server kit NAME`)."""
 
 import json
 import zipfile
@@ -16,8 +16,8 @@ from .folder import FederationFolder
 __all__ = ["kit_files", "write_kit"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_CONTAINERS = Path(__file__).resolve().parents[2] / "deploy" / "site"  # in a checkout and in the image
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that zip knows: the same kit has the same bytes
+_CONTAINERS = Path(__file__).resolve().parents[2] / "deploy" / "site"  # the same path in a checkout and in the image
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # earliest time that zip can store: equal kits have equal bytes
 _MODE = 0o644 << 16
 
 
@@ -26,20 +26,20 @@ class _Name(Settings):
 
 
 def kit_files(folder: FederationFolder, name: str, host: str | None = None) -> dict[str, bytes]:
-    """The files of a hospital's kit by name.
+    """Build the files of a site's kit, by file name.
 
     Args:
-        folder: of the federation.
-        name: of the hospital; it need not be enrolled yet, because its key is made with what is in the kit.
-        host: by which it reaches the coordinator; None: the first of `addresses`.
+        folder: folder of the federation.
+        name: name of the site, which need not be enrolled yet, because its key is made with the files of the kit.
+        host: address by which the site reaches the coordinator; None: the first of `addresses`.
 
     Raises:
-        ConfigError: the name cannot be one, or the server has no certificate for `host`.
+        ConfigError: the name is not a valid site name, or the server certificate lacks `host`.
     """
     name = _Name.parse({"name": name}, "kit").name
     containers = {path.name: path.read_bytes() for path in sorted(_CONTAINERS.glob("*")) if path.is_file()}
     words = {
-        "name": json.dumps(name),  # 123 and yes are names, too
+        "name": json.dumps(name),  # quoted for YAML: 123 and yes are valid names
         "plain_name": name,
         "address": folder.config.address_for_sites(host),
         "version": package_version(),
@@ -55,13 +55,13 @@ def kit_files(folder: FederationFolder, name: str, host: str | None = None) -> d
 
 
 def write_kit(folder: FederationFolder, name: str, host: str | None = None, output: Path | None = None) -> Path:
-    """Write a kit as `NAME.zip`, whose files lie in a folder `NAME`.
+    """Write a kit as `NAME.zip`, with its files in a folder `NAME`.
 
     Args:
-        folder: of the federation.
-        name: of the hospital.
+        folder: folder of the federation.
+        name: name of the site.
         host: as in `kit_files`.
-        output: file to write; None: in `kits/`.
+        output: file to write; None: `kits/NAME.zip`.
 
     Raises:
         ConfigError: as `kit_files`, or the file cannot be written.

@@ -1,8 +1,8 @@
-"""The federation's own certificate authority, and the server certificate that hospitals check.
+"""The federation's own certificate authority, and the server certificate that sites verify.
 
-Two certificates on P-384: an authority that signs nothing but the server's, and the server's, with the names and
-addresses by which hospitals reach it. Hospitals get `ca.crt` in their kit and trust nothing else. `ca.key` is needed to
-renew only; it may be kept elsewhere in between.
+Both certificates use P-384. The authority signs the server certificate only; the server certificate holds the names and
+addresses by which sites reach the coordinator. Sites receive `ca.crt` in their kit and trust no other authority.
+`ca.key` is needed for renewal only; between renewals it may be kept elsewhere.
 """
 
 import datetime as dt
@@ -23,53 +23,53 @@ from memamba_core.io.atomic import write_atomically, write_secret
 __all__ = ["AUTHORITY_DAYS", "SERVER_DAYS", "Pki", "certificate_fingerprint"]
 
 AUTHORITY_DAYS = 3650
-"""Validity of the authority. After it every hospital needs a new `ca.crt`."""
+"""Validity of the authority. When it ends, every site needs a new `ca.crt`."""
 SERVER_DAYS = 730
-"""Validity of a server certificate. `flower-server renew` makes the next one, which hospitals do not notice."""
+"""Validity of a server certificate. `flower-server renew` makes the next one; sites need not do anything."""
 
 _WARN_AUTHORITY = dt.timedelta(days=180)
 _WARN_SERVER = dt.timedelta(days=30)
-_CLOCK_SKEW = dt.timedelta(days=1)  # valid from yesterday: a hospital's clock may be behind
-_LOOPBACK = ("localhost", "127.0.0.1")  # the coordinator's own programs check the certificate, too
-_RENEW = "`flower-server renew` makes a new one"
+_CLOCK_SKEW = dt.timedelta(days=1)  # valid from yesterday: a site's clock may be slow
+_LOOPBACK = ("localhost", "127.0.0.1")  # the coordinator's own programs verify the certificate, too
+_RENEW = "Run `flower-server renew`"
 
 
 @dataclass(frozen=True)
 class Pki:
-    """The files of the authority and the server, in one folder.
+    """Files of the authority and the server, in one folder.
 
     Args:
-        folder: `pki/` of the federation's folder.
+        folder: `pki/` in the federation's folder.
     """
 
     folder: Path
 
     @property
     def ca_certificate(self) -> Path:
-        """Not secret: every hospital has it."""
+        """Certificate of the authority. Not secret: every site has a copy."""
         return self.folder / "ca.crt"
 
     @property
     def ca_key(self) -> Path:
-        """Who has it can pose as the coordinator towards every hospital."""
+        """Private key of the authority. With it, anyone can pose as the coordinator to every site."""
         return self.folder / "ca.key"
 
     @property
     def server_certificate(self) -> Path:
-        """Shown to everybody who connects."""
+        """Server certificate, sent to every program that connects."""
         return self.folder / "server.crt"
 
     @property
     def server_key(self) -> Path:
-        """Of the server certificate."""
+        """Private key of the server certificate."""
         return self.folder / "server.key"
 
     def create(self, addresses: Iterable[str], now: dt.datetime) -> None:
-        """Make the authority and a server certificate.
+        """Create the authority and a server certificate.
 
         Args:
-            addresses: names and IP addresses of the coordinator (`check_address`).
-            now: with time zone.
+            addresses: host names and IP addresses of the coordinator (`check_address`).
+            now: present time, with time zone.
         """
         key = ec.generate_private_key(ec.SECP384R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ME-Mamba federation {now:%Y-%m-%d}")])
@@ -84,26 +84,26 @@ class Pki:
         self.renew(addresses, now)
 
     def renew(self, addresses: Iterable[str], now: dt.datetime) -> dt.datetime:
-        """Make a new server key and certificate, signed by the same authority.
+        """Create a new server key and certificate, signed by the same authority.
 
         Returns:
-            Until when the certificate is valid: never longer than the authority is.
+            End of the certificate's validity, which is never later than the authority's.
 
         Raises:
-            ConfigError: the authority's key is not there, is not that of `ca.crt`, or the authority has expired.
+            ConfigError: the authority's key is missing or does not belong to `ca.crt`, or the authority has expired.
         """
         authority = _read_certificate(self.ca_certificate)
         if authority.not_valid_after_utc <= now:
             raise ConfigError(
-                f"{self.ca_certificate}: the authority expired on {authority.not_valid_after_utc:%Y-%m-%d}; make a new "
-                "federation folder with `flower-server init` and send new kits (docs/coordinator.md)"
+                f"{self.ca_certificate}: the authority expired on {authority.not_valid_after_utc:%Y-%m-%d}. Make a new "
+                "federation folder with `flower-server init` and send new kits (docs/how_to/coordinator.md)"
             )
-        ca_key = _read_key(self.ca_key, "bring it back from where it is kept, for as long as this command takes")
+        ca_key = _read_key(self.ca_key, "Copy the key back from where it is kept, and remove it again afterwards")
         if ca_key.public_key() != authority.public_key():
-            raise ConfigError(f"{self.ca_key}: not the key of {self.ca_certificate.name}; restore both from one backup")
+            raise ConfigError(f"{self.ca_key}: not the key of {self.ca_certificate.name}. Restore both from one backup")
         key = ec.generate_private_key(ec.SECP384R1())
         until = min(now + dt.timedelta(days=SERVER_DAYS), authority.not_valid_after_utc)
-        names = dict.fromkeys((*addresses, *_LOOPBACK))  # in order, each once
+        names = dict.fromkeys((*addresses, *_LOOPBACK))  # keeps the order, drops duplicates
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ME-Mamba coordinator")])
         builder = _builder(subject, authority.subject, key.public_key(), now, until)
         identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -120,14 +120,14 @@ class Pki:
         return until
 
     def check(self, addresses: Iterable[str], now: dt.datetime) -> tuple[str, ...]:
-        """Whether hospitals will accept this server, now and for some time.
+        """Check that sites will accept this server, now and for some time.
 
         Args:
-            addresses: of `coordinator.yaml`.
-            now: with time zone.
+            addresses: host names and IP addresses in `coordinator.yaml`.
+            now: present time, with time zone.
 
         Returns:
-            Sentences about what will expire soon.
+            Warnings about certificates that expire soon, one sentence each.
 
         Raises:
             ConfigError: a file is missing or damaged, key and certificate do not belong together, the certificate is
@@ -135,16 +135,16 @@ class Pki:
         """
         authority, server = _read_certificate(self.ca_certificate), _read_certificate(self.server_certificate)
         if _read_key(self.server_key, _RENEW).public_key() != server.public_key():
-            raise ConfigError(f"{self.server_key}: not the key of {self.server_certificate.name}; {_RENEW}")
+            raise ConfigError(f"{self.server_key}: not the key of {self.server_certificate.name}. {_RENEW}")
         try:
             server.verify_directly_issued_by(authority)
         except (ValueError, TypeError, InvalidSignature):
             raise ConfigError(
-                f"{self.server_certificate}: not signed by {self.ca_certificate.name}, which hospitals have; {_RENEW}"
+                f"{self.server_certificate}: not signed by {self.ca_certificate.name}, which sites trust. {_RENEW}"
             ) from None
         names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         if missing := [address for address in addresses if _general_name(address) not in names]:
-            raise ConfigError(f"{self.server_certificate}: does not hold the address {', '.join(missing)}; {_RENEW}")
+            raise ConfigError(f"{self.server_certificate}: does not hold the address {', '.join(missing)}. {_RENEW}")
         return (
             *_expiry(self.server_certificate, server, now, _WARN_SERVER, _RENEW),
             *_expiry(
@@ -152,17 +152,17 @@ class Pki:
                 authority,
                 now,
                 _WARN_AUTHORITY,
-                "plan a new folder (`flower-server init`) and new kits for all hospitals",
+                "Plan a new folder (`flower-server init`) and new kits for all sites",
             ),
         )
 
     def authority_fingerprint(self) -> str:
-        """Of `ca.crt`, to be compared by voice."""
+        """Return the fingerprint of `ca.crt`, to be compared by telephone."""
         return certificate_fingerprint(self.ca_certificate)
 
 
 def certificate_fingerprint(path: Path) -> str:
-    """`AB:CD:...`, the SHA-256 of a certificate as `openssl x509 -noout -fingerprint -sha256` shows it.
+    """Return the SHA-256 of a certificate as `openssl x509 -noout -fingerprint -sha256` prints it: `AB:CD:...`.
 
     Raises:
         ConfigError: the file is missing or damaged.
@@ -185,7 +185,7 @@ def _builder(
 
 
 def _key_usage(**allowed: bool) -> x509.KeyUsage:
-    """What the key may be used for; everything else is forbidden."""
+    """Build a KeyUsage extension that allows the named uses and forbids all others."""
     uses = (
         "digital_signature",
         "content_commitment",
@@ -210,21 +210,19 @@ def _general_name(address: str) -> x509.GeneralName:
 def _expiry(
     path: Path, certificate: x509.Certificate, now: dt.datetime, early: dt.timedelta, remedy: str
 ) -> tuple[str, ...]:
-    """A warning when the end is near.
+    """Warn if a certificate expires soon.
 
     Raises:
-        ConfigError: it is past, or the certificate is not valid yet.
+        ConfigError: the certificate has expired or is not valid yet.
     """
     if now < certificate.not_valid_before_utc:
-        raise ConfigError(
-            f"{path}: valid from {certificate.not_valid_before_utc:%Y-%m-%d}; is this machine's clock right?"
-        )
+        raise ConfigError(f"{path}: valid from {certificate.not_valid_before_utc:%Y-%m-%d}. Check this machine's clock")
     end = certificate.not_valid_after_utc
     if end <= now:
-        raise ConfigError(f"{path}: expired on {end:%Y-%m-%d}; {remedy}")
+        raise ConfigError(f"{path}: expired on {end:%Y-%m-%d}. {remedy}")
     if end - now > early:
         return ()
-    return (f"{path.name} expires on {end:%Y-%m-%d}, in {(end - now).days} days: {remedy}",)
+    return (f"{path.name} expires on {end:%Y-%m-%d}, in {(end - now).days} days. {remedy}",)
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -242,18 +240,18 @@ def _read_certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{path}: not readable ({error.strerror}); restore pki/ from the backup") from None
+        raise ConfigError(f"{path}: not readable ({error.strerror}). Restore pki/ from the backup") from None
     except ValueError:
-        raise ConfigError(f"{path}: not a certificate; restore pki/ from the backup") from None
+        raise ConfigError(f"{path}: not a certificate. Restore pki/ from the backup") from None
 
 
 def _read_key(path: Path, remedy: str) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
-        raise ConfigError(f"{path}: not readable ({error.strerror}); {remedy}") from None
+        raise ConfigError(f"{path}: not readable ({error.strerror}). {remedy}") from None
     except (ValueError, TypeError):
-        raise ConfigError(f"{path}: not a private key; {remedy}") from None
+        raise ConfigError(f"{path}: not a private key. {remedy}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"{path}: not a key of an elliptic curve; {remedy}")
+        raise ConfigError(f"{path}: not a key of an elliptic curve. {remedy}")
     return key

@@ -1,6 +1,6 @@
-"""Who may take part: hospitals by name and public key, in `roster.yaml`. The only list of it.
+"""Roster of the sites that may take part, by name and public key: `roster.yaml`, the only such list.
 
-A new roster is made for each change (settings are frozen); `FederationFolder.change_roster` writes it.
+A roster is frozen: each change makes a new one, which `FederationFolder.change_roster` writes.
 """
 
 import datetime as dt
@@ -19,41 +19,43 @@ from memamba_core.io.node_key import fingerprint, normalise_public_key, public_k
 __all__ = ["EnrolledSite", "Roster", "load_roster", "save_roster"]
 
 _HEADER = """\
-# The hospitals of this federation. Written by `flower-server enroll` and `remove`; `flower-server roster` shows it.
+# The sites of this federation. Written by `flower-server enroll` and `remove`; `flower-server roster` shows it.
 """
 
 
 class EnrolledSite(Settings):
-    """A hospital that may take part."""
+    """Site that may take part."""
 
     name: SiteName
     public_key: str
-    """OpenSSH form, without comment (`memamba_core.io.node_key.normalise_public_key`)."""
+    """Public key in OpenSSH form, without comment (`memamba_core.io.node_key.normalise_public_key`)."""
     enrolled: AwareDatetime
-    """When the hospital joined."""
+    """Time at which the site joined."""
     key_since: AwareDatetime
-    """When this key was given: later than `enrolled` if it replaced another one."""
+    """Time at which this key was enrolled; later than `enrolled` if the key replaced another one."""
 
     @model_validator(mode="after")
     def _is_a_key(self) -> Self:
-        # Of the whole site, not of the field: pydantic would show the value, and it may be a private key.
+        # Checks the whole site, not the field: pydantic would show the field's value, which may be a private key.
         if normalise_public_key(self.public_key.encode(), "public_key") != self.public_key:
-            raise ValueError("public_key is not as `flower-server enroll` writes it; enroll the file instead")
+            raise ValueError(
+                "public_key does not have the form that `flower-server enroll` writes. Enroll the key file instead"
+            )
         return self
 
     @property
     def fingerprint(self) -> str:
-        """`SHA256:...`, to be compared by voice with what `flower-client keygen` showed."""
+        """`SHA256:...`, to be compared by telephone with the output of `flower-client keygen`."""
         return fingerprint(self.public_key)
 
     @property
     def public_key_pem(self) -> bytes:
-        """As Flower's SuperLink wants it."""
+        """Public key in the PEM form that Flower's SuperLink reads."""
         return public_key_pem(self.public_key)
 
 
 class Roster(Settings):
-    """The hospitals, in order of their names."""
+    """Enrolled sites, in alphabetical order."""
 
     sites: tuple[EnrolledSite, ...] = ()
 
@@ -68,28 +70,28 @@ class Roster(Settings):
         keys: dict[str, str] = {}
         for site in self.sites:
             if (other := names.get(site.name.lower())) == site.name:
-                raise ValueError(f"{site.name} is there twice")
+                raise ValueError(f"{site.name} is listed twice. Remove one entry")
             if other is not None:
-                raise ValueError(f"{site.name} and {other} differ in capital letters only; choose another name")
+                raise ValueError(f"{site.name} and {other} differ in capital letters only. Choose another name")
             names[site.name.lower()] = site.name
             if site.public_key in keys:
                 raise ValueError(
-                    f"{keys[site.public_key]} and {site.name} would have the same key {site.fingerprint}; every "
-                    "hospital needs a key of its own"
+                    f"{keys[site.public_key]} and {site.name} have the same key {site.fingerprint}; expected one key "
+                    "per site. Make a new key with `flower-client keygen`"
                 )
             keys[site.public_key] = site.name
         return self
 
     @property
     def names(self) -> tuple[str, ...]:
-        """In alphabetical order."""
+        """Names in alphabetical order."""
         return tuple(site.name for site in self.sites)
 
     def get(self, name: str) -> EnrolledSite:
-        """The hospital of that name.
+        """Return the site of this name.
 
         Raises:
-            ConfigError: it is not enrolled.
+            ConfigError: the site is not enrolled.
         """
         for site in self.sites:
             if site.name == name:
@@ -97,44 +99,44 @@ class Roster(Settings):
         raise ConfigError(f"{name} is not enrolled; enrolled are: {', '.join(self.names) or 'none'}")
 
     def enroll(self, name: str, public_key: str, now: dt.datetime) -> "Roster":
-        """Add a hospital.
+        """Add a site.
 
         Args:
-            name: as its `site.yaml` says.
-            public_key: normalised.
-            now: with time zone.
+            name: name in its `site.yaml`.
+            public_key: public key in normalised form.
+            now: present time, with time zone.
 
         Raises:
-            ConfigError: the name or the key is taken, or the name cannot be one.
+            ConfigError: the name or the key is taken, or the name is not a valid site name.
         """
         if name in self.names:
             known = self.get(name)
             if known.public_key == public_key:
-                raise ConfigError(f"{name} is enrolled already, with this key {known.fingerprint}; nothing to do")
+                raise ConfigError(f"{name} is enrolled already, with this key {known.fingerprint}; nothing was changed")
             raise ConfigError(
-                f"{name} is enrolled already, with key {known.fingerprint}; if the hospital made a new key, confirm "
-                "its fingerprint by telephone and give --replace"
+                f"{name} is enrolled already, with key {known.fingerprint}. If the site made a new key, confirm its "
+                "fingerprint by telephone and add --replace"
             )
         site = {"name": name, "public_key": public_key, "enrolled": now, "key_since": now}
         return Roster.parse({"sites": (*self.sites, site)}, f"enroll {name}")
 
     def replace_key(self, name: str, public_key: str, now: dt.datetime) -> "Roster":
-        """Give a hospital another key; the one before is worth nothing from the next run on.
+        """Replace the key of a site; from the next run on its old key is refused.
 
         Raises:
-            ConfigError: the hospital is not enrolled, has this key, or the key is another hospital's.
+            ConfigError: the site is not enrolled, has this key already, or the key belongs to another site.
         """
         known = self.get(name)
         if known.public_key == public_key:
-            raise ConfigError(f"{name} has this key {known.fingerprint} already; nothing to replace")
+            raise ConfigError(f"{name} has this key {known.fingerprint} already; nothing was replaced")
         changed = {**known.model_dump(), "public_key": public_key, "key_since": now}
         return Roster.parse({"sites": (*self._without(name), changed)}, f"replace the key of {name}")
 
     def remove(self, name: str) -> "Roster":
-        """Take a hospital off the list.
+        """Remove a site.
 
         Raises:
-            ConfigError: it is not enrolled.
+            ConfigError: the site is not enrolled.
         """
         return Roster(sites=self._without(self.get(name).name))
 
@@ -146,7 +148,7 @@ def load_roster(path: Path) -> Roster:
     """Read a `roster.yaml`.
 
     Raises:
-        ConfigError: the file is absent, is not YAML, or is no roster.
+        ConfigError: the file is absent, is not YAML, or is not a roster.
     """
     return Roster.parse(read_yaml(path, "a roster.yaml, as `flower-server init` and `enroll` write it"), str(path))
 

@@ -1,4 +1,4 @@
-"""One agreement from what the sites declared and from their sums: the coordinator's half of the settlement."""
+"""Build one agreement from the declarations of the sites and their sums: the coordinator's half of the handshake."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ _log = logging.getLogger(__name__)
 
 
 def check_declarations(facts: Sequence[FactsReply]) -> None:
-    """Compare what sites declare: encoder, width and columns of features.
+    """Check that sites declare the same encoder, width and columns of features.
 
-    Units and event coding may differ (each site converts its own); what must be the same is what the model sees.
+    Units and event coding may differ, because each site converts its own; the model's inputs must be the same.
 
     Raises:
-        AgreementError: naming the sites on either side and the remedy.
+        AgreementError: sites differ; the text names the sites on either side and the remedy.
     """
     with_slides = [f for f in facts if f.feature_width]
     for name, remedy in (
@@ -58,7 +58,7 @@ def _short(value: Any) -> str:
 
 
 def common_gene_columns(facts: Sequence[FactsReply]) -> tuple[str, ...]:
-    """The columns that every site with molecular data has, in alphabetical order; logs how many are left out.
+    """Return the columns that every site with molecular data has, in alphabetical order; log how many are left out.
 
     Raises:
         AgreementError: the sites have no column in common.
@@ -84,7 +84,7 @@ def common_gene_columns(facts: Sequence[FactsReply]) -> tuple[str, ...]:
 
 
 def scales_features(config: AgreementConfig, facts: Sequence[FactsReply]) -> bool:
-    """Whether features get z-scores: as set, or (`auto`) for slide-level tables only."""
+    """Decide whether features are scaled to z-scores: as set, or (`auto`) for slide-level tables only."""
     if config.feature_scaling == "auto":
         return any(f.feature_columns for f in facts)
     return config.feature_scaling == "zscore" and any(f.feature_width for f in facts)
@@ -100,23 +100,23 @@ def build_agreement(
     time_bin_edges: tuple[float, ...],
     signatures: Mapping[str, tuple[str, ...]] | None,
 ) -> Agreement:
-    """The agreement from the sites' declarations and their summed statistics.
+    """Build the agreement from the sites' declarations and their summed statistics.
 
-    Columns that are constant over the federation, or were measured nowhere, are left out.
+    Columns that are constant over the federation, or that no site measured, are left out.
 
     Args:
         config: the experiment's settings.
         facts: the sites' declarations, already checked with `check_declarations`.
         gene_columns: the columns that `genes` counts.
-        genes: summed moments of transformed gene values, None where their scaling is public.
-        features: summed moments of transformed features, None where nothing is asked about them.
+        genes: summed moments of transformed gene values; None where their scaling is public.
+        features: summed moments of transformed features; None where no site was asked for them.
         time_bin_edges: from `choose_time_bins`.
         signatures: gene groups, symbol lists by name; needed for `gene_groups=signatures`.
 
     Raises:
-        AgreementError: no group catches a column.
+        AgreementError: no gene group contains a column.
     """
-    if genes is None:  # nothing was asked from data: every column counts as it is
+    if genes is None:  # no statistics were asked for: every column is kept, unscaled
         one = np.ones(len(gene_columns))
         genes = ColumnMoments(count=one, mean=np.zeros(len(gene_columns)), m2=one)
     varies = genes.m2 > 1e-12 * np.maximum(genes.count, 1.0)
@@ -154,10 +154,10 @@ def build_agreement(
 def _feature_scaling(
     config: AgreementConfig, declared: FactsReply | None, features: ColumnMoments | None
 ) -> tuple[FloatArray, FloatArray]:
-    """Center and scale of features, empty where they are left as they are.
+    """Return center and scale of features; both empty where features are not scaled.
 
-    By moments: mean and pooled standard deviation; a constant column is divided by one and so becomes zero. Public, for
-    slide-level tables: the constant that brings the whole range of their logs into the clip.
+    With moments: mean and pooled standard deviation; a constant column is divided by one and so becomes zero. With
+    public scaling of slide-level tables: the constant that brings the whole range of their logs into the clip.
     """
     if features is not None:
         std = features.std
@@ -169,8 +169,8 @@ def _feature_scaling(
 
 
 def choose_time_bins(config: AgreementConfig, event_counts: IntArray) -> tuple[float, ...] | None:
-    """The K-1 inner edges from events summed over sites; None where too few are over the floors.
+    """Return the K-1 inner edges from events summed over sites; None where the disclosed events are too few.
 
-    Then the public edges of the settings apply, and whoever asked says so.
+    Without edges the public edges of the settings apply; the caller must log that.
     """
     return edges_from_event_counts(event_counts, config.grid_step_months, config.num_bins)

@@ -1,8 +1,7 @@
-"""What a federation can know of its weights: the sites' aggregates, added up."""
+"""Evaluation of a federation's weights: the aggregates of the sites, added up."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,20 +11,21 @@ from memamba_core.survival.histogram import pair_counts_from_histogram
 from memamba_core.wire.protocol import Metrics
 
 from .exchange import SiteFailure
+from .outcome import Failed, SiteMetrics
 
-__all__ = ["Evaluation", "describe_metrics", "summarise_metrics"]
+__all__ = ["Evaluation", "summarise_metrics"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Aggregates of one set of weights over all sites that told theirs.
+    """Aggregates of one set of weights over all sites that disclose theirs.
 
     Attributes:
-        num_patients, num_events: of the sites over their floors.
+        num_patients, num_events: of the sites that reach their disclosure thresholds.
         loss: mean negative log-likelihood of those patients; None without any.
         c_index_histogram: concordance from summed risk-by-time counts; None without a comparable pair.
-        c_index_within_site: pairs inside sites, counts added; None likewise.
-        sites: what each site told, and the failures.
+        c_index_within_site: concordance from pairs inside sites, counts added; None without a comparable pair.
+        sites: metrics of each site, or its failure.
     """
 
     num_patients: int
@@ -33,24 +33,24 @@ class Evaluation:
     loss: float | None
     c_index_histogram: float | None
     c_index_within_site: float | None
-    sites: dict[str, dict[str, Any]]
+    sites: dict[str, SiteMetrics | Failed]
 
 
 def summarise_metrics(replies: Mapping[str, Metrics], failures: Mapping[str, SiteFailure] | None = None) -> Evaluation:
-    """Add up what the sites told. Sites under their floors tell nothing and are not in the sums."""
-    told = [m for m in replies.values() if m.num_patients]
-    with_loss = [m for m in told if m.loss_sum is not None]
+    """Add up the metrics that sites disclose; a site below its thresholds suppresses its metrics and adds nothing."""
+    disclosed = [m for m in replies.values() if m.num_patients]
+    with_loss = [m for m in disclosed if m.loss_sum is not None]
     patients_with_loss = sum(m.num_patients or 0 for m in with_loss)
     pairs = sum(
-        (PairCounts(m.concordant, m.discordant or 0, m.tied_risk or 0) for m in told if m.concordant is not None),
+        (PairCounts(m.concordant, m.discordant or 0, m.tied_risk or 0) for m in disclosed if m.concordant is not None),
         start=PairCounts(0, 0, 0),
     )
-    histograms = [m.counts["histogram"] for m in told if "histogram" in m.counts]
-    sites = {site: describe_metrics(metrics) for site, metrics in replies.items()}
-    sites |= {site: {"failure": f.text, "code": f.code} for site, f in (failures or {}).items()}
+    histograms = [m.counts["histogram"] for m in disclosed if "histogram" in m.counts]
+    sites: dict[str, SiteMetrics | Failed] = {site: SiteMetrics.from_metrics(m) for site, m in replies.items()}
+    sites |= {site: Failed.from_failure(failure) for site, failure in (failures or {}).items()}
     return Evaluation(
-        num_patients=sum(m.num_patients or 0 for m in told),
-        num_events=sum(m.num_events or 0 for m in told),
+        num_patients=sum(m.num_patients or 0 for m in disclosed),
+        num_events=sum(m.num_events or 0 for m in disclosed),
         loss=sum(m.loss_sum or 0.0 for m in with_loss) / patients_with_loss if patients_with_loss else None,
         c_index_histogram=_index(pair_counts_from_histogram(np.sum(histograms, axis=0))) if histograms else None,
         c_index_within_site=_index(pairs),
@@ -63,8 +63,3 @@ def _index(pairs: PairCounts) -> float | None:
         return pairs.c_index
     except NoComparablePairError:
         return None
-
-
-def describe_metrics(metrics: Metrics) -> dict[str, Any]:
-    """The numbers of one site as they go to `metrics.jsonl`: everything it told but the arrays."""
-    return {name: getattr(metrics, name) for name in Metrics.model_fields if name != "counts"}

@@ -1,7 +1,7 @@
-"""Ask sites and wait a bounded time: requests out, answers or failures back.
+"""Send requests to sites and collect answers or failures within a time limit.
 
-A failed site is data, not an exception. And whatever it sends may have been written by anybody who has its key: no text
-of an answer is shown as it came.
+A failed site is data, not an exception. An answer may have been written by anyone who holds the site's key: its text is
+never shown unescaped.
 """
 
 import logging
@@ -23,33 +23,33 @@ from memamba_core.wire.protocol import PROTOCOL_VERSION, Phase, Refusal, package
 __all__ = ["UNREADABLE", "Answers", "SiteFailure", "ask", "quote", "wait_for_return"]
 
 _log = logging.getLogger(__name__)
-_RETURN_S = 120.0  # Flower notices after a minute that a connection is broken, and after half of one that it is back
-_LONGEST = 300  # characters of a failure
+_RETURN_S = 120.0  # Flower notices a broken connection after 60 s, and its return after 30 s
+_MAX_CHARACTERS = 300  # of a failure
 _VERSION = re.compile(r"the site runs version [0-9A-Za-z.+-]{1,40} of this software, protocol \d{1,6}")
 UNREADABLE = 90
-"""Code of an error that the coordinator makes itself, in place of an answer that could not be read."""
-_ERRORS = {  # Flower's, and this one
-    3: "no answer while the request was valid",
+"""Error code that the coordinator itself puts in place of an answer that could not be read."""
+_ERRORS = {  # Flower's codes, and `UNREADABLE`
+    3: "no answer before the request expired",
     4: "its answer came too late",
     5: "not connected: its SuperNode gave no sign of life for a minute",
-    8: "its client ended in the middle of the work, or gave no sign of life for a minute",
-    UNREADABLE: "its answer could not be read: bytes that make no message, too many of them, or not all in time",
+    8: "its client ended before it answered, or gave no sign of life for a minute",
+    UNREADABLE: "its answer could not be read: not a message, too many bytes, or incomplete at the end of the time",
 }
 Reply = TypeVar("Reply", bound=WireMessage)
 
 
-def quote(words: str) -> str:
-    """Words of a site, fit to be shown: in quotation marks, short, with escapes for what moves a cursor or hides."""
-    return repr(words if len(words) <= 60 else f"{words[:60]}...")
+def quote(text: str) -> str:
+    """Return a text of a site in quotation marks, at most 60 characters long, with control characters escaped."""
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 @dataclass(frozen=True)
 class SiteFailure:
-    """Why a site gave no usable answer.
+    """Reason why a site gave no usable answer.
 
     Attributes:
         code: `Refusal` code, Flower's error code, or 0 for no usable answer.
-        text: fit to be shown: whatever was quoted in it, one line of printable characters that ends somewhere.
+        text: one line of at most 300 printable characters, whatever was quoted in it.
     """
 
     code: int
@@ -57,33 +57,33 @@ class SiteFailure:
 
     def __post_init__(self) -> None:
         shown = "".join(character if character.isprintable() else "?" for character in self.text)
-        object.__setattr__(self, "text", shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}...")
+        object.__setattr__(self, "text", shown if len(shown) <= _MAX_CHARACTERS else f"{shown[:_MAX_CHARACTERS]}...")
 
     @classmethod
     def of_error(cls, code: int, reason: str) -> "SiteFailure":
-        """From an error reply. Its code says what it means; the words that came with it are not repeated.
+        """Build a failure from an error reply, by its code; the text that came with it is not repeated.
 
         Args:
-            code: of a `Refusal`, or of Flower.
-            reason: read for one thing only, the site's version.
+            code: code of a `Refusal`, or of Flower.
+            reason: text of the reply, of which only the site's version is read.
         """
         refusal = next((refusal for refusal in Refusal if refusal.code == code), None)
         if refusal is Refusal.VERSION:
             theirs = reason if _VERSION.fullmatch(reason) else "the site runs another version of this software"
             ours = f"version {package_version()}, protocol {PROTOCOL_VERSION}"
-            return cls(code, f"{theirs}; this coordinator runs {ours}. Both must have the same")
+            return cls(code, f"{theirs}; this coordinator runs {ours}. Install the same version on both sides")
         if refusal is not None:
             return cls(code, refusal.text)
-        return cls(code, _ERRORS.get(code, f"an error with the code {code}, which is not of this software"))
+        return cls(code, _ERRORS.get(code, f"error code {code}, which this software does not use"))
 
 
 @dataclass(frozen=True)
 class Answers(Generic[Reply]):
-    """What came back, by site, in alphabetical order of the keys.
+    """Answers of an exchange by site, in alphabetical order.
 
     Attributes:
         replies: usable answers.
-        failures: the other sites that were asked.
+        failures: all other sites that were asked.
         bytes_sent, bytes_received: of array and config records, summed over sites.
     """
 
@@ -110,10 +110,10 @@ def ask(
         phase: sets the message type.
         requests: site name -> request.
         nodes: site name -> Flower's node id.
-        reply_class: what a usable answer is.
-        timeout_s: longest wait; also the time a message lives, so that a slow site does not work through stale
-            requests.
-        group: shown in Flower's logs, for example the round.
+        reply_class: class of a usable answer.
+        timeout_s: longest wait, seconds; also the lifetime of a message, so that a slow site does not work through
+            expired requests.
+        group: label in Flower's logs, for example the round.
     """
     messages: list[Message] = []
     converted: dict[
@@ -138,13 +138,13 @@ def ask(
     failures: dict[str, SiteFailure] = {}
     bytes_received = 0
     answers = deque(grid.send_and_receive(messages, timeout=timeout_s))
-    # ids are given on sending; errors made by the SuperLink carry its own node id, so the sender does not tell the site
+    # ids are assigned on sending; an error made by the SuperLink carries its own node id, which does not name the site
     site_of_message = {m.metadata.message_id: site_of_node[m.metadata.dst_node_id] for m in messages}
     while answers:
-        message = answers.popleft()  # each is decoded once and let go: the weights of many sites are large
+        message = answers.popleft()  # decode each once and release it: the weights of many sites are large
         site = site_of_message.get(message.metadata.reply_to_message_id, "")
         if not site or site in replies or site in failures:
-            _log.warning("dropped an answer to a message that was not sent in this exchange")
+            _log.warning("discarded an answer to a message that was not sent in this exchange")
             continue
         if message.has_error():
             failures[site] = SiteFailure.of_error(message.error.code, message.error.reason or "")
@@ -153,7 +153,7 @@ def ask(
         try:
             replies[site] = reply_class.from_payload(from_records(message.content))
         except ProtocolError as error:
-            failures[site] = SiteFailure(0, f"answer refused: {error}")
+            failures[site] = SiteFailure(0, f"answer rejected: {error}")
     for site in requests:
         if site not in replies and site not in failures:
             failures[site] = SiteFailure(0, f"no answer within {timeout_s:.0f} s")
@@ -166,12 +166,12 @@ def ask(
 
 
 def wait_for_return(grid: Grid, nodes: Collection[int], least: int) -> None:
-    """Wait until enough sites are connected, two minutes at most: a request to one that is not fails at once.
+    """Wait until enough sites are connected, at most two minutes: a request to an unconnected site fails at once.
 
     Args:
         grid: Flower's Grid.
-        nodes: of the sites that are going to be asked.
-        least: how many of them are enough.
+        nodes: node ids of the sites that will be asked.
+        least: number of connected sites that is enough.
     """
     deadline = time.monotonic() + _RETURN_S
     while len(set(nodes) & set(grid.get_node_ids())) < min(least, len(nodes)) and time.monotonic() < deadline:

@@ -1,6 +1,6 @@
-"""Before round 1: who is there, what they declare, and what everybody works with.
+"""Handshake before round 1: declarations of the sites, their statistics, the agreement.
 
-Ends with one agreement, whose digest every site has confirmed.
+The handshake ends with one agreement whose digest every site has confirmed.
 """
 
 import logging
@@ -37,13 +37,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What identifies a run to the sites.
+    """Identity of a run, as the sites see it.
 
     Attributes:
         run_id: name of the run; letters, digits, `-`, `_`, `.`.
         experiment: settings of all sites, sent as JSON.
         fold: test fold; -1 trains on every patient.
-        overrides: as typed, for the record only.
+        overrides: settings as typed, for the summary only.
     """
 
     run_id: str
@@ -54,12 +54,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Handshake:
-    """The outcome: sites that take part, by name.
+    """Result of the handshake: the sites that take part, by name.
 
     Attributes:
         nodes: Flower's node id of each site.
-        facts: what each declared.
-        agreement: what all hold.
+        facts: declarations of each site.
+        agreement: agreement that all of them hold.
         failures: sites that were asked and do not take part.
         warnings: sentences for the person who reads the run.
     """
@@ -78,25 +78,25 @@ def perform_handshake(
     agreed: Agreement | None = None,
     enrolled: Mapping[str, int] | None = None,
 ) -> Handshake:
-    """Ask facts and statistics, build the agreement and have every site accept it.
+    """Ask the sites for facts and statistics, build the agreement, and have every site accept it.
 
     Args:
         grid: Flower's Grid.
         run: experiment, fold and names.
         signatures: gene groups, symbol lists by name; needed where the experiment groups genes by signatures.
-        agreed: the agreement of an interrupted run, which is sent again instead of a new one.
+        agreed: agreement of an interrupted run, which is sent again; None builds a new one.
         enrolled: Flower's node id of each site, known by its key; None asks every connected node for its name.
 
     Raises:
-        FederationError: too few sites answer or accept the agreement, nobody has a training patient, or two nodes have
-            one name.
-        AgreementError: declarations differ; the sites on either side are named.
+        FederationError: too few sites answer or accept the agreement, no site has a training patient, or two nodes have
+            the same name.
+        AgreementError: declarations differ; the text names the sites on either side.
     """
     timeout = run.experiment.federation.agreement_timeout_s
     if run.experiment.privacy.name == "none":
         _log.warning(
-            "privacy=none: this coordinator sees the weights of each site as they are, and whoever gets the model can "
-            "find out who was trained on (docs/privacy.md)"
+            "privacy=none: this coordinator sees the weights of each site without noise, and anyone who gets the model "
+            "can infer which patients it was trained on (docs/explanation/privacy.md)"
         )
     declared = _ask_connected(grid, run, timeout) if enrolled is None else _ask_enrolled(grid, run, timeout, enrolled)
     nodes, facts, failures = declared
@@ -121,21 +121,21 @@ def perform_handshake(
     failures |= answers.failures
     for site, reply in answers.replies.items():
         if reply.agreement_digest != agreed.digest():
-            failures[site] = SiteFailure(0, "accepted another agreement than was sent")
+            failures[site] = SiteFailure(0, "confirmed another agreement than the one that was sent")
     for site, failure in failures.items():
         _log.warning("%s does not take part: %s", site, failure.text)
     present = [site for site in facts if site not in failures]
     if len(present) < run.experiment.federation.min_results:
         raise FederationError(
             f"{len(present)} sites accepted the agreement, federation.min_results is "
-            f"{run.experiment.federation.min_results}. {_list_failures(failures) or 'All that are connected did'}"
+            f"{run.experiment.federation.min_results}. {_list_failures(failures) or 'All connected sites did'}"
         )
     if not any(facts[site].size_band for site in present):
         raise FederationError(
-            f"no site has a patient to train on: in test fold {run.fold} all of them are tested. Choose another fold; "
-            "-1 keeps nobody for testing"
+            f"no site has a patient to train on: all patients are in test fold {run.fold}. Choose another fold, or "
+            "fold=-1, which keeps no patient for testing"
             if run.fold >= 0
-            else "no site has a patient to train on; look at the tables with `flower-client doctor`"
+            else "no site has a patient to train on. Check the tables with `flower-client doctor`"
         )
     return Handshake(
         {site: nodes[site] for site in present}, {site: facts[site] for site in present}, agreed, failures, warnings
@@ -146,19 +146,21 @@ Declared = tuple[dict[str, int], dict[str, FactsReply], dict[str, SiteFailure]]
 
 
 def _ask_enrolled(grid: Grid, run: Run, timeout: float, enrolled: Mapping[str, int]) -> Declared:
-    """Ask the sites of the roster. A key says who a site is; one that calls itself otherwise does not take part."""
+    """Ask the sites of the roster. The key identifies a site; a site that declares another name does not take part."""
     facts, failures = _ask_facts(grid, run, timeout, enrolled)
     for name, reply in tuple(facts.items()):
         if reply.site != name:
             del facts[name]
-            failures[name] = SiteFailure(0, f"calls itself {quote(reply.site)}: its site.yaml must say name: {name}")
+            failures[name] = SiteFailure(
+                0, f"its name is {quote(reply.site)}; expected {name}. Correct name in its site.yaml"
+            )
     if not facts:
-        raise FederationError("no site answered as it should. " + _list_failures(failures))
+        raise FederationError("no site gave a usable answer. " + _list_failures(failures))
     return dict(enrolled), facts, failures
 
 
 def _ask_connected(grid: Grid, run: Run, timeout: float) -> Declared:
-    """Ask every connected node who it is. Answers are by node until they say their name."""
+    """Ask every connected node for its declarations, which name the site."""
     by_node = {f"node {node}": node for node in sorted(grid.get_node_ids())}
     answers, failures = _ask_facts(grid, run, timeout, by_node)
     if not by_node:
@@ -170,8 +172,8 @@ def _ask_connected(grid: Grid, run: Run, timeout: float) -> Declared:
     for label, reply in answers.items():
         if reply.site in facts:
             raise FederationError(
-                f"two nodes ({nodes[reply.site]} and {by_node[label]}) say they are {quote(reply.site)}; give each "
-                "site.yaml a name of its own"
+                f"two nodes ({nodes[reply.site]} and {by_node[label]}) are named {quote(reply.site)}; expected one. "
+                "Set another name in one site.yaml"
             )
         nodes[reply.site], facts[reply.site] = by_node[label], reply
     return nodes, {site: facts[site] for site in sorted(facts)}, failures
@@ -180,7 +182,7 @@ def _ask_connected(grid: Grid, run: Run, timeout: float) -> Declared:
 def _ask_facts(
     grid: Grid, run: Run, timeout: float, nodes: Mapping[str, int]
 ) -> tuple[dict[str, FactsReply], dict[str, SiteFailure]]:
-    """What each node declares, and why others gave nothing that can be."""
+    """Return the declarations of each node, and the reasons why the other nodes gave no usable ones."""
     request = FactsRequest(
         protocol=PROTOCOL_VERSION,
         package=package_version(),
@@ -252,7 +254,7 @@ def _make_agreement(
         edges = choose_time_bins(config, counts)
         if edges is None:
             warnings.append(
-                f"{int(counts.sum())} events that were told give fewer than {config.num_bins - 1} distinct time-bin "
+                f"{int(counts.sum())} disclosed events give fewer than {config.num_bins - 1} distinct time-bin "
                 f"edges on a grid of {config.grid_step_months:g} months (agreement.grid_step_months; a finer one gives "
                 f"more); the public edges {list(config.public_edges)} months apply"
             )
@@ -270,7 +272,10 @@ def _make_agreement(
 
 
 def _find_outlying_sites(replies: Mapping[str, StatisticsReply], facts: Mapping[str, FactsReply]) -> list[str]:
-    """Sites whose event rate or follow-up is far from the others': a hint at a wrong unit or coding, never a proof."""
+    """Warn about sites whose event rate or follow-up is far from that of the others.
+
+    Such a difference hints at a wrong unit or coding; it is no proof.
+    """
     totals = {site: (int(r.events["event"].sum()), int(r.events["censored"].sum())) for site, r in replies.items()}
     warnings = []
     for site, (events, censored) in totals.items():

@@ -1,13 +1,13 @@
-"""The state of a run after each round, written whole before the next begins.
+"""State of a run after each round, written atomically before the next round begins.
 
-Kill anything, start it again: it goes on from there.
+A run that is killed at any point resumes from its last finished round.
 """
 
 import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from memamba_core.data.agreement import Agreement
-from memamba_core.errors import CheckpointError
+from memamba_core.errors import CheckpointError, ForeignJournalError
 from memamba_core.io.atomic import write_atomically
+from memamba_core.io.json_model import JsonModel
 from memamba_core.training.checkpoint import load_arrays
+
+from .outcome import Failed, Trained
 
 __all__ = ["Journal", "JournalEntry", "RoundRecord"]
 
@@ -27,34 +30,48 @@ _NAME = re.compile(r"round-(\d+)\.safetensors")
 Weights = dict[str, npt.NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class RoundRecord:
-    """What happened in one round.
-
-    Attributes:
-        server_round: from 1.
-        sites: line per site that was asked: its counts, losses and metrics of the incoming weights, or its failure.
-        seconds: wall time.
-        bytes_sent, bytes_received: of weights and counts, summed over sites.
-    """
+class RoundRecord(JsonModel):
+    """Outcome of one round."""
 
     server_round: int
-    sites: dict[str, dict[str, Any]]
+    """From 1."""
+    sites: dict[str, Trained | Failed]
+    """Outcome of each site that was asked, by name."""
     seconds: float
+    """Wall time."""
     bytes_sent: int
+    """Weights and counts, summed over sites."""
     bytes_received: int
+    """Weights and counts, summed over sites."""
+
+    @property
+    def trained(self) -> dict[str, Trained]:
+        """Sites whose reply was accepted."""
+        return {site: outcome for site, outcome in self.sites.items() if isinstance(outcome, Trained)}
+
+    @property
+    def failed(self) -> dict[str, Failed]:
+        """Sites that were asked and gave no usable reply."""
+        return {site: outcome for site, outcome in self.sites.items() if isinstance(outcome, Failed)}
+
+    @property
+    def train_loss(self) -> float | None:
+        """Mean training loss, weighted by the patients who trained the head; None where no site discloses its own."""
+        disclosed = [o for o in self.trained.values() if o.train_loss is not None]
+        total = sum(o.trained.get("head", 0) for o in disclosed)
+        return sum((o.train_loss or 0.0) * o.trained.get("head", 0) for o in disclosed) / total if total else None
 
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """All that a run needs to go on.
+    """State from which a run resumes.
 
     Attributes:
-        weights: after the last finished round.
-        strategy_state: of `GroupedStrategy`.
-        agreement: of the federation.
+        weights: model after the last finished round.
+        strategy_state: state of `GroupedStrategy`.
+        agreement: agreement of the federation.
         rounds: records of the finished rounds.
-        warnings: sentences about the sites, found when the agreement was made.
+        warnings: sentences about the sites, from the handshake.
     """
 
     weights: Weights
@@ -65,12 +82,12 @@ class JournalEntry:
 
 
 class Journal:
-    """A folder with the newest two states of one run.
+    """Folder with the newest two states of one run.
 
     Args:
-        folder: of this run alone; made when needed.
-        config_digest: of the experiment; a journal of another one is refused.
-        fold: likewise.
+        folder: used by this run alone; created when needed.
+        config_digest: digest of the experiment; the journal of another experiment is refused.
+        fold: test fold; the journal of another fold is refused.
     """
 
     def __init__(self, folder: Path, config_digest: str, fold: int) -> None:
@@ -78,9 +95,9 @@ class Journal:
         self._identity = {"config_digest": config_digest, "fold": fold}
 
     def write(self, entry: JournalEntry) -> None:
-        """Write the state after the last of `entry.rounds`, in one file and atomically; then drop all but two."""
+        """Write the state after the last round atomically to one file; then delete all files but the newest two."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for half in self._folder.glob(".round-*.partial"):  # of a coordinator that was killed while it wrote
+        for half in self._folder.glob(".round-*.partial"):  # left by a coordinator that was killed while writing
             half.unlink()
         arrays = {f"weights/{name}": array for name, array in entry.weights.items()}
         arrays |= {f"strategy/{name}": array for name, array in entry.strategy_state.items()}
@@ -89,7 +106,7 @@ class Journal:
             **self._identity,
             "agreement": entry.agreement.to_json(),
             "agreement_digest": entry.agreement.digest(),
-            "rounds": [asdict(record) for record in entry.rounds],
+            "rounds": [record.model_dump(mode="json") for record in entry.rounds],
             "warnings": entry.warnings,
         }
         path = self._folder / f"round-{len(entry.rounds):05d}.safetensors"
@@ -99,22 +116,22 @@ class Journal:
             )
         states = self._states()
         before = [state for state in states if state < path]
-        for old in {*states} - {path, *before[-1:]}:  # a later one was damaged, or the run would have gone on from it
+        for old in {*states} - {path, *before[-1:]}:  # later states are damaged: the run would have resumed from them
             old.unlink()
 
     def read(self) -> JournalEntry | None:
-        """The newest state that is whole; None if there is none.
+        """Return the newest undamaged state; None if there is none.
 
         Raises:
-            CheckpointError: the journal is of another experiment or fold.
+            ForeignJournalError: the journal belongs to another experiment or fold.
         """
         for path in reversed(self._states()):
             try:
                 return self._load(path)
+            except ForeignJournalError:
+                raise
             except (CheckpointError, KeyError, ValueError, TypeError) as error:
-                if isinstance(error, _ForeignJournalError):
-                    raise
-                _log.warning("%s cannot be used (%s); trying the one before", path.name, error)
+                _log.warning("%s cannot be used (%s); trying the state before it", path.name, error)
         return None
 
     def _states(self) -> list[Path]:
@@ -125,9 +142,9 @@ class Journal:
         about = _metadata(path)
         got = {key: about[key] for key in self._identity}
         if got != self._identity:
-            raise _ForeignJournalError(
-                f"{path} is the journal of other settings: {got}, wanted {self._identity}; resume with the settings of "
-                "the interrupted run"
+            raise ForeignJournalError(
+                f"{path} is the journal of other settings: it has {got}; expected {self._identity}. Resume with the "
+                "settings of the interrupted run"
             )
         parts: dict[str, Weights] = {"weights": {}, "strategy": {}, "scaling": {}}
         for name, array in arrays.items():
@@ -135,17 +152,13 @@ class Journal:
             parts[part][key] = array
         agreement = Agreement.from_json(about["agreement"], parts["scaling"])
         if agreement.digest() != about["agreement_digest"]:
-            raise CheckpointError("the agreement in the journal is not the one it was written with")
-        rounds = tuple(RoundRecord(**record) for record in about["rounds"])
+            raise CheckpointError("the agreement in the journal does not have the digest that was written with it")
+        rounds = tuple(RoundRecord.model_validate(record) for record in about["rounds"])
         return JournalEntry(parts["weights"], parts["strategy"], agreement, rounds, tuple(about["warnings"]))
 
 
-class _ForeignJournalError(CheckpointError):
-    """The journal is whole, but of another run."""
-
-
 def _metadata(path: Path) -> Mapping[str, Any]:
-    """The JSON in the header of a safetensors file (8 bytes of length, then the header)."""
+    """Read the JSON in the header of a safetensors file (8 bytes of length, then the header)."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     about = json.loads(header["__metadata__"]["journal"])

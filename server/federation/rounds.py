@@ -1,7 +1,7 @@
-"""The round loop: settle, then train round by round, then one closing evaluation.
+"""Run a federation: handshake, training round by round, one closing evaluation.
 
-The same in a simulation and over a network; only the Grid differs. After each round the journal holds everything
-that the next one needs.
+Simulation and network run the same code; only the Grid differs. After each round the journal holds everything that the
+next round needs.
 """
 
 import logging
@@ -29,10 +29,12 @@ from memamba_core.wire.protocol import (
 )
 from memamba_core.wire.weight_deltas import decode_delta
 
-from .evaluation import Evaluation, describe_metrics, summarise_metrics
+from .evaluation import Evaluation, summarise_metrics
 from .exchange import Answers, SiteFailure, ask, wait_for_return
 from .handshake import Handshake, Run, perform_handshake
 from .journal import Journal, JournalEntry, RoundRecord
+from .outcome import Failed, Trained
+from .participation import require_sites
 from .strategy import GroupedStrategy
 from .validation import check_metrics, check_training_reply
 
@@ -43,20 +45,30 @@ Weights = dict[str, npt.NDArray[Any]]
 
 
 class Observer(Protocol):
-    """Told what happens, while it happens."""
+    """Progress callbacks, invoked synchronously by the round loop."""
 
     def on_phase(self, phase: Phase, num_sites: int, server_round: int) -> None:
-        """A phase begins; `server_round` is 0 outside of training."""
+        """Handle the start of a phase; `server_round` is 0 outside of training."""
         ...
 
     def on_round(self, record: RoundRecord) -> None:
-        """A round is finished and in the journal."""
+        """Handle a finished round that is in the journal."""
         ...
 
 
 @dataclass(frozen=True)
 class FederationResult:
-    """What a federation ends with."""
+    """Result of a federation.
+
+    Attributes:
+        weights: the final model, float32 arrays by parameter name.
+        agreement: time bins, genes and scaling.
+        facts: declarations of the sites that accepted the agreement.
+        rounds: finished rounds, those of an interrupted run included.
+        evaluation: closing evaluation of the final weights.
+        failures: sites that were asked and did not get as far as the agreement.
+        warnings: sentences for the person who reads the run.
+    """
 
     weights: Weights
     agreement: Agreement
@@ -65,6 +77,23 @@ class FederationResult:
     evaluation: Evaluation
     failures: dict[str, SiteFailure]
     warnings: tuple[str, ...]
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """Sites that were asked and did not take part, with the reason.
+
+        A site with training patients takes part if one of its training replies was accepted, in any round. A site
+        without takes part if it evaluated the final weights.
+        """
+        absent = {site: failure.text for site, failure in self.failures.items()}
+        for site, facts in self.facts.items():
+            evaluation = self.evaluation.sites[site]
+            if facts.size_band and not any(site in record.trained for record in self.rounds):
+                failures = [record.failed[site].failure for record in self.rounds if site in record.failed]
+                absent[site] = failures[-1] if failures else "trained in no round"
+            elif not facts.size_band and isinstance(evaluation, Failed):
+                absent[site] = evaluation.failure
+        return absent
 
 
 def run_federation(
@@ -75,26 +104,29 @@ def run_federation(
     journal: Journal | None = None,
     observer: Observer | None = None,
     enrolled: Mapping[str, int] | None = None,
+    min_sites: int | None = 1,
 ) -> FederationResult:
-    """Run a federation to its end, or go on with an interrupted one.
+    """Run a federation to its end, or resume an interrupted one.
 
     Args:
         grid: Flower's Grid.
         run: experiment, fold and names.
         signatures: gene groups, symbol lists by name.
-        journal: written after each round, and read first: if it holds rounds, they are not done again.
-        observer: told of phases and rounds.
-        enrolled: Flower's node id of each site that takes part, known by its key; None takes who is connected.
+        journal: read first and written after each round; rounds that it holds are not repeated.
+        observer: called at the start of each phase and after each round.
+        enrolled: Flower's node id of each site that takes part, known by its key; None takes all connected nodes.
+        min_sites: number of sites that must accept the agreement before round 1; None requires all that were asked.
 
-    A federation whose sites have all spent their privacy budget ends with the model that it has.
+    A federation in which every site has spent its privacy budget ends with the model of the last finished round.
 
     Raises:
         FederationError: too few accepted answers, twice in a row; with a journal the run can be resumed.
-        AgreementError: sites declare different things.
+        AgreementError: sites differ in what they declare.
     """
     past = journal.read() if journal is not None else None
     _notify(observer, Phase.FACTS, 0)
     handshake = perform_handshake(grid, run, signatures, past.agreement if past else None, enrolled)
+    require_sites(handshake.nodes, {site: failure.text for site, failure in handshake.failures.items()}, min_sites)
     weights = past.weights if past else weights_of(initial_model(run.experiment, handshake.agreement))
     strategy = GroupedStrategy(run.experiment.strategy, list(weights))
     rounds: tuple[RoundRecord, ...] = ()
@@ -137,7 +169,7 @@ def _train_round(
     server_round: int,
     observer: Observer | None,
 ) -> tuple[Weights, RoundRecord]:
-    """One round; repeated once if too few answers are accepted."""
+    """Train one round; repeat it once if too few answers are accepted."""
     config, start = run.experiment.federation, time.perf_counter()
     trainers = [site for site, fact in handshake.facts.items() if fact.size_band]
     asked = strategy.configure(server_round, weights, grid)
@@ -171,7 +203,7 @@ def _train_round(
         if not answers.replies and all(f.code == Refusal.BUDGET.code for f in answers.failures.values()):
             raise BudgetError(
                 f"round {server_round}: the privacy budget of every site that was asked is spent; the model of round "
-                f"{server_round - 1} is the last"
+                f"{server_round - 1} is final"
             )
         _log.warning(
             "round %d: %d accepted answers, federation.min_results is %d (attempt %d of 2)",
@@ -184,21 +216,21 @@ def _train_round(
         failures = sorted((answers.failures | refused).items())
         left_out = "; ".join(f"{site}: {failure.text}" for site, failure in failures)
         done = server_round - 1
-        advice = f"The journal holds round {done}: resume" if done else "No round is done: begin again"
+        advice = f"The journal holds round {done}: resume" if done else "No round is finished: start the run again"
         raise FederationError(
             f"round {server_round}: {len(accepted)} of {len(trainers)} sites gave an accepted answer, twice; "
-            f"federation.min_results is {config.min_results}. Left out: {left_out or 'nobody'}. "
-            f"{advice} when the sites are back"
+            f"federation.min_results is {config.min_results}. Left out: {left_out or 'no site'}. "
+            f"{advice} when the sites answer again"
         )
     new = strategy.aggregate(server_round, accepted, weights)
-    sites = {site: _site_line(reply) for site, reply in accepted.items()}
-    sites |= {site: {"failure": f.text, "code": f.code} for site, f in (answers.failures | refused).items()}
+    sites: dict[str, Trained | Failed] = {site: Trained.from_reply(reply) for site, reply in accepted.items()}
+    sites |= {site: Failed.from_failure(failure) for site, failure in (answers.failures | refused).items()}
     record = RoundRecord(
-        server_round,
-        {site: sites[site] for site in sorted(sites)},
-        time.perf_counter() - start,
-        answers.bytes_sent,
-        answers.bytes_received,
+        server_round=server_round,
+        sites={site: sites[site] for site in sorted(sites)},
+        seconds=time.perf_counter() - start,
+        bytes_sent=answers.bytes_sent,
+        bytes_received=answers.bytes_received,
     )
     return new, record
 
@@ -221,10 +253,10 @@ def _validate(
 
 
 def _as_weights(reply: TrainReply, sent: Weights, config: FederationConfig) -> TrainReply:
-    """The reply with float32 weights, whatever they travelled as.
+    """Return the reply with float32 weights, decoded from the format in which they travelled.
 
     Raises:
-        ProtocolError: they did not travel as was agreed.
+        ProtocolError: the weights are not in the agreed format.
     """
     if config.wire == "bfloat16_delta":
         return reply.model_copy(update={"weights": decode_delta(reply.weights, sent)})
@@ -232,7 +264,7 @@ def _as_weights(reply: TrainReply, sent: Weights, config: FederationConfig) -> T
 
 
 def _evaluate(grid: Grid, run: Run, handshake: Handshake, weights: Weights) -> Evaluation:
-    """The closing evaluation. Every site gets the final weights, also those without a test patient."""
+    """Evaluate the final weights at every site; sites without a test patient receive the weights, too."""
     request = EvaluateRequest(
         weights=weights,
         run_id=run.run_id,
@@ -262,10 +294,6 @@ def _evaluate(grid: Grid, run: Run, handshake: Handshake, weights: Weights) -> E
 def _check_metrics(metrics: Metrics, run: Run) -> None:
     experiment = run.experiment
     check_metrics(metrics, experiment.agreement.grid_num_cells, experiment.federation.max_patients_per_site)
-
-
-def _site_line(reply: TrainReply) -> dict[str, Any]:
-    return {"trained": dict(reply.trained), "train_loss": reply.train_loss, "incoming": describe_metrics(reply)}
 
 
 def _notify(observer: Observer | None, phase: Phase, num_sites: int, server_round: int = 0) -> None:

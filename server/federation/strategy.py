@@ -1,7 +1,7 @@
-"""Flower's strategies, one instance per parameter group, so that a site counts only for the experts it exercised.
+"""Flower's strategies, one instance per parameter group, so that a site counts only for the experts that it trained.
 
-The strategies are used through `configure_train` and `aggregate_train` alone; the loop around them is `rounds`. A
-group that no site trained in a round stays as it was.
+Only `configure_train` and `aggregate_train` of a strategy are used; the loop around them is `rounds`. A group that no
+site trained in a round keeps its weights.
 """
 
 import logging
@@ -49,10 +49,10 @@ _WHOLE_MODEL = "model"
 
 
 class GroupedStrategy:
-    """The configured strategy, applied to each parameter group by itself.
+    """Configured strategy, applied to each parameter group separately.
 
     Args:
-        config: which strategy, and its settings.
+        config: kind and settings of the strategy.
         names: parameter names of the model.
     """
 
@@ -63,13 +63,13 @@ class GroupedStrategy:
             group = _WHOLE_MODEL if config.name in _WHOLE_UPDATE else parameter_group(name)
             self._names.setdefault(group, []).append(name)
         self._strategies = {group: _build_strategy(config) for group in self._names}
-        self._untrained: set[str] = set()  # of which the log has told already
+        self._untrained: set[str] = set()  # groups that the log has already named
 
     def configure(self, server_round: int, weights: Mapping[str, npt.NDArray[Any]], grid: Grid) -> dict[str, float]:
-        """Tell the strategies what is sent in this round.
+        """Pass the weights of this round to the strategies.
 
         Returns:
-            What they ask of the sites: FedProx' `proximal-mu`, else nothing.
+            Settings for the sites: `proximal-mu` of FedProx, else empty.
         """
         asked: dict[str, float] = {}
         for group, names in self._names.items():
@@ -81,16 +81,16 @@ class GroupedStrategy:
     def aggregate(
         self, server_round: int, replies: Mapping[str, TrainReply], weights: Mapping[str, npt.NDArray[Any]]
     ) -> Weights:
-        """The weights after the round.
+        """Aggregate the replies of a round.
 
         Args:
             server_round: from 1.
-            replies: checked answers by site; they are added up in alphabetical order of the sites.
-            weights: what was sent.
+            replies: validated replies by site; they are added up in alphabetical order of the sites.
+            weights: weights that were sent.
 
         Raises:
-            FederationError: a strategy that judges whole updates met sites that trained different groups, or too few
-                answers for the hostile sites that it shall withstand.
+            FederationError: the strategy judges whole updates and the sites trained different groups, or the replies
+                are too few for the number of hostile sites that it must withstand.
         """
         self._refuse_partial_updates(replies)
         self._refuse_too_few(replies)
@@ -100,7 +100,9 @@ class GroupedStrategy:
             if not counted:
                 if group not in self._untrained:
                     self._untrained.add(group)
-                    _log.info("round %d: no site trained %s; it stays as it was until one does", server_round, group)
+                    _log.info(
+                        "round %d: no site trained %s; its weights stay the same until one does", server_round, group
+                    )
                 continue
             self._untrained.discard(group)
             messages = [_to_message(reply, names, count) for reply, count in counted]
@@ -111,7 +113,7 @@ class GroupedStrategy:
         return new
 
     def state(self) -> Weights:
-        """What the strategies carry from round to round (momentum, moments), as arrays by `group/kind/name`."""
+        """Return what the strategies keep from round to round (momentum, moments), as arrays by `group/kind/name`."""
         state: Weights = {}
         for group, strategy in self._strategies.items():
             names = self._names[group]
@@ -124,7 +126,7 @@ class GroupedStrategy:
         return state
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]], weights: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put back what `state` gave, so that a resumed run goes on with the same numbers.
+        """Restore what `state` returned, so that a resumed run computes the same numbers.
 
         Raises:
             CheckpointError: the state belongs to another strategy or model.
@@ -140,12 +142,12 @@ class GroupedStrategy:
                 if strategy is None or not hasattr(strategy, attribute) or set(arrays) != set(names):
                     raise CheckpointError(
                         f"the journal holds {kind} of {group}, which strategy {self._config.name} on this "
-                        "model does not have; resume with the settings of the interrupted run"
+                        "model does not have. Resume with the settings of the interrupted run"
                     )
                 ordered = {name: arrays[name] for name in names}
                 setattr(strategy, attribute, list(ordered.values()) if kind == "momentum" else ordered)
         for group, strategy in self._strategies.items():
-            if isinstance(strategy, FedAvgM):  # it keeps what it last gave out, and never asks again
+            if isinstance(strategy, FedAvgM):  # it keeps the weights that it returned last and never reads them again
                 strategy.current_arrays = _to_arrays(weights, self._names[group])
 
     def _refuse_partial_updates(self, replies: Mapping[str, TrainReply]) -> None:
@@ -174,7 +176,7 @@ class GroupedStrategy:
 
 
 def _count(reply: TrainReply, group: str) -> int:
-    """Patients of the site that trained a group."""
+    """Return the number of the site's patients who trained a group."""
     return max(reply.trained.values()) if group == _WHOLE_MODEL else reply.trained.get(group, 0)
 
 
@@ -208,10 +210,10 @@ def _build_strategy(config: StrategyConfig) -> FedAvg:
 
 
 class _ValuesInHand(Array):
-    """An array for strategies in this process: they ask for `numpy()`, and get what there is.
+    """Array for strategies in this process, whose `numpy()` returns the values without a copy.
 
-    An `Array` of Flower's own is serialised when made and parsed when asked, two or three copies of every site's
-    weights on the way from the gate to the average. Never sent: it holds no bytes.
+    Flower's own `Array` is serialised when built and parsed when read: two or three copies of every site's weights
+    between validation and average. This one is never sent, because it holds no bytes.
     """
 
     def __init__(self, values: npt.NDArray[Any]) -> None:
@@ -219,18 +221,18 @@ class _ValuesInHand(Array):
         self._values = values
 
     def numpy(self) -> npt.NDArray[Any]:
-        """The values themselves, which no strategy writes to."""
+        """Return the values themselves, which no strategy writes to."""
         return self._values
 
 
 def _to_arrays(weights: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> ArrayRecord:
     record = ArrayRecord()
-    for name in names:  # one by one: from a dict, the record would make arrays of its own
+    for name in names:  # one by one: given a dict, the record would build its own arrays
         record[name] = _ValuesInHand(weights[name])
     return record
 
 
 def _to_message(reply: TrainReply, names: Sequence[str], count: int) -> Message:
-    """A reply as the strategies want it: one group's arrays and `num-examples`."""
+    """Convert a reply to the form that the strategies expect: one group's arrays and `num-examples`."""
     content = RecordDict({"arrays": _to_arrays(reply.weights, names), "metrics": MetricRecord({"num-examples": count})})
     return Message(content=content, dst_node_id=0, message_type="train")

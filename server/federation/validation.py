@@ -1,6 +1,6 @@
-"""Every reply is checked before it is averaged.
+"""Check every reply before it is averaged.
 
-Flower's strategies believe whatever arrives: one NaN poisons a mean and a median, a huge count takes the model over.
+Flower's strategies check nothing: one NaN makes a mean and a median NaN, and a huge count replaces the model.
 """
 
 import math
@@ -20,9 +20,9 @@ from memamba_core.wire.protocol import SIZE_BANDS, FactsReply, Metrics, Statisti
 
 __all__ = ["check_facts", "check_metrics", "check_sums", "check_training_reply", "max_patients"]
 
-_WIDEST = 65_536  # columns of features: a model of any width could be claimed for
-_MOST_ROWS = 1_000_000  # of features, of one patient
-_WORST_LOSS = 1e6  # of one patient: no model that can be used comes near it
+_MAX_WIDTH = 65_536  # columns of features; without a limit a site could claim a model of any width
+_MAX_ROWS = 1_000_000  # rows of features of one patient
+_MAX_LOSS = 1e6  # of one patient; the loss of a usable model is far smaller
 _ROUNDING = 1 + 1e-9
 Weights = Mapping[str, npt.NDArray[Any]]
 
@@ -30,18 +30,18 @@ Weights = Mapping[str, npt.NDArray[Any]]
 def check_training_reply(reply: TrainReply, sent: Weights, config: FederationConfig, facts: FactsReply) -> None:
     """Check that a training reply can be averaged.
 
-    Checks the set of names, shapes, dtypes and finiteness of the weights; counts that are negative, of unknown groups,
-    or larger than the size band the site declared; and the norm of the update where a bound is set.
+    Check names, shapes, dtypes and finiteness of the weights; counts, which must not be negative, of unknown groups, or
+    larger than the size band that the site declared; and the norm of the update where a bound is set.
 
     Raises:
-        RejectedReplyError: saying what is wrong, in words fit for the coordinator's log.
+        RejectedReplyError: the reply cannot be averaged; the text may stand in the coordinator's log.
     """
     _check_counts(reply, sent, config, facts)
     _check_weights(reply.weights, sent, config)
 
 
 def max_patients(facts: FactsReply, config: FederationConfig) -> int:
-    """Return the most training patients that a site can have by the size band it declared."""
+    """Return the largest number of training patients in the size band that a site declared."""
     above = [lower - 1 for lower in SIZE_BANDS if lower > facts.size_band]
     return min([config.max_patients_per_site, *above])
 
@@ -55,14 +55,14 @@ def check_facts(facts: FactsReply, config: FederationConfig) -> None:
     for name in ("size_band", "pathology_band", "genomics_band"):
         if getattr(facts, name) not in SIZE_BANDS:
             allowed = ", ".join(map(str, SIZE_BANDS))
-            raise RejectedReplyError(f"declares the {name} {getattr(facts, name)}; allowed are {allowed}")
-    if not 0 <= facts.feature_width <= _WIDEST:
-        raise RejectedReplyError(f"declares features of {facts.feature_width} columns; {_WIDEST} at most can be used")
+            raise RejectedReplyError(f"{name} is {getattr(facts, name)}; expected one of {allowed}")
+    if not 0 <= facts.feature_width <= _MAX_WIDTH:
+        raise RejectedReplyError(f"feature_width is {facts.feature_width}; expected 0 to {_MAX_WIDTH} columns")
     for name in ("num_patients", "num_events"):
         count = getattr(facts, name)
         if count is not None and not 0 <= count <= config.max_patients_per_site:
             raise RejectedReplyError(
-                f"declares {name} {count}; federation.max_patients_per_site is {config.max_patients_per_site}"
+                f"{name} is {count}; expected 0 to federation.max_patients_per_site={config.max_patients_per_site}"
             )
 
 
@@ -70,14 +70,14 @@ def check_sums(reply: StatisticsReply, num_genes: int, num_features: int, most: 
     """Check that a site's sums can be added up.
 
     Args:
-        reply: of the site.
-        num_genes: gene columns that it was asked for.
-        num_features: feature columns, likewise.
-        most: patients that its size band allows.
-        config: whether events were counted on which grid, and where values are clipped before they are summed.
+        reply: sums of the site.
+        num_genes: gene columns that the site was asked for.
+        num_features: feature columns that the site was asked for.
+        most: largest number of patients in the site's size band.
+        config: kind of time bins, time grid, and the bound at which values are clipped before they are summed.
 
     Raises:
-        RejectedReplyError: shapes, types or values are not possible.
+        RejectedReplyError: a shape, type or value is impossible.
     """
     for name, arrays, width, clip in (
         ("genes", reply.genes, num_genes, config.gene_statistics_clip),
@@ -91,7 +91,7 @@ def check_sums(reply: StatisticsReply, num_genes: int, num_features: int, most: 
         if not all(np.isfinite(a).all() for a in (count, mean, m2)) or (count < 0).any() or (m2 < 0).any():
             raise RejectedReplyError(f"sums of {name} hold values that are negative or not finite")
         if (np.abs(mean) > clip * _ROUNDING).any() or (m2 > count * clip**2 * _ROUNDING).any():
-            raise RejectedReplyError(f"sums of {name} are of values beyond {clip:g}, where each is clipped")
+            raise RejectedReplyError(f"sums of {name} hold values beyond {clip:g}, at which each value is clipped")
     counts_events = config.time_bins == "event_quantiles"
     if set(reply.events) != ({"event", "censored"} if counts_events else set()):
         raise RejectedReplyError("counts of events do not have the agreed names")
@@ -100,8 +100,8 @@ def check_sums(reply: StatisticsReply, num_genes: int, num_features: int, most: 
             raise RejectedReplyError("counts of events do not have the agreed form")
     claimed = max([a.max(initial=0) for a in (reply.genes["count"], *reply.events.values())])
     if claimed > most or sum(int(c.sum()) for c in reply.events.values()) > most:
-        raise RejectedReplyError(f"counts more patients than its size band, which ends at {most}")
-    if reply.features["count"].max(initial=0) > most * _MOST_ROWS:
+        raise RejectedReplyError(f"counts more patients than its size band allows: expected at most {most}")
+    if reply.features["count"].max(initial=0) > most * _MAX_ROWS:
         raise RejectedReplyError(f"counts more rows of features than {most} patients can have")
 
 
@@ -109,20 +109,20 @@ def check_metrics(metrics: Metrics, num_cells: int, most: int) -> None:
     """Check that a site's metrics can be added up and written down.
 
     Args:
-        metrics: of an evaluation, or of the weights that came into a round.
-        num_cells: of the agreed time grid.
-        most: patients that a site can have: `federation.max_patients_per_site`.
+        metrics: metrics of an evaluation, or of the weights that came into a round.
+        num_cells: cells of the agreed time grid.
+        most: largest number of patients of a site, `federation.max_patients_per_site`.
 
     Raises:
-        RejectedReplyError: values are not possible.
+        RejectedReplyError: a value is impossible.
     """
     for name, value in metrics.model_dump(include={*Metrics.model_fields} - {"counts"}).items():
         if value is not None and not 0 <= value < math.inf:
-            raise RejectedReplyError(f"{name} is {value}")
+            raise RejectedReplyError(f"{name} is {value}; expected a finite number of at least 0")
     num_patients = metrics.num_patients or 0
     if num_patients > most:
         raise RejectedReplyError(f"{num_patients} patients; federation.max_patients_per_site is {most}")
-    if (metrics.loss_sum or 0.0) > _WORST_LOSS * num_patients:
+    if (metrics.loss_sum or 0.0) > _MAX_LOSS * num_patients:
         raise RejectedReplyError(f"loss_sum is {metrics.loss_sum} over {num_patients} patients")
     if (metrics.num_events or 0) > num_patients:
         raise RejectedReplyError(f"{metrics.num_events} events among {num_patients} patients")
@@ -130,7 +130,7 @@ def check_metrics(metrics: Metrics, num_cells: int, most: int) -> None:
     if pairs > num_patients * (num_patients - 1) // 2:
         raise RejectedReplyError(f"{pairs} comparable pairs among {num_patients} patients")
     if set(metrics.counts) - {"histogram"}:
-        raise RejectedReplyError(f"counts by other names than 'histogram': {sorted(metrics.counts)[:3]}")
+        raise RejectedReplyError(f"counts are named {sorted(metrics.counts)[:3]}; expected 'histogram' only")
     for counts in metrics.counts.values():
         if counts.shape != (2, NUM_RISK_BINS, num_cells) or counts.dtype != np.int64 or (counts < 0).any():
             raise RejectedReplyError("the histogram does not have the agreed form")
@@ -140,31 +140,33 @@ def check_metrics(metrics: Metrics, num_cells: int, most: int) -> None:
 
 def _check_counts(reply: TrainReply, sent: Weights, config: FederationConfig, facts: FactsReply) -> None:
     known = {parameter_group(name) for name in sent}
-    strange = sorted(set(reply.trained) - known)
-    if strange:
-        raise RejectedReplyError(f"counts for parameter groups that the model does not have: {strange[:3]}")
+    unknown = sorted(set(reply.trained) - known)
+    if unknown:
+        raise RejectedReplyError(f"counts for parameter groups that the model does not have: {unknown[:3]}")
     most = max_patients(facts, config)
     for group, count in reply.trained.items():
         if not 0 <= count <= most:
-            raise RejectedReplyError(f"claims {count} patients for {group}; it declared a band that ends at {most}")
+            raise RejectedReplyError(f"claims {count} patients for {group}; its declared size band ends at {most}")
     if not any(reply.trained.values()):
-        raise RejectedReplyError("trained on nobody")
+        raise RejectedReplyError("trained on no patient")
 
 
 def _check_weights(got: Weights, sent: Weights, config: FederationConfig) -> None:
     if set(got) != set(sent):
         first = sorted(set(got) ^ set(sent))[:3]
-        raise RejectedReplyError(f"weights with {len(got)} names, sent {len(sent)}; first differences: {first}")
+        raise RejectedReplyError(
+            f"{len(got)} weights; expected the {len(sent)} that were sent. First differences: {first}"
+        )
     square = 0.0
     for name, reference in sent.items():
         array = got[name]
         if array.shape != reference.shape or array.dtype != np.float32:
-            raise RejectedReplyError(f"{name} is {array.dtype} {array.shape}, sent float32 {reference.shape}")
+            raise RejectedReplyError(f"{name} is {array.dtype} {array.shape}; expected float32 {reference.shape}")
         if not np.isfinite(array).all():
             raise RejectedReplyError(f"{name} holds values that are not finite")
         square += float(((array.astype(np.float64) - reference) ** 2).sum())
     norm = math.sqrt(square)
     if config.max_update_norm is not None and norm > config.max_update_norm:
         raise RejectedReplyError(
-            f"the update has norm {norm:.3g}, federation.max_update_norm is {config.max_update_norm:g}"
+            f"the update has norm {norm:.3g}; expected at most federation.max_update_norm={config.max_update_norm:g}"
         )

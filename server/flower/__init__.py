@@ -1,1 +1,1 @@
-"""Everything of the coordinator that uses Flower's private names: SuperLink, control interface, network Grid."""
+"""Code of the coordinator that uses Flower's private names: SuperLink, control interface, network Grid."""

@@ -1,6 +1,6 @@
-"""Flower's private names, as the coordinator needs them: the control of a SuperLink, and the task of a run.
+"""Control interface of a SuperLink and task of a run, through Flower's private names.
 
-Written for flwr 1.42.0. `tests/coordinator/test_flower_contract.py` holds what is relied on.
+Written for flwr 1.41.0. `tests/coordinator/test_flower_contract.py` checks every assumption.
 """
 
 import hashlib
@@ -42,9 +42,11 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 
-from .grid import Listener, RuntimeGrid, SuperLinkLostError, readable_errors, superlink_retry_policy
+from memamba_core.errors import RetiredKeyError, SuperLinkLostError
 
-__all__ = ["Control", "RetiredKeyError", "server_app_task"]
+from .grid import Listener, RuntimeGrid, readable_errors, superlink_retry_policy
+
+__all__ = ["Control", "server_app_task"]
 
 _log = logging.getLogger(__name__)
 _SERVER_APP_TASK = "flwr-serverapp"
@@ -55,7 +57,7 @@ _BUNDLE = b"""\
 [project]
 name = "memamba-federated"
 version = "1.0.0"
-description = "Empty: coordinator and hospitals run installed code only"
+description = "Empty: coordinator and sites run installed code only"
 license = {text = "Apache-2.0"}
 
 [tool.flwr.app]
@@ -67,20 +69,16 @@ clientapp = "client.app:app"
 """
 
 
-class RetiredKeyError(Exception):
-    """Flower's database never takes back a key that it let go; with a new one it does not know of that."""
-
-
-# The SuperLink's control interface
+# Control interface of the SuperLink
 # --------------------------------------------------------------------------------------------------------------
 
 
 class Control:
-    """The SuperLink's control interface.
+    """Client of the SuperLink's control interface.
 
     Args:
         address: `host:port` on loopback.
-        ca: certificate of the authority.
+        ca: certificate of the federation's authority.
     """
 
     def __init__(self, address: str, ca: Path) -> None:
@@ -93,13 +91,17 @@ class Control:
         )
 
     def register(self, keys: Mapping[str, bytes]) -> dict[str, int]:
-        """Let in these keys and no others.
+        """Register these keys, and unregister all others.
 
         Args:
             keys: public key (PEM) of each site.
 
         Returns:
-            Flower's node id of each site; the same as in earlier runs for a key that was there.
+            Flower's node id of each site; a key that was registered before keeps its id.
+
+        Raises:
+            RetiredKeyError: the SuperLink's database holds one of the keys as removed.
+            SuperLinkLostError: the SuperLink does not answer, or refuses.
         """
         with readable_errors():
             known = {
@@ -110,28 +112,28 @@ class Control:
             for key, node_id in known.items():
                 if key not in keys.values():
                     self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
-            return {site: known[key] if key in known else self._let_in(site, key) for site, key in keys.items()}
+            return {site: known[key] if key in known else self._register_key(site, key) for site, key in keys.items()}
 
-    def _let_in(self, site: str, key: bytes) -> int:
+    def _register_key(self, site: str, key: bytes) -> int:
         try:
             return int(self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=site)).node_id)
         except httpx.HTTPStatusError as error:
-            refused = FlowerError.from_json(error.response.text)
-            if refused is not None and refused.code == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
-                raise RetiredKeyError from None
+            flower_error = FlowerError.from_json(error.response.text)
+            if flower_error is not None and flower_error.code == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+                raise RetiredKeyError(f"{site}: the SuperLink's database holds this key as removed") from None
             raise
 
     def start_run(self) -> None:
-        """Begin a run with an empty bundle: what runs is installed, here and at the hospitals."""
+        """Start a run with an empty bundle: coordinator and sites run installed code only."""
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # Flower's use of pathspec
             content, _ = build_fab_from_files({"pyproject.toml": _BUNDLE})
         fab = Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
         with readable_errors():
             if not self._client.StartRun(StartRunRequest(fab=fab)).run_id:
-                raise SuperLinkLostError("it did not start a run")
+                raise SuperLinkLostError("it did not start the run")
 
     def end_runs(self) -> None:
-        """End what is unfinished, and have Flower delete what hospitals sent in it."""
+        """Stop unfinished runs, and let Flower delete the messages that sites sent in them."""
         with readable_errors():
             for run_id, run in self._client.ListRuns(ListRunsRequest()).run_dict.items():
                 if run.status.status != Status.FINISHED:
@@ -143,26 +145,26 @@ class Control:
         self._client.close()
 
 
-# The run's own task
+# Task of the run
 # --------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def server_app_task(address: str, ca: Path, secret: bytes, listener: Listener) -> Iterator[RuntimeGrid]:
-    """Take the task of the run that was started, and keep it alive until the end of the block.
+    """Acquire the task of the started run, and keep it alive until the block ends.
 
     Args:
         address: `host:port` of the SuperLink on loopback.
-        ca: certificate of the authority.
-        secret: that it was started with: nobody without it gets a task.
-        listener: told of questions to hospitals and their answers.
+        ca: certificate of the federation's authority.
+        secret: runtime secret with which the SuperLink was started; without it no task is given.
+        listener: called when sites are asked and when they answer.
 
     Raises:
-        LinkLostError: saying why.
+        SuperLinkLostError: the SuperLink does not answer, or gives no task; the text says why.
     """
     token = _acquire(address, ca, secret)
     grid = RuntimeGrid(address, ca, token, listener)
-    heart = _runtime_client(address, ca, RuntimeTokenHttpInterceptor(token))
+    heartbeat_client = _runtime_client(address, ca, RuntimeTokenHttpInterceptor(token))
     stopped = threading.Event()
     outcome = SubStatus.STOPPED
     try:
@@ -171,17 +173,19 @@ def server_app_task(address: str, ca: Path, secret: bytes, listener: Listener) -
         TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, task.run.run_id
         TaskIdentity.node_id = task.context.node_id
         grid.set_run(run_from_proto(task.run))
-        threading.Thread(target=_beat, args=(heart, stopped, grid.lost), name="heartbeat", daemon=True).start()
+        threading.Thread(
+            target=_send_heartbeats, args=(heartbeat_client, stopped, grid.lost), name="heartbeat", daemon=True
+        ).start()
         yield grid
         outcome = SubStatus.COMPLETED
     finally:
         stopped.set()
         grid.close()
         try:
-            heart.PushTaskOutput(PushTaskOutputRequest(sub_status=outcome, details=""))
+            heartbeat_client.PushTaskOutput(PushTaskOutputRequest(sub_status=outcome, details=""))
         except (httpx.HTTPError, OSError):
-            _log.info("the end of the run could not be told to the SuperLink; it finds out by itself")
-        heart.close()
+            _log.info("could not report the end of the run to the SuperLink, which notices it by itself")
+        heartbeat_client.close()
 
 
 def _acquire(address: str, ca: Path, secret: bytes) -> str:
@@ -209,14 +213,17 @@ def _runtime_client(address: str, ca: Path, interceptor: Any) -> RuntimeHttpClie
     )
 
 
-def _beat(client: RuntimeHttpClient, stopped: threading.Event, lost: threading.Event) -> None:
-    """Tell the SuperLink that somebody works on the task; it gives the run up after a minute of silence."""
+def _send_heartbeats(client: RuntimeHttpClient, stopped: threading.Event, lost: threading.Event) -> None:
+    """Send heartbeats of the task; without them the SuperLink gives the run up after a minute."""
     while not stopped.wait(HEARTBEAT_DEFAULT_INTERVAL / 6):
         try:
             known = client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
         except httpx.HTTPStatusError as error:
             known = error.response.status_code not in (401, 403)
-        except (httpx.HTTPError, RuntimeError):  # being restarted; or closed, because the run is over
+        except (
+            httpx.HTTPError,
+            RuntimeError,
+        ):  # the SuperLink is being restarted, or the client is closed because the run is over
             known = True
         if not known and not stopped.is_set():
             lost.set()

@@ -1,7 +1,8 @@
-"""The coordinator's Grid over the network, and who speaks to the SuperLink besides: patience, and plain words.
+"""Network Grid: Flower's HttpGrid with bounded waits, retries across SuperLink restarts, and readable errors.
 
-Flower's own Grid waits for ever, believes what an answer says of itself, and raises what its bytes raise. Written for
-flwr 1.42.0, whose private names it uses; `tests/coordinator/test_flower_contract.py` holds what is relied on.
+Flower's own Grid waits without limit, trusts the metadata inside an answer, and raises whatever reading the answer
+raises. Written for flwr 1.41.0, whose private names it uses; `tests/coordinator/test_flower_contract.py` checks every
+assumption.
 """
 
 import logging
@@ -26,44 +27,41 @@ from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.run import RunNotRunningException
 from flwr.superlink.grid import HttpGrid
 
+from memamba_core.errors import SuperLinkLostError
 from server.federation.exchange import UNREADABLE
 
-__all__ = ["Listener", "RuntimeGrid", "SuperLinkLostError", "readable_errors", "superlink_retry_policy"]
+__all__ = ["Listener", "RuntimeGrid", "readable_errors", "superlink_retry_policy"]
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.25
-_PATIENCE_S = 120.0  # for a SuperLink that is being restarted; Flower gives the run up after a minute of silence
+_RETRY_S = 120.0  # while the SuperLink is being restarted; Flower gives a run up after a minute without heartbeats
 _BACKOFF_S = 2.0
-_ANSWER_BYTES = 64_000_000  # an answer holds sums and names, and as many weights as were sent
-
-
-class SuperLinkLostError(ConnectionError):
-    """The SuperLink does not answer, refuses, or has given the run up."""
+_ANSWER_BYTES = 64_000_000  # for sums and names; the weights that were sent are allowed on top
 
 
 class Listener(Protocol):
-    """Told of messages, by node id."""
+    """Callbacks for messages, by node id."""
 
     def on_asked(self, nodes: Iterable[int]) -> None:
-        """Messages to these nodes are on their way."""
+        """Handle that messages to these nodes are being sent."""
         ...
 
     def on_answer(self, node: int) -> None:
-        """An answer of a node is here."""
+        """Handle that the answer of a node has arrived."""
         ...
 
 
 class RuntimeGrid(HttpGrid):
-    """Flower's Grid over the network, with short polls, patience, and word of every answer.
+    """Flower's Grid over the network, with short polls, retries, and a callback for every answer.
 
     Args:
         address: `host:port` of the SuperLink on loopback.
         ca: certificate of the authority.
-        token: of the task.
-        listener: told of questions and answers.
+        token: token of the task.
+        listener: called when nodes are asked and when they answer.
 
     Attributes:
-        lost: set when the SuperLink has given the run up.
+        lost: set when the SuperLink has given up the run.
     """
 
     def __init__(self, address: str, ca: Path, token: str, listener: Listener) -> None:
@@ -73,11 +71,11 @@ class RuntimeGrid(HttpGrid):
         self.lost = threading.Event()
 
     def online(self, since: float) -> set[int]:
-        """The nodes that are connected now.
+        """Return the nodes that are connected now.
 
         Args:
-            since: Unix time; those that have not been heard of since then do not count. The database of a SuperLink
-                that has just started calls connected for another minute whoever was there before it ended.
+            since: Unix time; a node without a sign of life since then does not count. For a minute after its start,
+                the database of a SuperLink calls every node connected that was connected before its end.
         """
         with readable_errors():
             return {
@@ -87,12 +85,12 @@ class RuntimeGrid(HttpGrid):
             }
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send and wait for the answers, `timeout` seconds at most.
+        """Send messages and wait for the answers, at most `timeout` seconds.
 
-        Answers are read side by side: one that is announced and comes slowly, or never, keeps no other waiting.
+        Answers are read concurrently: an announced answer that arrives slowly, or never, delays no other.
 
         Raises:
-            LinkLostError: the SuperLink is gone, or has given the run up.
+            SuperLinkLostError: the SuperLink does not answer, or has given up the run.
         """
         sent = list(messages)
         if not sent:
@@ -119,7 +117,7 @@ class RuntimeGrid(HttpGrid):
                     if not (waiting or reading) or time.monotonic() > deadline:
                         break
                     if self.lost.is_set():
-                        raise SuperLinkLostError("it has given the run up")
+                        raise SuperLinkLostError("it has given up the run")
                     time.sleep(_POLL_S)
         finally:
             allowance.over.set()
@@ -127,7 +125,7 @@ class RuntimeGrid(HttpGrid):
         return answers
 
     def _announced(self, waiting: set[str]) -> list[tuple[Any, ObjectTree]]:
-        """Metadata and tree of the answers that are there. They are those of the SuperLink, who knows who sent them."""
+        """Pull metadata and object tree of the answers that arrived; both come from the SuperLink, not from a site."""
         if not waiting:
             return []
         pulled = self._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=waiting))
@@ -138,7 +136,7 @@ class RuntimeGrid(HttpGrid):
         ]
 
     def _read(self, message_id: str, tree: ObjectTree, request: Message, allowance: "_Allowance") -> Message:
-        """An answer, of the bytes that its site sends; or an error, if they do not make one in time."""
+        """Read an answer from the bytes that its site sends; return an error if they form no message in time."""
         node, run_id = self.node, request.metadata.run_id
         pull = make_pull_object_fn_protobuf(self._runtime_client.PullObject, node, run_id)
         try:
@@ -158,12 +156,12 @@ class RuntimeGrid(HttpGrid):
                 and answer.metadata.reply_to_message_id == request.metadata.message_id
             ):
                 return answer
-            _log.warning("dropped an answer that is none, or says that it is to another request")
+            _log.warning("discarded an answer that is no message, or names another request")
         except httpx.HTTPError:
             raise
-        except Exception as error:  # foreign bytes can be anything, and reading them raise anything
+        except Exception as error:  # foreign bytes can hold anything, and reading them can raise anything
             if not allowance.over.is_set():
-                _log.warning("dropped an answer that could not be read (%s)", type(error).__name__)
+                _log.warning("discarded an answer that could not be read (%s)", type(error).__name__)
         return Message(Error(UNREADABLE, ""), reply_to=request)
 
 
@@ -173,12 +171,12 @@ def _size(message: Message) -> int:
 
 @dataclass(frozen=True)
 class _Allowance:
-    """What reading an answer may take.
+    """Limits on reading an answer.
 
     Attributes:
-        most: bytes of one.
-        deadline: by the monotonic clock, for all of an exchange.
-        over: set when nobody waits for the exchange any more.
+        most: bytes of one answer.
+        deadline: of the whole exchange, by the monotonic clock.
+        over: set when the exchange has ended.
     """
 
     most: int
@@ -186,7 +184,7 @@ class _Allowance:
     over: threading.Event = field(default_factory=threading.Event)
 
     def applied_to(self, pull: Callable[[str], bytes]) -> Callable[[str], bytes]:
-        """Pulls objects of one answer until there are too many bytes of them, or nobody waits."""
+        """Wrap a pull function of one answer; it fails once the answer is too large or the exchange has ended."""
         left, counting = [self.most], threading.Lock()
 
         def pull_counted(object_id: str) -> bytes:
@@ -203,12 +201,12 @@ class _Allowance:
 
 
 def superlink_retry_policy() -> RetryInvoker:
-    """Goes on through a restart of the SuperLink and errors of its own; what it refuses is not tried again."""
+    """Retry connection errors and HTTP status 500, 502, 503 and 504 for two minutes; do not retry a refusal."""
     return RetryInvoker(
         lambda: exponential(base_delay=0.25, max_delay=2),
         (httpx.TransportError, httpx.HTTPStatusError),
         max_tries=None,
-        max_time=_PATIENCE_S,
+        max_time=_RETRY_S,
         should_giveup=lambda error: (
             isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (500, 502, 503, 504)
         ),
@@ -217,7 +215,7 @@ def superlink_retry_policy() -> RetryInvoker:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """What goes wrong between this process and its SuperLink is a `SuperLinkLostError`."""
+    """Raise HTTP errors between this process and its SuperLink as `SuperLinkLostError`."""
     try:
         yield
     except httpx.HTTPStatusError as error:
@@ -225,4 +223,4 @@ def readable_errors() -> Iterator[None]:
     except httpx.HTTPError as error:
         raise SuperLinkLostError(f"no connection ({type(error).__name__})") from error
     except RunNotRunningException as error:
-        raise SuperLinkLostError("it has given the run up") from error
+        raise SuperLinkLostError("it has given up the run") from error

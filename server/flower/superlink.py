@@ -1,7 +1,7 @@
-"""Flower's SuperLink as a child of `flower-server run`: started, watched, started again, ended.
+"""Flower's SuperLink as a child process of `flower-server run`: started, watched, restarted, ended.
 
-Its database lies in `state/`, so that one that is killed goes on where it was, and hospitals that stay connected from
-run to run keep their node. What they send is in it only while a run lasts.
+The database lies in `state/`: a SuperLink that is killed continues after its restart, and sites that stay connected
+from run to run keep their node. The database holds the sites' messages only while a run lasts.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ _LOOPBACK = "127.0.0.1"
 _log = logging.getLogger(__name__)
 _START_S = 60.0
 _STOP_S = 5.0
-_MAX_STARTS = 5  # in the time of `_MAX_STARTS_S`; then something is wrong that a restart does not mend
+_MAX_STARTS = 5  # within `_MAX_STARTS_S`; a SuperLink that ends more often is not restarted again
 _MAX_STARTS_S = 120.0
 
 
 def _set_environment(folder: FederationFolder) -> None:
-    """For Flower in this process and its child: no telemetry, no downloads, nothing outside the folder, no proxy."""
+    """Configure Flower here and in the child: no telemetry, no downloads, no files outside the folder, no proxy."""
     bypass_proxy(_LOOPBACK, "localhost")
     os.environ |= {
         "FLWR_HOME": str(folder.state / "flwr"),
@@ -45,10 +45,10 @@ def _set_environment(folder: FederationFolder) -> None:
 
 
 class SuperLink:
-    """A running SuperLink; a context manager.
+    """Running SuperLink; a context manager.
 
     Args:
-        folder: of the federation.
+        folder: folder of the federation.
 
     Raises:
         ConfigError: on entering, if one of its ports is in use.
@@ -59,23 +59,23 @@ class SuperLink:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
-        self._afresh = threading.Event()
+        self._empty_database = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="superlink", daemon=True)
         self.failed = threading.Event()
 
     @property
     def address(self) -> str:
-        """`host:port` on loopback, of all its interfaces."""
+        """`host:port` on loopback, where all interfaces are served."""
         return f"{_LOOPBACK}:{self._folder.config.loopback_port}"
 
     @property
     def log_file(self) -> Path:
-        """What Flower writes."""
+        """Output of Flower."""
         return self._folder.state / "superlink.log"
 
     @property
     def database(self) -> Path:
-        """Nodes, and the messages of the run in progress."""
+        """Database of nodes and of the messages of the run in progress."""
         return self._folder.state / "superlink.db"
 
     def __enter__(self) -> Self:
@@ -86,7 +86,7 @@ class SuperLink:
         self.log_file.write_bytes(b"")
         self._watcher.start()
         try:
-            self._wait_until_it_answers()
+            self._wait_until_ready()
         except BaseException:
             self._end()
             raise
@@ -97,47 +97,47 @@ class SuperLink:
     ) -> None:
         self._end()
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self.database)) as database:
-            database.execute("VACUUM")  # deleted messages leave their bytes in the file otherwise
+            database.execute("VACUUM")  # else the bytes of deleted messages stay in the file
 
-    def start_afresh(self) -> None:
-        """Start it again with an empty database; hospitals that are connected connect anew.
+    def restart_with_empty_database(self) -> None:
+        """Restart the SuperLink with an empty database; connected sites connect again by themselves.
 
         Raises:
-            FederationError: it does not start.
+            FederationError: the SuperLink does not start.
         """
         process = self._process
         assert process is not None
-        self._afresh.set()
+        self._empty_database.set()
         process.terminate()
         try:
             process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        self._wait_until_it_answers()
+        self._wait_until_ready()
 
     def _watch(self) -> None:
-        """Start it, and again when it ends by itself. One thread for all starts: the child ends with the thread."""
+        """Start the SuperLink, and restart it when it ends; always in this thread, with which the child ends."""
         starts: list[float] = []
         while not self._stopping.is_set():
             starts = [*(s for s in starts if time.monotonic() - s < _MAX_STARTS_S), time.monotonic()]
             if len(starts) > _MAX_STARTS:
                 _log.error("the SuperLink ended %d times within %.0f s", _MAX_STARTS, _MAX_STARTS_S)
                 break
-            if self._afresh.is_set():
-                for path in self.database.parent.glob(f"{self.database.name}*"):  # and what SQLite keeps beside it
+            if self._empty_database.is_set():
+                for path in self.database.parent.glob(f"{self.database.name}*"):  # with SQLite's journal files
                     path.unlink()
-                self._afresh.clear()
+                self._empty_database.clear()
             with self.log_file.open("ab") as log:
                 self._process = subprocess.Popen(  # noqa: S603 - our own program
                     self._command(),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,  # Ctrl-C is for the parent, which ends this one when it has finished
+                    start_new_session=True,  # Ctrl-C is for the parent, which ends the child after its cleanup
                 )
             code = self._process.wait()
-            if not self._stopping.is_set() and not self._afresh.is_set():
+            if not self._stopping.is_set() and not self._empty_database.is_set():
                 _log.warning("the SuperLink ended (%s); it is started again", code)
                 self._stopping.wait(0.5)
         if not self._stopping.is_set():
@@ -156,29 +156,29 @@ class SuperLink:
             "--disable-runtime-dependency-installation",
         ]
 
-    def _wait_until_it_answers(self) -> None:
+    def _wait_until_ready(self) -> None:
         trust = ssl.create_default_context(cafile=str(self._folder.pki.ca_certificate))
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline and not self.failed.is_set():
             with contextlib.suppress(OSError), urlopen(f"https://{self.address}/health", context=trust, timeout=2):
                 return
             time.sleep(0.1)
-        raise FederationError(f"the SuperLink does not start; what it said is in {self.log_file}")
+        raise FederationError(f"the SuperLink does not start. Its log is {self.log_file}")
 
     def _end(self) -> None:
         self._stopping.set()
         deadline = time.monotonic() + _STOP_S
-        while self._watcher.is_alive():  # it may be about to start a child at this very moment
+        while self._watcher.is_alive():  # the watcher may be starting a child at this moment
             if self._process is not None:
                 self._process.terminate() if time.monotonic() < deadline else self._process.kill()
             self._watcher.join(0.2)
 
 
 def _check_free(host: str, port: int, setting: str) -> None:
-    """See that a port can be listened on, before anything is started.
+    """Check that this process can listen on a port, before anything is started.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: it cannot listen.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -187,6 +187,6 @@ def _check_free(host: str, port: int, setting: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(
-                f"port {port} of {host} cannot be used ({error.strerror}); end the program that has it, or change "
+                f"port {port} of {host} cannot be used ({error.strerror}). End the program that uses it, or change "
                 f"{setting} in coordinator.yaml"
             ) from None

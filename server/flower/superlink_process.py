@@ -1,7 +1,7 @@
-"""The SuperLink's own process: `python -P -m server.flower.superlink_process PARENT_PID HOST PORT ARGUMENT...`.
+"""Process of the SuperLink: `python -P -m server.flower.superlink_process PARENT_PID HOST PORT ARGUMENT...`.
 
-Flower's stock SuperLink with a second door. Started by `superlink.py` only; it ends when that process does. It uses
-private names of flwr 1.42.0; `tests/coordinator/test_flower_contract.py` holds them.
+Run Flower's stock SuperLink with a second listener for sites. Only `superlink.py` starts this process; it ends together
+with its parent. It uses private names of flwr 1.41.0; `tests/coordinator/test_flower_contract.py` checks them.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from memamba_core.io.child_process import end_with_parent
 __all__ = ["FleetOnly", "serve"]
 
 _MAX_REQUEST_BYTES = 16_000_000  # Flower sends weights in pieces of 5 MB
-# Whoever writes to the database waits for whoever does. Flower waits 5 s, and what then fails is the request: on a busy
-# disk that ended runs of 190 MB. A client waits 30 s for its answer.
+# Writers to the database wait for each other. Flower's own limit is 5 s, after which the request fails: on a busy disk
+# that ended runs of 190 MB. A client waits 30 s for its answer.
 _WAIT_FOR_DATABASE_MS = 25_000
 
 
 class FleetOnly:
-    """The part of a SuperLink that may be reached from outside: `/v1/fleet/*` and `/health`.
+    """Part of a SuperLink that sites may reach: `/v1/fleet/*` and `/health`.
 
-    Its control interface has no authentication, and whoever reaches it may start runs; so everything else is refused
-    before the SuperLink sees it, and requests of a size that no SuperNode sends, too.
+    The control interface has no authentication: any program that reaches it can start runs. Therefore every other path
+    is refused before the SuperLink sees the request, as is a request larger than any SuperNode sends.
     """
 
     def __init__(self, app: Any) -> None:
@@ -57,19 +57,19 @@ async def _refuse(send: Any, status: int) -> None:
 
 
 class _Listener(uvicorn.Server):
-    """A uvicorn server that leaves signals to `serve`, which has two of them."""
+    """Uvicorn server that leaves signals to `serve`, which runs two servers."""
 
     def capture_signals(self) -> Any:
         return nullcontext()
 
 
 def serve(arguments: Sequence[str], host: str, port: int) -> None:
-    """Serve until SIGTERM: all of the SuperLink where its arguments say, and to hospitals what is theirs.
+    """Serve until SIGTERM: the whole SuperLink on loopback, and the sites' part of it on the public address.
 
     Args:
-        arguments: of Flower's `flower-superlink`; its `--host` is an address on loopback.
-        host: address on which hospitals are awaited.
-        port: likewise.
+        arguments: arguments of Flower's `flower-superlink`; `--host` is an address on loopback.
+        host: address on which sites connect.
+        port: port on which sites connect.
     """
     pragmas = dict(SQLITE_PRAGMAS) | {"busy_timeout": str(_WAIT_FOR_DATABASE_MS)}
     vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple(pragmas.items())
@@ -82,9 +82,9 @@ def serve(arguments: Sequence[str], host: str, port: int) -> None:
         "access_log": False,
         "timeout_graceful_shutdown": 2,
     }
-    inside = _Listener(uvicorn.Config(app, host=config.host, port=config.port, **shared))
-    outside = _Listener(uvicorn.Config(FleetOnly(app), host=host, port=port, lifespan="off", **shared))
-    asyncio.run(_serve(inside, outside))
+    loopback = _Listener(uvicorn.Config(app, host=config.host, port=config.port, **shared))
+    public = _Listener(uvicorn.Config(FleetOnly(app), host=host, port=port, lifespan="off", **shared))
+    asyncio.run(_serve(loopback, public))
 
 
 async def _serve(*listeners: _Listener) -> None:
@@ -98,7 +98,7 @@ async def _serve(*listeners: _Listener) -> None:
 
 
 def main() -> None:
-    """Tie this process to its parent and serve."""
+    """Tie this process to its parent, then serve."""
     parent, host, port, *arguments = sys.argv[1:]
     end_with_parent(int(parent))
     serve(arguments, host, int(port))

@@ -1,4 +1,4 @@
-"""Who was not there, and why, in sentences."""
+"""Sentences about sites that missed rounds, and why."""
 
 from types import SimpleNamespace
 
@@ -6,35 +6,40 @@ import pytest
 
 from server.federation.exchange import SiteFailure
 from server.federation.journal import RoundRecord
+from server.federation.outcome import Failed, SiteMetrics, Trained
 from server.results import describe_absences
 
-LATE, GONE = {"failure": "too late", "code": 0}, SiteFailure(0, "not connected")
+LATE, GONE = Failed(failure="too late", code=0), SiteFailure(0, "not connected")
+DONE = Trained(trained={"head": 3}, train_loss=1.0, incoming=SiteMetrics())
 
 
-def told(*rounds, **failures):
-    records = [RoundRecord(number, sites, 1.0, 1, 1) for number, sites in enumerate(rounds, 1)]
+def absences(*rounds, **failures):
+    records = [
+        RoundRecord(server_round=number, sites=sites, seconds=1.0, bytes_sent=1, bytes_received=1)
+        for number, sites in enumerate(rounds, 1)
+    ]
     return describe_absences(SimpleNamespace(rounds=records, failures=failures))
 
 
 @pytest.mark.parametrize(
     ("rounds", "failures", "sentences"),
     [
-        ([{"a": {}, "b": {}}], {}, []),
-        ([{"a": {}, "b": LATE}, {"a": {}, "b": {}}], {}, ["1 hospital missed 1 of 2 rounds: too late (b)"]),
-        ([{"a": LATE, "b": LATE}], {}, ["2 hospitals missed 1 of 1 rounds: too late (a, b)"]),
+        ([{"a": DONE, "b": DONE}], {}, []),
+        ([{"a": DONE, "b": LATE}, {"a": DONE, "b": DONE}], {}, ["1 site missed 1 of 2 rounds: too late (b)"]),
+        ([{"a": LATE, "b": LATE}], {}, ["2 sites missed 1 of 1 rounds: too late (a, b)"]),
         (
-            [{"a": LATE, "b": LATE}, {"a": {}, "b": LATE}],
+            [{"a": LATE, "b": LATE}, {"a": DONE, "b": LATE}],
             {},
-            ["2 hospitals missed up to 2 of 2 rounds: too late (a, b)"],
+            ["2 sites missed up to 2 of 2 rounds: too late (a, b)"],
         ),
-        ([{"a": {}}, {"a": {}}], {"b": GONE}, ["1 hospital missed 2 of 2 rounds: not connected (b)"]),
-        # a run that was resumed without a hospital that had taken part before
+        ([{"a": DONE}, {"a": DONE}], {"b": GONE}, ["1 site missed 2 of 2 rounds: not connected (b)"]),
+        # a run that was resumed without a site that had taken part before
         (
-            [{"a": {}, "b": {}}, {"a": {}}, {"a": {}}],
+            [{"a": DONE, "b": DONE}, {"a": DONE}, {"a": DONE}],
             {"b": GONE},
-            ["1 hospital missed 2 of 3 rounds: not connected (b)"],
+            ["1 site missed 2 of 3 rounds: not connected (b)"],
         ),
     ],
 )
 def test_rounds_that_were_missed(rounds, failures, sentences):
-    assert told(*rounds, **failures) == sentences
+    assert absences(*rounds, **failures) == sentences

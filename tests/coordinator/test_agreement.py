@@ -1,4 +1,4 @@
-"""What the coordinator makes of declarations and sums: columns, groups, bins, and what everybody then holds."""
+"""Agreement from declarations and sums: columns, groups, bins, and the digest that all sites then hold."""
 
 import dataclasses
 
@@ -131,7 +131,7 @@ def test_too_few_distinct_edges_are_none():
 
 
 def test_events_are_counted_in_cells_whose_lines_are_the_edges():
-    """0.3 // 0.1 is 2: a plain division puts a time that lies on a line into the cell before it."""
+    """0.3 // 0.1 is 2: a plain division puts a time on a cell border into the cell before it."""
     config = AgreementConfig(grid_step_months=0.1, grid_num_cells=5)
     counts = count_events([0.0, 0.3, 3 * 0.1, 9.9], [True, False, True, False], config)
     assert counts["event"].tolist() == [1, 0, 0, 1, 0]

@@ -1,4 +1,4 @@
-"""`flower-server` at the keyboard: mistakes cost one sentence and an exit code, and change nothing."""
+"""`flower-server` on the command line: a mistake gives one sentence and an exit code, and changes nothing."""
 
 import re
 import socket
@@ -22,7 +22,7 @@ from server.flower.superlink import SuperLink
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run a command; returns its code and what it wrote."""
+    """Run a command; return its code and its output."""
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["flower-server", *map(str, arguments)])
@@ -46,7 +46,7 @@ def federation(tmp_path, call, monkeypatch):
 
 @pytest.fixture
 def public_key(tmp_path):
-    """A hospital's node.pub."""
+    """A site's node.pub."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", tmp_path / "node"], check=True)
     return tmp_path / "node.pub"
 
@@ -61,7 +61,7 @@ def test_from_init_to_a_roster(federation, call, public_key):
     assert (code, federation.roster().names) == (ExitCode.DONE, ("st-elsewhere",))
     assert fingerprint in call("roster")[1]
     assert call("remove", "st-elsewhere")[0] == ExitCode.DONE
-    assert "no hospital is enrolled" in call("roster")[1]
+    assert "no site is enrolled" in call("roster")[1]
 
 
 def test_renewing_says_until_when(federation, call):
@@ -111,16 +111,16 @@ def test_a_kit_has_the_same_bytes_each_time_and_another_address_if_asked(federat
         (["kit", "a", "--address", "elsewhere.org"], "not in the server certificate"),
         (["kit", "a", "--output", "/nowhere/kit.zip"], "cannot be written"),
         (["roster", "--dir", "/nowhere"], "not the folder of a federation"),
-        (["init", "FOLDER", "--address", "a.org"], "folder of a federation already"),
+        (["init", "FOLDER", "--address", "a.org"], "folder of a federation exists already"),
         (["init", "/tmp/never-made", "--address", "https://a.org"], "without https://"),
-        (["run", "seed"], "wanted key=value"),
+        (["run", "seed"], "expected key=value"),
         (["run", "sites=a", "sites=b"], "given twice"),
         (["run", "min_sites=0"], "min_sites"),
-        (["run"], "no hospital is enrolled"),
-        (["run", "sites=nobody"], "nobody is not enrolled"),
+        (["run"], "no site is enrolled"),
+        (["run", "sites=unknown"], "unknown is not enrolled"),
         (["run", "resume=nothing"], "no such run"),
         (["run", "resume=nothing", "seed=1"], "leave out seed=1"),
-        (["run", "signatures=nowhere.csv"], "no hospital"),
+        (["run", "signatures=nowhere.csv"], "no site"),
     ],
 )
 def test_a_mistake_is_a_sentence_and_changes_nothing(
@@ -136,13 +136,13 @@ def test_a_mistake_is_a_sentence_and_changes_nothing(
 
 
 def test_behind_a_port_mapping(tmp_path, call):
-    """Hospitals are told one port; this machine listens on the other."""
+    """Sites connect to one port; this machine listens on another."""
     with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
         listen, loopback = taken.getsockname()[1], free.getsockname()[1]
         free.close()
         ports = ("--port", 443, "--listen-host", "127.0.0.1", "--listen-port", listen, "--loopback-port", loopback)
         code, said = call("init", tmp_path / "mapped", "--address", "localhost", *ports)
-        assert (code, "hospitals connect to localhost:443;" in said) == (ExitCode.DONE, True)
+        assert (code, "sites connect to localhost:443;" in said) == (ExitCode.DONE, True)
         folder = open_folder(tmp_path / "mapped")
         assert yaml.safe_load(kit_files(folder, "county")["site.yaml"])["coordinator"]["address"] == "localhost:443"
         with pytest.raises(ConfigError, match=f"port {listen} of 127.0.0.1 .* listen_port in coordinator.yaml"):
@@ -150,7 +150,7 @@ def test_behind_a_port_mapping(tmp_path, call):
 
 
 def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, public_key, monkeypatch):
-    """For example because the SuperLink does not start: there is no folder of a run yet."""
+    """The SuperLink may fail to start: no folder of a run exists yet."""
     call("enroll", "county", public_key)
 
     def fails(folder, plan, console, begin=False):
@@ -164,7 +164,7 @@ def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, pu
     assert (code, said) == (ExitCode.UNFINISHED, "error: the SuperLink does not start\n")
     monkeypatch.setattr("server.deployment.run_deployment", partial(fails, begin=True))
     code, said = call("run", "name=first", "agreement.gene_groups=kind")
-    assert said == "error: the SuperLink does not start. Then: flower-server run resume=first\n"
+    assert said == "error: the SuperLink does not start. Then run: flower-server run resume=first\n"
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, pu
         ("seed=${oc.env:HOME}", "seed: got "),
         ("model=elsewhere", "there is no 'model/elsewhere'"),
         ("model._target_=os.system", "unknown setting 'model._target_'"),
-        ("data=synthetic", "unknown setting 'data'; of a run there are name, resume"),
-        ("nme=first", "and of the experiment seed, agreement, model"),
+        ("data=synthetic", "unknown setting 'data'; expected one of the run (name, resume"),
+        ("nme=first", "or of the experiment (seed, agreement, model"),
         ("federation.num_round=3", "unknown setting 'federation.num_round'; nearest is num_rounds"),
         ("name=first/run", "got 'first/run'. Wanted at most 64 letters, digits"),
         ("federation.num_rounds=0", "num_rounds"),
@@ -183,8 +183,8 @@ def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, pu
             "agreement.gene_groups=kind strategy=krum strategy.num_malicious_sites=1",
             "num_malicious_sites=1 needs 5 sites, but there is 1 site; use strategy=fedmedian",
         ),
-        ("min_sites=2", "more than the hospitals that are asked: county"),
-        ("agreement.gene_groups=signatures", "give signatures=FILE"),
+        ("min_sites=2", "expected at most 1, the sites that are asked: county"),
+        ("agreement.gene_groups=signatures", "Add signatures=FILE"),
         ("signatures=nowhere.csv", "no such file"),
     ],
 )

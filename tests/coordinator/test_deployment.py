@@ -1,4 +1,4 @@
-"""A run's plan and its folder, before anything is started."""
+"""Plan and folder of a run, before anything is started."""
 
 import datetime as dt
 import json
@@ -67,7 +67,7 @@ def test_a_run_of_another_version_is_not_resumed(federation, manifest):
 def test_a_finished_run_and_a_taken_name(federation):
     started = plan(federation, KIND, name="first")
     deployment._begin(started)
-    with pytest.raises(ConfigError, match="go on with it by resume=first"):
+    with pytest.raises(ConfigError, match="continue this run with resume=first"):
         plan(federation, KIND, name="first")
     (started.folder / "summary.json").write_text("{}")
     with pytest.raises(ConfigError, match="is finished"):

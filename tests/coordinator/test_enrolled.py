@@ -1,4 +1,4 @@
-"""Over a network a key says who a site is: only the roster is asked, and a site under another name is left out."""
+"""Over a network the key identifies a site: only the roster is asked, and a site with another name is left out."""
 
 import pytest
 from fixtures.federation import GENES_ONLY, Federation, tiny
@@ -40,13 +40,13 @@ def test_two_sites_that_change_names_are_both_left_out():
     enrolled["site-01"], enrolled["site-02"] = enrolled["site-02"], enrolled["site-01"]
     result = train(federation, enrolled)
     assert {site: failure.text for site, failure in result.failures.items()} == {
-        "site-01": "calls itself 'site-02': its site.yaml must say name: site-01",
-        "site-02": "calls itself 'site-01': its site.yaml must say name: site-02",
+        "site-01": "its name is 'site-02'; expected site-01. Correct name in its site.yaml",
+        "site-02": "its name is 'site-01'; expected site-02. Correct name in its site.yaml",
     }
     assert set(result.facts) == {"site-03", "site-04"}
 
 
 def test_nobody_under_the_right_name():
     federation = Federation(SETTINGS)
-    with pytest.raises(FederationError, match="no site answered as it should"):
+    with pytest.raises(FederationError, match="no site gave a usable answer"):
         train(federation, {"county": nodes(federation)["site-01"]})

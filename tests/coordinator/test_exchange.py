@@ -1,4 +1,4 @@
-"""What the coordinator says of a site that failed: of an error its code, of its words none but the version."""
+"""Failures of sites, as the coordinator reports them: the code of an error, and of its text only the version."""
 
 import pytest
 from hypothesis import given
@@ -15,13 +15,13 @@ def test_a_refusal_is_told_in_our_own_words():
 
 
 def test_two_versions_are_both_named():
-    told = SiteFailure.of_error(101, "the site runs version 0.0.9 of this software, protocol 1").text
-    assert told == (
+    text = SiteFailure.of_error(101, "the site runs version 0.0.9 of this software, protocol 1").text
+    assert text == (
         "the site runs version 0.0.9 of this software, protocol 1; this coordinator runs version "
-        f"{package_version()}, protocol {PROTOCOL_VERSION}. Both must have the same"
+        f"{package_version()}, protocol {PROTOCOL_VERSION}. Install the same version on both sides"
     )
-    told = SiteFailure.of_error(101, "version Jane Doe").text
-    assert told.startswith("the site runs another version of this software; this coordinator runs")
+    text = SiteFailure.of_error(101, "version Jane Doe").text
+    assert text.startswith("the site runs another version of this software; this coordinator runs")
 
 
 @pytest.mark.parametrize("code", [0, 2, 5, 8, 77, -1])

@@ -1,4 +1,4 @@
-"""A coordinator and three hospitals as real processes: the simulation's numbers, whatever is killed on the way."""
+"""A coordinator and three sites as real processes: the simulation's numbers, whichever process is killed."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def federation(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def simulated():
-    """What the same hospitals come to in one process."""
+    """Result of the same sites in one process."""
     return Federation(THREE).train()
 
 
@@ -157,7 +157,7 @@ def test_a_full_disk_ends_the_run_with_a_whole_journal(federation, simulated):
 
 
 def test_a_site_that_calls_itself_otherwise_does_not_take_part(federation):
-    """Last: it changes a hospital for good. Its key says who it is, not its site.yaml."""
+    """Last test: it changes a site for good. The key identifies the site, not its site.yaml."""
     federation.kill("site-03", signal.SIGTERM)
     federation.finish("site-03", 15)
     federation.edit("site-03", lambda site: site.update(name="site-01"))
@@ -165,4 +165,4 @@ def test_a_site_that_calls_itself_otherwise_does_not_take_part(federation):
     federation.server("run", *run_of(federation, "impostor"))
     summary = federation.summary("impostor")
     assert set(summary["sites"]) == {"site-01", "site-02"}
-    assert summary["left_out"] == {"site-03": "calls itself 'site-01': its site.yaml must say name: site-03"}
+    assert summary["left_out"] == {"site-03": "its name is 'site-01'; expected site-03. Correct name in its site.yaml"}

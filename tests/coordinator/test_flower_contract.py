@@ -1,4 +1,4 @@
-"""Contract of the private Flower names of the coordinator: two doors to one SuperLink, keys, a task behind a secret."""
+"""Assumptions about Flower: two listeners of one SuperLink, keys, and a task that only the secret acquires."""
 
 import asyncio
 import datetime as dt
@@ -17,18 +17,17 @@ from fixtures.deployment import free_ports
 from client.flower.tasks import KeyStatus
 from client.flower.tasks import check_key_at_coordinator as show_key
 from memamba_core.config.coordinator import CoordinatorConfig
-from memamba_core.errors import ConfigError
+from memamba_core.errors import ConfigError, RetiredKeyError, SuperLinkLostError
 from memamba_core.io.node_key import normalise_public_key
 from server.admin.folder import create_folder
 from server.admin.pki import Pki
-from server.flower.control import Control, RetiredKeyError, server_app_task
-from server.flower.grid import SuperLinkLostError
+from server.flower.control import Control, server_app_task
 from server.flower.superlink import SuperLink
 from server.flower.superlink_process import FleetOnly
 
 
 def answer(path, *, method="POST", headers=((b"content-length", b"3"),), kind="http"):
-    """The status that a request gets at the public door; 200 is the SuperLink's own."""
+    """HTTP status of a request at the public listener; 200 comes from the SuperLink itself."""
     sent = []
 
     async def app(_scope, _receive, send):
@@ -96,7 +95,7 @@ def link(folder):
 
 @pytest.fixture(scope="module")
 def key(folder):
-    """Of the one enrolled hospital."""
+    """Key of the one enrolled site."""
     key = new_key()
     folder.change_roster(lambda roster: roster.enroll("county", public(key), dt.datetime.now(dt.UTC)))
     return key
@@ -116,7 +115,7 @@ def outside(folder):
 
 
 def check_key_at_coordinator(folder, key, pki=None):
-    """Show a hospital's key, as its link does before it connects."""
+    """Show a site's key, as its connector does before it connects."""
     trusted = ssl.create_default_context(cafile=str((pki or folder.pki).ca_certificate))
     return show_key(outside(folder), trusted, key)
 
@@ -163,12 +162,12 @@ class TestDoors:
         assert check_key_at_coordinator(folder, new) is KeyStatus.KNOWN
         with pytest.raises(RetiredKeyError):
             control.register(both)
-        link.start_afresh()
+        link.restart_with_empty_database()
         assert control.register(both).keys() == both.keys()
         assert check_key_at_coordinator(folder, key) is KeyStatus.KNOWN
 
     def test_a_request_waits_while_another_program_writes_to_the_database(self, folder, link, key):
-        """As long as Flower's own writes may take on a busy disk; it would give up after 5 s."""
+        """Hold the database as long as Flower's own writes may on a busy disk; Flower would give up after 5 s."""
         control = Control(link.address, folder.pki.ca_certificate)
         control._client._retry_invoker = None
         with closing(sqlite3.connect(link.database, isolation_level=None, check_same_thread=False)) as other:

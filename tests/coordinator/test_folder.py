@@ -1,4 +1,4 @@
-"""The coordinator's folder: made whole or not at all, for its owner alone, used by one run at a time."""
+"""Coordinator's folder: created completely or not at all, for its owner only, used by one run at a time."""
 
 import os
 import socket
@@ -36,7 +36,7 @@ def test_nobody_else_can_look_into_it(folder):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert stat.S_IMODE(folder.runtime_secret.stat().st_mode) == 0o600
     folder.path.chmod(0o755)
-    assert any("others can look into it" in warning for warning in folder.check())
+    assert any("other users can read the folder" in warning for warning in folder.check())
 
 
 @pytest.mark.parametrize("key", ["ca_key", "server_key"])
@@ -48,7 +48,7 @@ def test_a_key_that_others_can_read_is_refused(folder, key):
 
 
 def test_what_is_there_is_left_alone(folder, tmp_path):
-    with pytest.raises(ConfigError, match="folder of a federation already"):
+    with pytest.raises(ConfigError, match="folder of a federation exists already"):
         create_folder(folder.path, CONFIG)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
@@ -100,13 +100,13 @@ def test_one_run_at_a_time(folder):
 
 
 def test_a_run_of_another_container_is_not_ended_by_its_number(folder):
-    """Process numbers are a container's own: here the same one is an innocent program's."""
+    """A container has its own process ids: on this machine the same id means an unrelated program."""
     innocent = subprocess.Popen(["sleep", "60"])
     try:
         with folder.hold():
             (folder.state / "run.lock").write_text(f"{innocent.pid} elsewhere\n")
             assert f"process {innocent.pid} of elsewhere" in describe_run(folder)
-            with pytest.raises(ConfigError, match=f"process {innocent.pid} of elsewhere is not one of this .* machine"):
+            with pytest.raises(ConfigError, match=f"process {innocent.pid} of elsewhere; expected a process of this"):
                 stop_run(folder)
         assert innocent.poll() is None
     finally:
@@ -115,7 +115,7 @@ def test_a_run_of_another_container_is_not_ended_by_its_number(folder):
 
 
 def test_no_change_of_the_roster_is_lost(folder, tmp_path):
-    """Enrolled at the same time from several terminals."""
+    """Sites are enrolled at the same time from several terminals."""
     keys = []
     for number in range(6):
         path = tmp_path / f"node-{number}"

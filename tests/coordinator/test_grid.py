@@ -1,4 +1,4 @@
-"""Answers over the network: read side by side, for a bounded time, and whatever bytes they are made of."""
+"""Answers over the network: read concurrently, within a time limit, whatever bytes they consist of."""
 
 import time
 from contextlib import suppress
@@ -35,7 +35,7 @@ def answer_to(message, size=10):
 
 
 class Runtime:
-    """A SuperLink that has these answers, and their objects where they are not missing."""
+    """SuperLink that has these answers, and their objects unless they are missing."""
 
     def __init__(self, announced, missing=()):
         self.announced = dict(announced)
@@ -67,7 +67,7 @@ class Runtime:
 
 @pytest.fixture
 def ask(monkeypatch):
-    """What comes back, by node, of two questions to a SuperLink that has the answers `change` makes."""
+    """Answers by node to two requests, from a SuperLink whose answers `change` makes."""
 
     def go(change=lambda _runtime: None, missing=(), timeout=60.0, announced=None):
         sent = [request(node) for node in NODES]
@@ -76,29 +76,29 @@ def ask(monkeypatch):
         runtime.names = dict(runtime.announced)
         change(runtime)
         grid = RuntimeGrid.__new__(RuntimeGrid)
-        told = []
+        answered = []
         grid.__dict__.update(
             _client=runtime,
             node=None,
-            _listener=SimpleNamespace(on_asked=lambda _: None, on_answer=told.append),
+            _listener=SimpleNamespace(on_asked=lambda _: None, on_answer=answered.append),
             lost=SimpleNamespace(is_set=lambda: False),
         )
         monkeypatch.setattr(grid, "push_messages", lambda messages: [m.metadata.message_id for m in messages])
         monkeypatch.setattr(runtime_grid, "_POLL_S", 0.01)
         answers = list(grid.send_and_receive(sent, timeout=timeout))
-        return {int(a.metadata.reply_to_message_id.removeprefix("request-")): a for a in answers}, told
+        return {int(a.metadata.reply_to_message_id.removeprefix("request-")): a for a in answers}, answered
 
     return go
 
 
 def test_answers_are_read(ask):
-    answers, told = ask()
-    assert sorted(told) == [11, 12]
+    answers, answered = ask()
+    assert sorted(answered) == [11, 12]
     assert all(not answers[node].has_error() for node in NODES)
 
 
 def garble(runtime):
-    """The bytes of the first answer are no message."""
+    """The bytes of the first answer form no message."""
     first = runtime.names["request-11"].object_id
     runtime.objects[first] = b"\xff\x00 nonsense"
 
@@ -110,7 +110,7 @@ def test_bytes_that_are_no_message_cost_one_site(ask):
 
 
 def test_an_answer_in_the_name_of_another_is_dropped(ask):
-    """What it says of itself is its own; whom it is from is the SuperLink's."""
+    """The SuperLink names the sender of an answer; the metadata inside come from the site."""
     forged = lambda sent: {"request-11": answer_to(sent[1], size=5)}  # noqa: E731
     answers, _ = ask(announced=forged)
     assert answers[11].error.code == UNREADABLE
@@ -126,9 +126,9 @@ def test_an_answer_of_a_size_that_nobody_asked_for_is_not_taken_in(ask, monkeypa
 
 def test_an_answer_whose_bytes_never_come_keeps_nobody_waiting_longer_than_was_said(ask):
     started = time.monotonic()
-    answers, told = ask(missing=["request-11"], timeout=1.5)
+    answers, answered = ask(missing=["request-11"], timeout=1.5)
     assert time.monotonic() - started < 5
-    assert told[0] == 12
+    assert answered[0] == 12
     assert not answers[12].has_error()
     assert 11 not in answers or answers[11].error.code == UNREADABLE
 

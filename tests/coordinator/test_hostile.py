@@ -1,4 +1,4 @@
-"""A hospital of bad will over the wire: an enrolled key, our protocol, a stock SuperNode, and a program of its own."""
+"""A hostile site over the wire: an enrolled key, this protocol, a stock SuperNode, and its own program."""
 
 import http.client
 import json
@@ -45,7 +45,7 @@ def start(federation, what):
 
 
 def status_of_a_request_of(federation, claimed):
-    """What a request gets that says it is so many bytes."""
+    """HTTP status of a request that declares this number of bytes."""
     trust = ssl.create_default_context(cafile=str(federation.federation / "pki" / "ca.crt"))
     with closing(http.client.HTTPSConnection("127.0.0.1", federation.port, context=trust, timeout=30)) as connection:
         connection.putrequest("POST", "/v1/fleet/push-object")
@@ -69,10 +69,12 @@ def test_every_lie_is_left_out_and_named_and_the_rounds_go_on(federation):
     lines = (federation.federation / "runs" / "run" / "metrics.jsonl").read_text().splitlines()
     trained = {(line["round"], line["site"]) for line in map(json.loads, lines) if "trained" in line}
     assert trained == {(number + 1, site) for number in range(len(LIES)) for site in HONEST}
-    told = {line["round"]: line["failure"] for line in federation.summary("run")["failures"] if line["site"] == LIAR}
+    failures = {
+        line["round"]: line["failure"] for line in federation.summary("run")["failures"] if line["site"] == LIAR
+    }
     for number, (name, (_, words)) in enumerate(LIES.items()):
-        assert words in told[number + 1], name
-        assert f"round {number + 1}: {LIAR} is left out: {told[number + 1]}" in federation.said("coordinator")
+        assert words in failures[number + 1], name
+        assert f"round {number + 1}: {LIAR} is left out: {failures[number + 1]}" in federation.said("coordinator")
     assert all(np.isfinite(array).all() for array in federation.weights("run").values())
     assert f"closing evaluation: {LIAR} is left out: {Refusal.INTERNAL.text}" in federation.said("coordinator")
 
@@ -86,4 +88,4 @@ def test_a_site_of_a_billion_patients_does_not_take_part(federation):
     start(federation, "lies_of_its_size")
     federation.wait_for("coordinator", "round 1 of")
     federation.server("stop")
-    assert f"{LIAR} does not take part: declares the size_band 1000000000" in federation.said("coordinator")
+    assert f"{LIAR} does not take part: size_band is 1000000000; expected one of" in federation.said("coordinator")

@@ -1,4 +1,4 @@
-"""The journal: whole or not there, the newest two, and never another run's."""
+"""Journal: complete or absent, the newest two states, and never another run's."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ import pytest
 from memamba_core.data.agreement import Agreement
 from memamba_core.errors import CheckpointError
 from server.federation.journal import Journal, JournalEntry, RoundRecord
+from server.federation.outcome import Failed, SiteMetrics, Trained
 
 AGREEMENT = Agreement(
     time_bin_edges=(6.0, 12.0),
@@ -22,11 +23,14 @@ AGREEMENT = Agreement(
 def entry(num_rounds):
     rounds = tuple(
         RoundRecord(
-            r,
-            {"north": {"trained": {"head": 3}, "train_loss": 1 / r}, "south": {"failure": "x", "code": 108}},
-            0.1,
-            5,
-            6,
+            server_round=r,
+            sites={
+                "north": Trained(trained={"head": 3}, train_loss=1 / r, incoming=SiteMetrics(num_patients=r)),
+                "south": Failed(failure="x", code=108),
+            },
+            seconds=0.1,
+            bytes_sent=5,
+            bytes_received=6,
         )
         for r in range(1, num_rounds + 1)
     )
@@ -61,6 +65,7 @@ def test_what_was_written_comes_back_bit_by_bit(journal):
             np.testing.assert_array_equal(got, array)
     assert back.agreement.digest() == AGREEMENT.digest()
     assert back.rounds == written.rounds
+    assert [type(outcome) for outcome in back.rounds[0].sites.values()] == [Trained, Failed]
     assert back.warnings == written.warnings
 
 
@@ -94,7 +99,7 @@ def test_a_damaged_newest_falls_back_to_the_one_before(journal, tmp_path, caplog
 
 
 def test_after_damage_new_states_are_kept_and_the_damaged_ones_are_not(journal, tmp_path):
-    """By number alone the damaged states are the newest, and every new state would be dropped at once."""
+    """By number alone the damaged states are the newest, and every new state would be deleted at once."""
     for num in (6, 7):
         journal.write(entry(num))
         (tmp_path / "journal" / f"round-{num:05d}.safetensors").write_bytes(b"damaged")
@@ -115,7 +120,7 @@ def test_a_killed_writer_leaves_the_state_before(journal, tmp_path, monkeypatch)
 
 
 def test_what_a_killed_writer_left_half_done_is_taken_away(journal, tmp_path):
-    """It is as large as a model, and nothing else would ever remove it."""
+    """The partial file is as large as a model, and nothing else would ever remove it."""
     journal.write(entry(1))
     (tmp_path / "journal" / ".round-00002.safetensors.4711.partial").write_bytes(b"half")
     journal.write(entry(2))
@@ -125,7 +130,7 @@ def test_what_a_killed_writer_left_half_done_is_taken_away(journal, tmp_path):
 @pytest.mark.parametrize(("digest", "fold"), [("another", 0), ("digest", 1)])
 def test_the_journal_of_another_run_is_refused(journal, tmp_path, digest, fold):
     journal.write(entry(1))
-    with pytest.raises(CheckpointError, match="resume with the settings of the interrupted run"):
+    with pytest.raises(CheckpointError, match="Resume with the settings of the interrupted run"):
         Journal(tmp_path / "journal", digest, fold).read()
 
 

@@ -1,4 +1,4 @@
-"""Two hospitals and a coordinator as real processes, over TLS, for two rounds: the whole way once."""
+"""Two sites and a coordinator as real processes, over TLS, for two rounds: the whole path once."""
 
 import pytest
 from fixtures.deployment import Deployment

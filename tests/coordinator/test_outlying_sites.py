@@ -25,10 +25,10 @@ def facts(site, unit="months", means="happened"):
     return FactsReply(site=site, time_unit=unit, event_means=means, encoder="", **lists, **numbers)
 
 
-def warnings(strange, **declared):
-    replies = {"a": sums(1), "b": sums(2), "c": sums(3), "odd": strange}
-    told = {site: facts(site) for site in replies} | {"odd": facts("odd", **declared)}
-    return _find_outlying_sites(replies, told)
+def warnings(outlying, **declared):
+    replies = {"a": sums(1), "b": sums(2), "c": sums(3), "odd": outlying}
+    declarations = {site: facts(site) for site in replies} | {"odd": facts("odd", **declared)}
+    return _find_outlying_sites(replies, declarations)
 
 
 def test_ordinary_sites_are_not_warned_of():

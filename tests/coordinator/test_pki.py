@@ -1,4 +1,4 @@
-"""Certificates: what a hospital's TLS accepts, and what the coordinator is told before hospitals refuse it."""
+"""Certificates: those that a site's TLS accepts, and the warnings for the coordinator before sites refuse it."""
 
 import datetime as dt
 import socket
@@ -24,7 +24,7 @@ def pki(tmp_path):
 
 
 def handshake(pki, name, trust):
-    """Connect as a hospital does; returns nothing or raises what TLS raises."""
+    """Connect as a site does; raise what TLS raises."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(pki.server_certificate, pki.server_key)
     ours, theirs = socket.socketpair()
@@ -106,9 +106,9 @@ def test_what_expires_is_told_in_time(pki, days, words):
     if words is None:
         pki.renew(ADDRESSES, now)
         words = ("ca.crt expires", "init")
-    told = " ".join(pki.check(ADDRESSES, now))
-    assert all(word in told for word in words)
-    assert bool(told) == bool(words)
+    warnings = " ".join(pki.check(ADDRESSES, now))
+    assert all(word in warnings for word in words)
+    assert bool(warnings) == bool(words)
 
 
 @pytest.mark.parametrize(

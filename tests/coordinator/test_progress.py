@@ -1,4 +1,4 @@
-"""What a person sees of a run, in words and in the file that `flower-server status` reads."""
+"""Display of a run: log lines, and the file that `flower-server status` reads."""
 
 import io
 import json
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from memamba_core.wire.protocol import Phase
 from server.federation.journal import RoundRecord
+from server.federation.outcome import Failed, SiteMetrics, Trained
 from server.logs import open_log
 from server.progress import RunProgress, read_status
 
@@ -51,11 +52,13 @@ def test_the_wait_for_sites(progress, tmp_path, caplog):
 def test_a_finished_round_is_told_with_who_was_missing(progress, rounds, caplog):
     caplog.set_level(logging.INFO, "server.progress")
     sites = {
-        "county": {"train_loss": 1.0, "trained": {"head": 30}},
-        "mercy": {"train_loss": None, "trained": {"head": 5}},
-        "st-elsewhere": {"failure": "no answer within 60 s", "code": 0},
+        "county": Trained(trained={"head": 30}, train_loss=1.0, incoming=SiteMetrics()),
+        "mercy": Trained(trained={"head": 5}, train_loss=None, incoming=SiteMetrics()),
+        "st-elsewhere": Failed(failure="no answer within 60 s", code=0),
     }
-    progress.on_round(RoundRecord(3, sites, 61.5, 40_000_000, 2_000_000))
+    progress.on_round(
+        RoundRecord(server_round=3, sites=sites, seconds=61.5, bytes_sent=40_000_000, bytes_received=2_000_000)
+    )
     assert caplog.messages == [
         "round 3 of 20 done: 2 of 3 sites, training loss 1.000, 61.5 s, 42.0 MB, without st-elsewhere"
     ]
@@ -82,12 +85,12 @@ def test_the_log(log_format):
     try:
         open_log(log_format, console)
         logging.getLogger("server.x").info("round %d [of] 3", 1)
-        logging.getLogger("other").info("nobody asked")
+        logging.getLogger("other").info("not of this package")
     finally:
         root.handlers, root.level, ours.level, logging.raiseExceptions = before
     (line,) = written.getvalue().splitlines()
     if log_format == "json":
-        told = json.loads(line)
-        assert (told["level"], told["message"]) == ("info", "round 1 [of] 3")
+        entry = json.loads(line)
+        assert (entry["level"], entry["message"]) == ("info", "round 1 [of] 3")
     else:
         assert line.endswith("INFO    round 1 [of] 3")

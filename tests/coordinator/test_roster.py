@@ -1,4 +1,4 @@
-"""The roster: one name, one key, both ways; what is written is read back, and what is damaged is named."""
+"""Roster: one key per name and one name per key; written rosters are read back, damaged ones are named."""
 
 import datetime as dt
 import subprocess
@@ -34,9 +34,9 @@ def test_sites_are_listed_by_name_and_read_back(keys, tmp_path):
 
 def test_a_name_that_is_taken(keys):
     roster = Roster().enroll("county", keys[0], NOW)
-    with pytest.raises(ConfigError, match=r"with this key .* nothing to do"):
+    with pytest.raises(ConfigError, match=r"with this key .* nothing was changed"):
         roster.enroll("county", keys[0], LATER)
-    with pytest.raises(ConfigError, match="by telephone and give --replace"):
+    with pytest.raises(ConfigError, match="by telephone and add --replace"):
         roster.enroll("county", keys[1], LATER)
     with pytest.raises(ConfigError, match="differ in capital letters"):
         roster.enroll("County", keys[1], LATER)
@@ -44,7 +44,7 @@ def test_a_name_that_is_taken(keys):
 
 def test_a_key_belongs_to_one_site(keys):
     roster = Roster().enroll("county", keys[0], NOW)
-    with pytest.raises(ConfigError, match="county and mercy would have the same key"):
+    with pytest.raises(ConfigError, match="county and mercy have the same key"):
         roster.enroll("mercy", keys[0], NOW)
 
 
@@ -58,11 +58,11 @@ def test_a_key_is_replaced(keys):
     roster = Roster().enroll("county", keys[0], NOW).enroll("mercy", keys[2], NOW)
     site = roster.replace_key("county", keys[1], LATER).get("county")
     assert (site.public_key, site.enrolled, site.key_since) == (keys[1], NOW, LATER)
-    with pytest.raises(ConfigError, match="nothing to replace"):
+    with pytest.raises(ConfigError, match="nothing was replaced"):
         roster.replace_key("county", keys[0], LATER)
     with pytest.raises(ConfigError, match="not enrolled; enrolled are: county, mercy"):
-        roster.replace_key("nobody", keys[1], LATER)
-    with pytest.raises(ConfigError, match="county and mercy would have the same key"):
+        roster.replace_key("unknown", keys[1], LATER)
+    with pytest.raises(ConfigError, match="county and mercy have the same key"):
         roster.replace_key("county", keys[2], LATER)
 
 

@@ -1,4 +1,4 @@
-"""Each strategy by name against a plain formula in numpy; groups that a site did not train; going on from a state."""
+"""Each strategy by name against a plain formula in numpy; groups that a site did not train; resuming from a state."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def median_twin(config):
 
 
 def trimmed_twin(config):
-    """A fifth of five sites is one at either end."""
+    """A fifth of five sites is one site at either end."""
     for server_round in (1, 2):
         yield {name: np.sort(stacked(server_round, name), axis=0)[1:-1].mean(axis=0) for name in SHAPES}
 
@@ -153,7 +153,7 @@ def test_krum_picks_the_site_in_the_middle_of_the_crowd():
 
 
 def test_krum_refuses_answers_too_few_to_tell_a_hostile_one():
-    """Of three, with one that may be hostile, none has a neighbour: the first in the alphabet would be the model."""
+    """Among three sites, one of them possibly hostile, none has a neighbour: the alphabetically first would win."""
     strategy = strategy_of({"name": "krum", "num_malicious_sites": 1})
     strategy.configure(1, some_weights(0), NOBODY)
     for number in (1, 3, 4):

@@ -1,4 +1,4 @@
-"""The gate: an honest reply passes, each lie is named."""
+"""Validation: an honest reply passes, each lie is named."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def objection(answer, config=None, size_band=25):
 
 
 def said(check, *arguments):
-    """Return the words of a rejection, or None."""
+    """Return the text of a rejection, or None."""
     try:
         check(*arguments)
     except RejectedReplyError as error:
@@ -50,7 +50,7 @@ def test_an_honest_reply_passes():
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (reply({"head.9": np.zeros(1, np.float32)}), ["3 names, sent 2", "head.9"]),
+        (reply({"head.9": np.zeros(1, np.float32)}), ["3 weights; expected the 2", "head.9"]),
         (reply({"genomics.a": np.zeros(5, np.float32)}), ["genomics.a", "(5,)", "(4,)"]),
         (reply({"genomics.a": np.zeros((4, 1), np.float32)}), ["(4, 1)"]),
         (reply({"genomics.a": np.zeros(4, np.float64)}), ["float64"]),
@@ -62,8 +62,8 @@ def test_an_honest_reply_passes():
         (reply(trained={"head": 10**9}), ["1000000000", "ends at 49"]),
         (reply(trained={"head": 50}), ["50 patients", "ends at 49"]),
         (reply(trained={"head": 3, "pathology": 3}), ["pathology", "does not have"]),
-        (reply(trained={}), ["nobody"]),
-        (reply(trained={"head": 0, "genomics": 0}), ["nobody"]),
+        (reply(trained={}), ["no patient"]),
+        (reply(trained={"head": 0, "genomics": 0}), ["no patient"]),
     ],
     ids=[
         "extra key",
@@ -91,7 +91,7 @@ def test_each_lie_is_named(answer, words):
 
 def test_a_missing_key_is_named():
     short = reply().model_copy(update={"weights": {"head.0.weight": SENT["head.0.weight"]}})
-    assert "1 names, sent 2; first differences: ['genomics.a']" in objection(short)
+    assert "1 weights; expected the 2 that were sent. First differences: ['genomics.a']" in objection(short)
 
 
 def test_the_bound_on_the_norm():
@@ -176,16 +176,16 @@ def test_each_lie_in_metrics_is_named(lie, word):
     [
         ({}, None),
         ({"num_patients": 30, "num_events": 8}, None),
-        ({"size_band": 10**9}, "size_band 1000000000"),
-        ({"genomics_band": -3}, "genomics_band -3"),
-        ({"pathology_band": 26}, "pathology_band 26"),
-        ({"feature_width": 10**9}, "1000000000 columns"),
-        ({"feature_width": -1}, "-1 columns"),
-        ({"num_patients": 10**9}, "num_patients 1000000000"),
-        ({"num_events": -1}, "num_events -1"),
+        ({"size_band": 10**9}, "size_band is 1000000000"),
+        ({"genomics_band": -3}, "genomics_band is -3"),
+        ({"pathology_band": 26}, "pathology_band is 26"),
+        ({"feature_width": 10**9}, "feature_width is 1000000000"),
+        ({"feature_width": -1}, "feature_width is -1"),
+        ({"num_patients": 10**9}, "num_patients is 1000000000"),
+        ({"num_events": -1}, "num_events is -1"),
     ],
 )
 def test_what_a_site_declares_of_its_size(lie, words):
-    """A model as wide as somebody declares would be built at every site."""
+    """Without a limit every site would build a model of the declared width."""
     got = said(check_facts, facts().model_copy(update=lie), FederationConfig())
     assert got is None if words is None else words in got

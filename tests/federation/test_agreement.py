@@ -1,4 +1,4 @@
-"""The agreement over the wire: what is asked of the hospitals, and what the run says where the data do not suffice."""
+"""Agreement over the wire: requests to the sites, and the warnings of a run whose data do not suffice."""
 
 from fixtures.federation import GENES_ONLY, Federation, tiny
 

@@ -1,6 +1,6 @@
-"""Under differential privacy nothing that leaves a hospital depends on how many patients it has, beyond their band.
+"""Under differential privacy nothing that leaves a site depends on its number of patients, beyond their band.
 
-Two hospitals that differ in patients who were not drawn must send the same bits: chance is held still for that.
+Two sites that differ only in patients who were not drawn must send the same bits; the tests fix the random draws.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ DRAWN = 3
 
 @pytest.fixture(autouse=True)
 def the_same_patients_are_drawn(monkeypatch):
-    """Those whom both hospitals have, in one order."""
+    """Patients whom both sites have, in one order."""
 
     def in_one_order(self, fold, _seed, _holdout=0.0):
         return self.cohort.subset([r.case_id for r in self.cohort.records if r.fold != fold])
@@ -47,8 +47,8 @@ def the_same_patients_are_drawn(monkeypatch):
     monkeypatch.setattr(SecureRandom, "bernoulli", lambda _random, num, _probability: np.arange(num) < DRAWN)
 
 
-def everything_told(folder, num_patients, caplog):
-    """What a coordinator holds after a run with a hospital of so many training patients."""
+def everything_disclosed(folder, num_patients, caplog):
+    """Everything that a coordinator holds after a run with a site of this number of training patients."""
     federation = Federation(ONE_SITE)
     (name,) = federation.sites
     site = federation.cohort.sites[name]
@@ -87,7 +87,7 @@ def everything_told(folder, num_patients, caplog):
 @pytest.mark.ci_slow
 def test_a_site_of_26_patients_sends_what_one_of_40_sends(tmp_path, caplog):
     assert size_band(26) == size_band(40)
-    small, large = (everything_told(tmp_path / str(n), n, caplog) for n in (26, 40))
+    small, large = (everything_disclosed(tmp_path / str(n), n, caplog) for n in (26, 40))
     assert small["log"]
     for part in small:
         assert small[part] == large[part], part
@@ -95,16 +95,16 @@ def test_a_site_of_26_patients_sends_what_one_of_40_sends(tmp_path, caplog):
 
 @pytest.mark.ci_slow
 def test_another_band_is_told(tmp_path, caplog):
-    """The comparison can fail: here it must."""
-    small, other = (everything_told(tmp_path / str(n), n, caplog) for n in (20, 40))
+    """The comparison must be able to fail, and fails here."""
+    small, other = (everything_disclosed(tmp_path / str(n), n, caplog) for n in (20, 40))
     assert {part for part in small if small[part] != other[part]} >= {"facts", "weights", "checkpoint", "rounds"}
 
 
 @pytest.mark.ci_slow
-@pytest.mark.parametrize("mutant", ["divided by how many there are", "counts told as they are"])
+@pytest.mark.parametrize("mutant", ["divided by how many there are", "counts disclosed exactly"])
 def test_each_mutant_is_caught(mutant, tmp_path, caplog, monkeypatch):
     if mutant == "divided by how many there are":
-        sizes = iter([26.0] * 2 + [40.0] * 2)  # a round each, two rounds, two hospitals
+        sizes = iter([26.0] * 2 + [40.0] * 2)  # a round each, two rounds, two sites
         monkeypatch.setattr(PrivacyPlan, "divisor", lambda plan, _band: plan.step.sampling_rate * next(sizes))
     else:
         monkeypatch.setattr("client.private_round.size_band", lambda count: count)

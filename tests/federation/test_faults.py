@@ -1,4 +1,4 @@
-"""A site that fails is data, not an exception: the round goes on without it, and the record and the log name it."""
+"""A site that fails is data, not an exception: the round continues without it, and record and log name it."""
 
 import json
 
@@ -15,6 +15,7 @@ from memamba_core.wire.flower_records import from_records, to_records
 from memamba_core.wire.protocol import FactsReply, Refusal, StatisticsReply
 from server.federation.handshake import perform_handshake
 from server.federation.journal import Journal
+from server.federation.outcome import Failed
 from server.federation.rounds import run_federation
 
 SETTINGS = tiny(*GENES_ONLY, "federation.num_rounds=1")
@@ -45,20 +46,20 @@ def one_lie_a_round(names):
 
 
 def test_each_round_goes_on_without_the_sites_that_lie_and_names_them(caplog):
-    """Two of four hospitals, with another lie in each round."""
+    """Two of four sites lie, with another lie in each round."""
     names = list(LIES)
     half = len(names) // 2
-    told = {BAD: names[:half], "site-03": names[half:]}
-    faults = {site: one_lie_a_round(lies) for site, lies in told.items()}
+    liars = {BAD: names[:half], "site-03": names[half:]}
+    faults = {site: one_lie_a_round(lies) for site, lies in liars.items()}
     federation = Federation(tiny(*GENES_ONLY, f"federation.num_rounds={half}"), faults=faults)
     result = federation.train()
-    assert len(result.rounds) == half == len(told["site-03"])
+    assert len(result.rounds) == half == len(liars["site-03"])
     for record in result.rounds:
         assert set(record.sites) == set(federation.sites)
-        assert all("trained" in record.sites[site] for site in federation.sites if site not in told)
-        for site, lies in told.items():
+        assert set(record.trained) == set(federation.sites) - set(liars)
+        for site, lies in liars.items():
             lie = lies[record.server_round - 1]
-            assert LIES[lie][1] in record.sites[site]["failure"], lie
+            assert LIES[lie][1] in record.sites[site].failure, lie
             assert f"round {record.server_round}: {site} is left out" in caplog.text, lie
     assert all(np.isfinite(array).all() for array in result.weights.values())
 
@@ -69,7 +70,7 @@ def honest():
 
 
 def test_a_site_left_out_has_no_influence(honest):
-    """Whatever it sends, the weights are those of the sites that are left."""
+    """Whatever the rejected site sends, the weights are those of the other sites."""
     results = [
         Federation(SETTINGS, faults={BAD: only_in("train", LIES[name][0])}).train().weights
         for name in ("NaN", "a billion patients")
@@ -97,12 +98,12 @@ def test_what_an_exception_says_stays_at_the_site(monkeypatch, caplog, tmp_path)
     federation.faults = dict.fromkeys(federation.sites, lambda message, reply: replies.append(reply) or reply)
     result = federation.train(journal=Journal(tmp_path, federation.config.experiment.digest(), 0))
     (record,) = result.rounds
-    assert record.sites[BAD] == {"failure": Refusal.INTERNAL.text, "code": Refusal.INTERNAL.code}
-    told = [repr(result.rounds), repr(result.failures), repr(result.evaluation)]
-    told += [repr(r.error) if r.has_error() else repr(r.content) for r in replies]
-    told += [path.read_bytes().decode("latin1") for path in tmp_path.iterdir()]
+    assert record.sites[BAD] == Failed(failure=Refusal.INTERNAL.text, code=Refusal.INTERNAL.code)
+    texts = [repr(result.rounds), repr(result.failures), repr(result.evaluation)]
+    texts += [repr(r.error) if r.has_error() else repr(r.content) for r in replies]
+    texts += [path.read_bytes().decode("latin1") for path in tmp_path.iterdir()]
     assert any(r.has_error() for r in replies)
-    for text in told:
+    for text in texts:
         assert "Jane" not in text
         assert "clinical.csv" not in text
     by_logger = {record.name: record for record in caplog.records if record.exc_info}
@@ -124,21 +125,21 @@ CLOSING_LIES = {
 
 @pytest.mark.parametrize("names", [list(CLOSING_LIES)[:3], list(CLOSING_LIES)[3:]], ids=", ".join)
 def test_a_bad_closing_evaluation_is_left_out(names, caplog):
-    """One at each of three hospitals; the fourth is honest."""
+    """One lie at each of three sites; the fourth is honest."""
     *bad, good = ("site-02", "site-03", "site-04", "site-01")
     faults = {site: only_in("evaluate", CLOSING_LIES[name]) for site, name in zip(bad, names, strict=True)}
     result = Federation(SETTINGS, faults=faults).train()
     for site, name in zip(bad, names, strict=True):
-        assert "failure" in result.evaluation.sites[site], name
+        assert isinstance(result.evaluation.sites[site], Failed), name
         assert f"closing evaluation: {site} is left out" in caplog.text, name
-    assert result.evaluation.num_patients == result.evaluation.sites[good]["num_patients"] > 0
+    assert result.evaluation.num_patients == result.evaluation.sites[good].num_patients > 0
     assert np.isfinite(result.evaluation.loss)
-    json.dumps(result.evaluation.sites, allow_nan=False)
+    json.dumps({site: line.model_dump() for site, line in result.evaluation.sites.items()}, allow_nan=False)
 
 
 @pytest.fixture(scope="module")
 def without():
-    """Digest of what is agreed on where the bad site is not there."""
+    """Digest of the agreement without the bad site."""
     federation = Federation(SETTINGS)
     grid = federation.grid([site for site in federation.sites if site != BAD])
     return perform_handshake(grid, federation.run(), federation.cohort.signatures).agreement.digest()
@@ -211,16 +212,16 @@ def test_sites_under_the_floor_send_zeros_and_still_receive():
 
     federation.faults = {site: listen(site) for site in federation.sites}
     result = federation.train()
-    sizes = {site: result.rounds[0].sites[site]["trained"]["head"] for site in federation.sites}
+    sizes = {site: result.rounds[0].sites[site].trained["head"] for site in federation.sites}
     small = {site for site, size in sizes.items() if size < 10}
     assert small
     assert small != set(sizes)
     for site, reply in sums.items():
-        told = sum(array.sum() for arrays in (reply.genes, reply.events) for array in arrays.values())
-        assert (told == 0) == (site in small)
+        total = sum(array.sum() for arrays in (reply.genes, reply.events) for array in arrays.values())
+        assert (total == 0) == (site in small)
     assert set(result.facts) == set(federation.sites)
     assert all(federation.workers[site]._sessions._session.agreement is not None for site in small)
-    assert all(result.rounds[0].sites[site]["train_loss"] is None for site in small)
+    assert all(result.rounds[0].sites[site].train_loss is None for site in small)
     assert all(result.facts[site].num_patients is None for site in small)
 
 
@@ -279,7 +280,7 @@ def test_a_site_that_stumbles_once_is_in_the_repeated_round(tmp_path):
         )
     }
     result = federation.train()
-    assert "trained" in result.rounds[0].sites[BAD]
+    assert BAD in result.rounds[0].trained
 
 
 def test_nobody_there_is_said():
@@ -289,18 +290,18 @@ def test_nobody_there_is_said():
 
 
 def test_sites_that_all_fail_are_not_called_absent():
-    """They are connected, each with its reason."""
-    strange = only_in("query.facts", lambda r: lie_about(FactsReply, r, size_band=7))
+    """Nodes are connected, and each fails with its reason."""
+    unknown_band = only_in("query.facts", lambda r: lie_about(FactsReply, r, size_band=7))
     federation = Federation(SETTINGS)
-    federation.faults = dict.fromkeys(federation.sites, strange)
-    with pytest.raises(FederationError, match=r"no site answered\. node 2: declares the size_band 7") as raised:
+    federation.faults = dict.fromkeys(federation.sites, unknown_band)
+    with pytest.raises(FederationError, match=r"no site answered\. node 2: size_band is 7") as raised:
         federation.train()
     assert "connected" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("fold", "words"), [(0, "test fold 0"), (-1, "flower-client doctor")])
 def test_nobody_to_train_on_is_said_before_the_first_round(fold, words):
-    """Not that a privacy budget were spent, as it is when every site that was asked refuses for that."""
+    """The error must not be that of a spent privacy budget, which arises when every site refuses for that reason."""
     federation = Federation((*SETTINGS, "agreement.gene_scaling=public"))
     testing_all = only_in("query.facts", lambda r: lie_about(FactsReply, r, size_band=0))
     federation.faults = dict.fromkeys(federation.sites, testing_all)
@@ -312,7 +313,7 @@ def test_two_nodes_with_one_name_are_an_error():
     federation = Federation(SETTINGS)
     take_the_name = only_in("query.facts", lambda r: lie_about(FactsReply, r, site="site-01"))
     federation.faults = {BAD: take_the_name}
-    with pytest.raises(FederationError, match=r"two nodes \(2 and 3\) say they are 'site-01'"):
+    with pytest.raises(FederationError, match=r"two nodes \(2 and 3\) are named 'site-01'"):
         federation.train()
 
 
@@ -335,5 +336,5 @@ def test_an_unreadable_bag_costs_one_site(monkeypatch):
 
     monkeypatch.setattr(PatientDataset, "load", broken)
     result = federation.train()
-    assert result.rounds[0].sites[BAD] == {"failure": Refusal.DATA.text, "code": Refusal.DATA.code}
-    assert result.evaluation.sites[BAD]["code"] == Refusal.DATA.code
+    assert result.rounds[0].sites[BAD] == Failed(failure=Refusal.DATA.text, code=Refusal.DATA.code)
+    assert result.evaluation.sites[BAD].code == Refusal.DATA.code

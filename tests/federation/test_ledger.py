@@ -1,4 +1,4 @@
-"""The ledgers of a private federation: what is charged and when, what is answered again, who is out of budget."""
+"""Ledgers of a private federation: charges and their time, answers that are repeated, sites without budget."""
 
 import shutil
 
@@ -17,6 +17,7 @@ from memamba_core.privacy.accounting import epsilon_of
 from memamba_core.privacy.ledger import Ledger
 from memamba_core.privacy.plan import plan_of
 from memamba_core.wire.protocol import Refusal
+from server.federation.outcome import Failed
 from server.federation.rounds import run_federation
 
 
@@ -66,7 +67,7 @@ def test_the_charge_comes_before_the_first_patient_and_a_crash_costs_the_round(f
 
 
 def charged_after_training(patch):
-    """The mutant that computes first: a crash would leave a round unpaid."""
+    """Mutant that computes first: a crash would leave a round uncharged."""
     charge, later = Ledger.charge, []
     patch.setattr(Ledger, "charge", lambda *arguments: later.append(arguments) or 0.0)
     from memamba_core.training import dp_training as private
@@ -101,7 +102,7 @@ def test_a_round_goes_on_without_a_site_whose_budget_is_spent(federation, plan):
     poor = federation.sites[0]
     federation.ledger(poor).charge("an-earlier-study", 1, plan.step, 3, 100.0)
     result = federation.train()
-    assert result.rounds[1].sites[poor]["code"] == Refusal.BUDGET.code
+    assert result.rounds[1].sites[poor].code == Refusal.BUDGET.code
     assert len(result.rounds[1].sites) == len(federation.sites)
 
 
@@ -111,7 +112,7 @@ def test_an_edited_ledger_keeps_the_site_out(federation):
     file = ledger_folder(federation.folder / site) / "ledger.jsonl"
     file.write_text(file.read_text().replace('"steps": 2', '"steps": 1'))
     result = run_federation(federation.grid(), federation.run(), signatures=federation.cohort.signatures)
-    assert result.rounds[1].sites[site] == {"failure": Refusal.BUDGET.text, "code": Refusal.BUDGET.code}
+    assert result.rounds[1].sites[site] == Failed(failure=Refusal.BUDGET.text, code=Refusal.BUDGET.code)
 
 
 @pytest.mark.parametrize("how", ["taken back", "removed"])

@@ -1,4 +1,4 @@
-"""A federation under differential privacy: what is trained, what is told, what is refused."""
+"""A federation under differential privacy: training, disclosure, refusals."""
 
 import dataclasses
 
@@ -43,12 +43,12 @@ def test_nothing_but_weights_and_bands_is_told(trained):
     federation, result = trained
     for record in result.rounds:
         for line in record.sites.values():
-            assert line["train_loss"] is None
-            assert set(line["incoming"].values()) == {None}
-            assert set(line["trained"].values()) <= set(SIZE_BANDS)
+            assert line.train_loss is None
+            assert set(line.incoming.model_dump().values()) == {None}
+            assert set(line.trained.values()) <= set(SIZE_BANDS)
     for facts in result.facts.values():
         assert (facts.num_patients, facts.num_events) == (None, None)
-    assert set(result.evaluation.sites[federation.sites[0]].values()) == {None}
+    assert set(result.evaluation.sites[federation.sites[0]].model_dump().values()) == {None}
     assert result.evaluation.num_patients == 0
 
 
@@ -83,7 +83,7 @@ def test_a_draw_that_follows_from_the_seed_is_caught(federation, monkeypatch):
 
 
 def test_a_hostile_plan_is_refused_at_once(federation):
-    """Within every setting's own range and hopeless together: ten million steps."""
+    """Each setting is within its range, but together they ask for ten million steps."""
     import time
 
     privacy = DPSGDConfig(steps_per_round=1000, epsilon=1000)
@@ -158,7 +158,7 @@ def test_without_it_a_round_of_few_patients_is_refused_by_a_strict_site():
     config = strict.site.config.model_copy(update={"disclosure": DisclosureConfig()})
     federation.workers[federation.sites[0]] = SiteWorker(dataclasses.replace(strict.site, config=config))
     result = federation.train()
-    assert result.rounds[0].sites[federation.sites[0]]["code"] == Refusal.POLICY.code
+    assert result.rounds[0].sites[federation.sites[0]].code == Refusal.POLICY.code
 
 
 @pytest.mark.parametrize("private", [True, False])
@@ -176,7 +176,7 @@ def test_a_count_under_the_floor_is_told_as_a_band():
 
 @pytest.mark.parametrize("trained", ["last_layers", "all"])
 def test_what_is_not_trained_comes_back_as_it_went_out(tmp_path, trained):
-    """Of the whole three-expert model; what is trained has noise on every weight."""
+    """Weights of the whole three-expert model; every trained weight has noise."""
     experts = "model.experts=[pathology,genomics,synergistic]"
     federation = PrivateFederation(tmp_path, experts, f"privacy.trained={trained}")
     request, site = a_training_request(federation), federation.sites[0]

@@ -1,4 +1,4 @@
-"""SIGKILL at every point of a private round: what was read is charged, what was kept is sent again, nothing else is."""
+"""SIGKILL at every point of a private round: read data are charged, a stored answer is sent again, nothing else is."""
 
 import os
 import signal

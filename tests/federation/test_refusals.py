@@ -1,4 +1,4 @@
-"""What a site refuses before it computes anything: versions, settings, agreements, and what its own policy forbids."""
+"""Refusals of a site before it computes anything: versions, settings, agreements, and its own policy."""
 
 import dataclasses
 import gc
@@ -42,7 +42,7 @@ def agreement(federation):
 
 @pytest.fixture
 def site(federation, tmp_path):
-    """A site with a state folder, as a real one has."""
+    """A site with a state folder, like a real site."""
     one = federation.cohort.sites["site-01"]
     return dataclasses.replace(one, config=one.config.model_copy(update={"state": tmp_path / "state"}))
 
@@ -77,7 +77,7 @@ METHODS = {
 
 
 def ask(worker, requests, *kinds, **changes):
-    """Send requests of these kinds, the last one with changes; gives back the last answer."""
+    """Send requests of these kinds, the last one with changes; return the last answer."""
     answer = None
     for kind in kinds:
         request = requests[kind]
@@ -230,8 +230,8 @@ def test_an_agreement_that_is_not_what_its_digest_says_is_refused(site, requests
 
 
 def test_an_agreement_on_columns_that_the_site_lacks_is_refused(site, requests, agreement):
-    strange = dataclasses.replace(agreement, gene_columns=("NOSUCH_cnv", *agreement.gene_columns[1:]))
-    changes = {"agreement": strange.to_json(), "agreement_digest": strange.digest()}
+    unfitting = dataclasses.replace(agreement, gene_columns=("NOSUCH_cnv", *agreement.gene_columns[1:]))
+    changes = {"agreement": unfitting.to_json(), "agreement_digest": unfitting.digest()}
     assert refusal(SiteWorker(site), requests, FactsRequest, AgreementRequest, **changes) is Refusal.AGREEMENT_FIELD
 
 

@@ -1,4 +1,4 @@
-"""The same numbers twice: interrupted and undisturbed, in any order of the sites; and what a setting must change."""
+"""Equal numbers from interrupted and undisturbed runs, in any order of sites; and settings that must change numbers."""
 
 import dataclasses
 from functools import cache
@@ -16,7 +16,7 @@ FAST = tiny(*GENES_ONLY, "federation.curve_holdout=0.25")
 
 
 class StopAfter:
-    """An observer that is Ctrl-C after a round."""
+    """Observer that raises Ctrl-C after a round."""
 
     def __init__(self, server_round):
         self.server_round = server_round
@@ -36,20 +36,19 @@ def undisturbed(*settings):
 
 
 def assert_same(a, b):
-    """Weights bit by bit, and everything that sites told but the time it took."""
+    """Compare weights bit by bit, and all that sites disclosed, except times."""
     assert a.weights.keys() == b.weights.keys()
     for name, array in a.weights.items():
         np.testing.assert_array_equal(array, b.weights[name], err_msg=name)
     assert a.agreement.digest() == b.agreement.digest()
-    assert [dataclasses.replace(r, seconds=0) for r in a.rounds] == [
-        dataclasses.replace(r, seconds=0) for r in b.rounds
-    ]
+    rounds = [[record.model_copy(update={"seconds": 0}) for record in result.rounds] for result in (a, b)]
+    assert rounds[0] == rounds[1]
     assert a.evaluation == b.evaluation
     assert a.warnings == b.warnings
 
 
 def interrupted(settings, folder, *, after):
-    """The run, stopped after a round; then everybody is started anew and it goes on."""
+    """Stop a run after a round, restart coordinator and sites, and resume it."""
     federation = Federation(settings)
     journal = Journal(folder, federation.config.experiment.digest(), 0)
     with pytest.raises(KeyboardInterrupt):
@@ -71,7 +70,7 @@ def test_a_resumed_run_is_the_undisturbed_one(strategy, tmp_path):
     settings = (*(BOTH if strategy == "fedadam" else FAST), f"strategy={strategy}")
     wanted = undisturbed(*settings)
     assert_same(interrupted(settings, tmp_path, after=2 if strategy == "fedadam" else 1), wanted)
-    assert wanted.rounds[1].sites["site-01"]["incoming"]["loss_sum"] > 0  # something is compared
+    assert wanted.rounds[1].sites["site-01"].incoming.loss_sum > 0  # something is compared
 
 
 def test_a_run_stopped_after_its_last_round_only_evaluates(tmp_path):
@@ -91,15 +90,15 @@ def test_a_damaged_newest_state_costs_one_round(tmp_path):
 
 
 def test_what_was_warned_of_is_still_known_after_a_resume(tmp_path):
-    """The warnings are found with the agreement, which a resumed run does not make again."""
+    """Warnings come from building the agreement, which a resumed run does not repeat."""
     settings = tiny(*GENES_ONLY, "data.synthetic.num_patients=120")
 
     def mistaken():
         federation = Federation(settings)
         site = federation.cohort.sites["site-03"]
         records = tuple(dataclasses.replace(r, time_months=r.time_months * 60) for r in site.cohort.records)
-        strange = dataclasses.replace(site, cohort=dataclasses.replace(site.cohort, records=records))
-        federation.cohort.sites["site-03"] = strange
+        changed = dataclasses.replace(site, cohort=dataclasses.replace(site.cohort, records=records))
+        federation.cohort.sites["site-03"] = changed
         federation.restart()
         return federation
 
@@ -145,7 +144,7 @@ def test_a_sites_result_does_not_depend_on_who_else_is_there():
     ],
 )
 def test_a_setting_changes_the_weights(change):
-    """House rule 10: an option that changes nothing is removed."""
+    """An option that changes nothing must be removed."""
     # Several steps, because the proximal term is zero in the first of a round.
     settings = (*GENES_ONLY, "training.batch_size=4", "federation.num_rounds=1")
     base, changed = undisturbed(*tiny(*settings)), undisturbed(*tiny(*settings, change))

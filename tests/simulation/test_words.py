@@ -14,6 +14,7 @@ from memamba_core.config.compose import compose_simulation
 from memamba_core.errors import ConfigError
 from memamba_core.wire.protocol import Phase
 from server.federation.journal import Journal, RoundRecord
+from server.federation.outcome import SiteMetrics, Trained
 from simulation.audit.run import audit
 from simulation.cohort import prepare_cohort
 from simulation.progress import ProgressReporter
@@ -50,10 +51,12 @@ def test_best_reachable_stands_in_the_last_column(tmp_path, num_folds):
 @pytest.mark.parametrize("loss", [0.5, None])
 def test_a_bar_that_stays_does_not_say_that_something_goes_on(loss):
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
-    line = {"trained": {"head": 3}, "train_loss": loss}
+    line = Trained(trained={"head": 3}, train_loss=loss, incoming=SiteMetrics())
     with ProgressReporter(console) as progress:
         progress.start_method("federated", 1)
-        progress.on_round(RoundRecord(1, {"county": line}, 1.0, 1, 1))
+        progress.on_round(
+            RoundRecord(server_round=1, sites={"county": line}, seconds=1.0, bytes_sent=1, bytes_received=1)
+        )
         progress.on_phase(Phase.EVALUATE, 1, 0)
     *_, last = [text for text in console.file.getvalue().split("Federated") if "1/1" in text]
     assert "closing evaluation" not in last

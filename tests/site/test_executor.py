@@ -13,10 +13,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from client import executor as module
 from client.app import build_client_app
 from client.executor import Executor
-from client.flower.tasks import UnreachableError
 from client.logs import support_log
 from client.worker import SiteWorker
-from memamba_core.errors import TamperedLogError
+from memamba_core.errors import TamperedLogError, UnreachableError
 from memamba_core.privacy.egress import EgressLog
 from memamba_core.wire.flower_records import from_records, to_records
 from memamba_core.wire.protocol import (

@@ -15,7 +15,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.flower import tasks as flwr_compat
 from client.flower.supernode import ConnectionEnd, connection_end, supernode_command
-from client.flower.tasks import NodeTasks, Task, UnreachableError
+from client.flower.tasks import NodeTasks, Task
+from memamba_core.errors import UnreachableError
 
 
 SUPPORTED = ("1.41.0", "1.42.0")  # `make test-flower` runs the contract on each; the last one is the pin

@@ -9,8 +9,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client import offline_responder as module
-from client.flower.tasks import UnreachableError
 from client.offline_responder import OfflineResponder, _is_connected_to
+from memamba_core.errors import UnreachableError
 from memamba_core.wire.protocol import Refusal
 
 pytestmark = pytest.mark.skipif(not module._TCP_TABLES[0].exists(), reason="connections are seen on Linux")

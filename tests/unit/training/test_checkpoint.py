@@ -11,6 +11,7 @@ from fixtures.federation import GENES_ONLY, Federation, tiny
 from memamba_core.errors import CheckpointError
 from memamba_core.training.checkpoint import (
     Checkpoint,
+    ModelFile,
     code_digest,
     initial_model,
     load_arrays,
@@ -59,6 +60,13 @@ def test_everything_comes_back(folder, checkpoint):
     assert not model.training
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, torch.from_numpy(checkpoint.weights[name]), rtol=0, atol=0)
+
+
+def test_the_json_file_is_the_published_record(folder, checkpoint):
+    about = json.loads((folder / "model.json").read_text())
+    assert list(about) == ["format", "experiment", "agreement", "scaling", "server_round", "digests"]
+    assert ModelFile.model_validate(about).model_dump(mode="json") == about
+    assert (about["format"], about["server_round"], about["digests"]["code"]) == (1, 7, code_digest())
 
 
 def test_two_files_and_no_pickle(folder):

@@ -80,5 +80,5 @@ def test_a_poisoned_change_does_not_pass_the_gate():
         return Message(reply.content, reply_to=message)
 
     result = Federation(DELTA, faults={"site-02": poison}).train()
-    assert "not finite" in result.rounds[0].sites["site-02"]["failure"]
+    assert "not finite" in result.rounds[0].sites["site-02"].failure
     assert all(np.isfinite(array).all() for array in result.weights.values())
