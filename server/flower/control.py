@@ -1,6 +1,6 @@
 """Control interface of a SuperLink and task of a run, through Flower's private names.
 
-Written for flwr 1.41.0. `tests/coordinator/test_flower_contract.py` checks every assumption.
+Written for flwr 1.42.0. `tests/coordinator/test_flower_contract.py` checks every assumption.
 """
 
 import hashlib

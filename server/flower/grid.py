@@ -1,7 +1,7 @@
 """Network Grid: Flower's HttpGrid with bounded waits, retries across SuperLink restarts, and readable errors.
 
 Flower's own Grid waits without limit, trusts the metadata inside an answer, and raises whatever reading the answer
-raises. Written for flwr 1.41.0, whose private names it uses; `tests/coordinator/test_flower_contract.py` checks every
+raises. Written for flwr 1.42.0, whose private names it uses; `tests/coordinator/test_flower_contract.py` checks every
 assumption.
 """
 

@@ -1,7 +1,7 @@
 """Process of the SuperLink: `python -P -m server.flower.superlink_process PARENT_PID HOST PORT ARGUMENT...`.
 
 Run Flower's stock SuperLink with a second listener for sites. Only `superlink.py` starts this process; it ends together
-with its parent. It uses private names of flwr 1.41.0; `tests/coordinator/test_flower_contract.py` checks them.
+with its parent. It uses private names of flwr 1.42.0; `tests/coordinator/test_flower_contract.py` checks them.
 """
 
 import asyncio
