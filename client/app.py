@@ -110,7 +110,7 @@ def _worker_from_context(context: Context) -> SiteWorker:
     folders = sorted(path.parent for path in Path(sites).glob("*/site.yaml"))
     if int(number) >= len(folders):
         raise ConfigError(
-            f"{sites} holds {len(folders)} sites, and this is node {number} (from 0). Start at most {len(folders)} nodes"
+            f"{sites} holds {len(folders)} sites; this is node {number}, from 0. Start at most {len(folders)} nodes"
         )
     return _worker_of_folder(folders[int(number)] / "site.yaml")
 
