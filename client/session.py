@@ -145,7 +145,7 @@ class SessionStore:
         if not RUN_ID.fullmatch(request.run_id):  # the id becomes the name of a folder of the state volume
             raise RefusedError(
                 Refusal.MESSAGE,
-                "the run id is invalid; expected 1 to 100 letters, digits, '-', '_' or '.', the first a letter or digit",
+                "the run id is invalid; expected a letter or digit, then up to 99 of letters, digits, '-', '_', '.'",
             )
         try:
             experiment = Experiment.from_json(request.settings)
@@ -173,8 +173,8 @@ class SessionStore:
         except pydantic.ValidationError:
             raise RefusedError(
                 Refusal.VERSION,
-                f"{folder / 'facts.json'} was not written by version {package_version()}, and a run continues only with "
-                "the version that began it. Begin a new run, or install that version",
+                f"{folder / 'facts.json'} was not written by version {package_version()}, and a run continues "
+                "only with the version that began it. Begin a new run, or install that version",
             ) from None
         session = self._begin(request)
         if (folder / "agreement.json").is_file():

@@ -138,10 +138,12 @@ class SiteWorker:
         return AgreementReply(agreement_digest=agreement.digest())
 
     def _check_size(self, session: Session, agreement: Agreement) -> None:
-        """Count the parameters before anything of their size is held in memory."""
+        """Check the number of parameters before memory for them is allocated."""
         num, most = count_parameters(session.experiment, agreement), self.site.config.limits.max_parameters
         if num > most:
-            raise RefusedError(Refusal.POLICY, f"the model has {num} parameters; limits.max_parameters is {most}")
+            raise RefusedError(
+                Refusal.POLICY, f"the model has {num} parameters; expected at most limits.max_parameters={most}"
+            )
 
     def train(self, request: TrainRequest) -> TrainReply:
         """Evaluate the received weights, train from them, and return weights with counts per parameter group.
