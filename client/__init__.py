@@ -1,3 +1,3 @@
-"""One hospital: its data (`site`), what it does with a message (`local`), and Flower's ClientApp around it (`app`)."""
+"""One site: its patients (`site`), its answer to each request (`worker`), and Flower's ClientApp (`app`)."""
 
 import memamba_core  # noqa: F401  before torch: it sets what torch reads once

@@ -1,4 +1,4 @@
-"""`flower-client`, also as `python -m client`: from the first import on, Ctrl-C ends it without a traceback."""
+"""Entry point of `flower-client` and `python -m client`; Ctrl-C during an import ends it without a traceback."""
 
 import sys
 
@@ -6,12 +6,12 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Entry point."""
+    """Run `flower-client`; exit with 130 on Ctrl-C."""
     try:
-        from .cli import main as command  # here, so that it is not yet imported when Ctrl-C may come
+        from .cli import main as command  # imported here, inside the guard against Ctrl-C
 
         command()
-    except KeyboardInterrupt:  # before the command had its own word on it
+    except KeyboardInterrupt:  # before the command installed its own handler
         sys.exit(130)
 
 

@@ -1,4 +1,4 @@
-"""Flower's ClientApp around a hospital: messages in, answers or fixed refusals out."""
+"""Flower's ClientApp of a site: messages in, answers or fixed refusals out."""
 
 import logging
 from collections.abc import Callable
@@ -35,10 +35,10 @@ Request = TypeVar("Request", bound=WireMessage)
 
 
 def build_client_app(worker_for: Callable[[Context], SiteWorker]) -> ClientApp:
-    """A ClientApp that answers every phase of the protocol.
+    """Build a ClientApp that answers every phase of the protocol.
 
     Args:
-        worker_for: which hospital a message is for, told by Flower's context of the node.
+        worker_for: returns the site's worker for Flower's context of a node.
     """
     client_app = ClientApp()
 
@@ -48,11 +48,11 @@ def build_client_app(worker_for: Callable[[Context], SiteWorker]) -> ClientApp:
         def handle(message: Message, context: Context) -> Message:
             try:
                 payload = from_records(message.content)
-                if request_class is FactsRequest:  # first: another version may have another form
+                if request_class is FactsRequest:  # checked first, because another version may have another form
                     refuse_other_version(payload.fields.get("protocol"), payload.fields.get("package"))
                 request = request_class.from_payload(payload)
                 return Message(to_records(work(worker_for(context), request)), reply_to=message)
-            except Exception as error:  # what leaves is a fixed text; the reason stays in the site's log
+            except Exception as error:  # only a fixed text leaves; the reason stays in the site's log
                 return _refuse(error, message)
 
         return handle
@@ -75,7 +75,7 @@ _REFUSALS: tuple[tuple[type[Exception], Refusal], ...] = (
 
 
 def _refuse(error: Exception, message: Message) -> Message:
-    """An error reply with a fixed text; the whole reason goes to the local log."""
+    """Build an error reply with a fixed text; the full reason goes to the site's log."""
     if isinstance(error, RefusedError):
         refusal = error.refusal
     else:
@@ -95,22 +95,22 @@ def _worker_of_folder(site_yaml: Path) -> SiteWorker:
 
 
 def _worker_from_context(context: Context) -> SiteWorker:
-    """The hospital of this node: `site` of its node config, or the n-th folder of the run config's `sites`.
+    """Return the worker of this node's site: `site` of the node config, or the n-th folder of the run config's `sites`.
 
-    The second is for Flower's own simulation (`flwr run .`), which numbers its nodes.
+    Flower's own simulation (`flwr run .`), which numbers its nodes, uses `sites`.
     """
     if "site" in context.node_config:
         return _worker_of_folder(Path(str(context.node_config["site"])).resolve())
     sites, number = str(context.run_config.get("sites", "")), context.node_config.get("partition-id")
     if not sites or number is None:
         raise ConfigError(
-            "this node does not say which site it is: start it with --node-config 'site=\"/path/site.yaml\"', or give "
-            "--run-config 'sites=\"FOLDER\"' with a folder that flower-simulate export-sites wrote"
+            "the node config names no site. Start the node with --node-config 'site=\"/path/site.yaml\"', or the run "
+            "with --run-config 'sites=\"FOLDER\"' and a folder of flower-simulate export-sites"
         )
     folders = sorted(path.parent for path in Path(sites).glob("*/site.yaml"))
     if int(number) >= len(folders):
         raise ConfigError(
-            f"{sites} holds {len(folders)} sites, this is node {number}: start at most {len(folders)} nodes"
+            f"{sites} holds {len(folders)} sites; this is node {number}, from 0. Start at most {len(folders)} nodes"
         )
     return _worker_of_folder(folders[int(number)] / "site.yaml")
 

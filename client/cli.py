@@ -1,6 +1,6 @@
-"""`flower-client`: one hospital's side of a federation.
+"""Command line of a site: `flower-client`.
 
-Torch and Flower are imported after the command is understood, so that `--help` and a mistake answer at once.
+Torch and Flower are imported after the arguments are parsed, so that `--help` and usage errors appear at once.
 """
 
 import argparse
@@ -8,11 +8,8 @@ import logging
 import os
 import shutil
 import sys
-import textwrap
-from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memamba_core.config.site import SiteConfig, load_site_config
 from memamba_core.errors import ConfigError, DataError, MemambaError, TamperedLogError
@@ -21,25 +18,21 @@ from .exit_codes import ExitCode
 from .keys import SiteKeys
 from .logs import open_logs, support_log
 
-if TYPE_CHECKING:
-    from memamba_core.privacy.egress import EgressRecord
-
 __all__ = ["main"]
 
 _RUNTIME_VARIABLE = "MEMAMBA_RUNTIME"
 _RUNTIME_DEFAULT = "127.0.0.1:9094"
-_INDENT = "    "
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point."""
+    """Parse the arguments, run the command, and exit with an `ExitCode`."""
     options = _parser().parse_args(arguments)
     try:
         code: ExitCode = options.command(options)
     except TamperedLogError as error:
         print(f"error: {error}", file=sys.stderr)
         code = ExitCode.TAMPERED
-    except (MemambaError, OSError) as error:  # the second: a file or folder that cannot be read or written
+    except (MemambaError, OSError) as error:  # OSError: a file or folder that cannot be read or written
         print(f"error: {error}", file=sys.stderr)
         code = ExitCode.MISTAKE
     except KeyboardInterrupt:
@@ -51,44 +44,44 @@ def _parser() -> argparse.ArgumentParser:
     meanings = "\n".join(f"  {code.value:3d}  {code.meaning}" for code in ExitCode)
     parser = argparse.ArgumentParser(
         prog="flower-client",
-        description="One hospital's side of a federation. docs/site.md describes the way from a kit to a run.",
+        description="Run a site of a federation. docs/site.md describes the steps from a kit to a run.",
         epilog=f"exit codes:\n{meanings}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    keygen = commands.add_parser("keygen", help="make the site's keys; node.pub is for the coordinator")
+    keygen = commands.add_parser("keygen", help="generate the site's keys; node.pub is for the coordinator")
     keygen.add_argument("folder", type=Path, nargs="?", default=Path("keys"), metavar="FOLDER", help="default: keys")
     keygen.set_defaults(command=_keygen)
 
-    doctor = commands.add_parser("doctor", help="look at data, machine, network and key before anything runs")
+    doctor = commands.add_parser("doctor", help="check data, machine, network and key before a run")
     _takes_site(doctor)
-    doctor.add_argument("--part", choices=("data", "network"), help="one half alone; without it both")
+    doctor.add_argument("--part", choices=("data", "network"), help="check one part only; default: both")
     doctor.set_defaults(command=_doctor)
 
-    run = commands.add_parser("run", help="take part in the coordinator's runs, until stopped")
-    _takes_site(run)
-    run.add_argument(
-        "--part",
-        choices=("link", "train"),
-        help="link: the connection alone (keys, a way out, no data); train: the work alone (data, no way out); without "
-        "it both in one",
-    )
-    run.add_argument(
-        "--runtime",
-        default=os.environ.get(_RUNTIME_VARIABLE, _RUNTIME_DEFAULT),
-        metavar="HOST:PORT",
-        help="between the two parts: where link listens and train asks "
-        f"(default: ${_RUNTIME_VARIABLE}, or {_RUNTIME_DEFAULT})",
-    )
-    run.add_argument("--log-format", choices=("text", "json"), default="text", help="of the log on standard error")
-    run.set_defaults(command=_run)
+    for name, help_text in {
+        "run": "take part in the coordinator's runs until stopped: connector and executor in one process",
+        "connect": "run the connector only: it has the keys and network access, and reads no data",
+        "train": "run the executor only: it reads the data, and reaches the connector but no other host",
+    }.items():
+        part = commands.add_parser(name, help=help_text)
+        _takes_site(part)
+        if name != "run":
+            part.add_argument(
+                "--runtime",
+                default=os.environ.get(_RUNTIME_VARIABLE, _RUNTIME_DEFAULT),
+                metavar="HOST:PORT",
+                help="address at which the connector hands out tasks to the executor "
+                f"(default: ${_RUNTIME_VARIABLE}, or {_RUNTIME_DEFAULT})",
+            )
+        part.add_argument("--log-format", choices=("text", "json"), default="text", help="of the log on standard error")
+        part.set_defaults(command=_run, part=name)
 
     predict = commands.add_parser(
         "predict",
-        help="risk and survival of this site's patients by a trained model; nothing leaves",
-        description="Risk and survival of this site's patients by a trained model, into a new folder on this machine. "
-        "For research: no medical device. docs/site.md says what the files hold.",
+        help="predict risk and survival of this site's patients with a trained model; nothing leaves",
+        description="Predict risk and survival of this site's patients with a trained model, into a new folder on this "
+        "machine. For research only: not a medical device. docs/site.md describes the files.",
     )
     _takes_site(predict)
     predict.add_argument(
@@ -96,78 +89,80 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="with model.safetensors and model.json: state/runs/RUN, or the folder of a simulation",
+        help="folder with model.safetensors and model.json: state/runs/RUN, or the folder of a simulation",
     )
     predict.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="a new folder for predictions.csv (default: state/predictions/MODEL-TIME)",
+        help="new folder for predictions.csv (default: state/predictions/MODEL-TIME)",
     )
     predict.add_argument(
         "--attention",
         action="store_true",
-        help="write the attention to each patch, too, for heat maps: PATIENT.h5 each",
+        help="also write the attention to each patch, for heat maps: one PATIENT.h5 per patient",
     )
     predict.set_defaults(command=_predict)
 
-    egress = commands.add_parser("egress", help="what left this hospital, after verifying the log")
+    egress = commands.add_parser("egress", help="verify the egress log and list everything that left this site")
     _takes_site(egress)
     egress.set_defaults(command=_egress)
 
-    ledger = commands.add_parser("ledger", help="what privacy this site's patients have spent")
+    ledger = commands.add_parser("ledger", help="report the privacy budget that this site's patients have spent")
     _takes_site(ledger)
     ledger.set_defaults(command=_ledger)
     return parser
 
 
 def _takes_site(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("site", type=Path, metavar="site.yaml")
+    parser.add_argument("site", type=Path, metavar="site.yaml", help="settings of the site")
 
 
 def _keygen(options: argparse.Namespace) -> ExitCode:
     keys = SiteKeys(options.folder)
     fingerprint = keys.generate()
-    print(f"{keys.private}: the private key. It never leaves this machine; nobody may ask for it")
-    print(f"{keys.public}: send this file to the coordinator, and read them this fingerprint by telephone:")
+    print(f"{keys.private}: the private key. It never leaves this machine; give it to no one, the coordinator included")
+    print(f"{keys.public}: send this file to the coordinator, and compare this fingerprint by telephone:")
     print(f"  {fingerprint}")
-    print(f"{keys.secret}: between the two programs of this site, for nobody else")
+    print(f"{keys.secret}: shared by this site's connector and executor only")
     return ExitCode.DONE
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
     config = load_site_config(options.site)
-    runtime = _host_and_port(options.runtime)
-    link_alone = options.part == "link"
-    state = None if link_alone else _state(config)
+    state = None if options.part == "connect" else _state(config)
     try:
         open_logs(options.log_format, state)
     except OSError as error:
-        raise ConfigError(f"{state}: the private log cannot be written there ({error.strerror})") from None
-    from .service import run_connection, run_together, run_train
+        raise ConfigError(f"{state}: the private log cannot be written to this folder ({error.strerror})") from None
+    from .service import run_connector, run_executor, run_together
 
     try:
-        if link_alone:
-            run_connection(config, runtime)
+        if options.part == "connect":
+            run_connector(config, _host_and_port(options.runtime))
         elif options.part == "train":
-            run_train(config, runtime)
+            run_executor(config, _host_and_port(options.runtime))
         else:
             run_together(config)
     except DataError as error:
-        support_log.error("the data could not be read; `flower-client doctor` on this site's screen says why")
+        support_log.error(
+            "the data could not be read; run `flower-client doctor` to see the reason on this site's screen"
+        )
         _private(error)
         return ExitCode.MISTAKE
     except ConfigError as error:
         support_log.error("%s", error)
         return ExitCode.MISTAKE
-    except OSError as error:  # its text may name a file of data
+    except OSError as error:  # its text may contain the name of a data file
         support_log.error(
-            "stopped by the system (%s); state/site.log says at what", error.strerror or type(error).__name__
+            "stopped by a system error (%s); state/site.log names the file", error.strerror or type(error).__name__
         )
         _private(error)
         return ExitCode.MISTAKE
     except TamperedLogError as error:
-        support_log.error("a log of this site is not as it left it; nothing leaves. `flower-client egress` says where")
+        support_log.error(
+            "a log of this site was edited or truncated; nothing leaves. Run `flower-client egress` to see where"
+        )
         _private(error)
         return ExitCode.TAMPERED
     return ExitCode.DONE
@@ -199,31 +194,15 @@ def _predict(options: argparse.Namespace) -> ExitCode:
 def _egress(options: argparse.Namespace) -> ExitCode:
     from memamba_core.privacy.egress import EgressLog
 
+    from .egress_listing import egress_listing
+
     log = EgressLog(_state(load_site_config(options.site), existing=True))
-    egress_records = log.read()
-    for line in _record_lines(egress_records, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+    records = log.read()
+    for line in egress_listing(records, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
         print(line)
-    total = sum(one.num_bytes for one in egress_records)
-    print(f"{len(egress_records)} answers, {total:,d} bytes in all; the log is whole: {log.path}")
+    total = sum(record.num_bytes for record in records)
+    print(f"{len(records)} answers, {total:,d} bytes in total; the log is complete: {log.path}")
     return ExitCode.DONE
-
-
-def _record_lines(egress_records: "Sequence[EgressRecord]", columns: int | None) -> Iterator[str]:
-    """A line for each answer; on a terminal of so many columns, what was in it stands below, broken between words."""
-    width = max((len(one.run_id) for one in egress_records), default=3)
-    heading = f"{'time (UTC)':19}  {'phase':10} {'round':>5}  {'bytes':>12}  {'sha256':12}  {'run':{width}}"
-    yield heading if columns else f"{heading}  what"
-    for one in egress_records:
-        where = f"{one.phase:10} {one.server_round or '':>5}"
-        what = one.text or f"{one.kind}: {', '.join(one.fields)}"
-        line = f"{one.time[:19]}  {where}  {one.num_bytes:12,d}  {one.sha256[:12]}  {one.run_id:{width}}"
-        if columns is None:
-            yield f"{line}  {what}"
-        else:
-            yield line
-            yield from textwrap.wrap(
-                what, columns, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
-            )
 
 
 def _ledger(options: argparse.Namespace) -> ExitCode:
@@ -237,21 +216,23 @@ def _ledger(options: argparse.Namespace) -> ExitCode:
 
 
 def _state(config: SiteConfig, *, existing: bool = False) -> Path:
-    """The site's state folder, made if need be.
+    """Return the site's state folder; create it unless it must be an `existing` one.
 
     Raises:
-        ConfigError: there is none in `site.yaml`, or it cannot be written.
+        ConfigError: `site.yaml` names no state folder, or the folder is absent or cannot be written.
     """
     if config.state is None:
-        raise ConfigError("site.yaml names no state, the one writable folder; add `state: state`")
+        raise ConfigError("site.yaml names no state folder, the one writable folder; add `state: state`")
     if existing:
         if not config.state.is_dir():
-            raise ConfigError(f"{config.state}: no such folder. Nothing has run here yet, or site.yaml names another")
+            raise ConfigError(
+                f"{config.state}: no such folder. No run has taken place yet, or site.yaml names another state folder"
+            )
         return config.state
     try:
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{config.state}: the state folder cannot be made ({error.strerror})") from None
+        raise ConfigError(f"{config.state}: the state folder cannot be created ({error.strerror})") from None
     if not os.access(config.state, os.W_OK | os.X_OK):
         raise ConfigError(f"{config.state}: the state folder cannot be written by user {os.getuid()}; change its owner")
     return config.state
@@ -260,10 +241,10 @@ def _state(config: SiteConfig, *, existing: bool = False) -> Path:
 def _host_and_port(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise ConfigError(f"--runtime {text!r}: wanted HOST:PORT, for example {_RUNTIME_DEFAULT}")
+        raise ConfigError(f"--runtime is {text!r}; expected HOST:PORT, for example {_RUNTIME_DEFAULT}")
     return host.strip("[]"), int(port)
 
 
 def _private(error: Exception) -> None:
-    """The reason in full, to the log that stays."""
+    """Log the full reason to the private log, which stays at the site."""
     logging.getLogger(__name__).error("%s", error)

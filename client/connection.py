@@ -1,7 +1,7 @@
-"""The site's connection: the stock SuperNode as a child process, watched, explained and started again.
+"""Connector of a site: run the stock SuperNode as a child process, log readable errors, and restart it.
 
-It fetches messages and hands them out as tasks to whoever has the site's runtime secret; it runs no code by itself. It
-sees weights and sums on their way, never a patient.
+The SuperNode fetches messages from the coordinator and hands them out as tasks to the program that has the site's
+runtime secret; the SuperNode itself runs no code of a task. Weights and sums pass through it, never a patient.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.doctor.network import check_network, first_error
@@ -24,27 +25,42 @@ from .keys import SiteKeys
 from .logs import support_log
 from .offline_responder import OfflineResponder
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "Timing"]
 
 _log = logging.getLogger(__name__)
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_PAUSE_S = 10.0
-_DELIVERY_S = 2.0  # a SuperNode looks for answers twice a second
-_END_S = 3.0
-_LAST_WORDS_S = 0.5  # what it wrote last may still be on its way
-_LONG_S = 60.0
+_STABLE_S = 60.0  # a SuperNode that ran longer than this makes the next end worth a new line in the log
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Waits of a connection, in seconds.
+
+    Attributes:
+        retry_s: between two attempts to connect.
+        delivery_s: between the request to stop and the end of the SuperNode, which looks for answers twice a second.
+        terminate_s: for the SuperNode to end after SIGTERM, before SIGKILL.
+        last_output_s: for the last output of a SuperNode that ended.
+    """
+
+    retry_s: float = 10.0
+    delivery_s: float = 2.0
+    terminate_s: float = 3.0
+    last_output_s: float = 0.5
 
 
 class Connection:
-    """The SuperNode of a site.
+    """The supervised SuperNode of a site.
 
     Args:
-        coordinator: where to connect to.
+        coordinator: address and certificate authority of the coordinator.
         keys: node key and runtime secret.
-        listen: host and port on which tasks are handed out.
-        stopping: set when the process is told to end.
-        stand_in: for a train part that is a program of its own.
+        listen: host and port on which the SuperNode hands out tasks.
+        stopping: set when the process must end.
+        offline_responder: refuses requests while the executor, a program of its own, is absent; None where connector
+            and executor are one program.
+        timing: waits; tests shorten them.
     """
 
     def __init__(
@@ -54,39 +70,41 @@ class Connection:
         listen: tuple[str, int],
         stopping: threading.Event,
         offline_responder: OfflineResponder | None = None,
+        timing: Timing = Timing(),
     ) -> None:
         self._coordinator = coordinator
         self._keys = keys
         self._listen = listen
         self._stopping = stopping
         self._offline_responder = offline_responder
-        self._told: dict[str, str] = {}
-        self._why: ConnectionEnd | None = None
+        self._timing = timing
+        self._last_notices: dict[str, str] = {}
+        self._end_reason: ConnectionEnd | None = None
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Keep a SuperNode connected until `stopping` is set; then let it deliver a last answer and end it."""
-        with tempfile.TemporaryDirectory(prefix="memamba-link-") as home:
+        """Keep a SuperNode connected until `stopping` is set; then let it deliver its last answer, and end it."""
+        with tempfile.TemporaryDirectory(prefix="memamba-connector-") as home:
             while not self._stopping.is_set():
                 if self._ready():
                     with self._supernode(Path(home)) as process:
                         self._watch(process)
-                self._stopping.wait(_PAUSE_S)
+                self._stopping.wait(self._timing.retry_s)
 
     def _ready(self) -> bool:
-        """Whether there is anybody to connect to who knows this site; explains why not."""
-        trouble = first_error(check_network(self._coordinator, self._keys))
-        if trouble is None:
-            self._notify("way", "the coordinator answers and knows this site; connecting")
+        """Return True if the coordinator is reachable and accepts this site's key; log the reason otherwise."""
+        problem = first_error(check_network(self._coordinator, self._keys))
+        if problem is None:
+            self._notify("network", "the coordinator is reachable and accepts this site's key; connecting")
         else:
-            self._notify("way", f"no connection: {trouble.text}. What to do: {trouble.remedy}. Trying again every 10 s")
-        return trouble is None
+            self._notify("network", f"no connection: {problem.text}. What to do: {problem.remedy}. Retrying every 10 s")
+        return problem is None
 
-    def _notify(self, about: str, text: str) -> None:
-        """Say each thing once, until there is another to say about the same."""
-        if self._told.get(about) != text:
+    def _notify(self, topic: str, text: str) -> None:
+        """Log a text unless the last one on this topic was the same."""
+        if self._last_notices.get(topic) != text:
             support_log.info("%s", text)
-            self._told[about] = text
+            self._last_notices[topic] = text
 
     @contextlib.contextmanager
     def _supernode(self, home: Path) -> Iterator[subprocess.Popen[str]]:
@@ -106,64 +124,64 @@ class Connection:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            cwd=home,  # nothing of the folder that this command was started in
-            start_new_session=True,  # Ctrl-C reaches this process only, which ends the child in order
+            cwd=home,  # so that no file of the current folder is imported
+            start_new_session=True,  # so that Ctrl-C reaches this process only, which then ends the child
         )
-        self._why = None
+        self._end_reason = None
         self._ended.clear()
         reader = threading.Thread(target=self._read_output, args=[process], name="supernode-output", daemon=True)
         reader.start()
         try:
             yield process
         finally:
-            _end(process)
-            reader.join(_END_S)
+            _terminate(process, self._timing.terminate_s)
+            reader.join(self._timing.terminate_s)
 
     def _watch(self, process: subprocess.Popen[str]) -> None:
-        """Until it ends by itself, is of no use any more, or this process is told to end."""
+        """Wait until the SuperNode ends or loses its connection, or until this process must stop."""
         started = time.monotonic()
         if self._offline_responder is not None:
             self._offline_responder.begin()
         while not self._stopping.wait(0.2):
             if process.poll() is not None or self._ended.is_set():
-                self._ended.wait(_LAST_WORDS_S)
-                self._explain(time.monotonic() - started)
+                self._ended.wait(self._timing.last_output_s)
+                self._log_end(time.monotonic() - started)
                 return
             if self._offline_responder is not None:
                 self._offline_responder.poll()
-        time.sleep(_DELIVERY_S)
+        time.sleep(self._timing.delivery_s)
 
-    def _explain(self, lasted_s: float) -> None:
-        if lasted_s > _LONG_S:
-            self._told.pop("end", None)
-        if self._why is ConnectionEnd.REFUSED:
+    def _log_end(self, lasted_s: float) -> None:
+        if lasted_s > _STABLE_S:
+            self._last_notices.pop("end", None)
+        if self._end_reason is ConnectionEnd.REFUSED:
             text = (
-                "the coordinator still holds a connection with this site's key. After a crash that is so for about "
-                "50 s; if it lasts, another machine uses the key. Trying again every 10 s"
+                "the coordinator still holds a connection with this site's key. After a crash this lasts about 50 s; "
+                "if it lasts longer, another machine uses the key. Retrying every 10 s"
             )
-        elif self._why is ConnectionEnd.BROKEN:
-            text = "the connection broke off and the SuperNode gave it up; starting it again"
+        elif self._end_reason is ConnectionEnd.BROKEN:
+            text = "the connection was lost and the SuperNode stopped trying; restarting the SuperNode"
         else:
             host, port = self._listen
-            text = f"the SuperNode ended by itself; starting it again. Does another program use {host}:{port}?"
+            text = f"the SuperNode ended unexpectedly; restarting it. Check whether another program uses {host}:{port}"
         self._notify("end", text)
 
     def _read_output(self, process: subprocess.Popen[str]) -> None:
-        """What the SuperNode writes goes to the private log, and in a container of its own nowhere."""
+        """Copy the SuperNode's output to the private log; a connector in its own container has none, and drops it."""
         assert process.stdout is not None
         with process.stdout as output:
             for line in output:
                 if text := _COLOUR.sub("", line).strip():
                     _log.info("SuperNode: %s", text)
-                if self._why is None and (end := connection_end(text)) is not None:
-                    self._why = end
+                if self._end_reason is None and (end := connection_end(text)) is not None:
+                    self._end_reason = end
                     self._ended.set()
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _terminate(process: subprocess.Popen[str], timeout_s: float) -> None:
     process.terminate()
     try:
-        process.wait(_END_S)
+        process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

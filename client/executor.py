@@ -1,8 +1,8 @@
-"""Takes a SuperNode's tasks one by one and answers them with installed code: nothing that came with a task is run.
+"""Answer a SuperNode's tasks one by one with installed code; code that comes with a task never runs.
 
-A task brings a message, and a bundle of code that Flower's own executor would unpack and import. Here the bundle stays
-packed. Every answer is one of the classes of `memamba_core.wire.protocol` or a `Refusal`. Its line is in the egress log
-before the answer leaves.
+A task consists of a message and a bundle of code that Flower's own executor would unpack and import. Here the bundle
+stays packed. Every answer is one of the classes of `memamba_core.wire.protocol` or a `Refusal`. The egress log has a
+line for an answer before the answer leaves.
 """
 
 import logging
@@ -37,9 +37,6 @@ __all__ = ["Executor", "Tasks"]
 
 _log = logging.getLogger(__name__)
 
-_POLL_S = 0.2
-_PAUSE_S = 1.0
-
 _REPLIES: dict[Phase, type[WireMessage]] = {
     Phase.FACTS: FactsReply,
     Phase.STATISTICS: StatisticsReply,
@@ -53,7 +50,7 @@ _ROUND_KEY = TrainRequest.model_fields["server_round"].alias or ""
 
 
 class Tasks(Protocol):
-    """Where tasks come from: `NodeTasks`, or a double in tests."""
+    """Source of tasks: `NodeTasks`, or a double in tests."""
 
     def acquire(self) -> str | None:
         """See `NodeTasks.acquire`."""
@@ -65,14 +62,16 @@ class Tasks(Protocol):
 
 
 class Executor:
-    """The program that sees patients.
+    """Task loop of the program that reads patient data.
 
     Args:
         tasks: of the site's SuperNode.
         app: the installed ClientApp.
-        egress: log of what leaves.
+        egress: log of every answer that leaves.
         interrupts: of the process.
-        train_limit_s: longest that a training request may take.
+        train_limit_s: time limit of a training request, in seconds.
+        poll_s: wait between two requests for a task, in seconds.
+        retry_s: wait before the next request to a SuperNode that does not answer, in seconds.
     """
 
     def __init__(
@@ -82,19 +81,24 @@ class Executor:
         egress: EgressLog,
         interrupts: Interrupts,
         train_limit_s: float,
+        *,
+        poll_s: float = 0.2,
+        retry_s: float = 1.0,
     ) -> None:
         self._tasks = tasks
         self._app = app
         self._egress = egress
         self._interrupts = interrupts
         self._train_limit_s = train_limit_s
-        self._told = ""
+        self._poll_s = poll_s
+        self._retry_s = retry_s
+        self._last_notice = ""
 
     def run(self) -> None:
-        """Answer tasks until the process is told to end.
+        """Answer tasks until the process must end.
 
         Raises:
-            TamperedLogError: the egress log is not as this site left it; nothing more leaves.
+            TamperedLogError: the egress log was edited or truncated; nothing more leaves.
         """
         stopping = self._interrupts.stopping
         while not stopping.is_set():
@@ -102,11 +106,11 @@ class Executor:
                 token = self._tasks.acquire()
             except UnreachableError as error:
                 self._notify(f"waiting for the SuperNode: {error}")
-                stopping.wait(_PAUSE_S)
+                stopping.wait(self._retry_s)
                 continue
             self._notify("ready for requests of the coordinator")
             if token is None:
-                stopping.wait(_POLL_S)
+                stopping.wait(self._poll_s)
             else:
                 self._serve(token)
 
@@ -117,37 +121,37 @@ class Executor:
         except UnreachableError as error:
             support_log.warning("a task was lost: %s", error)
         except TaskLost:
-            support_log.warning("a task was broken off: the SuperNode was restarted, or the run has ended")
+            support_log.warning("a task was cancelled: the SuperNode was restarted, or the run has ended")
         except OSError as error:
             _log.exception("the egress log could not be written")
             support_log.error(
-                "the egress log could not be written (%s); the answer stays here. Is the disk full?",
+                "the egress log could not be written (%s), so the answer was not sent. Check the free disk space",
                 error.strerror or type(error).__name__,
             )
 
     def _answer(self, task: Task) -> None:
-        """Work, write the line, and only then let the answer go."""
+        """Compute the answer, write its line to the egress log, and only then send it."""
         started = time.monotonic()
         message = task.message
         phase = next((p for p in Phase if p.message_type == message.metadata.message_type), None)
-        run_id, server_round = _named(message)
+        run_id, server_round = _run_and_round(message)
         about = {"run_id": run_id, "phase": phase.value if phase else message.metadata.message_type[:80]}
         reply = self._checked(self._work(phase, task), message, phase)
         if isinstance(reply, Refusal):
-            departure = describe_refusal(reply.code, reply.text, server_round=server_round, **about)
+            record = describe_refusal(reply.code, reply.text, server_round=server_round, **about)
             answer = Message(Error(code=reply.code, reason=reply.text), reply_to=message)
         else:
             payload = from_records(reply.content)
             kind = _REPLIES[phase].__name__ if phase else ""
-            departure = describe_answer(payload, server_round=server_round, kind=kind, **about)
+            record = describe_answer(payload, server_round=server_round, kind=kind, **about)
             answer = reply
-        self._egress.append(departure)
+        self._egress.append(record)
         task.answer(answer)
-        _report(departure, time.monotonic() - started)
+        _report(record, time.monotonic() - started)
 
     def _work(self, phase: Phase | None, task: Task) -> Message | Refusal:
         if phase is None:
-            _log.error("a message of type %r is none of the protocol", task.message.metadata.message_type)
+            _log.error("message type %r is not part of the protocol", task.message.metadata.message_type)
             return Refusal.MESSAGE
         limit_s = self._train_limit_s if phase is Phase.TRAIN else None
         try:
@@ -156,41 +160,41 @@ class Executor:
         except StopRequested:
             return Refusal.STOPPED
         except TimeOver:
-            _log.error("training took longer than limits.minutes_per_round allows")
+            _log.error("training exceeded limits.minutes_per_round")
             return Refusal.TIME
         except Exception as error:
             _log.exception("the ClientApp raised")
-            support_log.error("an error of the program: %s at %s", type(error).__name__, code_location(error))
+            support_log.error("program error: %s at %s", type(error).__name__, code_location(error))
             return Refusal.INTERNAL
 
     def _checked(self, reply: Message | Refusal, request: Message, phase: Phase | None) -> Message | Refusal:
-        """Nothing but the answer of this phase, or a refusal word by word, goes on from here."""
+        """Return the reply if it is the answer of this phase or exactly a refusal; withhold any other reply."""
         if isinstance(reply, Refusal):
             return reply
         if reply.metadata.reply_to_message_id != request.metadata.message_id:
-            _log.error("an answer to another request was held back")
+            _log.error("withheld an answer to another request")
             return Refusal.INTERNAL
         if reply.has_error():
             return _REFUSALS.get((reply.error.code, reply.error.reason or ""), Refusal.INTERNAL)
         try:
-            assert phase is not None, "refused before"
+            assert phase is not None, "a message of no phase was refused before"
             _REPLIES[phase].from_payload(from_records(reply.content))
         except ProtocolError as error:
-            _log.error("an answer that is not of the protocol was held back: %s", error)
+            _log.error("withheld an answer that does not follow the protocol: %s", error)
             return Refusal.INTERNAL
         return reply
 
     def _notify(self, text: str) -> None:
-        if text != self._told:
+        if text != self._last_notice:
             support_log.info("%s", text)
-            self._told = text
+            self._last_notice = text
 
 
-def _named(message: Message) -> tuple[str, int]:
-    """Run and round of a request, as far as it names them in a usable form."""
+def _run_and_round(message: Message) -> tuple[str, int]:
+    """Return run and round of a request; "" and 0 where the request does not give them in a valid form."""
     try:
         fields = from_records(message.content).fields
-    except (ProtocolError, ValueError):  # no content, or of another protocol: the ClientApp will refuse it
+    except (ProtocolError, ValueError):  # no content, or another protocol: the ClientApp will refuse it
         return "", 0
     run_id, server_round = fields.get(_RUN_ID_KEY), fields.get(_ROUND_KEY)
     return (
@@ -199,10 +203,10 @@ def _named(message: Message) -> tuple[str, int]:
     )
 
 
-def _report(departure: EgressRecord, seconds: float) -> None:
-    what = f"{departure.phase}, round {departure.server_round}" if departure.server_round else departure.phase
-    if departure.text:
-        support_log.warning("%s of run %s: refused in %.1f s (%s)", what, departure.run_id, seconds, departure.text)
+def _report(record: EgressRecord, seconds: float) -> None:
+    what = f"{record.phase}, round {record.server_round}" if record.server_round else record.phase
+    if record.text:
+        support_log.warning("%s of run %s: refused in %.1f s (%s)", what, record.run_id, seconds, record.text)
     else:
-        size = departure.num_bytes / 1e6
-        support_log.info("%s of run %s: answered in %.1f s, %.1f MB left", what, departure.run_id, seconds, size)
+        size = record.num_bytes / 1e6
+        support_log.info("%s of run %s: answered in %.1f s, %.1f MB left", what, record.run_id, seconds, size)

@@ -1,4 +1,4 @@
-"""Where the pathology expert looked: a file per patient from which a viewer can draw a heat map over the slides."""
+"""Attention of the pathology expert: one file per patient, from which a viewer draws a heat map over the slides."""
 
 import io
 from pathlib import Path
@@ -16,20 +16,20 @@ __all__ = ["write_heat_map"]
 
 
 def write_heat_map(folder: Path, model: MEMamba, dataset: PatientDataset, index: int) -> None:
-    """Write `PATIENT.h5`, for its owner alone.
+    """Write `PATIENT.h5`, readable by its owner only.
 
-    It holds a value per patch that was read: `attention` (float32, sums to 1), `slide` (which of `slides`, the names),
-    `row` (of that slide's features file), and `coords` where all files of the patient have them. Slides are in the
-    order of the clinical table, and the patches of a slide in that of its file.
+    The file holds a value per patch that was read: `attention` (float32, sums to 1), `slide` (index into the names in
+    `slides`), `row` (of that slide's features file), and `coords` where all files of the patient have coordinates.
+    Slides are in the order of the clinical table, and the patches of a slide in the order of its file.
 
     Args:
-        folder: where the file goes. Characters of a case id that a file name cannot have are written as `%2F`.
+        folder: of the file. Characters of a case id that a file name cannot have are escaped, as in `%2F`.
         model: in evaluation mode.
         dataset: of the patient; its features are patch features.
-        index: of the patient in it, who has a bag.
+        index: of the patient in `dataset`; the patient has a bag.
 
     Raises:
-        DataError: the features cannot be read any more.
+        DataError: the features can no longer be read.
         OSError: the file cannot be written.
     """
     record, store = dataset.records[index], dataset.cohort.features

@@ -1,7 +1,7 @@
-"""What may break off the work of the main thread: being told to stop, losing the task, and its time being over.
+"""Cancel work in the main thread on shutdown, task loss or timeout.
 
-Signals, because training must be left in the middle and only the main thread can be made to. Work that must not be
-left half done (writing the egress log, handing over an answer) runs outside of `breakable`.
+Signals do this, because training must be interruptible at any point and only the main thread receives a signal. Work
+that must be completed (writing the egress log, handing over an answer) runs outside `breakable`.
 """
 
 import os
@@ -17,26 +17,26 @@ from .exit_codes import ExitCode
 __all__ = ["GRACE_S", "Interrupts", "StopRequested", "TaskLost", "TimeOver"]
 
 GRACE_S = 9.0
-"""After this a process that was told to stop ends whatever it is doing: Docker kills after 10."""
+"""Seconds from the request to stop to the end of the process, whatever it does: Docker kills after 10."""
 
 
 class StopRequested(BaseException):
-    """The process was told to end (SIGTERM, Ctrl-C)."""
+    """The process must end (SIGTERM, Ctrl-C)."""
 
 
 class TaskLost(BaseException):
-    """Nobody waits for the answer any more: the SuperNode was restarted, or the run ended."""
+    """The answer is no longer awaited: the SuperNode was restarted, or the run ended."""
 
 
 class TimeOver(BaseException):
-    """The work took longer than it may."""
+    """The work exceeded its time limit."""
 
 
 class Interrupts:
-    """Signal handlers of the process; made once, in the main thread.
+    """Signal handlers of the process, created once, in the main thread.
 
     Attributes:
-        stopping: set when the process was told to end.
+        stopping: set when the process must end.
     """
 
     def __init__(self) -> None:
@@ -49,15 +49,15 @@ class Interrupts:
 
     @contextmanager
     def breakable(self, limit_s: float | None = None) -> Iterator[None]:
-        """Work that may be left at any point.
+        """Run a block of work that may be interrupted at any point.
 
         Args:
-            limit_s: longest that it may take; None for no limit.
+            limit_s: time limit in seconds; None for no limit.
 
         Raises:
-            StopRequested: at once, also if it came before.
+            StopRequested: immediately, also if the request came before the block.
             TaskLost: `lose` was called.
-            TimeOver: past `limit_s`. At the latest when the work is done: a library may have swallowed the interrupt.
+            TimeOver: after `limit_s`. If a library swallowed the interrupt, it is raised when the work is done.
         """
         started = time.monotonic()
         timer = threading.Timer(limit_s, self._interrupt, [TimeOver]) if limit_s is not None else None
@@ -78,11 +78,11 @@ class Interrupts:
                 timer.cancel()
 
     def lose(self) -> None:
-        """Break off the task; called by another thread."""
+        """Cancel the task; called by another thread."""
         self._interrupt(TaskLost)
 
     def stop(self) -> None:
-        """Tell the process to end; called by another thread."""
+        """Request the end of the process; called by another thread."""
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
@@ -105,4 +105,4 @@ class Interrupts:
 
 def _end_after_grace() -> None:
     time.sleep(GRACE_S)
-    os._exit(ExitCode.INTERRUPTED)  # what is on disk is whole at any time
+    os._exit(ExitCode.INTERRUPTED)  # files on disk are complete at any time: each is written atomically

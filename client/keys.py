@@ -1,10 +1,10 @@
-"""What a site proves itself with: its node key, and the secret between its own two programs.
+"""Credentials of a site: its node key, and the secret shared by its connector and executor.
 
 ::
 
     keys/node.key         private, never leaves: EC P-384 in OpenSSH's format, as flower-supernode reads it
     keys/node.pub         for the coordinator, who enrolls it
-    keys/runtime.secret   shared by link and train part of this site: nobody else may take or answer a task
+    keys/runtime.secret   shared by connector and executor: only a program that has it may take or answer a task
 """
 
 import secrets
@@ -29,40 +29,40 @@ class SiteKeys:
     """The folder of a site's keys.
 
     Attributes:
-        folder: for its owner alone.
+        folder: readable by its owner only.
     """
 
     folder: Path
 
     @property
     def private(self) -> Path:
-        """The node key."""
+        """Path of the node key."""
         return self.folder / "node.key"
 
     @property
     def public(self) -> Path:
-        """Its public half."""
+        """Path of the public half of the node key."""
         return self.folder / "node.pub"
 
     @property
     def secret(self) -> Path:
-        """The runtime secret."""
+        """Path of the runtime secret."""
         return self.folder / "runtime.secret"
 
     def generate(self) -> str:
-        """Make all three files.
+        """Generate all three files.
 
         Returns:
             The fingerprint of the public key.
 
         Raises:
-            ConfigError: there are keys already; nothing was written.
+            ConfigError: a file exists already, and nothing was written; or the folder cannot be written.
         """
         for path in (self.private, self.public, self.secret):
             if path.exists():
                 raise ConfigError(
-                    f"{path} is there already, and a new key would have to be enrolled anew; to change keys, move the "
-                    "folder away first and tell the coordinator"
+                    f"{path} exists already, and a new key would have to be enrolled again. To replace the keys, move "
+                    "the folder away first and inform the coordinator"
                 )
         key = ec.generate_private_key(ec.SECP384R1())
         private = key.private_bytes(
@@ -76,22 +76,22 @@ class SiteKeys:
                 partial.write_bytes(public + b"\n")
             write_secret(self.private, private)
         except OSError as error:
-            raise ConfigError(f"{self.folder}: keys cannot be written there ({error.strerror})") from None
+            raise ConfigError(f"{self.folder}: keys cannot be written to this folder ({error.strerror})") from None
         return self.fingerprint()
 
     def fingerprint(self) -> str:
-        """`SHA256:...` of the public key, to be read out over the phone.
+        """Compute the fingerprint of the public key, `SHA256:...`, to be compared by telephone.
 
         Raises:
-            ConfigError: the file is not there, or not a key.
+            ConfigError: the file does not exist, or is not a key.
         """
         return fingerprint(normalise_public_key(_content(self.public), str(self.public)))
 
     def load_private(self) -> ec.EllipticCurvePrivateKey:
-        """The node key.
+        """Load the node key.
 
         Raises:
-            ConfigError: the file is not there, others can read it, or it is not a P-384 key.
+            ConfigError: the file does not exist, other users can read it, or it is not a P-384 key.
         """
         content = _secret_content(self.private)
         try:
@@ -99,19 +99,19 @@ class SiteKeys:
         except (ValueError, TypeError):
             key = None
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-            raise ConfigError(f"{self.private}: not the private key that `flower-client keygen` wrote; make a new pair")
+            raise ConfigError(f"{self.private} is not a private key of `flower-client keygen`; generate a new pair")
         return key
 
     def load_secret(self) -> bytes:
-        """The runtime secret.
+        """Load the runtime secret.
 
         Raises:
-            ConfigError: the file is not there, others can read it, or it is too short to be one.
+            ConfigError: the file does not exist, other users can read it, or it is too short.
         """
         secret = _secret_content(self.secret)
         if len(secret) < _SECRET_BYTES:
             raise ConfigError(
-                f"{self.secret}: got {len(secret)} bytes, wanted {_SECRET_BYTES} from flower-client keygen"
+                f"{self.secret} has {len(secret)} bytes; expected {_SECRET_BYTES}, as flower-client keygen writes it"
             )
         return secret
 
@@ -120,12 +120,14 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; `flower-client keygen` makes the keys") from None
+        raise ConfigError(f"{path}: {error.strerror}. Generate the keys with `flower-client keygen`") from None
 
 
 def _secret_content(path: Path) -> bytes:
-    """Of a file that is for its owner alone."""
+    """Read a file that only its owner may read."""
     content = _content(path)
     if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
-        raise ConfigError(f"{path}: others can read it (mode {mode:o}); chmod 600 {path}, and who may have read it?")
+        raise ConfigError(
+            f"{path}: other users can read it (mode {mode:o}). Run chmod 600 {path}, and consider who may have read it"
+        )
     return content

@@ -1,8 +1,8 @@
-"""Two logs: one that may be sent to support, and one that never leaves the hospital.
+"""Two logs: the support log, which may be sent to support, and the private log, which never leaves the site.
 
-The support log (standard error) holds what is written to `support_log` and nothing else: fixed sentences with numbers,
-message kinds and names of error classes. The private log (`state/site.log`) holds everything, with the reasons in full
-of what was refused, and so perhaps a file, a column or a patient. What a library logs reaches only the second.
+The support log (standard error) holds only what is written to `support_log`: fixed sentences with numbers, message
+kinds and names of error classes. The private log (`state/site.log`) holds everything, with the full reason of each
+refusal, and therefore possibly a file name, a column or a patient. Log records of libraries reach the private log only.
 """
 
 import logging
@@ -18,18 +18,18 @@ from memamba_core.io.logs import TEXT, JsonLines, LogFormat
 __all__ = ["code_location", "open_logs", "support_log"]
 
 support_log = logging.getLogger("flower-client")
-"""May leave the hospital: no patient, path of data, or value of one may be written to it."""
+"""May leave the site: never log a patient, a path of data or a value to it."""
 
 _PRIVATE_BYTES = 5_000_000
 _PRIVATE_FILES = 4
 
 
 def open_logs(log_format: LogFormat, state: Path | None) -> None:
-    """Set up both logs for this process. Uncaught errors go to both, the support log without their text.
+    """Set up both logs for this process. Uncaught errors go to both logs; the support log omits their text.
 
     Args:
         log_format: of the support log.
-        state: folder of the private log; None where the process never sees data (the link in a container of its own).
+        state: folder of the private log; None where the process never sees data (the connector in its own container).
 
     Raises:
         OSError: the private log cannot be written; nothing was set up.
@@ -42,7 +42,7 @@ def open_logs(log_format: LogFormat, state: Path | None) -> None:
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.handlers = [private]
-    for name in ("flwr", "httpx"):  # Flower brings a handler to standard error, httpx a line per request
+    for name in ("flwr", "httpx"):  # Flower installs a handler for standard error; httpx logs a line per request
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -52,17 +52,17 @@ def open_logs(log_format: LogFormat, state: Path | None) -> None:
 
 
 def code_location(error: BaseException) -> str:
-    """Where an error was raised, as `client/worker.py:97`: a place in installed code, without any data."""
+    """Return where an error was raised, as `client/worker.py:97`: a place in installed code, without any data."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
-        return "unknown place"
+        return "unknown location"
     path = Path(frames[-1].filename)
     return f"{path.parent.name}/{path.name}:{frames[-1].lineno}"
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     logging.getLogger(__name__).critical("uncaught", exc_info=(kind, error, trace))
-    support_log.critical("stopped by an error of the program: %s at %s", kind.__name__, code_location(error))
+    support_log.critical("stopped by a program error: %s at %s", kind.__name__, code_location(error))
 
 
 def _private_file(path: Path) -> logging.Handler:

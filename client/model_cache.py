@@ -1,4 +1,4 @@
-"""One built model per process, whichever hospital uses it: building and holding one per hospital would cost memory."""
+"""Cache of one built model per process, shared by all its sites: a model per site would cost memory and time."""
 
 import logging
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class ModelCache:
-    """One built model per process; workers load their weights into it in turn."""
+    """Cache of one built model; workers load their weights into it in turn."""
 
     def __init__(self) -> None:
         self._key: tuple[str, str] | None = None
@@ -32,10 +32,10 @@ class ModelCache:
         weights: Mapping[str, npt.NDArray[Any]],
         device: torch.device,
     ) -> MEMamba:
-        """The experiment's model with these weights, on the device where it will compute.
+        """Return the experiment's model with these weights, on the device where it will compute.
 
         Raises:
-            ValueError: names, shapes or dtypes are not those of the model.
+            ValueError: names, shapes or dtypes differ from those of the model.
         """
         key = (experiment.digest(), agreement.digest())
         if self._model is None or self._key != key:
@@ -44,8 +44,8 @@ class ModelCache:
         expected = {name: (tuple(t.shape), "float32") for name, t in self._model.state_dict().items()}
         got = {name: (tuple(a.shape), str(a.dtype)) for name, a in weights.items()}
         if got != expected:
-            strange = sorted(set(got) ^ set(expected)) or [n for n in got if got[n] != expected[n]]
-            raise ValueError(f"weights do not fit the model; first differences: {strange[:3]}")
+            differing = sorted(set(got) ^ set(expected)) or [n for n in got if got[n] != expected[n]]
+            raise ValueError(f"weights do not fit the model; first differences: {differing[:3]}")
         with torch.no_grad():
             for name, tensor in self._model.state_dict().items():
                 tensor.copy_(torch.from_numpy(np.array(weights[name])))

@@ -1,8 +1,8 @@
-"""Answers requests in place of a train part that is not there, so that the coordinator does not wait for nobody.
+"""Refuse requests on behalf of an absent executor, so that the coordinator does not wait for an answer in vain.
 
-A SuperNode hands each request to whoever asks for tasks, and waits for ever if nobody does. Where the train part is a
-program of its own, the link looks whether it is connected, and after a minute without it refuses requests itself, with
-a fixed text. Nothing of data is here that could leave.
+A SuperNode hands each request to a program that asks for tasks, and waits without limit if there is none. Where the
+executor is a program of its own, the connector checks that it is connected; after a minute without a connection the
+connector refuses requests itself, with a fixed text. The connector holds no data that could leave.
 """
 
 import logging
@@ -17,22 +17,23 @@ from memamba_core.wire.protocol import Refusal
 
 from .logs import support_log
 
-__all__ = ["OfflineResponder"]
+__all__ = ["TCP_TABLES", "OfflineResponder", "is_connected_to"]
 
 _log = logging.getLogger(__name__)
-_ABSENT_S = 60.0  # longer than a train part takes to be started again
+_ABSENT_S = 60.0  # longer than the restart of an executor takes
 _EVERY_S = 2.0
-_TCP_TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))  # Linux; elsewhere nobody is ever absent
+TCP_TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
+"""Linux's tables of TCP connections; on a system without them an executor never counts as absent."""
 _ESTABLISHED = "01"
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - where one asks who listens on all addresses
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - where to reach a program that listens on all addresses
 
 
 class OfflineResponder:
-    """For the train part of a site.
+    """Substitute for the absent executor of a site.
 
     Args:
-        listen: host and port on which tasks are handed out.
-        secret: that gets them.
+        listen: host and port on which the SuperNode hands out tasks.
+        secret: runtime secret of the site.
     """
 
     def __init__(self, listen: tuple[str, int], secret: bytes) -> None:
@@ -42,18 +43,18 @@ class OfflineResponder:
         self.begin()
 
     def begin(self) -> None:
-        """A SuperNode was started: from now on the train part has its minute."""
-        self._seen = self._looked = time.monotonic()
+        """Start the minute in which the executor may connect; call it when a SuperNode was started."""
+        self._last_seen = self._last_check = time.monotonic()
 
     def poll(self) -> None:
-        """See whether the train part is there, and answer a request if it has not been for a minute."""
+        """Check that the executor is connected; refuse one request if it has been absent for a minute."""
         now = time.monotonic()
-        if now - self._looked < _EVERY_S:
+        if now - self._last_check < _EVERY_S:
             return
-        self._looked = now
-        if _is_connected_to(self._port):
-            self._seen = now
-        elif now - self._seen > _ABSENT_S:
+        self._last_check = now
+        if is_connected_to(self._port):
+            self._last_seen = now
+        elif now - self._last_seen > _ABSENT_S:
             self._refuse_one()
 
     def _refuse_one(self) -> None:
@@ -66,15 +67,15 @@ class OfflineResponder:
                 error = Error(code=Refusal.ABSENT.code, reason=Refusal.ABSENT.text)
                 task.answer(Message(error, reply_to=task.message))
             support_log.warning("a request was refused (%d: %s)", Refusal.ABSENT.code, Refusal.ABSENT.text)
-        except UnreachableError as error:  # the SuperNode is being started
+        except UnreachableError as error:  # the SuperNode is still starting
             _log.info("no task: %s", error)
         finally:
-            tasks.close()  # or it would be taken for the train part
+            tasks.close()  # an open connection would be mistaken for the executor
 
 
-def _is_connected_to(port: int) -> bool:
-    """Whether anybody is connected to this port of ours. True where that cannot be seen."""
-    tables = [table for table in _TCP_TABLES if table.exists()]
+def is_connected_to(port: int) -> bool:
+    """Return True if a program is connected to this local port, and on systems where this cannot be determined."""
+    tables = [table for table in TCP_TABLES if table.exists()]
     for table in tables:
         for line in table.read_text(encoding="ascii").splitlines()[1:]:
             _, local, _, state = line.split()[:4]

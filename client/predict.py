@@ -1,6 +1,6 @@
-"""`flower-client predict`: a trained model looks at this hospital's patients. What it says of each stays here.
+"""`flower-client predict`: predict this site's patients with a trained model. The predictions stay at the site.
 
-Patients are read, scaled and predicted as in training: the same readers, the agreement of the model, the same loop.
+Patients are read, scaled and predicted as in training: same readers, same loop, and the agreement of the model.
 """
 
 from collections import Counter
@@ -41,30 +41,30 @@ _FILES = ("model.safetensors", "model.json")
 def predict_patients(
     config: SiteConfig, model_folder: Path, output: Path, *, attention: bool = False
 ) -> tuple[str, ...]:
-    """Predict every patient of a site who has slides or molecular data.
+    """Predict risk and survival of every patient of a site who has slides or molecular data.
 
     Args:
         config: of the site.
-        model_folder: holds `model.safetensors` and `model.json`.
-        output: a folder that is absent or empty. It appears when everything is written, or not at all.
-        attention: write a file per patient with the attention to each patch, too.
+        model_folder: with `model.safetensors` and `model.json`.
+        output: a folder that is absent or empty. The folder appears only when everything is written.
+        attention: also write a file per patient with the attention to each patch.
 
     Returns:
-        What was done, in lines for this hospital's screen; none holds anything of a single patient.
+        A report in lines for this site's screen; no line holds data of a single patient.
 
     Raises:
-        CheckpointError: no usable model is there.
-        ConfigError: the output folder cannot be used, the device is not there, or attention is asked of a model or of
+        CheckpointError: the model folder holds no usable model.
+        ConfigError: the output folder cannot be used, the device is absent, or attention is requested of a model or of
             features without patches.
-        AgreementError: the site's data are not what the model reads.
-        DataError: a table or features file is not what `site.yaml` says.
+        AgreementError: the site's data do not fit the model.
+        DataError: a table or features file does not match `site.yaml`.
     """
     checkpoint = _load(model_folder)
     device = resolve_device(config.device)
     torch.set_num_threads(config.threads)
     _check_output(output)
     model = checkpoint.build(device)
-    cohort = _what_the_model_reads(open_site(config).cohort, model)
+    cohort = _drop_unread_modalities(open_site(config).cohort, model)
     _check_fit(cohort, checkpoint.agreement, model)
     if attention:
         _check_has_patches(cohort, model)
@@ -76,38 +76,40 @@ def predict_patients(
             with _progress("predicting", len(dataset)) as advance:
                 predictions = predict(model, dataset, on_patients=advance)
             if not np.isfinite(predictions.risk).all():
-                raise CheckpointError(f"{model_folder}: gives risks that are not finite; its training failed")
+                raise CheckpointError(
+                    f"{model_folder}: the risks are not finite, so the model's training failed. Use another model"
+                )
             if attention:
                 (folder / "attention").mkdir(mode=0o700)
                 _write_heat_maps(folder / "attention", model, dataset, predictions)
             table = _table(predictions, checkpoint.agreement.time_bin_edges)
             write_secret(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6g").encode())
     except OSError as error:
-        raise ConfigError(f"{output} cannot be written ({error.strerror}); choose another --output") from None
+        raise ConfigError(f"{output} cannot be written ({error.strerror}). Choose another --output") from None
     return tuple(_report(checkpoint, predictions, config))
 
 
 def _load(folder: Path) -> Checkpoint:
-    """The model of a folder, with a word on what such a folder is."""
-    wanted = "wanted a folder with model.safetensors and model.json, as a run leaves it: state/runs/RUN at a hospital"
+    """Load the model of a folder; an error explains which folders hold a model."""
+    expected = "expected a folder with model.safetensors and model.json, as a run writes it: state/runs/RUN at a site"
     if not folder.is_dir():
-        what = f"a file; name its folder, {folder.parent}" if folder.exists() else f"no such folder; {wanted}"
-        raise CheckpointError(f"{folder}: {what}")
+        problem = f"is a file; name its folder, {folder.parent}" if folder.exists() else f"is no folder; {expected}"
+        raise CheckpointError(f"{folder} {problem}")
     if absent := [name for name in _FILES if not (folder / name).is_file()]:
-        raise CheckpointError(f"{folder}: has no {' and no '.join(absent)}; {wanted}")
+        raise CheckpointError(f"{folder} has no {' and no '.join(absent)}; {expected}")
     return load_checkpoint(folder)
 
 
 def _check_output(folder: Path) -> None:
-    """Refuse before the work what could not be written after it."""
-    if folder.resolve().is_mount():  # of "." the parent is "." again, which looks like a mount
-        raise ConfigError(f"{folder}: is a mounted volume, which cannot be replaced; name a folder below it")
+    """Check before the work that the output folder can be written after it."""
+    if folder.resolve().is_mount():  # resolved first: "." equals its own parent, which would look like a mount
+        raise ConfigError(f"{folder} is a mounted volume, which cannot be replaced. Name a folder inside it")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: exists and is not an empty folder; nothing was written. Choose a new --output")
+        raise ConfigError(f"{folder} exists and is not an empty folder; nothing was written. Choose a new --output")
 
 
-def _what_the_model_reads(cohort: Cohort, model: MEMamba) -> Cohort:
-    """The cohort without a modality for which the model has no expert: it is neither compared nor read."""
+def _drop_unread_modalities(cohort: Cohort, model: MEMamba) -> Cohort:
+    """Drop a modality for which the model has no expert: it is neither checked nor read."""
     return replace(
         cohort,
         genes=None if model.genomics is None else cohort.genes,
@@ -124,14 +126,14 @@ def _check_fit(cohort: Cohort, agreement: Agreement, model: MEMamba) -> None:
         if absent:
             raise AgreementError(
                 f"the molecular table lacks {len(absent)} of the {len(agreement.gene_columns)} columns that the model "
-                f"reads: {', '.join(absent[:_NAMED])}{', ...' if len(absent) > _NAMED else ''}. Add them; one that was "
-                "measured in nobody stays empty, and the mean of the federation takes its place"
+                f"reads: {', '.join(absent[:_NAMED])}{', ...' if len(absent) > _NAMED else ''}. Add these columns; "
+                "leave a column empty if no patient has a value: the federation's mean replaces it"
             )
     if not any(cohort.has_genes(r) or cohort.has_slides(r) for r in cohort.records):
         experts = " and ".join(name for name in _MODALITIES if getattr(model, name) is not None)
         raise AgreementError(
-            f"the model reads {experts} alone, and no patient has that here; name the table or folder in data.genomics "
-            "or data.features of site.yaml"
+            f"the model reads {experts} only, and no patient of this site has such data. Name the table or folder in "
+            "data.genomics or data.features of site.yaml"
         )
 
 
@@ -147,22 +149,22 @@ def _check_features(features: FeatureStore, agreement: Agreement) -> None:
         groups[family] = (*groups.get(family, ()), index)
     if features.columns != agreement.feature_columns or groups != dict(agreement.feature_groups):
         raise AgreementError(
-            "the site's table of slide features has other columns or families than the model reads; export it with the "
-            "same columns in the same order, and take the federation's groups_file"
+            "the columns or families of the site's table of slide features differ from those of the model. Export the "
+            "table with the same columns in the same order, and use the federation's groups_file"
         )
 
 
 def _check_has_patches(cohort: Cohort, model: MEMamba) -> None:
-    """Attention is written for heat maps."""
+    """Check that the site and the model have patches, which attention refers to."""
     if model.pathology is None:
-        raise ConfigError("--attention: this model has no pathology expert; leave the option out")
+        raise ConfigError("--attention needs a pathology expert, and this model has none. Omit the option")
     if not isinstance(cohort.features, PatchFolder):
-        what = "no features" if cohort.features is None else "slide-level features, without patches"
-        raise ConfigError(f"--attention: site.yaml names {what}; there is nothing to draw, leave the option out")
+        named = "no features" if cohort.features is None else "slide-level features, without patches"
+        raise ConfigError(f"--attention needs patch features, and site.yaml names {named}. Omit the option")
 
 
 def _write_heat_maps(folder: Path, model: MEMamba, dataset: PatientDataset, predictions: Predictions) -> int:
-    """The attention to the patches of every patient who has some; how many those are."""
+    """Write the attention to the patches of every patient with a bag; return the number of patients."""
     with_bags = [i for i, groups in enumerate(predictions.groups) if "pathology" in groups]
     with _progress("attention", len(with_bags)) as advance:
         for index in with_bags:
@@ -172,7 +174,7 @@ def _write_heat_maps(folder: Path, model: MEMamba, dataset: PatientDataset, pred
 
 
 def _table(predictions: Predictions, edges: Sequence[float]) -> pd.DataFrame:
-    """One row per patient. Survival of the last, open interval has no column: it belongs to no time in months."""
+    """Build a table of one row per patient; survival of the last, open interval has no time in months, so no column."""
     columns = {"case_id": predictions.case_ids, "risk": predictions.risk}
     columns |= {f"survival_{edge:g}_months": predictions.survival_NK[:, k] for k, edge in enumerate(edges)}
     return pd.DataFrame({**columns, "modalities": [_modalities(groups) for groups in predictions.groups]})
@@ -183,16 +185,17 @@ def _modalities(groups: frozenset[str]) -> str:
 
 
 def _c_index(predictions: Predictions, min_pairs: int) -> str:
-    """How well the risks rank these patients, or why that is not told."""
+    """Describe how well the risks rank these patients, or why the C-index is suppressed."""
     events = int(predictions.event.sum())
-    of_whom = f"{len(predictions.risk)} patients with {events} events"
+    patients = f"{len(predictions.risk)} patients with {events} events"
     pairs = count_pairs(predictions.risk, predictions.time_months, predictions.event)
     if pairs.num_pairs < min_pairs:
         return (
-            f"C-index: not told, {of_whom} form {pairs.num_pairs} comparable pairs; disclosure.min_pairs is {min_pairs}"
+            f"C-index: suppressed, {patients} form {pairs.num_pairs} comparable pairs; disclosure.min_pairs is "
+            f"{min_pairs}"
         )
     return (
-        f"C-index {pairs.c_index:.3f}: {of_whom}, {pairs.num_pairs:,d} comparable pairs; too good if the model was "
+        f"C-index {pairs.c_index:.3f}: {patients}, {pairs.num_pairs:,d} comparable pairs; optimistic if the model was "
         "trained on these patients"
     )
 
@@ -202,17 +205,17 @@ def _report(checkpoint: Checkpoint, predictions: Predictions, config: SiteConfig
     read = ", ".join(f"{number} by {what}" for what, number in counts.most_common() if what != "none")
     yield f"{len(predictions.risk)} patients{f': {read}' if read else ''}"
     if counts["none"]:
-        yield f"warning: {counts['none']} of them have nothing that this model reads; their risk says nothing"
+        yield f"warning: {counts['none']} of them have no data that this model reads; their risk is meaningless"
     if left_out := len(read_clinical(config.data.clinical, config.data.root)) - len(predictions.risk):
-        yield f"warning: {left_out} more are left out; they have neither molecular data nor features"
+        yield f"warning: {left_out} more are excluded; they have neither molecular data nor features"
     if checkpoint.code != code_digest():
-        yield "warning: another version of this software trained the model; its numbers there may differ from these"
+        yield "warning: another version of this software trained the model; its predictions may differ from these"
     yield _c_index(predictions, config.disclosure.min_pairs)
 
 
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; what it gives is told how many patients are done."""
+    """Show a progress bar on a terminal; yield the function that advances it by a number of patients."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:

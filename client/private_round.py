@@ -1,7 +1,7 @@
-"""A training round under differential privacy: charge the ledger, compute, keep the answer, send it.
+"""Training round under differential privacy: charge the ledger, train, store the answer, send it, in this order.
 
-In this order. A round that was charged and not answered (a crash in between) is lost for this site; one that was
-answered is answered again with the same weights, because other weights would be another release.
+A round that was charged but not answered (a crash in between) is lost for this site. A round that was answered is
+answered again with the same weights, because different weights would be another release.
 """
 
 import logging
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 def ledger_folder(state: Path) -> Path:
-    """Where a site's ledger lies on its state volume."""
+    """Return the folder of a site's ledger on its state volume."""
     return state / "privacy"
 
 
@@ -44,34 +44,34 @@ def train_private_round(
     dataset: PatientDataset,
     model: MEMamba,
 ) -> TrainReply:
-    """Answer a training request with noisy weights and size bands, and nothing else.
+    """Answer a training request with noisy weights and size bands only.
 
     Args:
         site: its name and policy.
         session: the run.
-        folder: of the run on the state volume; the answer is kept there.
+        folder: of the run on the state volume; the answer is stored there.
         plan: of the run.
         request: of the round.
         dataset: patients to train on.
-        model: holds the weights that came in; trained in place.
+        model: with the weights of the request; trained in place.
 
     Raises:
-        RefusedError: the round is not one of the plan's, or the budget does not allow it.
-        TamperedLogError: the ledger is not as this site left it.
+        RefusedError: the round is not part of the plan, or exceeds the budget.
+        TamperedLogError: the ledger was edited, truncated or replaced by an older one.
     """
     from memamba_core.training.dp_training import train_dp_round  # Opacus is an extra
 
     config, policy = site.config, site.config.privacy
-    assert policy is not None, "the site's policy was asked when the run was opened"
+    assert policy is not None, "the site's policy was checked when the run was opened"
     assert config.state is not None
     if not 1 <= request.server_round <= plan.num_rounds:
-        raise RefusedError(Refusal.MESSAGE, f"round {request.server_round} is not one of the plan's {plan.num_rounds}")
+        raise RefusedError(Refusal.MESSAGE, f"server_round is {request.server_round}; expected 1 to {plan.num_rounds}")
     ledger = Ledger(ledger_folder(config.state), site.name, policy.delta)
     _check_against_answers(ledger, folder.parent)
     kept = folder / f"round-{request.server_round:05d}.npz"
     bands = {group: size_band(count) for group, count in _patients_of_groups(model, dataset).items()}
     if kept.is_file():
-        _log.info("round %d was answered before; the same answer is sent again", request.server_round)
+        _log.info("round %d was answered before; sending the same answer again", request.server_round)
         return _reply(_read(kept), bands)
     try:
         spent = ledger.charge(request.run_id, request.server_round, plan.step, plan.steps_per_round, policy.max_epsilon)
@@ -94,7 +94,7 @@ def train_private_round(
 
 
 def _patients_of_groups(model: MEMamba, dataset: PatientDataset) -> Mapping[str, int]:
-    """Patients who can teach each parameter group, by the modalities they have; nobody's bag is read for it."""
+    """Count the patients with the modality of each parameter group; no bag is read."""
     counts: dict[str, int] = {}
     cohort = dataset.cohort
     for record in dataset.records:
@@ -108,18 +108,18 @@ def _reply(weights: Mapping[str, npt.NDArray[Any]], bands: Mapping[str, int]) ->
 
 
 def _check_against_answers(ledger: Ledger, runs: Path) -> None:
-    """A ledger that does not know a round whose answer is kept was taken back to an earlier state, or started anew."""
+    """Check that the ledger has a charge for each stored answer; otherwise an older or a new ledger replaced it."""
     charged = {(charge.run_id, charge.server_round) for charge in ledger.charges()}
     for kept in sorted(runs.glob("*/round-*.npz")):
         if (kept.parent.name, int(kept.stem.removeprefix("round-"))) not in charged:
             raise TamperedLogError(
-                f"the answer {kept} is kept and the ledger has no charge for it: the ledger is older than this answer; "
-                "restore the newest one"
+                f"the ledger has no charge for the stored answer {kept}: the ledger is older than this answer. Restore "
+                "the newest ledger"
             )
 
 
 def _keep(path: Path, weights: Mapping[str, npt.NDArray[Any]]) -> None:
-    """The answer on disk; that of the round before is not asked for any more."""
+    """Store the answer on disk, and delete that of the previous round, which is no longer requested."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **weights)

@@ -1,4 +1,4 @@
-"""`flower-client run`: the connection and the executor, together or each in a container of its own."""
+"""Programs of a site: connector and executor in one process (`run`), or each in its own (`connect`, `train`)."""
 
 import logging
 import socket
@@ -23,82 +23,86 @@ from .offline_responder import OfflineResponder
 from .site import open_site
 from .worker import SiteWorker
 
-__all__ = ["run_connection", "run_together", "run_train"]
+__all__ = ["run_connector", "run_executor", "run_together"]
 
 _log = logging.getLogger(__name__)
 
 
-def run_connection(config: SiteConfig, listen: tuple[str, int]) -> None:
-    """The connection alone: needs the node key and a way out, and neither data nor state.
+def run_connector(config: SiteConfig, listen: tuple[str, int]) -> None:
+    """Run the connector only: it needs the node key and network access, and neither data nor state.
 
     Args:
         config: of the site.
-        listen: host and port on which the train part may ask for tasks.
+        listen: host and port on which the executor may ask for tasks.
 
     Raises:
         ConfigError: no coordinator in `site.yaml`, or no keys.
     """
-    coordinator, keys = _connection(config)
+    coordinator, keys = _load_credentials(config)
     interrupts = Interrupts()
-    support_log.info("link of %s: to %s, tasks are handed out on %s:%d", config.name, coordinator.address, *listen)
+    support_log.info(
+        "connector of %s: coordinator %s, hands out tasks on %s:%d", config.name, coordinator.address, *listen
+    )
     bypass_proxy("127.0.0.1", "::1")
     Connection(coordinator, keys, listen, interrupts.stopping, OfflineResponder(listen, keys.load_secret())).run()
     support_log.info("stopped")
 
 
-def run_train(config: SiteConfig, link: tuple[str, int]) -> None:
-    """The executor alone: needs data, state and the runtime secret, and no way out but to the link.
+def run_executor(config: SiteConfig, task_address: tuple[str, int]) -> None:
+    """Run the executor only: it needs data, state and the runtime secret, and network access to the connector only.
 
     Args:
         config: of the site.
-        link: host and port of the link part.
+        task_address: host and port on which the connector hands out tasks.
 
     Raises:
         ConfigError: no state folder, or no secret.
-        DataError: the tables are not as `site.yaml` says.
-        TamperedLogError: the egress log is not as this site left it.
+        DataError: the tables do not match `site.yaml`.
+        TamperedLogError: the egress log was edited or truncated.
     """
-    executor = _executor(config, link, Interrupts())
-    support_log.info("train part of %s: tasks come from %s:%d", config.name, *link)
+    executor = _build_executor(config, task_address, Interrupts())
+    support_log.info("executor of %s: takes tasks from %s:%d", config.name, *task_address)
     executor.run()
     support_log.info("stopped")
 
 
 def run_together(config: SiteConfig) -> None:
-    """Both in one: the SuperNode hands its tasks out on a free port of loopback.
+    """Run connector and executor in one process: the SuperNode hands out tasks on a free port of loopback.
 
     Raises:
-        ConfigError, DataError, TamperedLogError: as `run_connection` and `run_train`.
+        ConfigError, DataError, TamperedLogError: as `run_connector` and `run_executor`.
     """
-    coordinator, keys = _connection(config)
+    coordinator, keys = _load_credentials(config)
     address = ("127.0.0.1", _free_port())
     interrupts, ended = Interrupts(), threading.Event()
-    executor = _executor(config, address, interrupts)
-    link = Connection(coordinator, keys, address, ended)
-    support_log.info("%s: to the coordinator at %s", config.name, coordinator.address)
-    with ThreadPoolExecutor(1, "link") as threads:
-        linked = threads.submit(link.run)
-        linked.add_done_callback(lambda _done: interrupts.stop())  # without it the executor is of no use
+    executor = _build_executor(config, address, interrupts)
+    connection = Connection(coordinator, keys, address, ended)
+    support_log.info("%s: coordinator %s", config.name, coordinator.address)
+    with ThreadPoolExecutor(1, "connector") as threads:
+        connected = threads.submit(connection.run)
+        connected.add_done_callback(lambda _done: interrupts.stop())  # without a connection the executor has no work
         try:
             executor.run()
         finally:
-            ended.set()  # after the executor: the SuperNode has to deliver its last answer
-    linked.result()
+            ended.set()  # after the executor, because the SuperNode has to deliver its last answer
+    connected.result()
     support_log.info("stopped")
 
 
-def _connection(config: SiteConfig) -> tuple[CoordinatorAddress, SiteKeys]:
-    """What the link needs, checked before anything is started."""
+def _load_credentials(config: SiteConfig) -> tuple[CoordinatorAddress, SiteKeys]:
+    """Return the coordinator's address and the site's keys; both are checked before any process is started."""
     if config.coordinator is None:
-        raise ConfigError("site.yaml has no section coordinator (address, ca, keys); the coordinator's kit has one")
+        raise ConfigError(
+            "site.yaml has no section coordinator (address, ca, keys); copy it from the coordinator's kit"
+        )
     keys = SiteKeys(config.coordinator.keys)
     keys.load_private()
     keys.load_secret()
     return config.coordinator, keys
 
 
-def _executor(config: SiteConfig, link: tuple[str, int], interrupts: Interrupts) -> Executor:
-    """Reads the site's tables: a mistake in them is told now, and not in the first round."""
+def _build_executor(config: SiteConfig, task_address: tuple[str, int], interrupts: Interrupts) -> Executor:
+    """Read the site's tables and build the executor; a mistake in a table is reported now, not in the first round."""
     if config.state is None or config.coordinator is None:
         raise ConfigError("site.yaml needs state (the one writable folder) and coordinator (address, ca, keys)")
     secret = SiteKeys(config.coordinator.keys).load_secret()
@@ -106,10 +110,10 @@ def _executor(config: SiteConfig, link: tuple[str, int], interrupts: Interrupts)
     egress.read()
     torch.set_num_threads(config.threads)
     worker = SiteWorker(open_site(config))
-    host, _ = link
+    host, port = task_address
     bypass_proxy(host)
     return Executor(
-        NodeTasks(f"{host}:{link[1]}", secret),
+        NodeTasks(f"{host}:{port}", secret),
         build_client_app(lambda _context: worker),
         egress,
         interrupts,

@@ -1,4 +1,4 @@
-"""A run at a site: the settings it was sent and the agreement it accepted, kept across restarts."""
+"""Sessions: the settings of a run that a site received and the agreement it accepted, kept across restarts."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from .site import Site
 __all__ = ["RUN_ID", "RefusedError", "Session", "SessionStore", "refuse_other_version"]
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-"""What a run may be called: the name becomes a folder of the state volume, and stands in logs."""
+"""Valid name of a run: the name becomes a folder of the state volume, and stands in logs."""
 
 
 @cache
@@ -33,7 +33,7 @@ def _installed_defaults() -> Experiment:
 
 
 class RefusedError(MemambaError):
-    """The site does not answer a request. `refusal` is what the coordinator is told, the text is for the site's log."""
+    """The site refuses a request: `refusal` is sent to the coordinator, the text goes to the site's log only."""
 
     def __init__(self, refusal: Refusal, reason: str) -> None:
         super().__init__(reason)
@@ -41,20 +41,20 @@ class RefusedError(MemambaError):
 
 
 def refuse_other_version(protocol: object, package: object) -> None:
-    """A run is between equal versions.
+    """Check that coordinator and site have the same version.
 
     Args:
-        protocol: number that the coordinator names.
-        package: version that it names.
+        protocol: number in the coordinator's request.
+        package: version in the coordinator's request.
 
     Raises:
-        RefusedError: this site has another one; both are in the text.
+        RefusedError: the versions differ; the text names both.
     """
     if (protocol, package) != (PROTOCOL_VERSION, package_version()):
         raise RefusedError(
             Refusal.VERSION,
             f"the coordinator runs version {package}, protocol {protocol}; this site {package_version()}, protocol "
-            f"{PROTOCOL_VERSION}: install the coordinator's version",
+            f"{PROTOCOL_VERSION}. Install the coordinator's version",
         )
 
 
@@ -63,10 +63,10 @@ class Session:
     """One run at one site.
 
     Attributes:
-        request: what opened it: run id, config, fold.
-        experiment: the settings in it.
-        plan: the noisy steps of each round; None without differential privacy.
-        agreement: bins, genes and scaling of the federation, once they are there.
+        request: that opened the run: run id, settings, fold.
+        experiment: the settings of the run, as received.
+        plan: noisy steps of each round; None without differential privacy.
+        agreement: time bins, genes and scaling of the federation; None until they are agreed.
         datasets: patients scaled by that agreement, by part (`train`, `holdout`, `test`).
     """
 
@@ -78,9 +78,10 @@ class Session:
 
 
 class SessionStore:
-    """The sessions of a site: on its state volume where it has one, so that a restarted site goes on.
+    """Store of a site's sessions, on its state volume if it has one, so that a restarted site continues its runs.
 
-    In memory is one, with its scaled patients: a coordinator has one run at a time, and a site stays for months.
+    One session is in memory, with its scaled patients: a coordinator has one run at a time, and a client runs for
+    months.
     """
 
     def __init__(self, site: Site) -> None:
@@ -88,10 +89,10 @@ class SessionStore:
         self._session: Session | None = None
 
     def open(self, request: FactsRequest) -> Session:
-        """Parse the run's settings, hold them against this site's policy, and keep them.
+        """Parse the run's settings, check them against this site's policy, and store them.
 
         Raises:
-            RefusedError: other version, settings or policy.
+            RefusedError: the version differs, the settings are invalid, or the site's policy does not allow them.
         """
         session = self._begin(request)
         self._session = session
@@ -99,32 +100,34 @@ class SessionStore:
         return session
 
     def get(self, run_id: str, config_digest: str, fold: int, agreement_digest: str | None = None) -> Session:
-        """The session of a run that was opened here.
+        """Return the session of a run that was opened at this site.
 
         Args:
-            run_id: as in the request that opened it.
-            config_digest: must be the one it was opened with.
-            fold: likewise.
-            agreement_digest: must be of the agreement it holds; None before there is one.
+            run_id: as in the request that opened the run.
+            config_digest: must equal that of the opening request.
+            fold: must equal that of the opening request.
+            agreement_digest: must be that of the session's agreement; None before there is one.
 
         Raises:
-            RefusedError: unknown run, or other settings, fold or agreement.
+            RefusedError: the run is unknown, or settings, fold or agreement differ.
         """
         session = self._session
         if session is None or session.request.run_id != run_id:
             session = self._recall(run_id)
         if session is None:
-            raise RefusedError(Refusal.AGREEMENT, "this run was not opened here, or the site forgot it")
+            raise RefusedError(Refusal.AGREEMENT, "this run was not opened at this site, or its state was lost")
         self._session = session
         if session.request.config_digest != config_digest or session.request.fold != fold:
-            raise RefusedError(Refusal.CONFIG, "the run was opened here with other settings or another fold")
+            raise RefusedError(Refusal.CONFIG, "the run was opened at this site with other settings or another fold")
         held = session.agreement.digest() if session.agreement is not None else None
         if agreement_digest is not None and held != agreement_digest:
-            raise RefusedError(Refusal.AGREEMENT, f"the site holds agreement {held}, asked for {agreement_digest}")
+            raise RefusedError(
+                Refusal.AGREEMENT, f"the site holds agreement {held}; the request names {agreement_digest}"
+            )
         return session
 
     def agree(self, session: Session, agreement: Agreement) -> Session:
-        """The session with an agreement, kept."""
+        """Store an agreement, and return the session with it."""
         run_id = session.request.run_id
         session = replace(session, agreement=agreement, datasets={})
         self._session = session
@@ -133,14 +136,17 @@ class SessionStore:
         return session
 
     def folder(self, run_id: str) -> Path | None:
-        """The run's folder on the state volume; None where the site keeps state in memory."""
+        """Return the run's folder on the state volume; None for a site that keeps state in memory."""
         state = self._site.config.state
         return None if state is None else state / "runs" / run_id
 
     def _begin(self, request: FactsRequest) -> Session:
         refuse_other_version(request.protocol, request.package)
-        if not RUN_ID.fullmatch(request.run_id):  # it names a folder of the state volume
-            raise RefusedError(Refusal.MESSAGE, "the run id has other characters than letters, digits, '-', '_', '.'")
+        if not RUN_ID.fullmatch(request.run_id):  # the id becomes the name of a folder of the state volume
+            raise RefusedError(
+                Refusal.MESSAGE,
+                "the run id is invalid; expected a letter or digit, then up to 99 of letters, digits, '-', '_', '.'",
+            )
         try:
             experiment = Experiment.from_json(request.settings)
         except ConfigError as error:
@@ -157,7 +163,7 @@ class SessionStore:
         return Session(request, experiment, plan_of(experiment))
 
     def _recall(self, run_id: str) -> Session | None:
-        """The session of a run that this site opened before it was restarted, or before another run."""
+        """Load the session of a run that this site opened before a restart, or before another run."""
         folder = self.folder(run_id) if RUN_ID.fullmatch(run_id) else None
         if folder is None or not (folder / "facts.json").is_file():
             return None
@@ -167,8 +173,8 @@ class SessionStore:
         except pydantic.ValidationError:
             raise RefusedError(
                 Refusal.VERSION,
-                f"{folder / 'facts.json'} was not written by version {package_version()}: a run continues with the "
-                "version that began it; begin a new run, or install that version",
+                f"{folder / 'facts.json'} was not written by version {package_version()}, and a run continues "
+                "only with the version that began it. Begin a new run, or install that version",
             ) from None
         session = self._begin(request)
         if (folder / "agreement.json").is_file():

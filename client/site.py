@@ -1,4 +1,4 @@
-"""A hospital's patients and policy. The site's word is final: what the coordinator may ask is decided here."""
+"""Site: patients and policy. The policy limits what a coordinator may request, and the coordinator cannot change it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from memamba_core.training.seeding import derive_seed
 __all__ = ["HASH_FOLDS", "Site", "open_site"]
 
 HASH_FOLDS = 5
-"""Number of folds where the site has no fold table: a hash of seed, site and case id decides."""
+"""Number of folds where the site has no fold table: a hash of seed, site and case id assigns the fold."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A hospital.
+    """One site.
 
     Attributes:
-        config: name, limits, disclosure floors, device.
-        cohort: its patients. In a simulation a view of the whole cohort.
+        config: name, limits, disclosure thresholds, device.
+        cohort: its patients; in a simulation a view of the whole cohort.
     """
 
     config: SiteConfig
@@ -31,31 +31,31 @@ class Site:
 
     @property
     def name(self) -> str:
-        """As enrolled."""
+        """Name under which the site is enrolled."""
         return self.config.name
 
     def training_cohort(self, fold: int, seed: int, holdout: float = 0.0) -> Cohort:
-        """Patients to train on: all folds but `fold`, less the holdout for learning curves."""
+        """Select the training patients: all folds but `fold`, without the holdout for learning curves."""
         return self._subset(self._outside(fold, seed)[self._holdout_size(fold, seed, holdout) :])
 
     def holdout_cohort(self, fold: int, seed: int, holdout: float) -> Cohort:
-        """Training patients kept out for learning curves."""
+        """Select the patients held out of training for learning curves."""
         return self._subset(self._outside(fold, seed)[: self._holdout_size(fold, seed, holdout)])
 
     def test_cohort(self, fold: int, seed: int) -> Cohort:
-        """Patients of the test fold; none for fold -1."""
+        """Select the patients of the test fold; none for fold -1."""
         return self._subset([r for r in self.cohort.records if self._fold_of(r, seed) == fold])
 
     def check_policy(self, experiment: Experiment, installed: Experiment) -> None:
-        """Check that this site takes part in such an experiment.
+        """Check that this site's policy allows an experiment.
 
         Args:
-            experiment: as the coordinator sent it.
-            installed: this site's installed defaults. Every setting in which the run differs from them is held against
+            experiment: settings of the run, as received from the coordinator.
+            installed: this site's installed defaults. Every setting that differs from them is checked against
                 `limits.settings`.
 
         Raises:
-            PolicyError: saying what the site does not allow, for its own log.
+            PolicyError: the policy does not allow the experiment; the text, for the site's own log, says why.
         """
         limits, federation = self.config.limits, experiment.federation
         private = experiment.privacy.name != "none"
@@ -77,7 +77,7 @@ class Site:
             raise PolicyError("; ".join(refused))
 
     def _outside(self, fold: int, seed: int) -> list[PatientRecord]:
-        """Patients of the other folds in a seeded order, so that a prefix of it is a random holdout."""
+        """Return the patients of the other folds in a seeded order, so that a prefix is a random holdout."""
         folds = [(self._fold_of(r, seed), r) for r in self.cohort.records]
         return sorted(
             (r for own, r in folds if own is not None and own != fold),
@@ -100,6 +100,6 @@ def open_site(config: SiteConfig) -> Site:
     """Read the site's tables as its `site.yaml` describes them.
 
     Raises:
-        DataError: a table or feature file is not what the description says.
+        DataError: a table or feature file does not match `site.yaml`.
     """
     return Site(config, load_cohort(config.data))

@@ -1,4 +1,4 @@
-"""What a site's patients have spent of their privacy, for the person who answers for it."""
+"""Privacy budget report: the epsilon that a site's patients have spent, for its data protection officer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ __all__ = ["spending_report"]
 
 
 def spending_report(folder: Path, site: str, policy: SitePrivacy | None) -> Iterator[str]:
-    """The ledger in lines of text: by run, in all, and for a patient who is in two hospitals.
+    """Report the ledger in lines of text: per run, in total, and for a patient with records at two sites.
 
     Args:
         folder: of the ledger.
@@ -19,28 +19,28 @@ def spending_report(folder: Path, site: str, policy: SitePrivacy | None) -> Iter
         policy: section `privacy` of `site.yaml`.
 
     Raises:
-        ConfigError: there is a ledger, and no section `privacy` that says at which delta it counts.
-        TamperedLogError: the ledger is not as this site left it.
+        ConfigError: there is a ledger, but no section `privacy`, which gives the ledger's delta.
+        TamperedLogError: the ledger was edited or truncated.
         MissingBackendError: the accountant is not installed.
     """
     if not Ledger.exists(folder):
-        yield "nothing was ever charged here: no run with differential privacy has trained on this site's patients"
+        yield "no charge so far: no run with differential privacy has trained on this site's patients"
         return
     if policy is None:
         raise ConfigError(
-            f"{folder}: there is a ledger, but site.yaml has no section privacy; put it back as it was (delta must not "
-            "change)"
+            f"{folder} holds a ledger, but site.yaml has no section privacy. Restore the section unchanged (delta must "
+            "not change)"
         )
     ledger = Ledger(folder, site, policy.delta)
     charges = ledger.charges()
-    yield f"patient-level differential privacy, adding or removing one patient, at delta {policy.delta:g}"
+    yield f"patient-level differential privacy (add or remove one patient) at delta {policy.delta:g}"
     yield f"{'run':32} {'rounds':>7} {'steps':>7} {'epsilon':>9}"
     for run_id in dict.fromkeys(charge.run_id for charge in charges):
         yield _line(run_id, [c for c in charges if c.run_id == run_id], ledger.epsilon(run_id))
     total = ledger.epsilon()
-    yield _line("in all", list(charges), total)
-    twice = epsilon_in_sites([c.spent for c in charges], 2, policy.delta)
-    yield f"a patient who is in two such hospitals has spent {twice:.3f} (at the same delta)"
+    yield _line("total", list(charges), total)
+    two_sites = epsilon_in_sites([c.spent for c in charges], 2, policy.delta)
+    yield f"a patient with records at two such sites has spent {two_sites:.3f} (at the same delta)"
     left = max(0.0, policy.max_epsilon - total)
     yield f"this site's cap, privacy.max_epsilon: {policy.max_epsilon:g}; left: {left:.3f}"
 

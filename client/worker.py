@@ -1,7 +1,7 @@
-"""What a hospital does with each message: plain functions of requests and its own patients, without Flower.
+"""Site worker: compute the answer to each request from the site's patients, without Flower.
 
-Each answer holds aggregates over the site's floors and weights, by the classes of `memamba_core.wire.protocol`; nothing
-else leaves.
+Each answer is one of the classes of `memamba_core.wire.protocol` and holds weights, and aggregates that reach the
+site's thresholds; nothing else leaves.
 """
 
 from collections.abc import Mapping
@@ -55,11 +55,11 @@ __all__ = ["SiteWorker", "site_metrics"]
 
 
 class SiteWorker:
-    """A hospital at work.
+    """Worker of one site.
 
     Args:
-        site: its patients and policy.
-        models: holds one built model per process, shared by the workers of a simulation; a new one by default.
+        site: patients and policy.
+        models: cache of one built model per process, shared by the workers of a simulation; default: a new cache.
     """
 
     def __init__(self, site: Site, models: ModelCache | None = None) -> None:
@@ -68,13 +68,13 @@ class SiteWorker:
         self._sessions = SessionStore(site)
 
     def facts(self, request: FactsRequest) -> FactsReply:
-        """Compose the run's settings, compare digests, and declare what the site has.
+        """Open the run and declare the site's data: columns, encoder, units and size bands.
 
         Raises:
-            RefusedError: other version, settings or policy.
+            RefusedError: version or settings differ from the coordinator's, or the site's policy forbids the run.
         """
         session = self._sessions.open(request)
-        private = session.plan is not None  # then no exact count is told
+        private = session.plan is not None  # then every exact count is suppressed
         cohort, thresholds = self._training(session), self.site.config.disclosure
         records, data, features = cohort.records, self.site.config.data, cohort.features
         return FactsReply(
@@ -98,10 +98,10 @@ class SiteWorker:
         )
 
     def statistics(self, request: StatisticsRequest) -> StatisticsReply:
-        """Sum columns and count events over the training patients; zeros from a site under its floor."""
+        """Sum columns and count events over the training patients; a site below its thresholds returns zeros."""
         session = self._sessions.get(request.run_id, request.config_digest, request.fold)
         if session.plan is not None:
-            raise RefusedError(Refusal.POLICY, "sums over patients are not told under differential privacy")
+            raise RefusedError(Refusal.POLICY, "sums over patients do not leave under differential privacy")
         cohort, thresholds, config = self._training(session), self.site.config.disclosure, session.experiment.agreement
         with_genes = [r for r in cohort.records if cohort.has_genes(r)] if request.gene_columns else []
         with_slides = [r for r in cohort.records if cohort.has_slides(r)] if request.scale_features else []
@@ -123,31 +123,34 @@ class SiteWorker:
         return StatisticsReply(genes=dict(genes.arrays()), features=dict(features.arrays()), events=dict(events))
 
     def agreement(self, request: AgreementRequest) -> AgreementReply:
-        """Check the federation's agreement against the site's data and keep it.
+        """Check the federation's agreement against the site's data and store it.
 
         Raises:
-            RefusedError: it does not fit the data, or its digest is not over what arrived.
+            RefusedError: the agreement does not fit the data, or its digest does not match its content.
         """
         session = self._sessions.get(request.run_id, request.config_digest, request.fold)
         agreement = Agreement.from_json(request.agreement, request.scaling)
         if agreement.digest() != request.agreement_digest:
-            raise RefusedError(Refusal.AGREEMENT, "the digest of the agreement is not over what arrived")
+            raise RefusedError(Refusal.AGREEMENT, "the digest of the agreement does not match its content")
         self._check_size(session, agreement)
         session = self._sessions.agree(session, agreement)
-        self._dataset(session, "test")  # columns and widths are checked now, not in the first round
+        self._dataset(session, "test")  # checks columns and widths now, not in the first round
         return AgreementReply(agreement_digest=agreement.digest())
 
     def _check_size(self, session: Session, agreement: Agreement) -> None:
-        """Count the parameters before anything of their size is held in memory."""
+        """Check the number of parameters before memory for them is allocated."""
         num, most = count_parameters(session.experiment, agreement), self.site.config.limits.max_parameters
         if num > most:
-            raise RefusedError(Refusal.POLICY, f"the model has {num} parameters; limits.max_parameters is {most}")
+            raise RefusedError(
+                Refusal.POLICY, f"the model has {num} parameters; expected at most limits.max_parameters={most}"
+            )
 
     def train(self, request: TrainRequest) -> TrainReply:
-        """Evaluate the weights that came in, train on them, and return weights with counts per parameter group.
+        """Evaluate the received weights, train from them, and return weights with counts per parameter group.
 
         Raises:
-            RefusedError: other settings or agreement, weights that are not the model's, no patient to train on.
+            RefusedError: settings or agreement differ, the weights do not fit the model, too few patients, or a loss
+                that is not finite.
         """
         session = self._sessions.get(request.run_id, request.config_digest, request.fold, request.agreement_digest)
         reply = self._train(session, request)
@@ -169,8 +172,9 @@ class SiteWorker:
         if len(dataset) < config.disclosure.min_round_patients:
             raise RefusedError(
                 Refusal.POLICY,
-                f"{len(dataset)} training patients, disclosure.min_round_patients is "
-                f"{config.disclosure.min_round_patients}: weights of so few could be turned back into patients",
+                f"{len(dataset)} training patients; expected at least disclosure.min_round_patients="
+                f"{config.disclosure.min_round_patients}, because patients could be reconstructed from the weights of "
+                "fewer",
             )
         model = self._load(session, request.weights)
         metrics = self._curve_metrics(session, model)
@@ -190,7 +194,8 @@ class SiteWorker:
         )
         if not np.isfinite(result.mean_loss) or not result.steps:
             raise RefusedError(
-                Refusal.NOT_FINITE, f"mean training loss {result.mean_loss}, {result.skipped_steps} steps left out"
+                Refusal.NOT_FINITE,
+                f"mean training loss is {result.mean_loss}, with {result.skipped_steps} steps skipped",
             )
         enough = len(dataset) >= config.disclosure.min_patients
         return TrainReply(
@@ -201,7 +206,7 @@ class SiteWorker:
         )
 
     def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
-        """Evaluate the final weights on the patients of the test fold, and keep them in the site's state folder."""
+        """Evaluate the final weights on the patients of the test fold, and store them in the site's state folder."""
         session = self._sessions.get(request.run_id, request.config_digest, request.fold, request.agreement_digest)
         model = self._load(session, request.weights)
         private = session.plan is not None
@@ -218,7 +223,7 @@ class SiteWorker:
         return self.site.training_cohort(session.request.fold, session.experiment.seed, holdout)
 
     def _dataset(self, session: Session, part: str) -> PatientDataset:
-        """Patients of `train`, `holdout` or `test`, scaled once per session."""
+        """Return the patients of `train`, `holdout` or `test`, scaled once per session."""
         if part not in session.datasets:
             experiment, fold = session.experiment, session.request.fold
             assert session.agreement is not None
@@ -245,12 +250,12 @@ class SiteWorker:
             raise RefusedError(Refusal.MESSAGE, str(error)) from None
 
     def _curve_metrics(self, session: Session, model: MEMamba) -> Metrics:
-        """Metrics of the incoming weights: on the holdout, on the test fold if that was asked for, or none."""
+        """Compute the metrics of the received weights: on the holdout, on the test fold if requested, or none."""
         federation = session.experiment.federation
         if not (federation.curve_on_test_fold or federation.curve_holdout):
             return Metrics(counts={})
         dataset = self._dataset(session, "test" if federation.curve_on_test_fold else "holdout")
-        # a histogram is nearly a list of patients: it is told once, in the closing evaluation, and not every round
+        # A histogram is nearly a list of patients: it leaves once, in the final evaluation, and not every round.
         return self._metrics(session, model, dataset).model_copy(update={"counts": {}})
 
     def _metrics(self, session: Session, model: MEMamba, dataset: PatientDataset) -> Metrics:
@@ -262,13 +267,13 @@ class SiteWorker:
         )
 
 
-def _or_band(count: int, floor: int) -> int:
-    """A count over the floor as it is, one below it as the lower end of its band."""
-    return count if count >= floor else size_band(count)
+def _or_band(count: int, threshold: int) -> int:
+    """Return a count that reaches the threshold unchanged, and a smaller one as the lower end of its size band."""
+    return count if count >= threshold else size_band(count)
 
 
 def site_metrics(predictions: Predictions, session: Session, site: Site) -> Metrics:
-    """What the site tells of a set of predictions: aggregates over its floors."""
+    """Aggregate a set of predictions, and suppress every number below the site's thresholds."""
     config = session.experiment.agreement
     times, events, risk = predictions.time_months, predictions.event, predictions.risk
     return disclose_metrics(
@@ -286,19 +291,20 @@ def site_metrics(predictions: Predictions, session: Session, site: Site) -> Metr
 def _gene_moments(
     cohort: Cohort, columns: tuple[str, ...], rows: list[int | None], experiment: Experiment
 ) -> ColumnMoments:
-    """Moments of the transformed values of agreed columns over some rows of the site's table."""
+    """Compute moments of the transformed values of agreed columns over some rows of the site's table."""
     assert cohort.genes is not None
     position = {column: i for i, column in enumerate(cohort.genes.columns)}
     absent = [column for column in columns if column not in position]
     if absent:
         raise RefusedError(
-            Refusal.AGREEMENT_FIELD, f"{len(absent)} of the columns asked for are not in the table, first {absent[0]}"
+            Refusal.AGREEMENT_FIELD,
+            f"the molecular table lacks {len(absent)} of the requested columns, the first is {absent[0]}",
         )
     values = cohort.genes.values_NC[np.ix_([r for r in rows if r is not None], [position[c] for c in columns])]
     return column_moments([transform_genes(values, experiment.agreement)], len(columns))
 
 
-def _suppress_small_counts(moments: ColumnMoments, floor: int) -> ColumnMoments:
-    """Zeros for the columns that were measured in fewer patients than the floor: their mean would say who has what."""
-    enough = moments.count >= floor
+def _suppress_small_counts(moments: ColumnMoments, threshold: int) -> ColumnMoments:
+    """Set a column to zeros if fewer patients than the threshold have a value: their mean could reveal a value."""
+    enough = moments.count >= threshold
     return ColumnMoments(*(np.where(enough, part, 0.0) for part in moments.arrays().values()))

@@ -1,6 +1,6 @@
-"""Is this hospital's data fit for a federation: what was found, what is missing, and does one patient go through.
+"""Checks of a site's data: patients, events, columns, features, thresholds, and a dry run on one patient.
 
-The findings name files and columns, for the hospital's own screen.
+The findings name files and columns, for the site's own screen.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ _GB = 1e9
 
 
 def check_data(site: Site) -> Iterator[Finding]:
-    """Look at tables and features that could be read at all.
+    """Check the tables and features of a site whose tables could be read.
 
     Args:
-        site: as `open_site` gives it.
+        site: as `open_site` returns it.
     """
     yield from _patients(site)
     yield from _genes(site.cohort)
@@ -44,30 +44,30 @@ def _patients(site: Site) -> Iterator[Finding]:
     total, used, events = len(read_clinical(data.clinical, data.root)), len(cohort.records), cohort.num_events
     months = np.array([r.time_months for r in cohort.records])
     median, longest = np.median(months), months.max()
-    yield ok("patients", f"{used}, with {events} events; follow-up {median:.0f} months (median), at most {longest:.0f}")
+    yield ok("patients", f"{used}, with {events} events; median follow-up {median:.0f} months, longest {longest:.0f}")
     if used < total:
         yield warning(
             "patients",
-            f"{total - used} of {total} patients are left out: they have neither molecular data nor features",
-            "compare the identifiers of the tables, if that is more than you expect",
+            f"{total - used} of {total} patients are excluded: they have neither molecular data nor features",
+            "if that is more than you expect, compare the identifiers of the tables",
         )
     if events in (0, used):
         yield error(
             "events",
-            f"{'nobody' if not events else 'everybody'} had the event",
+            f"{'no patient' if not events else 'every patient'} had the event",
             f"check the column {data.clinical.event!r} and data.clinical.event_means={data.clinical.event_means}",
         )
     else:
         yield ok(
             "events",
-            f"{events} of {used} patients ({events / used:.0%}) had the event. If that is the number of those who did "
-            "not, data.clinical.event_means is the wrong way round",
+            f"{events} of {used} patients ({events / used:.0%}) had the event. If this number is that of patients "
+            "without the event, change data.clinical.event_means",
         )
 
 
 def _genes(cohort: Cohort) -> Iterator[Finding]:
     if cohort.genes is None:
-        yield ok("molecular data", "none, as site.yaml says")
+        yield ok("molecular data", "none, as set in site.yaml")
         return
     having = sum(map(cohort.has_genes, cohort.records))
     columns = cohort.genes.columns
@@ -85,14 +85,14 @@ def _genes(cohort: Cohort) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Rows of each patient's bag, and the files that could not be counted."""
+    """Number of rows of each patient's bag, and the errors of files whose rows could not be counted."""
 
     rows: dict[str, int]
     damaged: tuple[DataError, ...] = ()
 
     @classmethod
     def of(cls, cohort: Cohort) -> "_Sizes":
-        """Reads the shapes of all feature files, not the features."""
+        """Read the shapes of all feature files, without the features."""
         store, rows, damaged = cohort.features, dict[str, int](), list[DataError]()
         for record in filter(cohort.has_slides, cohort.records):
             if isinstance(store, PatchFolder):
@@ -111,13 +111,13 @@ class _Sizes:
 def _slides(cohort: Cohort, sizes: _Sizes) -> Iterator[Finding]:
     store = cohort.features
     if store is None:
-        yield ok("slides", "none, as site.yaml says")
+        yield ok("slides", "none, as set in site.yaml")
         return
     largest = max(sizes.rows.values())
     yield ok(
         "slides",
-        f"{len(sizes.rows)} of {len(cohort.records)} patients; features {store.encoder}, {store.width} wide; bags of "
-        f"{np.median(list(sizes.rows.values())):,.0f} patches (median), at most {largest:,d}",
+        f"{len(sizes.rows)} of {len(cohort.records)} patients; features {store.encoder}, {store.width} wide; median "
+        f"bag {np.median(list(sizes.rows.values())):,.0f} patches, largest {largest:,d}",
     )
     absent = [slide for r in cohort.records for slide in r.slides if not store.has(_alone(r, slide))]
     named = sum(len(r.slides) for r in cohort.records)
@@ -126,37 +126,38 @@ def _slides(cohort: Cohort, sizes: _Sizes) -> Iterator[Finding]:
             "feature files",
             f"{len(absent)} of {named} slides in the table have no features: {', '.join(absent[:_NAMED])}"
             + (", ..." if len(absent) > _NAMED else ""),
-            "extract them, or compare their names with the files, if that is more than you expect",
+            "if that is more than you expect, extract their features, or compare their names with the files",
         )
     for failure in sizes.damaged[:_NAMED]:
-        yield error("feature files", str(failure), "the site refuses every round until then")
+        yield error("feature files", str(failure), "replace the file; until then the site refuses every round")
     if len(sizes.damaged) > _NAMED:
-        yield error("feature files", f"{len(sizes.damaged) - _NAMED} more files like these", "as above")
+        yield error("feature files", f"{len(sizes.damaged) - _NAMED} more files like these", "as for the files above")
     if not absent and not sizes.damaged:
-        yield ok("feature files", f"there and readable for all {named} slides" if named else "there and readable")
+        yield ok("feature files", f"present and readable for all {named} slides" if named else "present and readable")
 
 
 def _thresholds(site: Site) -> Iterator[Finding]:
-    """What the site's own floors will do to it."""
+    """Check which requests the site's own thresholds will make it refuse."""
     thresholds, records = site.config.disclosure, site.cohort.records
     folds = sorted({r.fold for r in records if r.fold is not None}) or list(range(HASH_FOLDS))
-    everybody = len(site.training_cohort(-1, seed=0).records)
+    num_training = len(site.training_cohort(-1, seed=0).records)
     without = {fold: len(site.training_cohort(fold, seed=0).records) for fold in folds}
     too_few = [fold for fold, count in without.items() if count < thresholds.min_round_patients]
-    if site.config.privacy is None and everybody < thresholds.min_round_patients:
+    if site.config.privacy is None and num_training < thresholds.min_round_patients:
         yield error(
             "thresholds",
-            f"with {everybody} training patients this site refuses every round: disclosure.min_round_patients is "
-            f"{thresholds.min_round_patients}, because weights of so few could be turned back into patients",
-            "join with another hospital, or take part with differential privacy (section privacy)",
+            f"with {num_training} training patients this site refuses every round: disclosure.min_round_patients is "
+            f"{thresholds.min_round_patients}, because patients could be reconstructed from the weights of fewer",
+            "join with another site, or take part with differential privacy (section privacy)",
         )
     elif site.config.privacy is None and too_few:
         kept = "a test fold" if len(too_few) == len(without) else f"test fold {' or '.join(map(str, too_few))}"
         yield warning(
             "thresholds",
-            f"{everybody} training patients, enough for a run on all of them, the default. In a run with {kept} there "
-            f"are {min(without.values())} or more, the floor is {thresholds.min_round_patients}, and this site refuses",
-            "nothing; tell the coordinator, if the run shall keep a fold for testing",
+            f"{num_training} training patients, enough for a run on all of them, the default. In a run with {kept} "
+            f"there are {min(without.values())} or more, the threshold is {thresholds.min_round_patients}, and this "
+            "site refuses",
+            "inform the coordinator if the run will keep a fold for testing; otherwise no action is needed",
         )
     elif not may_disclose_outcomes(thresholds, len(records), events := site.cohort.num_events):
         yield warning(
@@ -164,37 +165,37 @@ def _thresholds(site: Site) -> Iterator[Finding]:
             f"{len(records)} patients, {events} with and {len(records) - events} without the event; thresholds are "
             f"{thresholds.min_patients}, {thresholds.min_events} and {thresholds.min_events}: this site sends "
             "weights, and zeros for sums",
-            "nothing; the federation goes on without this site's sums",
+            "no action is needed; the federation continues without this site's sums",
         )
     else:
         yield ok(
             "thresholds",
-            f"{everybody} training patients, {min(without.values())} or more if a run keeps a fold for testing; the "
-            f"floor is {thresholds.min_round_patients}",
+            f"{num_training} training patients, {min(without.values())} or more if a run keeps a fold for testing; the "
+            f"threshold is {thresholds.min_round_patients}",
         )
 
 
 def _dry_run(site: Site, sizes: _Sizes) -> Iterator[Finding]:
-    """One patient, from the files to a gradient."""
+    """Train on one patient, from the files to a gradient, and report time and memory."""
     records = site.cohort.records
     case_id = max(records, key=lambda r: (site.cohort.has_genes(r), sizes.rows.get(r.case_id, 0))).case_id
     if sizes.rows:
         case_id = max(sizes.rows, key=lambda name: sizes.rows[name])
     try:
-        done = measure_dry_run(site, case_id, max(sizes.rows.values(), default=0), sum(sizes.rows.values()))
+        result = measure_dry_run(site, case_id, max(sizes.rows.values(), default=0), sum(sizes.rows.values()))
     except DataError as failure:
-        yield error("dry run", str(failure), "the site refuses every round until then")
+        yield error("dry run", str(failure), "replace the file; until then the site refuses every round")
         return
-    what = f"a step of training on one patient{f', {done.rows:,d} patches' if done.rows else ''}"
-    yield ok("dry run", f"{what}: {done.seconds:.1f} s on {site.config.device}, {site.config.threads} threads")
+    what = f"one training step on one patient{f', {result.rows:,d} patches' if result.rows else ''}"
+    yield ok("dry run", f"{what}: {result.seconds:.1f} s on {site.config.device}, {site.config.threads} threads")
     available = memory_available()
-    if done.bytes_needed is None or available is None:
+    if result.bytes_needed is None or available is None:
         return
-    text = f"training needs about {done.bytes_needed / _GB:.1f} GB"
-    if done.rows_at_once:
-        text += f" ({done.rows_at_once:,d} patches at once)"
+    text = f"training needs about {result.bytes_needed / _GB:.1f} GB"
+    if result.rows_at_once:
+        text += f" ({result.rows_at_once:,d} patches at once)"
     text += f"; {available / _GB:.1f} GB are free"
-    if done.bytes_needed > available:
+    if result.bytes_needed > available:
         yield warning("memory", text, "lower limits.max_patches, or give the machine (the container) more memory")
     else:
         yield ok("memory", text)

@@ -1,6 +1,6 @@
-"""A dry run: one step of training on one patient, with the model and settings as installed, and what it costs.
+"""Dry run: measure time and memory of one training step on one patient, with the installed model and settings.
 
-Bins and scaling are made up, because the federation's are not known yet. Nothing is kept.
+Time bins and scaling are placeholders, because the federation's are not known yet. Nothing is stored.
 """
 
 import time
@@ -28,14 +28,14 @@ _WARM_UP_ROWS = 16
 
 @dataclass(frozen=True)
 class DryRun:
-    """What one patient cost.
+    """Cost of a training step on one patient.
 
     Attributes:
-        rows: patches that were trained on.
-        seconds: for them, forward and backward.
+        rows: number of patches in the step.
+        seconds: time of the step, forward and backward.
         bytes_needed: estimate of the process's memory in training, with `rows_at_once` patches; None where the system
-            does not tell what a process used.
-        rows_at_once: most patches whose gradient is computed in one go.
+            does not report the memory of a process.
+        rows_at_once: largest number of patches in one computation of a gradient.
     """
 
     rows: int
@@ -44,25 +44,25 @@ class DryRun:
     rows_at_once: int
 
 
-def measure_dry_run(site: Site, case_id: str, rows_of_largest: int, rows_in_all: int) -> DryRun:
+def measure_dry_run(site: Site, case_id: str, rows_of_largest: int, rows_in_total: int) -> DryRun:
     """Train on one patient.
 
     Args:
-        site: the patient's.
-        case_id: of the patient, best the one with the largest bag.
-        rows_of_largest: patches of the largest bag.
-        rows_in_all: patches of all patients.
+        site: of the patient.
+        case_id: of the patient, preferably the one with the largest bag.
+        rows_of_largest: number of patches in the largest bag.
+        rows_in_total: number of patches of all patients.
 
     Raises:
         DataError: the patient's features cannot be read.
     """
     experiment = compose_experiment()
-    agreement = _made_up(site.cohort, experiment)
+    agreement = _placeholder_agreement(site.cohort, experiment)
     cap = min(site.config.limits.max_patches, experiment.training.max_patches or rows_of_largest)
     rows = min(rows_of_largest, cap, _ROWS)
-    at_once = max(min(rows_of_largest, cap), min(MICRO_BATCH_ROWS, rows_in_all))
+    at_once = max(min(rows_of_largest, cap), min(MICRO_BATCH_ROWS, rows_in_total))
     patient = site.cohort.subset([case_id])
-    _step(site, patient, agreement, experiment, min(rows, _WARM_UP_ROWS))  # compiles, and holds model and optimizer
+    _step(site, patient, agreement, experiment, min(rows, _WARM_UP_ROWS))  # compiles, and allocates model and optimizer
     before = _peak_memory()
     started = time.monotonic()
     _step(site, patient, agreement, experiment, rows)
@@ -75,7 +75,7 @@ def measure_dry_run(site: Site, case_id: str, rows_of_largest: int, rows_in_all:
 
 
 def memory_available() -> int | None:
-    """Bytes that this process may still take: of the machine, or of its container; None where nobody tells."""
+    """Return the bytes that this process may still allocate, of the machine or its container; None if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -84,7 +84,7 @@ def memory_available() -> int | None:
     try:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
         used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no limit is written as `max`
+    except (OSError, ValueError):  # "max" stands for no limit
         return free
     return min(free, limit - used)
 
@@ -102,8 +102,8 @@ def _step(site: Site, patient: Cohort, agreement: Agreement, experiment: Experim
     )
 
 
-def _made_up(cohort: Cohort, experiment: Experiment) -> Agreement:
-    """An agreement that fits this site's columns."""
+def _placeholder_agreement(cohort: Cohort, experiment: Experiment) -> Agreement:
+    """Build an agreement that fits this site's columns."""
     columns = cohort.genes.columns if cohort.genes else ()
     features = cohort.features
     width = features.width if features else 0
@@ -128,7 +128,7 @@ def _made_up(cohort: Cohort, experiment: Experiment) -> Agreement:
 
 
 def _peak_memory() -> int | None:
-    """Most that this process has held since the last call, in bytes; starts counting anew."""
+    """Return this process's peak memory since the last call in bytes, and reset the peak; None if unknown."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

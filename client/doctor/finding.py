@@ -1,4 +1,4 @@
-"""What a check found: a sentence, how bad it is, and what to do about it."""
+"""Findings of the doctor: a level, a sentence and a remedy each."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -7,13 +7,13 @@ __all__ = ["Finding", "Level", "error", "ok", "warning"]
 
 
 class Level(Enum):
-    """How bad it is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
     """The site can take part."""
     ERROR = "error"
-    """It cannot, until this is mended."""
+    """The site cannot take part until this is fixed."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Finding:
     """One line of a report.
 
     Attributes:
-        level: how bad it is.
-        check: what was looked at, a word or two. The same in every report, and fit for any log.
-        text: what was seen; for the hospital's screen.
-        remedy: what to do; empty where all is well.
+        level: severity.
+        check: name of the check, one or two words. It is the same in every report, and may stand in any log.
+        text: result of the check; for the site's screen.
+        remedy: what to do; empty where no action is needed.
     """
 
     level: Level
@@ -34,15 +34,15 @@ class Finding:
 
 
 def ok(check: str, text: str) -> Finding:
-    """All is well."""
+    """Report a check that passed."""
     return Finding(Level.OK, check, text)
 
 
 def warning(check: str, text: str, remedy: str) -> Finding:
-    """Worth a look."""
+    """Report a condition to review; the site can take part."""
     return Finding(Level.WARNING, check, text, remedy)
 
 
 def error(check: str, text: str, remedy: str) -> Finding:
-    """Has to be mended."""
+    """Report a condition to fix before the site can take part."""
     return Finding(Level.ERROR, check, text, remedy)

@@ -1,6 +1,6 @@
-"""`flower-client doctor`: everything that can be wrong at a hospital, looked at before anything runs.
+"""`flower-client doctor`: check settings, data, machine and network of a site before a run.
 
-The report is for the hospital's screen: it may name files, columns and slides, and is written to no log.
+The report is for the site's own screen: it may name files, columns and slides, and is written to no log.
 """
 
 import logging
@@ -37,13 +37,13 @@ def examine(site_yaml: Path, part: Part | None = None) -> Iterator[Finding]:
     """Check a site, one finding at a time.
 
     Args:
-        site_yaml: of the site.
-        part: data (with device and state folder) or network (with key) alone; None for both.
+        site_yaml: settings of the site.
+        part: data (with device and state folder) or network (with key) only; None for both.
     """
     try:
         config = load_site_config(site_yaml)
     except MemambaError as failure:
-        yield error("settings", str(failure), "correct the file; docs/data.md has every setting")
+        yield error("settings", str(failure), "correct the file; docs/data.md describes every setting")
         return
     yield ok("settings", f"{site_yaml.name} of {config.name}")
     if part != "network":
@@ -54,10 +54,10 @@ def examine(site_yaml: Path, part: Part | None = None) -> Iterator[Finding]:
 
 
 def print_report(findings: Iterable[Finding], console: Console | None = None) -> bool:
-    """Show findings as they come, and a last line: in columns on a terminal, elsewhere each text in one line.
+    """Print findings as they arrive, then a summary: in columns on a terminal, elsewhere one line per text.
 
     Returns:
-        Whether there was no error.
+        True if no finding is an error.
     """
     console = console or Console(highlight=False)
     counts = dict.fromkeys(Level, 0)
@@ -70,9 +70,9 @@ def print_report(findings: Iterable[Finding], console: Console | None = None) ->
             grid = Table.grid(padding=(0, 2, 0, 0))
             grid.add_column(width=7, style=_COLOURS[finding.level])
             grid.add_column(width=14)
-            grid.add_column(overflow="fold")  # a fingerprint is one word, and has to be read whole
+            grid.add_column(overflow="fold")  # a fingerprint is one long word, and must be shown in full
             for level, check, text in rows:
-                grid.add_row(level, check, Text(text))  # no markup: `:AB:` would be a picture
+                grid.add_row(level, check, Text(text))  # no markup: rich would replace `:AB:` by an emoji
             console.print(grid)
         else:
             for level, check, text in rows:
@@ -87,32 +87,34 @@ def _number(count: int, what: str) -> str:
 
 
 def _state(config: SiteConfig) -> Iterator[Finding]:
-    """The one writable folder."""
+    """Check the state folder, the only writable one, and the egress log in it."""
     folder = config.state
     if folder is None:
-        yield error("state", "site.yaml names no state folder", "add `state: state`: the log of what leaves lies there")
+        yield error(
+            "state", "site.yaml names no state folder", "add `state: state`: the egress log is written to this folder"
+        )
         return
     parent = next(path for path in (folder, *folder.parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         yield error(
             "state",
-            f"{folder}: cannot be written by user {os.getuid()}",
+            f"{folder} cannot be written by user {os.getuid()}",
             "change the folder's owner, or state in site.yaml",
         )
         return
     if folder.exists() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
-        yield warning("state", f"{folder}: others can look into it (mode {mode:o})", f"chmod 700 {folder}")
+        yield warning("state", f"{folder}: other users can read it (mode {mode:o})", f"chmod 700 {folder}")
     free = shutil.disk_usage(parent).free / _GB
     if free < _LITTLE_SPACE_GB:
-        yield warning("disk", f"{free:.1f} GB are free for {folder}", f"make room: {_LITTLE_SPACE_GB:.0f} GB or more")
+        yield warning("disk", f"{free:.1f} GB are free for {folder}", f"free at least {_LITTLE_SPACE_GB:.0f} GB")
     else:
-        yield ok("state", f"{folder} can be written, {free:.0f} GB free")
+        yield ok("state", f"{folder} is writable, {free:.0f} GB free")
     try:
         lines = len(EgressLog(folder).read())
     except TamperedLogError as failure:
-        yield error("egress log", str(failure), "restore it from a backup; until then nothing leaves this site")
+        yield error("egress log", str(failure), "restore the log from a backup; until then nothing leaves this site")
     else:
-        yield ok("egress log", f"whole, {lines} lines")
+        yield ok("egress log", f"complete, {lines} lines")
 
 
 def _data(config: SiteConfig) -> Iterator[Finding]:
@@ -123,7 +125,9 @@ def _data(config: SiteConfig) -> Iterator[Finding]:
     from .data import check_data
 
     if config.device.startswith("cuda") and not torch.cuda.is_available():
-        yield error("device", f"device is {config.device}, and torch sees no GPU", "device: auto, or mend the driver")
+        yield error(
+            "device", f"device is {config.device}, but torch finds no GPU", "set device: auto, or repair the driver"
+        )
         return
     yield ok("device", f"{config.device}: {_device_name(config.device)}; {config.threads} threads of {os.cpu_count()}")
     torch.set_num_threads(config.threads)
@@ -131,14 +135,16 @@ def _data(config: SiteConfig) -> Iterator[Finding]:
         try:
             site = open_site(config)
         except MemambaError as failure:
-            yield error("tables", str(failure), "docs/data.md says what is wanted, with every message and what to do")
+            yield error(
+                "tables", str(failure), "docs/data.md describes the tables, and lists every message with its remedy"
+            )
             return
         yield from check_data(site)
 
 
 @contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """What it logs is found out here, too."""
+    """Silence a logger below errors: the findings report the same."""
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -160,7 +166,7 @@ def _network(config: SiteConfig) -> Iterator[Finding]:
         yield error(
             "coordinator",
             "site.yaml has no section coordinator",
-            "take it from the coordinator's kit (address, ca, keys)",
+            "copy it from the coordinator's kit (address, ca, keys)",
         )
         return
     yield from check_network(config.coordinator, SiteKeys(config.coordinator.keys))

@@ -1,1 +1,1 @@
-"""Everything of the site that uses Flower's private names: the stock SuperNode and its tasks."""
+"""All code of the site that uses Flower's private names: the stock SuperNode and its tasks."""

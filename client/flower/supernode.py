@@ -1,6 +1,6 @@
-"""Flower's stock SuperNode: how it is started, and what the lines it writes say of its connection.
+"""Flower's stock SuperNode: its command line, and the state of its connection read from its output.
 
-Written for flwr 1.42.0; `tests/site/test_flower_contract.py` holds what is relied on.
+Written for flwr 1.42.0; `tests/site/test_flower_contract.py` checks every assumption.
 """
 
 import enum
@@ -11,8 +11,8 @@ from flwr.supercore.exit import ExitCode
 
 __all__ = ["ConnectionEnd", "connection_end", "supernode_command"]
 
-_ERROR = "ERROR :"  # Flower's own; the web server in it writes without the space
-_OF_ITS_LOOP = (
+_ERROR = "ERROR :"  # as Flower's logger writes it; the embedded web server writes no space
+_RECOVERABLE_ERRORS = (
     "The FAB could not be verified",
     "FAB verification failed",
     "Failed to create task",
@@ -25,17 +25,17 @@ _OF_ITS_LOOP = (
 def supernode_command(
     superlink: str, ca: Path, private_key: Path, secret: Path, listen: tuple[str, int]
 ) -> tuple[list[str], dict[str, str]]:
-    """How the stock SuperNode is started: in process isolation, so that it runs no code by itself.
+    """Build the command of the stock SuperNode, in process isolation, so that it runs no code of a task itself.
 
     Args:
         superlink: `host:port` of the coordinator.
-        ca: the authority that is believed.
+        ca: certificate of the only trusted authority.
         private_key: of the node.
-        secret: what a program must have to take tasks.
-        listen: where tasks are handed out.
+        secret: file of the runtime secret, which a program needs to take tasks.
+        listen: host and port on which tasks are handed out.
 
     Returns:
-        The command, and what has to be set in its environment.
+        The command, and the variables to set in its environment.
     """
     program = Path(sysconfig.get_path("scripts")) / "flower-supernode"
     host, port = listen
@@ -51,23 +51,23 @@ def supernode_command(
 
 
 class ConnectionEnd(enum.Enum):
-    """Why a SuperNode is of no use any more."""
+    """Reason why a SuperNode has to be restarted."""
 
     REFUSED = enum.auto()
-    """The coordinator holds another connection with the same key, perhaps the one of before a crash."""
+    """The coordinator holds another connection with the same key, possibly one from before a crash."""
     BROKEN = enum.auto()
-    """Its loop has broken off. Its process may stay all the same."""
+    """The SuperNode's message loop has ended, although its process may still run."""
 
 
 def connection_end(line: str) -> ConnectionEnd | None:
-    """What a line that a SuperNode wrote says of its connection; None if it goes on.
+    """Detect the end of the connection in a line of a SuperNode's output; return None while the connection lasts.
 
-    When its loop breaks, for example because a proxy answers a handshake in plain text, it logs the error and its
-    process stays, without a connection. Errors that its loop survives begin with one of a few texts.
+    When its message loop fails, for example because a proxy answers a handshake in plain text, the SuperNode logs the
+    error and its process stays, without a connection. Errors that the loop survives begin with one of a few texts.
     """
     level, _, text = line.partition(_ERROR)
     text = text.strip()
-    if level or not text or text.startswith(_OF_ITS_LOOP):
+    if level or not text or text.startswith(_RECOVERABLE_ERRORS):
         return None
     refused = text == f"Exit Code: {ExitCode.SUPERNODE_CONNECTION_ERROR}"
     return ConnectionEnd.REFUSED if refused else ConnectionEnd.BROKEN

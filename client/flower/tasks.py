@@ -1,6 +1,6 @@
-"""Flower's private names, as the client needs them: a SuperNode's tasks, and one greeting to the coordinator.
+"""Flower's private names that a site needs: the tasks of a SuperNode, and a check of the site's key.
 
-Written for flwr 1.42.0. `tests/site/test_flower_contract.py` holds what is relied on.
+Written for flwr 1.42.0. `tests/site/test_flower_contract.py` checks every assumption.
 """
 
 import enum
@@ -46,17 +46,20 @@ from flwr.supernode.runtime.run_clientapp import push_message
 from memamba_core.errors import UnreachableError
 
 __all__ = [
+    "Heartbeat",
     "KeyStatus",
     "NodeTasks",
     "Task",
     "check_key_at_coordinator",
+    "pull_message",
+    "readable_errors",
 ]
 
 _log = logging.getLogger(__name__)
 
 CLIENT_APP_TASK = "flwr-clientapp"
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-_TRANSPORT_TRIES = 8  # with waits of 1, 2, 4 ... seconds at most: about half a minute
+_TRANSPORT_TRIES = 8  # with waits of at most 1, 2, 4, 8 ... seconds: about half a minute
 
 
 @dataclass
@@ -64,8 +67,8 @@ class Task:
     """One message that waits for an answer.
 
     Attributes:
-        message: from the coordinator. The bundle that came with it was not looked at.
-        context: of the node.
+        message: from the coordinator. The bundle of code that came with it was not read.
+        context: Flower's context of the node.
     """
 
     message: Message
@@ -73,12 +76,12 @@ class Task:
     _client: RuntimeHttpClient
 
     def answer(self, reply: Message) -> None:
-        """Hand over the answer. What is not answered is reported by the SuperNode as lost, about a minute later.
+        """Hand over the answer. The SuperNode reports an unanswered task as lost, about a minute later.
 
         Raises:
-            UnreachableError: it could not be handed over.
+            UnreachableError: the answer could not be handed over.
         """
-        with _readable_errors():
+        with readable_errors():
             push_message(self._client, reply, self.context)
             self._client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.COMPLETED, details=""))
 
@@ -88,27 +91,29 @@ class NodeTasks:
 
     Args:
         address: `host:port` of its runtime API.
-        secret: that it was started with.
+        secret: runtime secret with which the SuperNode was started.
     """
 
     def __init__(self, address: str, secret: bytes) -> None:
         self._address = address
         auth = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({_ACQUIRE}))
-        self._asking = self._client("SuperExec", auth)
+        self._acquiring = self._client("SuperExec", auth)
 
     def acquire(self) -> str | None:
-        """The token of the next task of a ClientApp; None if none waits. Tasks of other kinds are never asked for.
+        """Acquire the next task of a ClientApp and return its token, or None if no task waits.
+
+        Tasks of other kinds are never requested.
 
         Raises:
-            UnreachableError: saying why.
+            UnreachableError: the SuperNode does not answer, or refuses; the text gives the reason.
         """
-        with _readable_errors():
+        with readable_errors():
             request = AcquireTaskRequest(supported_task_types=[CLIENT_APP_TASK])
-            return self._asking.AcquireTask(request).token or None
+            return self._acquiring.AcquireTask(request).token or None
 
     def close(self) -> None:
-        """Close the connection on which tasks are asked for."""
-        self._asking.close()
+        """Close the connection on which tasks are acquired."""
+        self._acquiring.close()
 
     @contextmanager
     def open(self, token: str, on_lost: Any) -> Iterator[Task]:
@@ -116,23 +121,23 @@ class NodeTasks:
 
         Args:
             token: of `acquire`.
-            on_lost: called from another thread when the SuperNode does not know the task any more.
+            on_lost: called from another thread when the SuperNode no longer knows the task.
 
         Raises:
-            UnreachableError: saying why.
+            UnreachableError: the SuperNode does not answer, or refuses; the text gives the reason.
         """
         client = self._client(CLIENT_APP_TASK, RuntimeTokenHttpInterceptor(token), retry=supernode_retry_policy())
-        beating = self._client(CLIENT_APP_TASK, RuntimeTokenHttpInterceptor(token))
-        heart = _Heartbeat(beating, on_lost)
+        heartbeat_client = self._client(CLIENT_APP_TASK, RuntimeTokenHttpInterceptor(token))
+        heartbeat = Heartbeat(heartbeat_client, on_lost)
         try:
-            with _readable_errors():
-                message, context = _pull(client)
-            heart.start()
+            with readable_errors():
+                message, context = pull_message(client)
+            heartbeat.start()
             yield Task(message, context, client)
         finally:
-            heart.stop()
+            heartbeat.stop()
             client.close()
-            beating.close()
+            heartbeat_client.close()
 
     def _client(self, component: str, *interceptors: Any, retry: RetryInvoker | None = None) -> RuntimeHttpClient:
         return RuntimeHttpClient.from_server_address(
@@ -144,8 +149,13 @@ class NodeTasks:
         )
 
 
-class _Heartbeat:
-    """Tells the SuperNode that somebody works on the task; it gives up after a minute of silence."""
+class Heartbeat:
+    """Thread that keeps a task alive: the SuperNode drops a task after a minute without a heartbeat.
+
+    Args:
+        client: with the token of the task.
+        on_lost: called once, from the thread, when the SuperNode no longer knows the task.
+    """
 
     def __init__(self, client: RuntimeHttpClient, on_lost: Any) -> None:
         self._client = client
@@ -154,9 +164,11 @@ class _Heartbeat:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
+        """Send heartbeats from now on."""
         self._thread.start()
 
     def stop(self) -> None:
+        """Send no more heartbeats, and report no loss any more."""
         self._stopped.set()
 
     def _beat(self) -> None:
@@ -165,15 +177,19 @@ class _Heartbeat:
                 known = self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
             except httpx.HTTPStatusError as error:
                 known = error.response.status_code not in (401, 403)
-            except (httpx.HTTPError, RuntimeError):  # for a moment not reachable; or closed, because the work is done
+            except (httpx.HTTPError, RuntimeError):  # briefly unreachable; or closed, because the work is done
                 known = True
             if not known and not self._stopped.is_set():
                 self._on_lost()
                 return
 
 
-def _pull(client: RuntimeHttpClient) -> tuple[Message, Context]:
-    """The message of a task and the context of the node. The bundle is in the answer, too, and is left there."""
+def pull_message(client: RuntimeHttpClient) -> tuple[Message, Context]:
+    """Pull the message of a task and the context of the node; the bundle of code in the reply is ignored.
+
+    Raises:
+        UnreachableError: the SuperNode has no message for the task.
+    """
     context = context_from_proto(client.PullTaskInput(PullTaskInputRequest()).context)
     pulled = client.PullMessages(PullAppMessagesRequest())
     if not pulled.messages_list:
@@ -185,41 +201,42 @@ def _pull(client: RuntimeHttpClient) -> tuple[Message, Context]:
         make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, context.run_id),
         return_type=Message,
     )
-    message.metadata.__dict__["_message_id"] = tree.object_id  # a reply refers to it
+    message.metadata.__dict__["_message_id"] = tree.object_id  # a reply refers to this id
     return message, context
 
 
 def supernode_retry_policy() -> RetryInvoker:
-    """Goes on through a short loss of the connection; what the SuperNode refuses is not tried again."""
+    """Return the policy of requests to a SuperNode: retry after a loss of the connection, never after a refusal."""
     return RetryInvoker(
         lambda: exponential(max_delay=8), httpx.TransportError, max_tries=_TRANSPORT_TRIES, max_time=None
     )
 
 
 @contextmanager
-def _readable_errors() -> Iterator[None]:
+def readable_errors() -> Iterator[None]:
+    """Turn errors of httpx and Flower into an `UnreachableError` whose text may stand in the support log."""
     try:
         yield
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
         if code == 401:
-            text = "it refuses this program's secret or task: link and train part must have the same runtime.secret"
+            text = "it refuses this program's secret or task; connector and executor need the same runtime.secret"
         else:
             text = f"it answered with HTTP status {code}"
         raise UnreachableError(text) from error
     except httpx.ConnectError as error:
-        raise UnreachableError("nothing listens there") from error
+        raise UnreachableError("nothing listens at its address") from error
     except httpx.HTTPError as error:
         raise UnreachableError(type(error).__name__) from error
     except UnreachableError:
         raise
-    except Exception as error:  # Flower's own are many: an object that is gone, a message that is too old
+    except Exception as error:  # Flower raises many kinds: an object that is gone, a message that is too old
         _log.exception("Flower raised")
         raise UnreachableError(f"an error of Flower: {type(error).__name__}") from error
 
 
 class _VersionHeaders:
-    """Says which Flower this is. Flower's own interceptor ends the process when the other side has another one."""
+    """Interceptor that sends the version of Flower; Flower's own ends the process when the versions differ."""
 
     def __init__(self, component: str) -> None:
         self._headers = dict(RuntimeVersionMetadata.from_local_component(component).as_metadata())
@@ -230,36 +247,36 @@ class _VersionHeaders:
 
 
 class KeyStatus(enum.Enum):
-    """What the coordinator says to this site's key."""
+    """The coordinator's verdict on this site's key."""
 
-    KNOWN = enum.auto()
-    UNKNOWN = enum.auto()
-    NOT_BELIEVED = enum.auto()
-    """Signature or time of the request: after a check of the clock, something on the way changes requests."""
-    OTHER_FLOWER = enum.auto()
-    """It runs another version of Flower."""
+    ENROLLED = enum.auto()
+    NOT_ENROLLED = enum.auto()
+    SIGNATURE_REJECTED = enum.auto()
+    """Signature or time of the request is wrong: if the clock is right, a proxy on the way alters requests."""
+    FLOWER_VERSION_MISMATCH = enum.auto()
+    """The coordinator runs another version of Flower."""
     NOT_A_COORDINATOR = enum.auto()
-    """Whatever answers, it is not a SuperLink, or a proxy before it lets nothing through."""
+    """The program that answers is not a SuperLink, or a proxy in front of it lets no request through."""
 
 
 _KEY_STATUS: dict[int, KeyStatus] = {
-    ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL: KeyStatus.KNOWN,
-    ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED: KeyStatus.UNKNOWN,
-    ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE: KeyStatus.OTHER_FLOWER,
+    ApiErrorCode.FLEET_INVALID_HEARTBEAT_INTERVAL: KeyStatus.ENROLLED,
+    ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED: KeyStatus.NOT_ENROLLED,
+    ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE: KeyStatus.FLOWER_VERSION_MISMATCH,
 }
 
 
 def check_key_at_coordinator(
     address: str, trusted: ssl.SSLContext, key: ec.EllipticCurvePrivateKey, *, timeout_s: float = 10.0
 ) -> KeyStatus:
-    """Show the coordinator this site's key, and change nothing there.
+    """Present this site's key to the coordinator, without connecting a node.
 
-    The request is that of a SuperNode that connects, with a heartbeat of no seconds. A SuperLink looks for the key
-    first and then refuses the heartbeat; so nobody is connected for a moment and gone when a message comes.
+    The request is that of a SuperNode that connects, with a heartbeat interval of zero seconds. A SuperLink looks up
+    the key first and then refuses the interval. So no node is registered that would be gone when a message comes.
 
     Args:
         address: `host:port` of the coordinator.
-        trusted: believes the coordinator's authority and no other.
+        trusted: TLS context that trusts the coordinator's authority and no other.
         key: of the node.
         timeout_s: of the request.
 
@@ -273,7 +290,7 @@ def check_key_at_coordinator(
             fleet.ActivateNode(request)
         except httpx.HTTPStatusError as error:
             if error.response.status_code == 401:
-                return KeyStatus.NOT_BELIEVED
+                return KeyStatus.SIGNATURE_REJECTED
             refused = FlowerError.from_json(error.response.text)
             return _KEY_STATUS.get(refused.code if refused else 0, KeyStatus.NOT_A_COORDINATOR)
         return KeyStatus.NOT_A_COORDINATOR

@@ -87,23 +87,23 @@ class Phase(enum.StrEnum):
 
 
 class Refusal(enum.Enum):
-    """Why a site gave no result: a code and a fixed text. The reason in full stays in the site's own log."""
+    """Reason why a site refuses a request: a code and a fixed text. The full reason stays in the site's own log."""
 
     VERSION = (101, f"the site runs version {package_version()} of this software, protocol {PROTOCOL_VERSION}")
-    MESSAGE = (102, "the message does not have the agreed form")
-    CONFIG = (103, "the settings do not have the digest that came with them, or are not those of this run")
-    SETTINGS = (104, "the settings are not those of a valid experiment")
-    AGREEMENT = (105, "the site holds another agreement, or none")
+    MESSAGE = (102, "the message does not follow the protocol")
+    CONFIG = (103, "the settings do not match their digest, or are not those of this run")
+    SETTINGS = (104, "the settings are not a valid experiment")
+    AGREEMENT = (105, "the site holds a different agreement, or none")
     AGREEMENT_FIELD = (106, "the agreement does not fit the site's data")
-    POLICY = (107, "the site's own policy does not allow this request")
+    POLICY = (107, "the site's policy does not allow this request")
     DATA = (108, "the site's data could not be read; see the site's log")
     NOTHING_TO_DO = (109, "the site has no patient for this request")
     NOT_FINITE = (110, "training at the site gave values that are not finite")
     BUDGET = (111, "the site's privacy budget does not allow this round")
-    TIME = (112, "training took longer than the site allows")
-    STOPPED = (113, "the site's client was stopped while it worked on this")
-    ABSENT = (114, "the site's train part is not running")
-    INTERNAL = (199, "an error at the site; see the site's log")
+    TIME = (112, "training exceeded the site's time limit")
+    STOPPED = (113, "the site's client was stopped during this request")
+    ABSENT = (114, "the site's executor is not running")
+    INTERNAL = (199, "a program error at the site; see the site's log")
 
     def __init__(self, code: int, text: str) -> None:
         self.code = code

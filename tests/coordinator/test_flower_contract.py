@@ -115,7 +115,7 @@ def outside(folder):
 
 
 def check_key_at_coordinator(folder, key, pki=None):
-    """Show a site's key, as its connector does before it connects."""
+    """Present a site's key, as its connector does before it connects."""
     trusted = ssl.create_default_context(cafile=str((pki or folder.pki).ca_certificate))
     return show_key(outside(folder), trusted, key)
 
@@ -142,8 +142,8 @@ class TestDoors:
         control.end_runs()
 
     def test_only_an_enrolled_key_gets_in(self, folder, link, control, key):
-        assert check_key_at_coordinator(folder, key) is KeyStatus.KNOWN
-        assert check_key_at_coordinator(folder, new_key()) is KeyStatus.UNKNOWN
+        assert check_key_at_coordinator(folder, key) is KeyStatus.ENROLLED
+        assert check_key_at_coordinator(folder, new_key()) is KeyStatus.NOT_ENROLLED
 
     def test_a_site_with_another_authority_connects_to_nobody(self, folder, link, key, tmp_path):
         other = Pki(tmp_path)
@@ -158,13 +158,13 @@ class TestDoors:
         nodes = control.register(both)
         assert control.register(both) == nodes
         assert control.register({"mercy": mercy.public_key_pem}) == {"mercy": nodes["mercy"]}
-        assert check_key_at_coordinator(folder, key) is KeyStatus.UNKNOWN
-        assert check_key_at_coordinator(folder, new) is KeyStatus.KNOWN
+        assert check_key_at_coordinator(folder, key) is KeyStatus.NOT_ENROLLED
+        assert check_key_at_coordinator(folder, new) is KeyStatus.ENROLLED
         with pytest.raises(RetiredKeyError):
             control.register(both)
         link.restart_with_empty_database()
         assert control.register(both).keys() == both.keys()
-        assert check_key_at_coordinator(folder, key) is KeyStatus.KNOWN
+        assert check_key_at_coordinator(folder, key) is KeyStatus.ENROLLED
 
     def test_a_request_waits_while_another_program_writes_to_the_database(self, folder, link, key):
         """Hold the database as long as Flower's own writes may on a busy disk; Flower would give up after 5 s."""

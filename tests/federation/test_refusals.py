@@ -153,7 +153,7 @@ def test_a_run_within_the_sites_rules_is_answered(site, requests, allowed):
 def test_a_model_of_more_parameters_than_the_site_allows_is_refused_before_it_is_built(site, requests):
     limits = site.config.limits.model_copy(update={"max_parameters": 10})
     strict = dataclasses.replace(site, config=site.config.model_copy(update={"limits": limits}))
-    with pytest.raises(RefusedError, match=r"parameters; limits\.max_parameters is 10\b") as caught:
+    with pytest.raises(RefusedError, match=r"parameters; expected at most limits\.max_parameters=10\b") as caught:
         ask(SiteWorker(strict), requests, FactsRequest, StatisticsRequest, AgreementRequest)
     assert caught.value.refusal is Refusal.POLICY
 
@@ -163,7 +163,7 @@ def test_a_run_that_another_version_opened_is_not_continued(site, requests):
     (kept,) = site.config.state.glob("runs/*/facts.json")
     old = {key: value for key, value in json.loads(kept.read_text()).items() if key != "settings"}
     kept.write_text(json.dumps({**old, "protocol": 2, "config_name": "experiment", "overrides": []}))
-    with pytest.raises(RefusedError, match="a run continues with the version that began it") as caught:
+    with pytest.raises(RefusedError, match="a run continues only with the version that began it") as caught:
         ask(SiteWorker(site), requests, StatisticsRequest)
     assert caught.value.refusal is Refusal.VERSION
 

@@ -1,4 +1,4 @@
-"""`flower-client` at the keyboard: quick, one sentence for a mistake, an exit code that means something."""
+"""Command line of a site: fast start, one sentence for a mistake, documented exit codes."""
 
 import json
 import logging
@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from client import cli
+from client.egress_listing import egress_listing
 from client.exit_codes import ExitCode
 from memamba_core.privacy.egress import EgressLog, describe_answer
 from memamba_core.wire.message import Payload
@@ -28,7 +29,7 @@ SITE = {
 
 @pytest.fixture
 def site(tmp_path):
-    """Write a site.yaml with changes at its top; None takes a key out."""
+    """Write a site.yaml with changes at its top level; None removes a key."""
 
     def write(**changes):
         values = {key: value for key, value in {**SITE, **changes}.items() if value is not None}
@@ -41,7 +42,7 @@ def site(tmp_path):
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    """Exit code, standard output and standard error of a command, without logs that outlast it."""
+    """Call a command without setting up logs; return its exit code, standard output and standard error."""
     monkeypatch.setattr(cli, "open_logs", lambda *_arguments: None)
 
     def call(*arguments):
@@ -70,10 +71,10 @@ def test_keygen_says_what_to_do_with_what(run, tmp_path):
     assert "never leaves" in out
     code, _, err = run("keygen", str(tmp_path / "keys"))
     assert code == ExitCode.MISTAKE
-    assert "there already" in err
+    assert "exists already" in err
 
 
-@pytest.mark.parametrize("command", ["run", "doctor", "egress", "ledger"])
+@pytest.mark.parametrize("command", ["run", "connect", "train", "doctor", "egress", "ledger"])
 def test_a_file_that_is_not_there(run, tmp_path, command):
     code, out, err = run(command, str(tmp_path / "nowhere.yaml"))
     assert code == (ExitCode.PROBLEM if command == "doctor" else ExitCode.MISTAKE)
@@ -81,20 +82,21 @@ def test_a_file_that_is_not_there(run, tmp_path, command):
 
 
 @pytest.mark.parametrize(
-    ("changes", "options", "word"),
+    ("command", "changes", "options", "word"),
     [
-        ({"state": None}, (), "names no state"),
-        ({"coordinator": None}, (), "no section coordinator"),
-        ({"coordinator": None}, ("--part", "link"), "no section coordinator"),
-        ({"coordinator": {"address": "https://x"}}, (), "coordinator.address"),
-        ({"limits": {"minutes_per_round": 0}}, (), "limits.minutes_per_round"),
-        ({}, ("--runtime", "9094"), "wanted HOST:PORT"),
-        ({}, ("--runtime", "x:99999"), "wanted HOST:PORT"),
+        ("run", {"state": None}, (), "names no state"),
+        ("train", {"state": None}, (), "names no state"),
+        ("run", {"coordinator": None}, (), "no section coordinator"),
+        ("connect", {"coordinator": None}, (), "no section coordinator"),
+        ("run", {"coordinator": {"address": "https://x"}}, (), "coordinator.address"),
+        ("run", {"limits": {"minutes_per_round": 0}}, (), "limits.minutes_per_round"),
+        ("connect", {}, ("--runtime", "9094"), "expected HOST:PORT"),
+        ("train", {}, ("--runtime", "x:99999"), "expected HOST:PORT"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_nothing_is_started(run, site, caplog, changes, options, word):
+def test_a_mistake_is_one_sentence_and_nothing_is_started(run, site, caplog, command, changes, options, word):
     caplog.set_level(logging.INFO)
-    code, _, err = run("run", site(**changes), *options)
+    code, _, err = run(command, site(**changes), *options)
     assert code == ExitCode.MISTAKE
     assert word in err + caplog.text
     assert "Traceback" not in err + caplog.text
@@ -120,13 +122,13 @@ def test_what_is_wrong_with_the_data_stays_off_the_support_log(run, site, caplog
     code, _, err = run("run", site())
     assert code == ExitCode.MISTAKE
     support = [r.getMessage() for r in caplog.records if r.name == "flower-client"]
-    assert support == ["the data could not be read; `flower-client doctor` on this site's screen says why"]
+    assert support == ["the data could not be read; run `flower-client doctor` to see the reason on this site's screen"]
     assert "clinical.csv" in caplog.text
     assert err == ""
 
 
 def test_a_file_that_cannot_be_read_is_one_sentence(run, site, caplog, tmp_path):
-    """On a screen with its path, in the support log without."""
+    """The screen shows the path of the file, the support log does not."""
     run("keygen", str(tmp_path / "keys"))
     (tmp_path / "state" / "egress.jsonl").mkdir(parents=True)
     for command in ("egress", "doctor"):
@@ -137,7 +139,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(run, site, caplog, tmp_path)
     code, _, err = run("run", site())
     support = [r.getMessage() for r in caplog.records if r.name == "flower-client"]
     assert (code, err) == (ExitCode.MISTAKE, "")
-    assert support == ["stopped by the system (Is a directory); state/site.log says at what"]
+    assert support == ["stopped by a system error (Is a directory); state/site.log names the file"]
     assert "egress.jsonl" in caplog.text
 
 
@@ -163,11 +165,11 @@ def test_egress_on_a_terminal_keeps_to_its_width_and_breaks_no_word(tmp_path):
     about = {"run_id": "run-1", "phase": "facts", "server_round": 0, "kind": "FactsReply"}
     log = EgressLog(tmp_path)
     log.append(describe_answer(Payload(dict.fromkeys(FactsReply.model_fields, 1)), **about))
-    (departure,) = log.read()
-    heading, line, *what = cli._record_lines([departure], 80)
-    assert max(map(len, (heading, line, *what))) <= 80
-    assert " ".join(" ".join(what).split()) == f"FactsReply: {', '.join(departure.fields)}"
-    assert [len(list(cli._record_lines([departure], None)))] == [2]
+    (record,) = log.read()
+    heading, line, *content = egress_listing([record], 80)
+    assert max(map(len, (heading, line, *content))) <= 80
+    assert " ".join(" ".join(content).split()) == f"FactsReply: {', '.join(record.fields)}"
+    assert len(list(egress_listing([record], None))) == 2
 
 
 def test_egress_of_a_log_that_was_edited(run, site, tmp_path):
@@ -185,14 +187,14 @@ def test_egress_of_a_log_that_was_edited(run, site, tmp_path):
 def test_egress_before_anything_ran(run, site):
     code, _, err = run("egress", site())
     assert code == ExitCode.MISTAKE
-    assert "Nothing has run here yet" in err
+    assert "No run has taken place yet" in err
 
 
 def test_ledger_before_anything_was_charged(run, site, tmp_path):
     (tmp_path / "state").mkdir()
     code, out, _ = run("ledger", site())
     assert code == ExitCode.DONE
-    assert "nothing was ever charged" in out
+    assert "no charge so far" in out
     assert list((tmp_path / "state").iterdir()) == []
 
 
@@ -211,10 +213,10 @@ def test_ledger_by_run_in_all_and_for_two_sites(run, site, tmp_path):
     rows = {line.split("  ")[0]: line.split() for line in out.splitlines()}
     assert rows["first"][1:3] == ["1", "10"]
     assert rows["second"][1:3] == ["1", "5"]
-    assert float(rows["in all"][-1]) == pytest.approx(ledger.epsilon(), abs=5e-4)
+    assert float(rows["total"][-1]) == pytest.approx(ledger.epsilon(), abs=5e-4)
     assert float(rows["first"][-1]) == pytest.approx(ledger.epsilon("first"), abs=5e-4)
-    (twice,) = [line for line in out.splitlines() if "two such hospitals" in line]
-    assert float(twice.split("has spent ")[1].split()[0]) > ledger.epsilon()
+    (two_sites,) = [line for line in out.splitlines() if "at two such sites" in line]
+    assert float(two_sites.split("has spent ")[1].split()[0]) > ledger.epsilon()
     code, _, err = run("ledger", site())
     assert code == ExitCode.MISTAKE
     assert "no section privacy" in err

@@ -1,4 +1,4 @@
-"""The link with a SuperNode of the test's own: started when it would be let in, explained, started again, ended."""
+"""Connector with a test double of the SuperNode: start, readable errors, restart, and end."""
 
 import os
 import sys
@@ -10,33 +10,35 @@ from pathlib import Path
 import pytest
 
 from client import connection as module
-from client.connection import Connection
+from client.connection import Connection, Timing
 from client.doctor.finding import ok, warning
 from client.doctor.network import KEY, PORT
 from client.keys import SiteKeys
 from memamba_core.config.site import CoordinatorAddress
 
-KNOWN = ok(KEY, "known")
-NOBODY = warning(PORT, "nothing listens", "wait")
+ENROLLED = ok(KEY, "enrolled")
+NOT_LISTENING = warning(PORT, "nothing listens", "wait")
 
 
 class Scene:
-    """What the coordinator says in turn, what the SuperNode does, and what the log says."""
+    """Scripted coordinator and SuperNode, and the log of the connection."""
 
     def __init__(self, folder, monkeypatch, caplog):
-        self.says, self.checks, self.starts = [KNOWN], 0, folder / "starts"
+        self.says, self.checks, self.starts = [ENROLLED], 0, folder / "starts"
         self.starts.touch()
         self.program = folder / "supernode.py"
         self.becomes("import time; time.sleep(60)")
         self.caplog = caplog
         caplog.set_level("INFO")
-        for name, seconds in (("_PAUSE_S", 0.02), ("_DELIVERY_S", 0.0), ("_LAST_WORDS_S", 0.05)):
-            monkeypatch.setattr(module, name, seconds)
         monkeypatch.setattr(module, "check_network", self._check)
         monkeypatch.setattr(module, "supernode_command", lambda *_arguments: ([sys.executable, str(self.program)], {}))
         self.stopping = threading.Event()
-        self.link = Connection(
-            CoordinatorAddress(address="localhost:1"), SiteKeys(folder), ("127.0.0.1", 1), self.stopping
+        self.connection = Connection(
+            CoordinatorAddress(address="localhost:1"),
+            SiteKeys(folder),
+            ("127.0.0.1", 1),
+            self.stopping,
+            timing=Timing(retry_s=0.02, delivery_s=0.0, terminate_s=0.5, last_output_s=0.05),
         )
 
     def _check(self, *_arguments):
@@ -51,8 +53,8 @@ class Scene:
         return [int(line) for line in self.starts.read_text().split()]
 
     def run_until(self, reached, seconds=20):
-        """Run until something is so; then end it, and give back how long the end took."""
-        thread = threading.Thread(target=self.link.run)
+        """Run until a condition holds, then stop; return how many seconds the end took."""
+        thread = threading.Thread(target=self.connection.run)
         thread.start()
         deadline = time.monotonic() + seconds
         try:
@@ -84,32 +86,31 @@ def test_it_ends_with_its_child(scene):
     assert not alive(scene.pids()[0])
 
 
-def test_a_child_that_does_not_listen_is_killed(scene, monkeypatch):
-    monkeypatch.setattr(module, "_END_S", 0.2)
+def test_a_child_that_does_not_listen_is_killed(scene):
     scene.becomes("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)")
     scene.run_until(scene.pids)
     assert not alive(scene.pids()[0])
 
 
 def test_it_is_not_started_before_it_would_be_let_in(scene):
-    scene.says = [NOBODY, NOBODY, NOBODY, KNOWN]
+    scene.says = [NOT_LISTENING, NOT_LISTENING, NOT_LISTENING, ENROLLED]
     scene.run_until(scene.pids)
-    assert len(scene.said("nothing listens")) == 1, "each reason is told once"
+    assert len(scene.said("nothing listens")) == 1, "each reason is logged once"
     assert "What to do: wait." in scene.said("nothing listens")[0]
 
 
 def test_one_that_ends_is_started_again(scene):
     scene.becomes("print('INFO : going', flush=True)")
     scene.run_until(lambda: len(scene.pids()) >= 3)
-    assert len(scene.said("the SuperNode ended by itself")) == 1
+    assert len(scene.said("the SuperNode ended unexpectedly")) == 1
     assert any("SuperNode: INFO : going" in record.getMessage() for record in scene.caplog.records)
-    assert not scene.said("going"), "what it writes is not for the support log"
+    assert not scene.said("going"), "the SuperNode's output is not for the support log"
 
 
 def test_one_that_is_refused_after_a_crash_is_tried_again_and_explained(scene):
     scene.becomes("print('ERROR :     Exit Code: 305\\nFailed to initialize', flush=True)")
     scene.run_until(lambda: len(scene.pids()) >= 3)
-    assert len(scene.said("After a crash that is so for about 50 s")) == 1
+    assert len(scene.said("After a crash this lasts about 50 s")) == 1
 
 
 @pytest.mark.parametrize("error", ["[SSL: WRONG_VERSION_NUMBER] wrong version number", "Server error '500'"])
@@ -117,7 +118,7 @@ def test_one_whose_loop_has_ended_is_started_again_though_its_process_stays(scen
     line = f"\x1b[91mERROR \x1b[0m:     {error}"
     scene.becomes(f"import time; print({line!r}, flush=True); time.sleep(60)")
     scene.run_until(lambda: len(scene.pids()) >= 2)
-    assert scene.said("the SuperNode gave it up; starting it again")
+    assert scene.said("the SuperNode stopped trying; restarting the SuperNode")
     assert not alive(scene.pids()[0])
 
 

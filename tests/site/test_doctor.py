@@ -1,4 +1,4 @@
-"""The doctor on a healthy site, and on sites with one thing wrong each."""
+"""Doctor: findings of a healthy site, and of sites with one fault each."""
 
 import dataclasses
 import io
@@ -29,7 +29,7 @@ HEALTHY = tiny("data.synthetic.num_patients=60", "partition.num_sites=1", "data.
 
 @cache
 def exported(root, *overrides):
-    """The folder of the first hospital of an exported cohort."""
+    """Export a cohort and return the folder of its first site."""
     config = compose_simulation(overrides)
     cohort = prepare_cohort(config)
     case_ids = {name: tuple(r.case_id for r in site.cohort.records) for name, site in cohort.sites.items()}
@@ -56,7 +56,7 @@ def change(folder, edit):
 
 
 def found(folder, part="data", until=None):
-    """Findings by their check, the worst of each; up to a check that is enough, because a dry run takes a second."""
+    """Return the worst finding of each check; `until` stops after that check, because a dry run takes a second."""
     worst: dict[str, Finding] = {}
     order = list(Level)
     for finding in examine(folder / "site.yaml", part):
@@ -77,7 +77,7 @@ def test_a_healthy_site(healthy):
     table = pd.read_csv(healthy / "clinical.csv")
     assert findings["patients"].text.startswith(f"60, with {table['event'].sum()} events")
     assert "features synthetic, 5 wide" in findings["slides"].text
-    assert not (healthy / "state").exists(), "looking changes nothing"
+    assert not (healthy / "state").exists(), "the doctor writes nothing"
     assert logging.getLogger("memamba_core").level == level
 
 
@@ -100,7 +100,7 @@ def test_a_table_that_is_not_as_described(site):
 def test_an_event_column_that_says_the_same_of_all(site):
     table = pd.read_csv(site / "clinical.csv").assign(event=1)
     table.to_csv(site / "clinical.csv", index=False)
-    assert "everybody had the event" in found(site, until="events")["events"].text
+    assert "every patient had the event" in found(site, until="events")["events"].text
 
 
 def test_slides_without_features_are_named(site):
@@ -123,11 +123,11 @@ def test_a_file_that_is_damaged_is_named(site):
 
 def test_patients_without_anything_are_counted(site):
     table = pd.read_csv(site / "clinical.csv")
-    more = table.iloc[[0]].assign(case_id="NOBODY", slide_ids="")
+    more = table.iloc[[0]].assign(case_id="EMPTY", slide_ids="")
     pd.concat([table, more]).to_csv(site / "clinical.csv", index=False)
     finding = found(site, until="patients")["patients"]
     assert finding.level is Level.WARNING
-    assert finding.text.startswith("1 of 61 patients are left out")
+    assert finding.text.startswith("1 of 61 patients are excluded")
 
 
 def test_a_site_under_the_floor_of_training(site):
@@ -140,13 +140,13 @@ def test_a_site_under_the_floor_of_training(site):
 
 
 def test_a_site_that_is_large_enough_for_a_run_on_everybody_only(site):
-    """Which is what a run does, unless it names a test fold."""
+    """A run trains on all patients unless it names a test fold."""
     change(site, lambda values: values["disclosure"].update(min_round_patients=58))
     finding = found(site, until="thresholds")["thresholds"]
     assert finding.level is Level.WARNING
     assert finding.text.startswith("60 training patients, enough for a run on all of them, the default. In a run with")
     assert re.search(
-        r"(a test fold|test fold \d( or \d)*) there are \d\d or more, the floor is 58, and this site refuses",
+        r"(a test fold|test fold \d( or \d)*) there are \d\d or more, the threshold is 58, and this site refuses",
         finding.text,
     )
 
@@ -159,7 +159,7 @@ def test_a_site_under_the_floor_of_sums(site):
 
 
 def test_a_site_where_nearly_everybody_had_the_event(site):
-    """The few who had not would be told by the difference of two counts."""
+    """The difference of two counts would reveal the few patients without the event."""
     table = pd.read_csv(site / "clinical.csv")
     table["event"] = [0] * 4 + [1] * (len(table) - 4)
     table.to_csv(site / "clinical.csv", index=False)
@@ -199,7 +199,7 @@ def test_a_state_folder_that_cannot_be_written(site, monkeypatch):
 
 
 def test_a_state_folder_for_everybody(site):
-    """It holds models, reasons in full, and perhaps predictions."""
+    """The folder holds models, full reasons of refusals, and possibly predictions."""
     (site / "state").mkdir(exist_ok=True)
     (site / "state").chmod(0o755)
     assert "chmod 700" in found(site, until="egress log")["state"].remedy
@@ -252,17 +252,17 @@ def test_the_report(levels, healthy, last, terminal):
     console = Console(file=screen, width=80, force_terminal=terminal, color_system=None)
     assert print_report(findings, console) is healthy
     lines = screen.getvalue().splitlines()
-    assert (max(map(len, lines)) <= 80) is terminal, "what goes to a file or a pipe is not wrapped"
+    assert (max(map(len, lines)) <= 80) is terminal, "output to a file or a pipe is not wrapped"
     assert lines[-1] == last
     assert "a [text] with marks" in lines[0]
-    assert "".join(screen.getvalue().split()).count("AB:" * 32) == 1, "a long word is told whole"
+    assert "".join(screen.getvalue().split()).count("AB:" * 32) == 1, "a long word is printed in full"
     assert "-> do this" in screen.getvalue()
 
 
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_a_real_site(data_root, tmp_path, monkeypatch):
-    """LUAD's tissue source sites, small ones joined; the model and its dry run have their real size."""
+    """LUAD's tissue source sites, small ones joined; model and dry run have their real size."""
     monkeypatch.setenv("MEMAMBA_DATA", str(data_root))
     settings = ("data=tcga_luad", "partition=tss_merged", "partition.min_patients=60")
     folder = exported(tmp_path / "sites", *settings)
@@ -271,4 +271,4 @@ def test_a_real_site(data_root, tmp_path, monkeypatch):
     patients, events = map(int, re.match(r"(\d+), with (\d+) events", findings["patients"].text).groups())
     table = pd.read_csv(folder / "clinical.csv")
     assert (patients, events) == (len(table), table["event"].sum())
-    assert "none, as site.yaml says" in findings["slides"].text
+    assert "none, as set in site.yaml" in findings["slides"].text

@@ -1,4 +1,4 @@
-"""The log of what left: written before, verified when read, and a change anywhere in it is found."""
+"""Egress log: a line is written before an answer leaves, and reading detects any change."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def test_a_head_that_is_gone_is_found(filled):
 
 
 def test_a_line_that_a_crash_cut_short_is_no_tampering(filled):
-    """The answer had not gone: the line was not on the disk."""
+    """The answer had not left, because its line was not yet on the disk."""
     with filled.path.open("a") as file:
         file.write('{"line": 4, "time"')
     assert len(filled.read()) == 4
@@ -133,5 +133,5 @@ def test_the_digest_is_over_every_value_name_type_and_shape(position, value, dty
 
 def test_its_size_is_that_of_the_arrays_and_little_more():
     array = np.zeros(10_000, dtype=np.float32)
-    told = describe_answer(Payload({}, {"w": {"a": array}}), kind="TrainReply", **ABOUT).num_bytes
-    assert array.nbytes <= told < array.nbytes + 200
+    size = describe_answer(Payload({}, {"w": {"a": array}}), kind="TrainReply", **ABOUT).num_bytes
+    assert array.nbytes <= size < array.nbytes + 200

@@ -1,4 +1,4 @@
-"""The executor with a SuperNode of the test's own: what it answers, what it holds back, and what the log says."""
+"""Executor with a test double of the SuperNode: answers, withheld replies, and the logs."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,6 @@ from fixtures.federation import GENES_ONLY, Federation, tiny
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from client import executor as module
 from client.app import build_client_app
 from client.executor import Executor
 from client.logs import support_log
@@ -33,7 +32,7 @@ CONTEXT = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_c
 
 
 def message(phase=Phase.AGREEMENT, content=None, **fields):
-    """A request; without content one that names a run and nothing else."""
+    """Build a request; the default content names a run only."""
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # Flower stamps requests with it
     content = content or RecordDict({"fields": ConfigRecord({"run-id": "run-1", **fields})})
     request = Message(content, dst_node_id=1, message_type=getattr(phase, "message_type", phase))
@@ -56,7 +55,7 @@ class FakeTask:
 
 
 class FakeTasks:
-    """Hands out requests one by one, then tells the process to stop."""
+    """Source that hands out requests one by one, then stops the process."""
 
     def __init__(self, requests, egress, interrupts, on_answer=None):
         self.requests, self.egress, self.interrupts = list(requests), egress, interrupts
@@ -78,16 +77,14 @@ class FakeTasks:
 
 
 @pytest.fixture
-def serve(tmp_path, interrupts, monkeypatch):
-    """Answer requests with an app; gives back the tasks, with `answers`: each reply and the lines that were logged."""
-    monkeypatch.setattr(module, "_POLL_S", 0.01)
-    monkeypatch.setattr(module, "_PAUSE_S", 0.01)
+def serve(tmp_path, interrupts):
+    """Answer requests with an app; return the tasks, with `answers`: each reply and the number of logged lines."""
 
     def run(app, *requests, limit_s=60.0, **options):
         interrupts.stopping.clear()
         egress = EgressLog(tmp_path)
         tasks = FakeTasks(requests, egress, interrupts, **options)
-        Executor(tasks, app, egress, interrupts, limit_s).run()
+        Executor(tasks, app, egress, interrupts, limit_s, poll_s=0.01, retry_s=0.01).run()
         return tasks
 
     return run
@@ -194,9 +191,9 @@ def test_what_is_not_of_the_protocol_does_not_leave(serve, app, caplog):
     assert lines == 1
     assert PATIENT not in tasks.egress.path.read_text()
     assert PATIENT not in str(reply.error)
-    told = [record.getMessage() for record in caplog.records if record.name == support_log.name]
-    assert told
-    assert PATIENT not in " ".join(told)
+    logged = [record.getMessage() for record in caplog.records if record.name == support_log.name]
+    assert logged
+    assert PATIENT not in " ".join(logged)
 
 
 def test_a_refusal_of_the_client_app_goes_as_it_is(serve):
@@ -216,7 +213,7 @@ def test_a_message_that_the_protocol_does_not_have_is_not_shown_to_the_app(serve
 
 
 @pytest.mark.parametrize("run_id", ["../etc", "", 7, "x" * 200])
-def test_a_strange_run_id_does_not_reach_the_log(serve, run_id):
+def test_an_invalid_run_id_does_not_reach_the_log(serve, run_id):
     content = RecordDict({"fields": ConfigRecord({"run-id": run_id})})
     assert serve(honest, message(content=content)).egress.read()[0].run_id == ""
 
@@ -274,7 +271,7 @@ def test_a_lost_task_is_left_unanswered_and_the_next_is_served(serve, interrupts
 
 
 def test_an_answer_that_cannot_be_handed_over_is_in_the_log_and_the_next_is_served(serve):
-    failures = [UnreachableError("nothing listens there")]
+    failures = [UnreachableError("nothing listens at its address")]
 
     def once():
         if failures:
@@ -303,10 +300,9 @@ def test_with_a_log_that_was_edited_nothing_leaves_and_the_program_ends(serve, t
         serve(honest, message())
 
 
-def test_it_waits_for_the_supernode_with_patience(tmp_path, interrupts, monkeypatch):
-    monkeypatch.setattr(module, "_PAUSE_S", 0.01)
+def test_it_waits_for_the_supernode_with_patience(tmp_path, interrupts):
     tasks = FakeTasks([message()], EgressLog(tmp_path), interrupts)
-    absent = [UnreachableError("nothing listens there")] * 3
+    absent = [UnreachableError("nothing listens at its address")] * 3
     acquire = tasks.acquire
 
     def at_first_not():
@@ -315,5 +311,5 @@ def test_it_waits_for_the_supernode_with_patience(tmp_path, interrupts, monkeypa
         return acquire()
 
     tasks.acquire = at_first_not
-    Executor(tasks, honest, tasks.egress, interrupts, 60.0).run()
+    Executor(tasks, honest, tasks.egress, interrupts, 60.0, retry_s=0.01).run()
     assert len(tasks.answers) == 1

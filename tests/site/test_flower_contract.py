@@ -1,4 +1,4 @@
-"""Contract of the private Flower names of a site: another version of Flower fails here first."""
+"""Contract of Flower's private names that a site uses: an incompatible version of Flower fails here first."""
 
 import importlib.metadata
 import inspect
@@ -13,18 +13,17 @@ from flwr.common.serde import context_to_proto
 from flwr.proto.runtime_pb2 import PullTaskInputResponse
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.flower import tasks as flwr_compat
+from client.flower import tasks as module
 from client.flower.supernode import ConnectionEnd, connection_end, supernode_command
-from client.flower.tasks import NodeTasks, Task
+from client.flower.tasks import Heartbeat, NodeTasks, Task, pull_message, readable_errors
 from memamba_core.errors import UnreachableError
-
 
 SUPPORTED = ("1.41.0", "1.42.0")  # `make test-flower` runs the contract on each; the last one is the pin
 
 
 def test_it_was_written_for_the_flower_that_is_installed():
     assert importlib.metadata.version("flwr") in SUPPORTED
-    assert f"flwr {SUPPORTED[-1]}" in flwr_compat.__doc__
+    assert f"flwr {SUPPORTED[-1]}" in module.__doc__
 
 
 def test_the_supernode_takes_the_options_that_it_gets(tmp_path):
@@ -45,13 +44,13 @@ def test_telemetry_and_updates_are_off_by_these_names():
     from flwr.common import constant
     from flwr.supercore import telemetry, update_check
 
-    sources = "".join(inspect.getsource(module) for module in (telemetry, update_check, constant))
+    sources = "".join(inspect.getsource(part) for part in (telemetry, update_check, constant))
     _, settings = supernode_command("a:1", Path("ca"), Path("key"), Path("secret"), ("127.0.0.1", 1))
     assert all(name in sources for name in settings)
 
 
 class FakeClient:
-    """A SuperNode that has one message."""
+    """SuperNode with a task and no message."""
 
     def __init__(self):
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
@@ -72,15 +71,15 @@ class FakeClient:
         pass
 
 
-def test_a_task_without_a_message_is_told():
+def test_a_task_without_a_message_is_reported():
     with pytest.raises(UnreachableError, match="no message"):
-        flwr_compat._pull(FakeClient())
+        pull_message(FakeClient())
 
 
 def test_an_answer_goes_without_the_context(monkeypatch):
-    """What Flower's own executor sends back with each answer is the node's state; here it stays."""
+    """Flower's own executor sends the node's state back with each answer; here the state stays."""
     client = FakeClient()
-    monkeypatch.setattr(flwr_compat, "push_message", lambda _client, reply, _context: client.pushed.append(reply))
+    monkeypatch.setattr(module, "push_message", lambda _client, reply, _context: client.pushed.append(reply))
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     reply = Message(RecordDict({"fields": ConfigRecord({})}), dst_node_id=1, message_type="train")
     Task(reply, context, client).answer(reply)
@@ -97,7 +96,7 @@ def test_only_tasks_of_a_client_app_are_asked_for(monkeypatch):
             asked.append(list(request.supported_task_types))
             return type("None", (), {"token": ""})()
 
-    monkeypatch.setattr(NodeTasks, "_client", lambda *_a, **_k: Client())
+    monkeypatch.setattr(module.RuntimeHttpClient, "from_server_address", lambda **_options: Client())
     assert NodeTasks("127.0.0.1:1", b"s" * 32).acquire() is None
     assert asked == [["flwr-clientapp"]]
 
@@ -105,21 +104,21 @@ def test_only_tasks_of_a_client_app_are_asked_for(monkeypatch):
 @pytest.mark.parametrize(
     ("failure", "word"),
     [
-        (httpx.ConnectError("x"), "nothing listens there"),
+        (httpx.ConnectError("x"), "nothing listens at its address"),
         (httpx.ReadTimeout("x"), "ReadTimeout"),
-        (httpx.HTTPStatusError("x", request=None, response=httpx.Response(401)), "same runtime.secret"),
+        (httpx.HTTPStatusError("x", request=None, response=httpx.Response(401)), "need the same runtime.secret"),
         (httpx.HTTPStatusError("x", request=None, response=httpx.Response(500)), "HTTP status 500"),
         (KeyError("an object of TCGA-2F-A9KO"), "an error of Flower: KeyError$"),
         (UnreachableError("as it was"), "^as it was$"),
     ],
 )
 def test_what_the_supernode_does_is_told_in_plain_words(failure, word):
-    with pytest.raises(UnreachableError, match=word), flwr_compat._readable_errors():
+    with pytest.raises(UnreachableError, match=word), readable_errors():
         raise failure
 
 
 def test_the_errors_that_a_supernode_survives_are_those_of_its_loop():
-    """Every text that its loop logs as an error is known here, so that no other is taken for one of them."""
+    """Every text that the loop logs as an error is listed, so that no other error counts as recoverable."""
     from flwr.supercore.retry import http_retry
     from flwr.supernode import fleet_http_connection, start_client_internal
 
@@ -127,14 +126,14 @@ def test_the_errors_that_a_supernode_survives_are_those_of_its_loop():
     texts = logged.findall(inspect.getsource(start_client_internal)) + logged.findall(inspect.getsource(http_retry))
     assert len(texts) == 6
     assert all(connection_end(f"ERROR :     {text}") is None for text in texts)
-    assert "log(ERROR, exc)" in inspect.getsource(fleet_http_connection), "the last word of a loop that broke"
+    assert "log(ERROR, exc)" in inspect.getsource(fleet_http_connection), "the last line of a loop that failed"
     assert connection_end("ERROR :     [SSL: WRONG_VERSION_NUMBER] wrong version number") is ConnectionEnd.BROKEN
     assert connection_end("ERROR :     Exit Code: 305") is ConnectionEnd.REFUSED
     assert connection_end("INFO :      Sent successfully") is None
 
 
 def test_a_heartbeat_of_no_seconds_is_refused_after_the_key_was_found():
-    """What `check_key_at_coordinator` relies on: the order of two checks of the SuperLink."""
+    """`check_key_at_coordinator` relies on the order of two checks of the SuperLink."""
     from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
     from flwr.superlink.servicer.fleet.fleet_handlers import activate_node
 
@@ -145,7 +144,7 @@ def test_a_heartbeat_of_no_seconds_is_refused_after_the_key_was_found():
 
 
 def test_a_heart_that_is_not_known_any_more_tells_it(monkeypatch):
-    monkeypatch.setattr(flwr_compat, "HEARTBEAT_DEFAULT_INTERVAL", 0.03)
+    monkeypatch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 0.03)
     lost = threading.Event()
 
     class Client:
@@ -154,11 +153,11 @@ def test_a_heart_that_is_not_known_any_more_tells_it(monkeypatch):
         def SendTaskHeartbeat(self, _request):
             self.beats += 1
             if self.beats == 1:
-                raise httpx.ReadTimeout("for a moment not there")
+                raise httpx.ReadTimeout("briefly unreachable")
             return type("Reply", (), {"success": self.beats < 4})()
 
     client = Client()
-    heart = flwr_compat._Heartbeat(client, lost.set)
+    heart = Heartbeat(client, lost.set)
     heart.start()
     assert lost.wait(5)
     heart.stop()
@@ -166,9 +165,9 @@ def test_a_heart_that_is_not_known_any_more_tells_it(monkeypatch):
 
 
 def test_a_heart_that_was_stopped_says_nothing(monkeypatch):
-    monkeypatch.setattr(flwr_compat, "HEARTBEAT_DEFAULT_INTERVAL", 0.03)
+    monkeypatch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 0.03)
     lost = threading.Event()
-    heart = flwr_compat._Heartbeat(type("C", (), {"SendTaskHeartbeat": lambda *_a: 1 / 0})(), lost.set)
+    heart = Heartbeat(type("C", (), {"SendTaskHeartbeat": lambda *_a: 1 / 0})(), lost.set)
     heart.stop()
     heart.start()
     assert not lost.wait(0.1)

@@ -1,4 +1,4 @@
-"""A coordinator of bad will: a stock SuperLink whose run brings code and settings, and an ordinary hospital."""
+"""Malicious coordinator: a stock SuperLink whose run sends code and settings to an ordinary site."""
 
 import os
 import subprocess
@@ -72,7 +72,7 @@ version = "0.1.0"
 license = "Apache-2.0"
 dependencies = ["flwr"]
 [tool.flwr.app]
-publisher = "stranger"
+publisher = "unknown"
 fab-include = ["**/*.py"]
 [tool.flwr.app.components]
 serverapp = "hostile_server:app"
@@ -81,7 +81,7 @@ clientapp = "client.app:app"
 
 
 def test_a_coordinator_of_bad_will_gets_neither_its_code_nor_its_settings_through(federation, tmp_path):
-    """A stock SuperLink with a bundle whose files have the names of installed ones: the hospital runs its own."""
+    """The bundle's files have the names of installed modules; the site runs the installed ones."""
     result, marker = tmp_path / "result.json", tmp_path / "marker"
     bundle = tmp_path / "bundle"
     for path, text in {
@@ -125,13 +125,13 @@ def test_a_coordinator_of_bad_will_gets_neither_its_code_nor_its_settings_throug
             time.sleep(1)
         federation.start_sites("site-01")
         federation.wait_for("site-01", "ready for requests")
-        told = flwr("run", str(bundle), "--stream")
-        assert result.is_file(), textwrap.indent(told.stdout + told.stderr, "  ")
+        shown = flwr("run", str(bundle), "--stream")
+        assert result.is_file(), textwrap.indent(shown.stdout + shown.stderr, "  ")
     finally:
         server.terminate()
         server.wait(20)
     assert result.read_text() == str([Refusal.SETTINGS.code] * 3)
-    assert not marker.exists(), "the hospital ran code that came with the run"
+    assert not marker.exists(), "the site ran code that came with the run"
     assert [line.text for line in EgressLog(federation.site("site-01") / "state").read()] == [
         f"{Refusal.SETTINGS.code}: {Refusal.SETTINGS.text}"
     ] * 3

@@ -1,4 +1,4 @@
-"""Training can be left in the middle; what must not be left half done cannot."""
+"""Interrupts: training stops at any point; work that must be completed does not."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ def later(action, seconds=0.05):
 
 
 def work(seconds=5.0):
-    """Something long that Python can leave."""
+    """Run a long loop that Python can interrupt."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         sum(range(1000))
@@ -44,7 +44,7 @@ def test_it_does_not_touch_anything_else(interrupts):
     assert interrupts.stopping.is_set()
 
 
-def test_who_was_told_to_stop_begins_nothing(interrupts):
+def test_no_work_begins_after_a_request_to_stop(interrupts):
     interrupts.stop()
     work(0.05)
     with pytest.raises(StopRequested), interrupts.breakable():
@@ -68,7 +68,7 @@ def test_time_runs_out(interrupts):
 
 
 def test_time_that_ran_out_unnoticed_counts_too(interrupts):
-    """A library may swallow the interrupt; its result is not used either."""
+    """A library may swallow the interrupt; its late result is not used either."""
 
     def swallow():
         with contextlib.suppress(TimeOver):
@@ -87,7 +87,7 @@ def test_work_in_time_is_left_alone_also_afterwards(interrupts):
 
 
 def test_an_interrupt_passes_through_a_handler_of_errors(interrupts):
-    """ClientApp code catches `Exception`; being told to stop is none."""
+    """ClientApp code catches `Exception`; an interrupt is not one."""
 
     def careless():
         with contextlib.suppress(Exception):

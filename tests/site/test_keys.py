@@ -1,4 +1,4 @@
-"""A site's keys: made once, for their owner, in the form that Flower and ssh-keygen read."""
+"""Keys of a site: generated once, readable by their owner only, in the format of Flower and ssh-keygen."""
 
 import shutil
 import stat
@@ -41,7 +41,7 @@ def test_the_fingerprint_is_that_of_ssh_keygen(keys):
 
 def test_keys_are_not_made_twice(keys):
     before = keys.private.read_bytes()
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         keys.generate()
     assert keys.private.read_bytes() == before
 
@@ -51,17 +51,17 @@ def test_a_leftover_stops_new_keys(keys, rest):
     for path in keys.folder.iterdir():
         if path.name != rest:
             path.unlink()
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         keys.generate()
     assert [path.name for path in keys.folder.iterdir()] == [rest]
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604])
 def test_a_key_that_others_can_read_is_refused(keys, mode):
-    """As the coordinator refuses its own, and ssh any."""
+    """The coordinator and ssh do the same."""
     for path, load in ((keys.private, keys.load_private), (keys.secret, keys.load_secret)):
         path.chmod(mode)
-        with pytest.raises(ConfigError, match=rf"others can read it \(mode {mode:o}\); chmod 600 {path}"):
+        with pytest.raises(ConfigError, match=rf"other users can read it \(mode {mode:o}\). Run chmod 600 {path}"):
             load()
         path.chmod(0o400)
         load()
@@ -77,11 +77,11 @@ def test_two_pairs_differ(tmp_path):
         (
             lambda keys: keys.private.unlink(),
             SiteKeys.load_private,
-            "No such file or directory; `flower-client keygen`",
+            r"No such file or directory\. Generate the keys with `flower-client keygen`",
         ),
         (lambda keys: keys.private.write_bytes(keys.public.read_bytes()), SiteKeys.load_private, "private key"),
         (lambda keys: keys.secret.unlink(), SiteKeys.load_secret, "flower-client keygen"),
-        (lambda keys: keys.secret.write_bytes(b"short"), SiteKeys.load_secret, "got 5 bytes, wanted 32"),
+        (lambda keys: keys.secret.write_bytes(b"short"), SiteKeys.load_secret, "has 5 bytes; expected 32"),
         (lambda keys: keys.public.unlink(), SiteKeys.fingerprint, "flower-client keygen"),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_key_of_another_kind_is_refused(keys, tmp_path):
         pytest.skip("ssh-keygen is not installed")
     keys.private.unlink()
     subprocess.run([program, "-q", "-t", "ed25519", "-N", "", "-f", keys.private], check=True)
-    with pytest.raises(ConfigError, match="make a new pair"):
+    with pytest.raises(ConfigError, match="generate a new pair"):
         keys.load_private()
 
 

@@ -1,4 +1,4 @@
-"""The support log holds fixed sentences; whatever names a patient reaches the private log only."""
+"""Logs: the support log holds fixed sentences; text that names a patient reaches the private log only."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ PATIENT = "TCGA-2F-A9KO"
 
 @pytest.fixture
 def logs(tmp_path, monkeypatch, capsys):
-    """Both logs for one test; whatever was set up before is back afterwards."""
+    """Set up both logs for one test, and restore the previous configuration afterwards."""
     root, names = logging.getLogger(), ("flwr", "httpx")
     before = root.handlers[:], root.level, support_log.handlers[:], [logging.getLogger(n).level for n in names]
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
@@ -64,7 +64,7 @@ def test_a_warning_of_a_library_stays(logs):
     assert PATIENT in private
 
 
-def test_an_uncaught_error_is_told_by_its_class_and_place(logs):
+def test_an_uncaught_error_is_logged_by_its_class_and_place(logs):
     read = logs()
     try:
         raise ValueError(PATIENT)
@@ -108,12 +108,12 @@ def test_the_private_log_is_for_its_owner_alone(logs, tmp_path):
 def test_without_a_state_folder_there_is_no_private_log(logs, tmp_path):
     read = logs(state=None)
     logging.getLogger("any.library").error(PATIENT)
-    support_log.info("link")
+    support_log.info("connector")
     support, _ = read()
     assert PATIENT not in support
-    assert "link" in support
+    assert "connector" in support
     assert not list(tmp_path.iterdir())
 
 
 def test_an_error_that_was_never_raised_has_no_place():
-    assert code_location(ValueError()) == "unknown place"
+    assert code_location(ValueError()) == "unknown location"

@@ -1,4 +1,4 @@
-"""From a hospital to the coordinator: every way in which it can fail is told apart, with a remedy."""
+"""Network checks of a site: each cause of a failed connection has its own finding, with a remedy."""
 
 import datetime as dt
 import re
@@ -39,7 +39,7 @@ def look(address, ca, keys):
 
 
 def only_error(findings):
-    """The last finding, which is the only error."""
+    """Return the last finding, which must be the only error."""
     assert [f.level for f in findings if f.level is Level.ERROR] == [Level.ERROR]
     assert findings[-1].level is Level.ERROR
     assert findings[-1].remedy
@@ -56,13 +56,13 @@ def test_all_is_well(pki, keys):
     assert double.asked == ["/health", "/v1/fleet/activate-node"]
 
 
-def test_a_name_that_nobody_knows(pki, keys):
+def test_a_name_that_cannot_be_resolved(pki, keys):
     found = only_error(look("no-such-host.invalid:443", pki.ca_certificate, keys))
     assert found.check == "name"
     assert "no-such-host.invalid" in found.text
 
 
-def test_a_port_on_which_nobody_listens(pki, keys):
+def test_a_port_on_which_nothing_listens(pki, keys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         findings = look(f"127.0.0.1:{taken.getsockname()[1]}", pki.ca_certificate, keys)
@@ -72,7 +72,7 @@ def test_a_port_on_which_nobody_listens(pki, keys):
 
 
 @pytest.mark.parametrize("name", ["node.key", "runtime.secret"])
-def test_keys_that_are_not_there_are_missed_while_nobody_listens(pki, keys, tmp_path, name):
+def test_missing_keys_are_reported_while_nothing_listens(pki, keys, tmp_path, name):
     shutil.copytree(keys.folder, tmp_path / "keys")
     (tmp_path / "keys" / name).unlink()
     found = only_error(look("localhost:1", pki.ca_certificate, SiteKeys(tmp_path / "keys")))
@@ -96,7 +96,7 @@ def test_an_authority_of_somebody_else(pki, keys, tmp_path):
         found = only_error(look(f"localhost:{double.port}", other.ca_certificate, keys))
     assert found.check == "certificate"
     assert "not signed by the authority in ca.crt" in found.text
-    assert not double.asked, "nothing was said to a stranger"
+    assert not double.asked, "no request was sent to an unknown authority"
 
 
 def test_a_certificate_for_another_name(keys, tmp_path):
@@ -125,7 +125,7 @@ def test_a_certificate_that_ends_soon(keys, tmp_path):
         findings = look(f"localhost:{double.port}", pki.ca_certificate, keys)
     assert first_error(iter(findings)) is None
     (warned,) = [f for f in findings if f.level is Level.WARNING]
-    assert "ends in 15 days" in warned.text or "ends in 14 days" in warned.text
+    assert "expires in 15 days" in warned.text or "expires in 14 days" in warned.text
 
 
 def test_a_service_without_tls(pki, keys):
@@ -145,7 +145,7 @@ def test_a_service_without_tls(pki, keys):
         found = only_error(look(f"127.0.0.1:{plain.getsockname()[1]}", pki.ca_certificate, keys))
         thread.join()
     assert found.check == "certificate"
-    assert "connection broke" in found.text
+    assert "closed before TLS was established" in found.text
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_service_without_tls(pki, keys):
     ],
 )
 def test_the_clock(pki, keys, theirs, level, word):
-    """`theirs` is how many seconds the coordinator's clock is ahead of this machine's."""
+    """The coordinator's clock is `theirs` seconds ahead of this machine's."""
     with coordinator(pki) as double:
         double.ahead = dt.timedelta(seconds=theirs)
         findings = look(f"localhost:{double.port}", pki.ca_certificate, keys)
@@ -176,11 +176,11 @@ def test_the_clock(pki, keys, theirs, level, word):
 @pytest.mark.parametrize(
     ("refusal", "word"),
     [
-        ((400, ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED), "does not know this site's key, SHA256:"),
+        ((400, ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED), "key is not enrolled at the coordinator, SHA256:"),
         ((400, ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE), "another version of Flower"),
-        ((401, 0), "does not believe this site's signature"),
-        ((403, 0), "something else than a coordinator"),
-        ((502, 0), "something else than a coordinator"),
+        ((401, 0), "rejects this site's signature"),
+        ((403, 0), "is not a coordinator"),
+        ((502, 0), "is not a coordinator"),
     ],
 )
 def test_a_key_that_is_not_let_in(pki, keys, refusal, word):
@@ -210,4 +210,4 @@ def test_a_proxy_is_reached_instead(pki, keys, monkeypatch):
     monkeypatch.delenv("no_proxy", raising=False)
     findings = look("coordinator.example.org:8443", pki.ca_certificate, keys)
     assert "through the proxy no-such-proxy.invalid:3128" in findings[1].text
-    assert "the name no-such-proxy.invalid is not known" in only_error(findings).text
+    assert "the name no-such-proxy.invalid cannot be resolved" in only_error(findings).text

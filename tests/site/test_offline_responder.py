@@ -1,4 +1,4 @@
-"""The link sees whether the train part is connected, and answers for it when it has not been for a minute."""
+"""Offline responder: detect an absent executor, and refuse requests after a minute without it."""
 
 import contextlib
 import socket
@@ -9,27 +9,27 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client import offline_responder as module
-from client.offline_responder import OfflineResponder, _is_connected_to
+from client.offline_responder import OfflineResponder, is_connected_to
 from memamba_core.errors import UnreachableError
 from memamba_core.wire.protocol import Refusal
 
-pytestmark = pytest.mark.skipif(not module._TCP_TABLES[0].exists(), reason="connections are seen on Linux")
+pytestmark = pytest.mark.skipif(not module.TCP_TABLES[0].exists(), reason="connections are visible on Linux only")
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_a_connection_is_seen_while_it_lasts(family, host):
     with socket.create_server((host, 0), family=family) as listener:
         port = listener.getsockname()[1]
-        assert not _is_connected_to(port)
+        assert not is_connected_to(port)
         with socket.create_connection((host, port)):
-            assert _is_connected_to(port)
+            assert is_connected_to(port)
         near, _ = listener.accept()
         near.close()
-        assert not _is_connected_to(port)
+        assert not is_connected_to(port)
 
 
 class Tasks:
-    """Of a SuperNode with one request."""
+    """Tasks of a SuperNode with one request."""
 
     def __init__(self, *_):
         self.token, self.answers, self.closed = "token", [], 0
@@ -52,11 +52,11 @@ class Tasks:
 
 @pytest.fixture
 def scene(monkeypatch):
-    """A stand-in by a clock of the test's own, and whether the train part is there."""
+    """Offline responder with a test clock, and a switch for the presence of the executor."""
     now, there, tasks = [100.0], [True], Tasks()
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(module, "NodeTasks", lambda *_: tasks)
-    monkeypatch.setattr(module, "_is_connected_to", lambda _port: there[0])
+    monkeypatch.setattr(module, "is_connected_to", lambda _port: there[0])
     offline_responder = OfflineResponder(("0.0.0.0", 9094), b"secret")
 
     def wait(seconds):
@@ -67,7 +67,7 @@ def scene(monkeypatch):
     return SimpleNamespace(wait=wait, there=there, tasks=tasks, offline_responder=offline_responder)
 
 
-def test_nobody_answers_for_a_train_part_that_is_there(scene):
+def test_a_present_executor_is_left_to_answer(scene):
     scene.wait(600)
     assert not scene.tasks.answers
 
@@ -81,7 +81,7 @@ def test_after_a_minute_without_it_a_request_is_refused(scene):
     (answer,) = scene.tasks.answers
     assert (answer.error.code, answer.error.reason) == (Refusal.ABSENT.code, Refusal.ABSENT.text)
     scene.wait(10)
-    assert scene.tasks.closed >= 2, "its own connection would look like a train part"
+    assert scene.tasks.closed >= 2, "its own connection would look like an executor"
 
 
 def test_it_has_a_minute_after_each_start_of_the_supernode(scene):

@@ -1,4 +1,4 @@
-"""A trained model at a hospital: the numbers of the simulation, where each patch lies, and nothing half written."""
+"""Prediction at a site: the numbers of the simulation, the attention to each patch, and no partial output."""
 
 import errno
 import json
@@ -35,7 +35,7 @@ SITE = "site-01"
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
-    """A run's folder, its cohort, and the hospitals of it as folders."""
+    """Simulate a run; return its folder, with its sites exported to `sites`, and its cohort."""
     folder = tmp_path_factory.mktemp("predict")
     overrides = (*tiny("federation.num_rounds=1"), f"output_dir={folder / 'run'}")
     config = compose_simulation(overrides)
@@ -45,7 +45,7 @@ def simulated(tmp_path_factory):
     cohort = prepare_cohort(config)
     sites = {name: tuple(r.case_id for r in site.cohort.records) for name, site in cohort.sites.items()}
     for site in export_sites(cohort.cohort, config.data, sites, folder / "sites"):
-        change_settings(site, lambda s: s.update(threads=1))  # the number stays with this process
+        change_settings(site, lambda s: s.update(threads=1))  # the number of threads outlasts the call
     return folder, cohort
 
 
@@ -56,7 +56,7 @@ def model(simulated):
 
 @pytest.fixture
 def site(simulated, tmp_path):
-    """A hospital's folder, to be changed."""
+    """Copy a site's folder, for changes."""
     return Path(shutil.copytree(simulated[0] / "sites" / SITE, tmp_path / SITE))
 
 
@@ -107,7 +107,7 @@ def test_what_is_written_is_for_its_owner(site, model, tmp_path):
 
 
 def cut_and_shuffle(site, case_id):
-    """A patient's slide becomes two, their patches in no order; the patient is called `7/4`."""
+    """Cut a patient's slide in two, shuffle the patches, and rename the patient to `7/4`."""
     table = pd.read_csv(site / "clinical.csv", dtype=str)
     rows = table["case_id"] == case_id
     slide = table.loc[rows, "slide_ids"].item()
@@ -160,7 +160,7 @@ def test_attention_is_to_the_patches_of_the_files_in_their_order(site, model, tm
     assert len(got["attention"]) == min(most, len(expected)) == len(expected)
     for shares, coords in zip(got["attention"], got["coords"], strict=True):
         assert shares == pytest.approx(expected[tuple(coords)], rel=1e-5)
-    assert len(set(expected.values())) == len(expected)  # or any order would do
+    assert len(set(expected.values())) == len(expected)  # otherwise any order would pass
     assert got["slides"].tolist() == [b"one", b"two"]
     for index, name in enumerate(["one", "two"]):
         rows = got["row"][got["slide"] == index]
@@ -179,8 +179,8 @@ def edit_model(folder, change):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (shutil.rmtree, "no such folder; wanted a folder with model"),
-        (lambda folder: (folder / "model.json").unlink(), r"has no model\.json; wanted"),
+        (shutil.rmtree, "is no folder; expected a folder with model"),
+        (lambda folder: (folder / "model.json").unlink(), r"has no model\.json; expected"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "Copy both files again"),
         (lambda folder: edit_model(folder, lambda a: a["agreement"]["time_bin_edges"].pop()), "Copy the file again"),
         (lambda folder: edit_model(folder, lambda a: a["experiment"].update(seed=9)), "settings were changed by hand"),
@@ -198,7 +198,7 @@ def test_what_is_no_model(site, model, tmp_path, damage, words):
 
 
 def test_a_file_is_no_folder(site, model, tmp_path):
-    with pytest.raises(CheckpointError, match=f"a file; name its folder, {model}"):
+    with pytest.raises(CheckpointError, match=f"is a file; name its folder, {model}"):
         predicted(site, model / "model.json", tmp_path / "out")
 
 
@@ -218,7 +218,7 @@ def widen_features(site):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lose_genes, r"lacks 2 of the \d+ columns .* Add them"),
+        (lose_genes, r"lacks 2 of the \d+ columns .* Add these columns"),
         (widen_features, "are of encoder synthetic, 10 wide; the model reads synthetic, 5 wide"),
         (
             lambda site: change_settings(site, lambda s: s["data"]["features"].update(encoder="uni_v1")),
@@ -234,7 +234,7 @@ def test_data_that_the_model_was_not_trained_on(site, model, tmp_path, change, w
     assert not (tmp_path / "out").exists()
 
 
-def test_a_column_measured_in_nobody_is_not_a_missing_one(site, model, tmp_path):
+def test_an_empty_column_is_not_a_missing_one(site, model, tmp_path):
     table = pd.read_csv(site / "genomics.csv.gz", dtype={"case_id": str})
     table[load_checkpoint(model).agreement.gene_columns[0]] = np.nan
     table.to_csv(site / "genomics.csv.gz", index=False)
@@ -243,7 +243,7 @@ def test_a_column_measured_in_nobody_is_not_a_missing_one(site, model, tmp_path)
 
 @pytest.fixture
 def genes_alone(model, tmp_path):
-    """A model of the same agreement without a pathology expert, by another version and on a GPU."""
+    """Save a model of the same agreement without a pathology expert, of another version and trained on a GPU."""
     trained = load_checkpoint(model)
     settings = trained.experiment.model_dump()
     settings["model"] |= {"experts": ("genomics",), "scan_backend": "triton"}
@@ -260,11 +260,11 @@ def test_what_the_model_does_not_read_is_not_compared(site, genes_alone, tmp_pat
     table, lines = predicted(site, genes_alone, tmp_path / "out")
     assert set(table["modalities"]) <= {"genomics", "none"}
     assert any("another version of this software trained the model" in line for line in lines)
-    with pytest.raises(ConfigError, match="no pathology expert"):
+    with pytest.raises(ConfigError, match="needs a pathology expert"):
         predicted(site, genes_alone, tmp_path / "other", attention=True)
 
 
-def test_who_could_not_be_read_is_counted(site, genes_alone, tmp_path):
+def test_unread_patients_are_counted(site, genes_alone, tmp_path):
     genes = pd.read_csv(site / "genomics.csv.gz", dtype={"case_id": str})
     cohort = load_cohort(load_site_config(site / "site.yaml").data)
     both = [r.case_id for r in cohort.records if cohort.has_slides(r) and cohort.has_genes(r)]
@@ -275,16 +275,18 @@ def test_who_could_not_be_read_is_counted(site, genes_alone, tmp_path):
     table, lines = predicted(site, genes_alone, tmp_path / "out")
     assert (table["modalities"] == "none").sum() == unread + 1
     assert alone[0] not in set(table["case_id"])
-    assert f"warning: {unread + 1} of them have nothing that this model reads" in "\n".join(lines)
-    assert "warning: 1 more are left out" in "\n".join(lines)
+    assert f"warning: {unread + 1} of them have no data that this model reads" in "\n".join(lines)
+    assert "warning: 1 more are excluded" in "\n".join(lines)
     change_settings(site, lambda s: s["data"].pop("genomics"))
-    with pytest.raises(AgreementError, match="the model reads genomics alone, and no patient has that here"):
+    with pytest.raises(
+        AgreementError, match="the model reads genomics only, and no patient of this site has such data"
+    ):
         predicted(site, genes_alone, tmp_path / "other")
 
 
-def test_the_c_index_or_why_it_is_not_told(site, model, tmp_path):
+def test_the_c_index_or_why_it_is_suppressed(site, model, tmp_path):
     table, lines = predicted(site, model, tmp_path / "one")
-    assert "C-index: not told" in lines[-1]
+    assert "C-index: suppressed" in lines[-1]
     assert "disclosure.min_pairs is 50" in lines[-1]
     change_settings(site, lambda s: s["disclosure"].update(min_pairs=1))
     _, lines = predicted(site, model, tmp_path / "two")
@@ -347,7 +349,7 @@ def test_the_command(site, model, capsys):
     assert (folder / "predictions.csv").is_file()
     assert (site / "state").stat().st_mode & 0o077 == 0
     code, _, err = call("--model", str(site))
-    assert (code, err.startswith(f"error: {site}: has no model")) == (ExitCode.MISTAKE, True)
+    assert (code, err.startswith(f"error: {site} has no model")) == (ExitCode.MISTAKE, True)
     change_settings(site, lambda s: s.pop("state"))
     code, _, err = call("--model", str(model))
     assert (code, "add `state: state`" in err) == (ExitCode.MISTAKE, True)

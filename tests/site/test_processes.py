@@ -1,4 +1,4 @@
-"""Hospitals in trouble, as real processes: what the coordinator learns, what the hospital reads, what stays behind."""
+"""Faulty sites as real processes: texts at the coordinator, texts at the site, and files that remain."""
 
 import contextlib
 import os
@@ -39,9 +39,9 @@ def federation(tmp_path):
     deployment.close()
 
 
-def start_odd(federation, name, what, *options):
-    """The hospital with one thing wrong."""
-    return federation.start(name, "python", ODD, what, "run", federation.site(name) / "site.yaml", *options)
+def start_odd(federation, name, fault, command="run", *options):
+    """Start a site with one fault."""
+    return federation.start(name, "python", ODD, fault, command, federation.site(name) / "site.yaml", *options)
 
 
 def run_of(federation, name, *settings):
@@ -51,7 +51,7 @@ def run_of(federation, name, *settings):
 
 
 def everything_at_the_coordinator(federation):
-    """All bytes of its folder, its database and its logs."""
+    """Return all bytes of the coordinator's folder, database and logs."""
     files = [p for p in federation.federation.rglob("*") if p.is_file()]
     return b"".join(p.read_bytes() for p in [*files, federation.root / "coordinator.log"])
 
@@ -61,7 +61,7 @@ def egress_records(federation, name):
 
 
 def test_an_error_with_a_patient_and_a_slow_site(federation):
-    """Each answers with a fixed text; the third hospital trains on."""
+    """Each site refuses with a fixed text; the third site continues to train."""
     federation.edit("site-03", lambda site: site["limits"].update(minutes_per_round=0.05))
     federation.start_sites("site-01")
     start_odd(federation, "site-02", "raises_with_a_patient")
@@ -72,52 +72,52 @@ def test_an_error_with_a_patient_and_a_slow_site(federation):
     assert failed == {"site-02": Refusal.INTERNAL.text, "site-03": Refusal.TIME.text}
     assert PATIENT.encode() not in everything_at_the_coordinator(federation)
     assert PATIENT not in federation.said("site-02"), "the support log may be sent away"
-    assert PATIENT in (federation.site("site-02") / "state" / "site.log").read_text(), "the private one says why"
+    assert PATIENT in (federation.site("site-02") / "state" / "site.log").read_text(), "the private log has the reason"
     for name, refusal in (("site-02", Refusal.INTERNAL), ("site-03", Refusal.TIME)):
         (line,) = [d for d in egress_records(federation, name) if d.phase == "train"]
         assert line.text == f"{refusal.code}: {refusal.text}"
-    for name in ("site-01", "site-02", "site-03"):  # the closing request reached everybody
+    for name in ("site-01", "site-02", "site-03"):  # the closing request reached every site
         kept = load_checkpoint(federation.site(name) / "state" / "runs" / "run")
         assert kept.weights.keys() == federation.weights("run").keys()
 
 
-def test_a_site_that_is_killed_in_a_round_reads_why_it_has_to_wait_and_goes_on(federation):
+def test_a_site_that_is_killed_in_a_round_reads_why_it_has_to_wait_and_continues(federation):
     federation.start_sites("site-01")
-    start_odd(federation, "site-02", "is_held")  # keeps round 1 open until the other is back
+    start_odd(federation, "site-02", "is_held")  # keeps round 1 open until the other site is back
     start_odd(federation, "site-03", "is_held")
     federation.start_run(*run_of(federation, "run", "federation.num_rounds=2", "federation.min_results=2"))
     wait_for_training(federation, "site-03")
     site = federation.site("site-03")
-    for process in supernodes(site):  # as when a machine or a container dies: nobody takes leave of the coordinator
+    for process in supernodes(site):  # as when a machine or a container dies: no node unregisters at the coordinator
         os.kill(process, signal.SIGKILL)
     federation.kill("site-03", signal.SIGKILL)
     federation.finish("site-03")
     federation.wait_until(lambda: not supernodes(site), "the SuperNode is gone", 10)
     federation.start_sites("site-03")
-    federation.wait_for("site-03", "After a crash that is so for about 50 s", 90)
+    federation.wait_for("site-03", "After a crash this lasts about 50 s", 90)
     federation.wait_until(lambda: federation.connections("site-03") == 2, "site-03 is connected again")
     release(federation, "site-02")
     assert federation.finish("coordinator") == server_codes.ExitCode.DONE
     assert {(line["round"], line["site"]) for line in federation.summary("run")["failures"]} == {(1, "site-03")}
-    assert "evaluate of run run: answered" in federation.said("site-03"), "it found its run again on its own disk"
+    assert "evaluate of run run: answered" in federation.said("site-03"), "the site restored its run from its own disk"
     assert [d.phase for d in egress_records(federation, "site-03")].count("facts") == 1
     load_checkpoint(site / "state" / "runs" / "run")
 
 
 def wait_for_training(federation, name):
-    """Until a hospital of `is_held` is in the middle of a round."""
+    """Wait until a site with `is_held` is in the middle of a round."""
     started = federation.site(name) / "training"
     federation.wait_until(started.exists, f"{name} trains")
     started.unlink()
 
 
 def release(federation, name):
-    """Let it finish, and every later round, too."""
+    """Let a held site finish this round and every later one."""
     (federation.site(name) / "release").touch()
 
 
 def supernodes(site: Path) -> list[int]:
-    """Processes of the stock SuperNode that hold this hospital's key."""
+    """Return the processes of the stock SuperNode with this site's key."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -129,22 +129,22 @@ def supernodes(site: Path) -> list[int]:
     return found
 
 
-def test_link_and_train_apart_and_the_executor_killed(federation):
-    """As in two containers: the train part dies in a round, a new one goes on; then it is told to stop in another."""
+def test_connector_and_executor_apart_and_the_executor_killed(federation):
+    """As in two containers: the executor dies in a round, a new one continues, and is stopped in a later round."""
     site = federation.site("site-03")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         runtime = f"127.0.0.1:{free.getsockname()[1]}"
     options = ("--runtime", runtime, "--log-format", "json")
     federation.start_sites("site-01", "site-02")
-    federation.start("link", "flower-client", "run", site / "site.yaml", "--part", "link", *options)
-    start_odd(federation, "site-03", "is_held", "--part", "train", *options)
+    federation.start("connector", "flower-client", "connect", site / "site.yaml", *options)
+    start_odd(federation, "site-03", "is_held", "train", *options)
     settings = ("federation.num_rounds=3", "federation.min_results=2")
     federation.start_run(*run_of(federation, "run", *settings))
     wait_for_training(federation, "site-03")
     federation.kill("site-03", signal.SIGKILL)
     federation.finish("site-03")
-    start_odd(federation, "site-03", "is_held", "--part", "train", *options)
+    start_odd(federation, "site-03", "is_held", "train", *options)
     federation.wait_for("site-01", "train, round 2", 200)
     wait_for_training(federation, "site-03")
     started = time.monotonic()
@@ -156,11 +156,11 @@ def test_link_and_train_apart_and_the_executor_killed(federation):
     assert f"{Refusal.STOPPED.code}: {Refusal.STOPPED.text}" in [line.text for line in lines]
     failures = {(line["round"], line["failure"]) for line in federation.summary("run")["failures"]}
     assert (2, Refusal.STOPPED.text) in failures, "the answer arrived"
-    assert (3, Refusal.ABSENT.text) in failures, "the link answered for a train part that was gone"
-    assert all(line.startswith('{"time"') for line in federation.said("link").splitlines())
+    assert (3, Refusal.ABSENT.text) in failures, "the connector refused on behalf of the absent executor"
+    assert all(line.startswith('{"time"') for line in federation.said("connector").splitlines())
     started = time.monotonic()
-    federation.kill("link", signal.SIGTERM)
-    assert federation.finish("link", 15) == ExitCode.DONE
+    federation.kill("connector", signal.SIGTERM)
+    assert federation.finish("connector", 15) == ExitCode.DONE
     assert time.monotonic() - started < 10
     assert not supernodes(site)
 
@@ -182,7 +182,7 @@ def test_a_clock_that_is_ahead_and_an_old_version_are_named(federation):
 
 
 class Wire:
-    """Carries TCP between a hospital and its coordinator. Broken, it answers in plain text, as load balancers do."""
+    """Relay of TCP between a site and its coordinator; when broken, it answers in plain text, as load balancers do."""
 
     def __init__(self, port: int) -> None:
         self.broken = threading.Event()
@@ -235,18 +235,18 @@ class Wire:
 
 
 def test_a_connection_that_breaks_in_the_handshake_comes_back(federation):
-    """Flower's SuperNode takes it for a wrong certificate and gives up, and its process stays."""
+    """Flower's SuperNode treats the failure as a wrong certificate and stops trying, while its process stays."""
     wire = Wire(federation.port)
     try:
         federation.edit("site-03", lambda site: site["coordinator"].update(address=f"127.0.0.1:{wire.port}"))
         federation.start_sites("site-02", "site-03")
-        start_odd(federation, "site-01", "is_held")  # keeps round 1 open until the other is back
+        start_odd(federation, "site-01", "is_held")  # keeps round 1 open until the other site is back
         federation.start_run(*run_of(federation, "run", "federation.num_rounds=2", "federation.min_results=2"))
         federation.wait_for("site-03", "train, round 1")
         delivered = "Round 1 of 2: 2 of 3 sites returned, waiting for site-01"
         federation.wait_until(lambda: delivered in federation.server("status"), "site-03 has delivered its answer")
         wire.cut()
-        federation.wait_for("site-03", "the SuperNode gave it up; starting it again")
+        federation.wait_for("site-03", "the SuperNode stopped trying; restarting the SuperNode")
         wire.broken.clear()
         federation.wait_until(lambda: federation.connections("site-03") == 2, "site-03 is connected again")
         release(federation, "site-01")

@@ -1,8 +1,8 @@
-"""The real image and the real compose files: a coordinator and two hospitals, two containers each, for two rounds.
+"""Image and Compose files in use: a coordinator and two sites, two containers per site, for two rounds.
 
-Needs podman (as root, where containers may have networks) and podman-compose: `make test-containers`. Three variables
-of the environment are for places without a registry: BASE_IMAGE, BUILD_OPTIONS for `podman build`, and NGINX_IMAGE,
-whose nginx has its stream module loaded.
+Needs podman (as root, where containers may have networks) and podman-compose: `make test-containers`. Three environment
+variables serve machines without a registry: BASE_IMAGE, BUILD_OPTIONS for `podman build`, and NGINX_IMAGE, whose nginx
+has its stream module loaded.
 """
 
 import json
@@ -48,7 +48,7 @@ def podman(*arguments, timeout_s=120):
 
 
 class Project:
-    """A folder with a compose file, as it lies at the coordinator or at a hospital."""
+    """Folder with a Compose file, of the coordinator or of a site."""
 
     def __init__(self, folder, name, **variables):
         self.folder, self.name = folder, name
@@ -69,16 +69,16 @@ class Project:
         return done.returncode != 0 and done.stderr
 
     def logs(self, service):
-        """Empty where there is no such container."""
+        """Return the logs of a container; empty if there is no such container."""
         done = subprocess.run(
             ["podman", "logs", self.container(service)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         return done.stdout if done.returncode == 0 else ""
 
     def show_logs(self):
-        for service in ("coordinator", "link", "train"):
-            if told := self.logs(service):
-                print(f"-- {self.name} {service}\n{told}")
+        for service in ("coordinator", "connector", "executor"):
+            if logs := self.logs(service):
+                print(f"-- {self.name} {service}\n{logs}")
 
     def container(self, service):
         return f"{self.name}_{service}_1"
@@ -86,7 +86,7 @@ class Project:
 
 @pytest.fixture(scope="session")
 def image():
-    """Built from the Dockerfile as it is."""
+    """Build the image from the Dockerfile."""
     begin = time.monotonic()
     base = ["--build-arg", f"BASE_IMAGE={os.environ['BASE_IMAGE']}"] if "BASE_IMAGE" in os.environ else []
     options = shlex.split(os.environ.get("BUILD_OPTIONS", ""))
@@ -97,7 +97,7 @@ def image():
 
 
 def in_image(*command):
-    """Output of a command in a container as locked as the compose files lock theirs."""
+    """Return the output of a command in a container with the locks of the Compose files."""
     locks = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--network=none", "--tmpfs=/tmp")
     return podman("run", "--rm", *locks, IMAGE, *command)
 
@@ -114,7 +114,7 @@ def test_the_image_holds_the_commands_and_no_compiler(image):
 
 
 def test_the_scan_was_compiled_with_the_image(image):
-    """With a root that cannot be written: all of the kernels are taken from the disk."""
+    """The root file system is read-only, so all kernels come from the disk."""
     program = (
         "from memamba_core.model.scan.cpu import kernels as k\n"
         "for kernel in (k.scan_forward, k.scan_backward, k.sum_parts, k.conv_forward, k.conv_backward):\n"
@@ -125,14 +125,14 @@ def test_the_scan_was_compiled_with_the_image(image):
 
 @pytest.fixture(scope="session")
 def cohort(image, tmp_path_factory):
-    """The data of each hospital, a folder each."""
+    """Export the data of each site, a folder each."""
     folder = tmp_path_factory.mktemp("cohort") / "data"
     call(BIN / "flower-simulate", "export-sites", *OVERRIDES, f"output_dir={folder}")
     return sorted(folder.iterdir())
 
 
 def set_up(folder, cohort, label, port):
-    """Coordinator and hospitals as the page says: keys made, everybody enrolled, nothing started."""
+    """Set up coordinator and sites as the page describes: keys generated, sites enrolled, no container started."""
     coordinator = Project(
         shutil.copytree(REPOSITORY / "deploy" / "coordinator", folder / "coordinator"),
         f"{label}-coordinator",
@@ -161,7 +161,7 @@ def set_up(folder, cohort, label, port):
 
 @contextmanager
 def after_a_run(coordinator, sites):
-    """The hospitals' containers are up, and have been through a run."""
+    """Start the sites' containers and run the coordinator once; the sites' containers stay up."""
     try:
         for site in sites:
             site.compose("up", "--detach")
@@ -177,14 +177,14 @@ def after_a_run(coordinator, sites):
 
 @pytest.fixture(scope="session")
 def federation(cohort, tmp_path_factory):
-    """Coordinator and hospitals after a run of two rounds; the hospitals' containers are up."""
+    """Coordinator and sites after a run of two rounds; the sites' containers are up."""
     with after_a_run(*set_up(tmp_path_factory.mktemp("federation"), cohort, "mm", PORT)) as both:
         yield both
 
 
 @pytest.fixture(scope="session")
 def connected(federation, tmp_path_factory):
-    """The same hospitals at a second run, which waits for a third hospital; without a coordinator a link ends."""
+    """The same sites in a second run, which waits for a third site; without a coordinator a SuperNode would end."""
     coordinator, sites = federation
     keys = tmp_path_factory.mktemp("absent")
     call(BIN / "flower-client", "keygen", keys)
@@ -209,7 +209,7 @@ def make_for_container(folder):
 
 
 def own_address():
-    """Of this machine, as its containers reach it; no packet is sent."""
+    """Return the address at which containers reach this machine; no packet is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))
         return probe.getsockname()[0]
@@ -227,12 +227,12 @@ def test_both_sites_took_part_in_every_round(federation):
 
 def test_what_left_is_in_the_log_of_the_site(federation):
     for site in federation[1]:
-        left = site.exec("train", "flower-client", "egress", "site.yaml")
+        left = site.exec("executor", "flower-client", "egress", "site.yaml")
         assert len(re.findall("TrainReply", left)) == ROUNDS
         assert (site.folder / "state" / "runs" / "run" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("service", ["link", "train"])
+@pytest.mark.parametrize("service", ["connector", "executor"])
 def test_a_container_that_is_connected_is_healthy(connected, service):
     for site in connected:
         podman("healthcheck", "run", site.container(service))
@@ -241,18 +241,18 @@ def test_a_container_that_is_connected_is_healthy(connected, service):
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)"
 
 
-def test_the_trainer_reaches_its_link_and_nothing_else(connected):
+def test_the_executor_reaches_its_connector_and_nothing_else(connected):
     for site in connected:
-        site.exec("train", "python", "-c", CONNECT, "link", "9094")
+        site.exec("executor", "python", "-c", CONNECT, "connector", "9094")
         for host, port in ((own_address(), PORT), ("192.0.2.1", 443)):
-            assert "Network is unreachable" in site.fails("train", "python", "-c", CONNECT, host, str(port))
-        assert "Name or service not known" in site.fails("train", "python", "-c", CONNECT, "example.org", "443")
-        routes = site.exec("train", "cat", "/proc/net/route").splitlines()[1:]
+            assert "Network is unreachable" in site.fails("executor", "python", "-c", CONNECT, host, str(port))
+        assert "Name or service not known" in site.fails("executor", "python", "-c", CONNECT, "example.org", "443")
+        routes = site.exec("executor", "cat", "/proc/net/route").splitlines()[1:]
         assert routes
         assert not any(route.split()[1] == "00000000" for route in routes)  # no default route
 
 
-@pytest.mark.parametrize("service", ["link", "train"])
+@pytest.mark.parametrize("service", ["connector", "executor"])
 def test_a_container_has_no_rights(federation, service):
     for site in federation[1]:
         status = dict(re.findall(r"^(\w+):\s+(.*)$", site.exec(service, "cat", "/proc/1/status"), re.MULTILINE))
@@ -263,12 +263,12 @@ def test_a_container_has_no_rights(federation, service):
             assert "Read-only file system" in site.fails(service, "touch", path)
 
 
-def test_the_trainer_cannot_change_data_and_the_link_does_not_see_it(federation):
+def test_the_executor_cannot_change_data_and_the_connector_does_not_see_it(federation):
     for site in federation[1]:
-        assert "Read-only file system" in site.fails("train", "touch", "/site/data/here")
-        assert site.fails("train", "cat", "/site/keys/node.key")
-        assert site.fails("link", "ls", "/site/data")
-        assert site.fails("link", "ls", "/site/state")
+        assert "Read-only file system" in site.fails("executor", "touch", "/site/data/here")
+        assert site.fails("executor", "cat", "/site/keys/node.key")
+        assert site.fails("connector", "ls", "/site/data")
+        assert site.fails("connector", "ls", "/site/state")
 
 
 def is_running(pid):
@@ -278,9 +278,9 @@ def is_running(pid):
         return False
 
 
-def test_a_container_ends_in_time_when_it_is_told_to(federation):
+def test_a_container_ends_in_time_on_sigterm(federation):
     for site in federation[1]:
-        for service in ("train", "link"):
+        for service in ("executor", "connector"):
             pid = int(podman("inspect", site.container(service), "--format", "{{.State.Pid}}"))
             begin = time.monotonic()
             stop = subprocess.Popen(
@@ -296,7 +296,7 @@ def test_a_container_ends_in_time_when_it_is_told_to(federation):
 
 
 def certify(coordinator, site):
-    """By the commands of the page, at two places; the coordinator's signature goes back and forth."""
+    """Create certificates by the commands of the page, and hand them to site and coordinator."""
     page = (REPOSITORY / "docs" / "deployment.md").read_text(encoding="utf-8")
     for command in re.findall(r"^\$ (openssl (?:[^\\\n]|\\\n)*)", page, re.MULTILINE):
         call("sh", "-c", command, cwd=site.folder)
@@ -306,11 +306,11 @@ def certify(coordinator, site):
 
 
 def test_mutual_tls_by_the_profile(cohort, tmp_path_factory):
-    """One hospital has a certificate of the second authority, the other has none: a run with the first alone."""
+    """One site has a certificate of the second authority and takes part in the run; the other has none."""
     if "NGINX_IMAGE" not in os.environ:
         call("podman", "pull", "--quiet", "docker.io/library/nginx:1.28.0-alpine")
     folder = tmp_path_factory.mktemp("mutual")
-    coordinator, (site, stranger) = set_up(folder, cohort, "mtls", MUTUAL_PORT)
+    coordinator, (site, uncertified) = set_up(folder, cohort, "mtls", MUTUAL_PORT)
     certify(coordinator, site)
     coordinator.vary(COMPOSE_PROFILES="mtls", CONTAINER_PORT="8444")
     coordinator.vary(RUN=f"name=run fold=0 {' '.join(ONE_ROUND)} min_sites=1 wait_s=60")
@@ -320,8 +320,8 @@ def test_mutual_tls_by_the_profile(cohort, tmp_path_factory):
     marked = tunnel.read_text(encoding="utf-8").replace("coordinator.example.org:8443", here)
     tunnel.write_text(marked.replace("coordinator.example.org", "localhost"), encoding="utf-8")
     settings.write_text(settings.read_text(encoding="utf-8").replace(here, "localhost:8443"), encoding="utf-8")
-    with after_a_run(coordinator, [site, stranger]):
+    with after_a_run(coordinator, [site, uncertified]):
         summary = json.loads((coordinator.folder / "federation" / "runs" / "run" / "summary.json").read_text())
         assert set(summary["sites"]) == {site.folder.name}
         assert (site.folder / "state" / "egress.jsonl").exists()
-        assert not (stranger.folder / "state" / "egress.jsonl").exists()
+        assert not (uncertified.folder / "state" / "egress.jsonl").exists()

@@ -1,4 +1,4 @@
-"""`deploy/` and the Dockerfile as files: what they promise can be read off them, and holds together."""
+"""Files of `deploy/` and the Dockerfile: locks, mounts, networks, versions, and agreement with the docs."""
 
 import importlib.util
 import re
@@ -22,7 +22,7 @@ SERVICES = {f"{file['name']}/{name}": s for file in (SITE, COORDINATOR) for name
 
 
 def mounts(service):
-    """Target in the container -> (source on the host, whether it can be written)."""
+    """Map each target in the container to (source on the host, True if writable)."""
     volumes = service.get("volumes", [])
     assert all(v["type"] == "bind" and v["bind"] == {"create_host_path": False} for v in volumes)
     return {v["target"]: (v["source"], not v.get("read_only", False)) for v in volumes}
@@ -68,17 +68,17 @@ def test_an_image_is_named_by_its_version(name):
         assert re.fullmatch(r"\d+\.\d+\.\d+(-alpine)?", tag), image
 
 
-def test_the_trainer_has_no_way_out_and_the_link_no_data():
-    link, train = SITE["services"]["link"], SITE["services"]["train"]
+def test_the_executor_has_no_way_out_and_the_connector_no_data():
+    connector, executor = SITE["services"]["connector"], SITE["services"]["executor"]
     assert SITE["networks"]["inside"] == {"internal": True}
-    assert train["networks"] == ["inside"]
-    assert "network_mode" not in train
-    assert set(mounts(link)) == {"/site/site.yaml", "/site/ca.crt", "/site/keys"}
-    assert not any(writable for _, writable in mounts(link).values())
-    assert {target for target, (_, writable) in mounts(train).items() if writable} == {"/site/state"}
-    assert mounts(train)["/site/data"] == ("${DATA:-./data}", False)
-    # The node key, with which the link proves who it is, is nothing for the container that opens patients' files.
-    assert {t for t in mounts(train) if t.startswith("/site/keys")} == {"/site/keys/runtime.secret"}
+    assert executor["networks"] == ["inside"]
+    assert "network_mode" not in executor
+    assert set(mounts(connector)) == {"/site/site.yaml", "/site/ca.crt", "/site/keys"}
+    assert not any(writable for _, writable in mounts(connector).values())
+    assert {target for target, (_, writable) in mounts(executor).items() if writable} == {"/site/state"}
+    assert mounts(executor)["/site/data"] == ("${DATA:-./data}", False)
+    # The container that opens patients' files must not read the node key, by which the connector authenticates.
+    assert {t for t in mounts(executor) if t.startswith("/site/keys")} == {"/site/keys/runtime.secret"}
     assert SITE["services"]["setup"]["network_mode"] == "none"
 
 
@@ -89,8 +89,8 @@ def test_one_port_of_the_coordinator_is_reachable_and_none_of_a_site():
 
 
 def test_a_container_may_take_as_long_to_end_as_its_program_does():
-    for name in ("link", "train"):
-        assert SITE["services"][name]["stop_grace_period"] == "15s"  # client.interrupts gives up after 9
+    for name in ("connector", "executor"):
+        assert SITE["services"][name]["stop_grace_period"] == "15s"  # client.interrupts ends the process after 9
     assert COORDINATOR["services"]["coordinator"]["stop_grace_period"] == "15s"
 
 
@@ -111,8 +111,8 @@ def test_every_variable_is_explained(side):
 
 def test_the_gpu_file_changes_nothing_but_what_a_gpu_needs():
     gpu = yaml.safe_load((DEPLOY / "site" / "compose.gpu.yaml").read_text(encoding="utf-8"))
-    assert set(gpu["services"]) == {"train"}
-    assert set(gpu["services"]["train"]) == {"image", "tmpfs", "environment", "deploy"}
+    assert set(gpu["services"]) == {"executor"}
+    assert set(gpu["services"]["executor"]) == {"image", "tmpfs", "environment", "deploy"}
 
 
 def test_nothing_secret_is_in_deploy():
@@ -123,7 +123,7 @@ def test_nothing_secret_is_in_deploy():
             assert path.suffix in {".yaml", ".conf", ".sh", ".example"}, path
 
 
-def test_the_image_is_pinned_and_runs_as_nobody():
+def test_the_image_is_pinned_and_runs_as_an_unprivileged_user():
     assert "ARG BASE_IMAGE=python:3.11-slim-bookworm\n" in DOCKERFILE
     commands = re.split(r"&&|\n", DOCKERFILE.replace("\\\n", " "))
     installs = [command for command in commands if re.search(r"/pip .*install ", command)]

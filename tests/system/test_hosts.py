@@ -1,4 +1,4 @@
-"""Several hosts: coordinator and hospitals in network namespaces, over lines that are slow, lose packets, and break.
+"""Several hosts: coordinator and sites in network namespaces, over lines that are slow, lose packets, and break.
 
 Needs root, `ip` and /dev/net/tun: `make test-hosts`.
 """
@@ -29,7 +29,7 @@ pytestmark = [
     ),
 ]
 
-ADDRESS = "10.77.0.1"  # of the coordinator, wherever a hospital comes from
+ADDRESS = "10.77.0.1"  # of the coordinator, the same from each site
 DELAY_S = 0.04
 LOSS = 0.01
 CUT_S = 60.0
@@ -47,8 +47,8 @@ OVERRIDES = tiny(
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory):
-    """Folders of two hospitals of a generated cohort."""
+def exported_sites(tmp_path_factory):
+    """Export two sites of a generated cohort, a folder each."""
     folder = tmp_path_factory.mktemp("cohort") / "sites"
     call(BIN / "flower-simulate", "export-sites", *OVERRIDES, f"output_dir={folder}")
     return sorted(folder.iterdir())
@@ -56,14 +56,14 @@ def sites(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The weights that the simulation ends with."""
+    """Final weights of the simulation."""
     folder = tmp_path_factory.mktemp("simulation") / "out"
     call(BIN / "flower-simulate", *OVERRIDES, f"output_dir={folder}")
     return load_file(folder / "model.safetensors")
 
 
 class Network:
-    """A coordinator, hospitals, and a line from each to it."""
+    """A coordinator, sites, and a line from each site to the coordinator."""
 
     def __init__(self, stack, num_sites):
         self.coordinator = stack.enter_context(Host("mm-coordinator"))
@@ -83,7 +83,7 @@ class Network:
 
 @contextmanager
 def started(command, log):
-    """A process with its output in a file; told to end at the end of the block."""
+    """Run a process with its output in a file, and terminate it at the end of the block."""
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=ENVIRONMENT)
     try:
@@ -107,12 +107,12 @@ def wait_for(what, seconds, *processes):
         time.sleep(0.05)
 
 
-def test_a_line_that_breaks_for_a_minute_in_the_middle_of_a_round_loses_nothing(sites, undisturbed, tmp_path):
+def test_a_line_that_breaks_for_a_minute_in_the_middle_of_a_round_loses_nothing(exported_sites, undisturbed, tmp_path):
     federation, run = tmp_path / "federation", tmp_path / "federation" / "runs" / "lines"
     server = [BIN / "flower-server"]
     call(*server, "init", federation, "--address", ADDRESS)
     sites = []
-    for exported in sites:
+    for exported in exported_sites:
         name = exported.name
         call(*server, "kit", name, "--dir", federation, "--output", tmp_path / f"{name}.zip")
         site = unpack_kit(tmp_path / f"{name}.zip", exported, tmp_path / name)
@@ -132,7 +132,7 @@ def test_a_line_that_breaks_for_a_minute_in_the_middle_of_a_round_loses_nothing(
         line.cut()
         cut = time.monotonic()
         time.sleep(CUT_S)
-        assert finished_rounds(run) == {1}, "the round ended before the line was cut, or without that hospital"
+        assert finished_rounds(run) == {1}, "the round ended before the line was cut, or without that site"
         line.mend()
         coordinator.wait(500)
         end = time.monotonic()
@@ -152,6 +152,6 @@ def test_a_line_that_breaks_for_a_minute_in_the_middle_of_a_round_loses_nothing(
         left = call(BIN / "flower-client", "egress", site / "site.yaml")
         answers = re.findall(r"train +(\d+) +[\d,]+ +(\w+) .*TrainReply", left)
         assert {int(number) for number, _ in answers} == set(range(1, ROUNDS + 1))
-        assert len(set(answers)) == ROUNDS, "a round that was repeated got another answer"
+        assert len(set(answers)) == ROUNDS, "a repeated round received a different answer"
     assert all(share > 0.5 * LOSS for share in dropped)
-    print(f"{end - begin:.0f} s in all, {end - cut - CUT_S:.0f} s after the line was mended; dropped {dropped}")
+    print(f"{end - begin:.0f} s in total, {end - cut - CUT_S:.0f} s after the line was mended; dropped {dropped}")

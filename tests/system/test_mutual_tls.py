@@ -1,6 +1,6 @@
-"""Mutual TLS as deploy/ sets it up, a real nginx at both ends: without a certificate nobody reaches flower-server.
+"""Mutual TLS as in deploy/, with a real nginx at both ends: flower-server is unreachable without a certificate.
 
-The certificates are made by the commands of docs/deployment.md.
+The commands of docs/deployment.md create the certificates.
 """
 
 import re
@@ -22,13 +22,13 @@ from fixtures.kit import ENVIRONMENT, call
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
-STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # Debian's; others have it built in
+STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # of Debian; other builds include the module
 OVERRIDES = tiny(
     *GENES_ONLY,
     "agreement.gene_groups=kind",
     "data.synthetic.num_genes=400",
     "partition.num_sites=1",
-    "model.group_hidden=3000",  # 7.4 MB of weights: Flower sends them in bodies of 5
+    "model.group_hidden=3000",  # 7.4 MB of weights: Flower sends bodies of 5 MB
     "federation.num_rounds=1",
     "federation.min_results=1",
 )
@@ -59,7 +59,7 @@ def waits(port, process):
 
 @contextmanager
 def running(command, port, **options):
-    """A process, from the moment on that it listens."""
+    """Run a process, and yield once it listens."""
     process = subprocess.Popen(list(map(str, command)), env=ENVIRONMENT, **options)
     try:
         waits(port, process)
@@ -70,7 +70,7 @@ def running(command, port, **options):
 
 
 def nginx(source, folder, port, changes):
-    """An nginx with a file of deploy/, in which paths and ports are those of the test."""
+    """Run nginx with a file of deploy/, with paths and ports of the test."""
     text = source.read_text(encoding="utf-8")
     for old, new in {**changes, "/tmp/nginx.pid": f"{folder}/{source.stem}.pid"}.items():
         assert old in text
@@ -83,7 +83,7 @@ def nginx(source, folder, port, changes):
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """By the commands of the page, at two places; the coordinator's signature goes back and forth."""
+    """Create certificates by the commands of the page; site and coordinator share one folder here."""
     page = (REPOSITORY / "docs" / "deployment.md").read_text(encoding="utf-8")
     commands = re.findall(r"^\$ (openssl (?:[^\\\n]|\\\n)*)", page, re.MULTILINE)
     folder = tmp_path_factory.mktemp("certificates")
@@ -96,9 +96,9 @@ def certificates(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gate(certificates, tmp_path_factory):
-    """A coordinator that waits for its one hospital, with a gate before it.
+    """Run a coordinator that waits for its one site, behind a gate.
 
-    Yields its folder, the gate's port, the hospital's data, and the coordinator's process.
+    Yields the coordinator's folder, the gate's port, the site's data, and the coordinator's process.
     """
     data = tmp_path_factory.mktemp("cohort") / "sites"
     call(BIN / "flower-simulate", "export-sites", *OVERRIDES, f"output_dir={data}")
@@ -125,7 +125,7 @@ def gate(certificates, tmp_path_factory):
 
 @contextmanager
 def tunnel(gate, folder, certificate):
-    """A hospital's end: the port on which its own programs find the coordinator."""
+    """Run the site end; yield the port on which the site's programs reach the coordinator."""
     federation, outer, _, _ = gate
     near = free_port()
     changes = {
@@ -140,12 +140,12 @@ def tunnel(gate, folder, certificate):
 
 
 def reach(url, ca):
-    """Get a page."""
+    """Get a page and return its HTTP status."""
     with urllib.request.urlopen(url, timeout=20, context=ssl.create_default_context(cafile=ca)) as response:
         return response.status
 
 
-def test_without_a_certificate_nobody_gets_through(gate):
+def test_a_client_without_a_certificate_does_not_get_through(gate):
     federation, outer, _, _ = gate
     with pytest.raises((ssl.SSLError, urllib.error.URLError, ConnectionError)):
         reach(f"https://localhost:{outer}/health", federation / "pki" / "ca.crt")
