@@ -108,9 +108,9 @@ def _explain(cls: type[Settings], error: Any) -> str:
     if error["type"] == "missing":
         return f"setting {key!r} is missing" if tag is None else f"{group}={tag} needs {key}"
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        known = ", ".join(error["ctx"].get("expected_tags", "").replace("'", "").split(", ")) or _tags(cls, key)
+        tags = ", ".join(error["ctx"].get("expected_tags", "").replace("'", "").split(", ")) or _tags(cls, key)
         got = error["ctx"].get("tag")
-        return f"{key}.name is {'missing' if got is None else repr(got)}; expected one of {known}"
+        return f"{key}.name is {'missing' if got is None else repr(got)}; expected one of {tags}"
     message = error["msg"].removeprefix("Value error, ")
     got = error["input"]
     if isinstance(got, Mapping | Settings):  # a check across fields: the sentence says it all
