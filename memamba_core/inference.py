@@ -60,7 +60,7 @@ class PatientPredictions:
     def survival_at(self, months: float | Sequence[float]) -> npt.NDArray[np.float64]:
         """Return the probability of survival to given months.
 
-        Between two edges the hazard rate is taken as constant, as `memamba_core.survival.interpolation.survival_at` says.
+        Between two edges the hazard rate is taken as constant (`memamba_core.survival.interpolation.survival_at`).
         After the last edge the probability is NaN, because the last bin is open.
 
         Args:

@@ -4,7 +4,6 @@ Torch is imported after the settings are known, so that `--help` and a mistyped 
 """
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -186,8 +185,6 @@ def _run_shown(config: SimulationConfig, overrides: tuple[str, ...]) -> "Simulat
     from .progress import ProgressReporter
     from .run import simulate
 
-    # Flower logs every aggregation of every group, and sets its own level on import.
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     progress = ProgressReporter()
     try:
         with progress:
@@ -241,7 +238,6 @@ def _audit(config: SimulationConfig, overrides: tuple[str, ...]) -> int:
     from simulation.audit.run import audit
     from simulation.progress import StepReporter
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     console = Console()
     with StepReporter(console, "audit") as steps:
         report, folder = audit(config, overrides, steps.on_step)

@@ -27,6 +27,7 @@ from simulation.grid.build import open_grid
 from simulation.grid.local import LocalGrid
 
 from .cohort import SimulatedCohort, prepare_cohort
+from .flower_log import quiet_flower_log
 from .methods import (
     build_agreement_only,
     evaluate_predictions,
@@ -98,7 +99,7 @@ def simulate(
     _check_patch_files(cohort)
     folder = open_run_folder(config, overrides)
     try:
-        with also_log_to(folder / "run.log", _PACKAGES):
+        with quiet_flower_log(), also_log_to(folder / "run.log", _PACKAGES):
             _log.info("device %s, scan: %s", resolve_device(config.device), backend)
             progress.start(config, cohort, folder)
             started = time.perf_counter()

@@ -61,9 +61,13 @@ class PrivacySpent(JsonModel):
     """Differential privacy that the sites' ledgers recorded in a fold."""
 
     delta: float
+    """Probability with which the bound may fail."""
     noise_multiplier: float
+    """Standard deviation of the noise, in units of `max_norm`."""
     sampling_rate: float
+    """Probability with which a patient takes part in a step."""
     steps_per_round: int
+    """Noisy steps of a site in a round."""
     max_norm: float
     """Bound on the norm of one patient's gradient."""
     epsilon: float
@@ -138,9 +142,13 @@ class FoldDetails(JsonModel):
     """Results of all methods on one test fold; None for a method that was not run."""
 
     fold: int
+    """Test fold."""
     federated: FederatedOutcome | None = None
+    """The federation."""
     pooled: PooledOutcome | None = None
+    """One model on pooled data."""
     local: LocalOutcome | None = None
+    """Each site alone."""
     agreement_digest: str | None = None
     """Digest of time bins, gene columns and scaling, the same for all methods; None before it is known."""
 
@@ -165,31 +173,42 @@ class FoldSummary(JsonModel):
     """C-index of each method on one test fold."""
 
     fold: int
+    """Test fold."""
     federated: float | None
+    """The federation."""
     pooled: float | None
+    """One model on pooled data."""
     local: float | None
+    """Each site alone, mean over sites."""
 
 
 class MeanStd(JsonModel):
     """Mean and sample standard deviation; no deviation of a single value."""
 
     mean: float
+    """Mean."""
     std: float | None
+    """Sample standard deviation; None of a single value."""
 
 
 class MethodScores(JsonModel):
     """C-index of each method over the folds (or over seeds); None for a method that was not run."""
 
     federated: MeanStd | None
+    """The federation."""
     pooled: MeanStd | None
+    """One model on pooled data."""
     local: MeanStd | None
+    """Each site alone."""
 
 
 class SiteCounts(JsonModel):
     """Patients of one simulated site."""
 
     num_patients: int
+    """Patients."""
     num_events: int
+    """Patients with the event."""
 
 
 class SimulationDigests(JsonModel):
@@ -211,8 +230,11 @@ class SimulationSummary(JsonModel):
     partition: str
     """Name of the partition."""
     num_sites: int
+    """Simulated sites."""
     num_patients: int
+    """Patients of the cohort."""
     num_events: int
+    """Patients with the event."""
     num_with_genes: int
     """Patients with molecular data."""
     num_with_slides: int
@@ -236,6 +258,7 @@ class SimulationSummary(JsonModel):
     settings: dict[str, Any]
     """All settings as composed."""
     digests: SimulationDigests
+    """Digests of settings, code and agreement."""
     scan_backend: str
     """Implementation of the selective scan that was used."""
     warnings: list[str]
@@ -274,5 +297,6 @@ class MultirunSummary(JsonModel):
     """Contents of `multirun.json`: one table over seeds and settings."""
 
     runs: list[MultirunLine]
+    """Finished runs, in order."""
     over_seeds: list[MultirunGroup]
     """Empty where no two runs differ in the seed only."""

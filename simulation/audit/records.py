@@ -75,7 +75,9 @@ class AuditReport(JsonModel):
     overrides: list[str]
     """Overrides of the command line."""
     membership: MembershipReport | None = None
+    """Membership inference."""
     canary: CanaryReport | None = None
+    """Canary audit of the noisy step."""
     inversion: list[InversionReport] | None = None
     """One attack for each size of the round."""
     findings: tuple[str, ...] = ()

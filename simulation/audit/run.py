@@ -19,6 +19,7 @@ from server.federation.handshake import Run
 from server.logs import also_log_to
 from server.results import write_json
 from simulation.cohort import SimulatedCohort, prepare_cohort
+from simulation.flower_log import quiet_flower_log
 from simulation.grid.build import open_grid
 from simulation.methods import build_agreement_only
 from simulation.run_folder import claim_folder
@@ -68,7 +69,7 @@ def audit(
         on_step(name)
 
     try:
-        with also_log_to(folder / "run.log", _PACKAGES):
+        with quiet_flower_log(), also_log_to(folder / "run.log", _PACKAGES):
             report = _attack(config, attacks, overrides, cohort, folder, step)
         write_json(folder / "audit.json", report.model_dump(mode="json"))
     except BaseException:

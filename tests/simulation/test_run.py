@@ -138,7 +138,8 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
         np.testing.assert_array_equal(array, second[name])
     assert any(not np.array_equal(array, third[name]) for name, array in first.items())
     timeless = [
-        [without_times(r.summary.model_dump(mode="json")[part]) for part in ("folds", "details", "digests")] for r in (one, two)
+        [without_times(r.summary.model_dump(mode="json")[part]) for part in ("folds", "details", "digests")]
+        for r in (one, two)
     ]
     assert timeless[0] == timeless[1]
     assert (one.folder / "predictions.csv").read_bytes() == (two.folder / "predictions.csv").read_bytes()
@@ -192,7 +193,7 @@ def test_sites_that_do_not_answer_are_called_by_their_names(tmp_path, monkeypatc
         raise RefusedError(Refusal.POLICY, "for a test")
 
     monkeypatch.setattr("client.worker.SiteWorker.facts", refuse)
-    with pytest.raises(FederationError, match=r"no site answered.* site-01: .*; site-02: "):
+    with pytest.raises(FederationError, match=r"no site gave a usable answer\. site-01: .*; site-02: "):
         run(tmp_path / "out", *FAST, "partition=iid", "partition.num_sites=2")
 
 
@@ -238,7 +239,9 @@ def test_an_interrupted_simulation_goes_on_to_the_same_summary(compared, tmp_pat
     overrides = tiny(*changes)
     resumed = simulate(compose_simulation((*overrides, f"resume={tmp_path / 'out'}")), overrides)
     for key in ("folds", "c_index", "details", "oracle_c_index", "bytes_per_round", "digests", "warnings"):
-        assert without_times(resumed.summary.model_dump(mode="json")[key]) == without_times(compared.summary.model_dump(mode="json")[key]), key
+        assert without_times(resumed.summary.model_dump(mode="json")[key]) == without_times(
+            compared.summary.model_dump(mode="json")[key]
+        ), key
     name = "predictions.csv"
     assert (resumed.folder / name).read_bytes() == (compared.folder / name).read_bytes()
 

@@ -62,7 +62,11 @@ def test_without_a_terminal_each_step_is_a_line_with_the_time_and_in_the_log(cap
     with caplog.at_level(logging.INFO, "simulation"), ProgressReporter(console) as progress:
         progress.start_method("federated", 2)
         for server_round in (1, 2):
-            progress.on_round(RoundRecord(server_round=server_round, sites={"county": line}, seconds=1.0, bytes_sent=1, bytes_received=1))
+            progress.on_round(
+                RoundRecord(
+                    server_round=server_round, sites={"county": line}, seconds=1.0, bytes_sent=1, bytes_received=1
+                )
+            )
         progress.start_method("pooled", 1)
         progress.on_epoch(1, 0.25)
         progress.start_method("local", 1)
