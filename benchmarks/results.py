@@ -46,7 +46,7 @@ def make(job: tuple[Path, tuple[str, ...]]) -> str:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     where = f"resume={folder}" if (folder / "settings.json").is_file() else f"output_dir={folder}"
     result = simulate(compose_simulation((*overrides, where)), overrides)
-    return f"{folder}: {result['c_index']}"
+    return f"{folder}: {result.summary.c_index.model_dump(mode="json")}"
 
 
 def tell(study: Study, root: Path, methods: Sequence[str]) -> None:

@@ -41,7 +41,7 @@ HELD_OUT = 0  # of the four inner folds
 def inner_cohort(outer: SimulatedCohort, fold: int, seed: int) -> SimulatedCohort:
     """The training patients of an outer fold, with inner folds of their own."""
     known = outer.cohort.subset([r.case_id for r in outer.cohort.records if r.fold not in (None, fold)])
-    known = assign_folds(known, source="random", splits=None, num_folds=4, seed=seed, sites={})
+    known, _ = assign_folds(known, source="random", splits=None, num_folds=4, seed=seed, sites={})
     by_id = {r.case_id: r for r in known.records}
 
     def inner(cohort: Cohort) -> Cohort:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from memamba_core.config.site import SiteConfig, load_site_config
 from memamba_core.errors import ConfigError, DataError, MemambaError, TamperedLogError
+from memamba_core.wire.versions import version_line
 
 from .exit_codes import ExitCode
 from .keys import SiteKeys
@@ -47,6 +48,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a site of a federation. docs/site.md describes the steps from a kit to a run.",
         epilog=f"exit codes:\n{meanings}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=version_line(),
+        help="print the versions of package, protocol, Flower and torch",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 

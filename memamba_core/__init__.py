@@ -5,6 +5,24 @@ and `records`; `survival`; `model`, `data` and `privacy`; `training`. Imports go
 """
 
 import os
+from typing import TYPE_CHECKING, Any
+
+from memamba_core.errors import MemambaError
+
+if TYPE_CHECKING:
+    from memamba_core.inference import PatchAttention, PatientPredictions, SurvivalModel, load_model, load_patients
+
+__all__ = ["MemambaError", "PatchAttention", "PatientPredictions", "SurvivalModel", "load_model", "load_patients"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an exported name on first use, so that importing the package does not import torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from memamba_core import inference
+
+    return getattr(inference, name)
+
 
 # Settings of the process that are read once: by libgomp as torch is imported, by torch as it makes its first tensor. So
 # every package of this project imports this one before torch. Who has set them keeps what they chose.

@@ -7,3 +7,5 @@ every reply (`validation`), Flower's strategies (`strategy`) and the journal fro
 """
 
 import memamba_core  # noqa: F401  before torch: it sets what torch reads once
+
+__all__: list[str] = []

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from memamba_core.config.coordinator import CoordinatorConfig, RunSettings
 from memamba_core.config.experiment import Experiment
 from memamba_core.errors import AgreementError, BudgetError, ConfigError, FederationError, FolderBusyError, MemambaError
+from memamba_core.wire.versions import version_line
 
 from .exit_codes import ExitCode
 
@@ -258,6 +259,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Coordinator of a federation. docs/how_to/coordinator.md describes each step.",
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=version_line(),
+        help="print the versions of package, protocol, Flower and torch",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
 

@@ -1,10 +1,8 @@
 """Write what a run leaves: `summary.json`, `metrics.jsonl`, `model.safetensors` with `model.json`, and a figure."""
 
 import json
-import platform
 import shlex
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 from memamba_core.figures.learning_curves import draw_rounds
 from memamba_core.io.atomic import write_atomically
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint
-from memamba_core.wire.protocol import PROTOCOL_VERSION, package_version
+from memamba_core.wire.versions import versions
 from server.federation.handshake import Run
 from server.federation.journal import RoundRecord
 from server.federation.outcome import Trained
@@ -34,7 +32,6 @@ __all__ = [
     "build_summary",
     "describe_absences",
     "round_lines",
-    "versions",
     "write_json",
     "write_results",
     "write_rounds",
@@ -69,16 +66,6 @@ def write_rounds(path: Path, fold: int, rounds: Sequence[RoundRecord]) -> None:
     lines = [json.dumps(line.model_dump(mode="json")) + "\n" for line in round_lines(fold, rounds)]
     with write_atomically(path) as partial:
         partial.write_text("".join(lines), encoding="utf-8")
-
-
-def versions() -> dict[str, str | int]:
-    """Return the versions that a result depends on: this package, its protocol, Python and the libraries."""
-    return {
-        "memamba-federated": package_version(),
-        "protocol": PROTOCOL_VERSION,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "flwr", "numpy")},
-    }
 
 
 def describe_absences(result: FederationResult) -> list[str]:

@@ -1,5 +1,6 @@
-"""From settings to hospitals: read or generate the cohort, cut it into sites, assign folds."""
+"""Prepare simulated sites from settings: read or generate the cohort, cut it into sites, assign folds."""
 
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,33 +10,35 @@ from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import CohortConfig, SimulationConfig
 from memamba_core.config.site import ClinicalTable, FeatureFolder, LimitsConfig, SiteConfig, SiteDataConfig
 from memamba_core.data.clinical import read_clinical
-from memamba_core.data.genomics import read_signatures
+from memamba_core.data.genomics import build_gene_groups, read_signatures
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort
 from memamba_core.data.synthetic.generate import SyntheticCohort, generate_cohort
-from memamba_core.errors import ConfigError, DataError, NoPatientsError
+from memamba_core.errors import AgreementError, ConfigError, DataError, NoPatientsError
 
 from .folds import assign_folds
 from .partition import partition_cohort
 
 __all__ = ["SimulatedCohort", "prepare_cohort"]
 
-_SHORTEST_MEDIAN, _LONGEST_MEDIAN = 1.0, 240.0  # months; a median outside is likely days for months, or the reverse
-_NO_LIMIT = LimitsConfig(
+_SHORTEST_MEDIAN, _LONGEST_MEDIAN = 1.0, 240.0  # months; outside, days were likely read as months, or the reverse
+_NO_LIMIT = LimitsConfig(  # simulated sites accept every request
     local_epochs=1_000_000, max_patches=1_000_000, max_parameters=10**9, settings=("*",)
-)  # simulated hospitals agree to what is asked
+)
 
 
 @dataclass(frozen=True)
 class SimulatedCohort:
-    """A cohort cut into hospitals.
+    """Cohort cut into sites.
 
     Attributes:
-        cohort: everybody, with folds.
-        sites: each hospital, a view of the cohort; sorted by name.
+        cohort: all patients, with folds.
+        sites: each site, a view of the cohort; sorted by name.
         signatures: gene groups, None where the cohort has none.
         synthetic: the truth behind a generated cohort, None for a real one.
-        warnings: sentences about what its tables say that is no error and may still be a mistake.
+        warnings: sentences about the tables and settings that are no error and may still be a mistake.
+        num_gene_columns: gene columns of the cohort's table; 0 without genes.
+        num_grouped_columns: those of them that are in a gene group, which the model reads unless they are constant.
     """
 
     cohort: Cohort
@@ -43,27 +46,29 @@ class SimulatedCohort:
     signatures: dict[str, tuple[str, ...]] | None
     synthetic: SyntheticCohort | None
     warnings: tuple[str, ...] = ()
+    num_gene_columns: int = 0
+    num_grouped_columns: int = 0
 
     def test_cohort(self, fold: int) -> Cohort:
-        """The union of the hospitals' test patients of a fold."""
+        """Return the union of the sites' test patients of a fold."""
         return self.cohort.subset([r.case_id for r in self.cohort.records if r.fold == fold])
 
     def training_cohort(self, fold: int, experiment: Experiment) -> Cohort:
-        """The union of what the hospitals train on: all folds but `fold`, less their holdouts for learning curves."""
+        """Return the union of the sites' training patients: all folds but `fold`, less holdouts for learning curves."""
         holdout = experiment.federation.curve_holdout
         parts = [site.training_cohort(fold, experiment.seed, holdout) for site in self.sites.values()]
         return self.cohort.subset({r.case_id for part in parts for r in part.records})
 
     def site_of(self) -> dict[str, str]:
-        """Case id -> hospital."""
+        """Return the site of each case id."""
         return {record.case_id: name for name, site in self.sites.items() for record in site.cohort.records}
 
 
 def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
-    """Read or generate the cohort, cut it into hospitals and assign folds.
+    """Read or generate the cohort, cut it into sites and assign folds.
 
     Raises:
-        DataError: a table is not what the settings say.
+        DataError: a table does not match the settings.
         ConfigError: partition or folds do not fit the cohort.
     """
     synthetic = generate_cohort(config.data.synthetic) if config.data.synthetic is not None else None
@@ -93,7 +98,7 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
         tss_table=root / config.data.tss_table if config.data.tss_table else None,
         seed=config.experiment.seed,
     )
-    cohort = assign_folds(
+    cohort, fold_warnings = assign_folds(
         cohort,
         source=config.fold_source,
         splits=root / config.data.splits if config.data.splits else None,
@@ -120,11 +125,59 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
         )
         for name, case_ids in partition.items()
     }
-    return SimulatedCohort(cohort, sites, signatures, synthetic, warnings)
+    columns = () if cohort.genes is None else cohort.genes.columns
+    return SimulatedCohort(
+        cohort,
+        sites,
+        signatures,
+        synthetic,
+        (*warnings, *fold_warnings, *_idle_proximal_term(config, sites)),
+        num_gene_columns=len(columns),
+        num_grouped_columns=_count_grouped(columns, config.experiment, signatures),
+    )
+
+
+def _idle_proximal_term(config: SimulationConfig, sites: dict[str, Site]) -> tuple[str, ...]:
+    """Warn of FedProx where no site takes a second step in a round: the proximal term is zero in the first step."""
+    experiment = config.experiment
+    if experiment.strategy.name != "fedprox" or not config.runs("federated"):
+        return ()
+    if experiment.privacy.name != "none":
+        steps, more = experiment.privacy.steps_per_round or 1, "privacy.steps_per_round"
+    else:
+        holdout = experiment.federation.curve_holdout
+        most = max(
+            len(site.training_cohort(fold, experiment.seed, holdout).records)
+            for site in sites.values()
+            for fold in config.folds
+        )
+        steps = experiment.federation.local_epochs * math.ceil(most / experiment.training.batch_size)
+        more = "federation.local_epochs or lower training.batch_size"
+    if steps > 1:
+        return ()
+    text = (
+        "strategy=fedprox changes nothing here: each site takes one step a round, and the proximal term acts from "
+        f"the second step on; raise {more}, or use strategy=fedavg"
+    )
+    return (text,)
+
+
+def _count_grouped(
+    columns: tuple[str, ...], experiment: Experiment, signatures: dict[str, tuple[str, ...]] | None
+) -> int:
+    """Count the gene columns that are in a gene group."""
+    by = experiment.agreement.gene_groups
+    if not columns or (by == "signatures" and signatures is None):
+        return 0
+    try:
+        groups = build_gene_groups(columns, signatures, by=by)
+    except AgreementError:  # no group has a column: the federation says so where it needs genes
+        return 0
+    return len({index for members in groups.values() for index in members})
 
 
 def _doubts(cohort: Cohort, data: SiteDataConfig) -> tuple[str, ...]:
-    """What a person should look at twice: patients who are left out, a unit of time that is hardly right."""
+    """Return warnings about the tables: patients who are left out, a unit of time that is implausible."""
     doubts = []
     left_out = len(read_clinical(data.clinical, data.root)) - len(cohort.records)
     if left_out:
@@ -143,7 +196,7 @@ def _doubts(cohort: Cohort, data: SiteDataConfig) -> tuple[str, ...]:
 
 
 def _site_data(config: CohortConfig) -> SiteDataConfig:
-    """The cohort as one big site's data."""
+    """Describe the cohort's files as the data of one large site."""
     assert config.root is not None
     assert config.clinical is not None
     if not config.root.is_dir():
@@ -157,7 +210,7 @@ def _site_data(config: CohortConfig) -> SiteDataConfig:
 
 
 def _nominal_data(config: CohortConfig) -> SiteDataConfig:
-    """What a generated hospital would declare; nothing is read from it."""
+    """Describe the data that a generated site would declare; nothing is read from it."""
     return SiteDataConfig(
         root=Path(),
         clinical=ClinicalTable(file="clinical.csv"),

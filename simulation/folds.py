@@ -1,6 +1,5 @@
-"""Test folds: who is held out when. From published split files, at random, or whole hospitals at a time."""
+"""Assign patients to test folds: from published split files, at random, or whole sites at a time."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,9 @@ from memamba_core.errors import ConfigError, DataError
 
 __all__ = ["assign_folds"]
 
-_log = logging.getLogger(__name__)
-
 _ONE_TEST_FOLD = "A patient is tested in one fold, and not trained on there"
 _NO_THIRD_SET = (
-    "train must be everybody who is in val of another file; splits that set a third group aside are not "
+    "train must hold all patients who are in val of another file; splits that set a third group aside are not "
     "supported. Correct the file or use fold_source=random"
 )
 
@@ -32,41 +29,43 @@ def assign_folds(
     num_folds: int,
     seed: int,
     sites: Mapping[str, tuple[str, ...]],
-) -> Cohort:
-    """The cohort with `fold` set: the test fold that holds each patient. Folds set before are forgotten.
+) -> tuple[Cohort, tuple[str, ...]]:
+    """Set `fold` of each patient: the test fold that holds the patient out. Earlier folds are overwritten.
 
     Args:
         cohort: the patients; the order of its records does not matter.
         source: ``cohort`` reads the split files, or draws at random if there are none. ``random`` deals the
             patients so that fold sizes differ by at most one, and so do the numbers of events.
-            ``site_grouped`` holds out whole hospitals, largest first, each in the fold with the fewest
+            ``site_grouped`` holds out whole sites, largest first, each in the fold with the fewest
             patients so far.
         splits: folder of `splits_0.csv`, `splits_1.csv`, ... with columns `train` and `val`, as MCAT
             publishes them. Its `val` is the test fold.
-        num_folds: of ``random`` and ``site_grouped``; split files say it themselves.
-        seed: of ``random``.
-        sites: site name -> case ids, everybody of the cohort in one; for ``site_grouped``.
+        num_folds: number of folds for ``random`` and ``site_grouped``; split files define their own.
+        seed: seed of ``random``.
+        sites: site name -> case ids, each patient in one site; for ``site_grouped``.
 
     Returns:
-        The same patients in the same order. With split files, a patient in none of them has fold None and is
-        neither trained on nor tested; a warning counts them.
+        The same patients in the same order, and warnings. With split files, a patient in none of them has fold None
+        and is neither trained on nor tested; a warning counts these patients.
 
     Raises:
         ConfigError: fewer patients or sites than folds, or no split files where they should be.
         DataError: the split files contradict each other, or are of another cohort.
     """
+    warnings: tuple[str, ...] = ()
     if source == "site_grouped":
         fold_of = _group_sites({r.case_id for r in cohort.records}, sites, num_folds)
     elif source == "cohort" and splits is not None:
         fold_of = _read_splits(splits)
-        _report_strangers(cohort, fold_of, splits)
+        warnings = _compare_patients(cohort, fold_of, splits)
     else:
         fold_of = _draw(cohort, num_folds, np.random.default_rng(seed))
-    return replace(cohort, records=tuple(replace(r, fold=fold_of.get(r.case_id)) for r in cohort.records))
+    records = tuple(replace(r, fold=fold_of.get(r.case_id)) for r in cohort.records)
+    return replace(cohort, records=records), warnings
 
 
 def _draw(cohort: Cohort, num_folds: int, rng: np.random.Generator) -> dict[str, int]:
-    """Shuffle within events and within censored, then deal round: sizes and events are as even as can be."""
+    """Shuffle patients with the event and censored ones apart, then deal them in turn, so that folds are even."""
     if num_folds > len(cohort.records):
         raise ConfigError(f"num_folds={num_folds}, but the cohort has {len(cohort.records)} patients; lower num_folds")
     dealt: list[str] = []
@@ -77,10 +76,10 @@ def _draw(cohort: Cohort, num_folds: int, rng: np.random.Generator) -> dict[str,
 
 
 def _group_sites(case_ids: set[str], sites: Mapping[str, tuple[str, ...]], num_folds: int) -> dict[str, int]:
-    """Whole sites into folds of similar size."""
+    """Put whole sites into folds of similar size."""
     members = {name: [c for c in sites[name] if c in case_ids] for name in sorted(sites)}
     members = {name: found for name, found in members.items() if found}
-    assert case_ids == {c for found in members.values() for c in found}, "a partition covers everybody"
+    assert case_ids == {c for found in members.values() for c in found}, "a partition covers all patients"
     if len(members) < num_folds:
         raise ConfigError(
             f"fold_source=site_grouped: num_folds={num_folds}, but there are {len(members)} sites and a fold "
@@ -96,7 +95,7 @@ def _group_sites(case_ids: set[str], sites: Mapping[str, tuple[str, ...]], num_f
 
 
 def _read_splits(folder: Path) -> dict[str, int]:
-    """Case id -> k of the `splits_{k}.csv` whose `val` holds it, if the files fit each other."""
+    """Return, for each case id, k of the `splits_{k}.csv` whose `val` holds it; check that the files agree."""
     num_folds = len(list(folder.glob("splits_*.csv")))
     paths = [folder / f"splits_{k}.csv" for k in range(num_folds)]
     absent = [p.name for p in paths if not p.is_file()]
@@ -124,7 +123,7 @@ def _read_splits(folder: Path) -> dict[str, int]:
 
 
 def _read_column(table: Table, name: str) -> "pd.Series[str]":
-    """Case ids; the shorter column is padded with empty cells."""
+    """Read a column of case ids; the shorter column of a file is padded with empty cells."""
     table.require(name)
     case_ids = table.text([name])[name]
     twice = case_ids.duplicated() & (case_ids != "")
@@ -132,20 +131,18 @@ def _read_column(table: Table, name: str) -> "pd.Series[str]":
     return case_ids
 
 
-def _report_strangers(cohort: Cohort, fold_of: Mapping[str, int], splits: Path) -> None:
-    """Say how many patients are in the table or in the splits only; nobody in both is an error."""
+def _compare_patients(cohort: Cohort, fold_of: Mapping[str, int], splits: Path) -> tuple[str, ...]:
+    """Return warnings that count patients in the table or in the splits only; no patient in both is an error."""
     present = {r.case_id for r in cohort.records}
     if not present & set(fold_of):
         raise DataError(
             f"{splits}: none of the cohort's {len(present)} patients is in these splits ({len(fold_of)} "
             "patients); they are of another cohort. Correct data.splits or use fold_source=random"
         )
-    for count, text in (
-        (len(present - set(fold_of)), "%d patients are in no split of %s: neither trained on nor tested"),
-        (
-            len(set(fold_of) - present),
-            "%d patients of the splits in %s are not in the cohort and are ignored",
-        ),
-    ):
-        if count:
-            _log.warning(text, count, splits)
+    without_fold, unknown = len(present - set(fold_of)), len(set(fold_of) - present)
+    warnings = []
+    if without_fold:
+        warnings.append(f"{without_fold} patients are in no split of {splits}: neither trained on nor tested")
+    if unknown:
+        warnings.append(f"{unknown} patients of the splits in {splits} are not in the cohort and are ignored")
+    return tuple(warnings)

@@ -1,12 +1,11 @@
-"""The three ways to train on a fold: federated, pooled, each hospital alone.
+"""Train on a fold in three ways: federated, pooled, each site alone.
 
-All with the same model, bins, scaling and number of epochs.
+All use the same model, time bins, scaling and number of epochs.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -27,11 +26,11 @@ from server.federation.rounds import FederationResult, Observer, run_federation
 from simulation.grid.local import LocalGrid
 
 from .cohort import SimulatedCohort
+from .summary import LocalOutcome, LocalSite, TestMetrics
 
 __all__ = [
     "MIN_PAIRS",
-    "LocalOutcome",
-    "PooledOutcome",
+    "PooledModel",
     "build_agreement_only",
     "evaluate_predictions",
     "predict_fold",
@@ -43,32 +42,16 @@ __all__ = [
 
 
 MIN_PAIRS = 50
-"""A hospital's own C-index needs this many comparable pairs: fewer say nothing, and an 11-patient site with one death
+"""Fewest comparable pairs for a site's own C-index. With fewer it is noise: a site of 11 patients with one death
 reports 1.000."""
 
 
 @dataclass(frozen=True)
-class PooledOutcome:
+class PooledModel:
     """One model trained on the union of all training patients."""
 
     weights: Weights
     predictions: Predictions
-    seconds: float
-
-
-@dataclass(frozen=True)
-class LocalOutcome:
-    """Each hospital alone.
-
-    Attributes:
-        c_index: mean over hospitals, weighted by training patients, of their models on the union test fold.
-        sites: per hospital: training patients and events, `c_index` on the union test fold, `own_c_index` on its own
-            test patients where those have at least 50 comparable pairs; or the reason why it was not trained.
-        seconds: wall time.
-    """
-
-    c_index: float | None
-    sites: dict[str, dict[str, Any]]
     seconds: float
 
 
@@ -79,14 +62,14 @@ def train_federated(
     journal: Journal | None = None,
     observer: Observer | None = None,
 ) -> FederationResult:
-    """The federation over the simulated hospitals: the server's own round loop."""
+    """Train the federation over the simulated sites with the server's own round loop."""
     return run_federation(
         grid, run, signatures=cohort.signatures, journal=journal, observer=observer, enrolled=grid.nodes
     )
 
 
 def build_agreement_only(grid: LocalGrid, run: Run, cohort: SimulatedCohort) -> Agreement:
-    """Only the agreement, where no federation is trained: bins and scaling are the same for every method."""
+    """Make only the agreement, where no federation is trained: bins and scaling are the same for every method."""
     return perform_handshake(grid, run, cohort.signatures, enrolled=grid.nodes).agreement
 
 
@@ -97,12 +80,12 @@ def train_pooled(
     fold: int,
     device: str = "auto",
     on_epoch: Callable[[int, float], None] | None = None,
-) -> PooledOutcome:
-    """One model on the union of the training patients, for as many epochs as the federation's sites do in all."""
+) -> PooledModel:
+    """Train one model on the union of the training patients, for as many epochs as a site trains in total."""
     start = time.perf_counter()
     model = _train_on(cohort.training_cohort(fold, experiment), experiment, agreement, "pooled", fold, device, on_epoch)
     predictions = predict_fold(model, cohort.test_cohort(fold), experiment, agreement, device)
-    return PooledOutcome(weights_of(model), predictions, time.perf_counter() - start)
+    return PooledModel(weights_of(model), predictions, time.perf_counter() - start)
 
 
 def train_local(
@@ -113,36 +96,39 @@ def train_local(
     device: str = "auto",
     on_site: Callable[[str], None] | None = None,
 ) -> LocalOutcome:
-    """Each hospital alone, judged on the union test fold.
+    """Train each site alone and evaluate it on the union test fold.
 
-    The hospitals use the federation's bins and scaling, which flatters them: alone they would not have these.
-    A hospital without an event among its training patients is listed, not trained.
+    The sites use the federation's bins and scaling, which flatters them: alone they would not have these.
+    A site without an event among its training patients is listed and not trained.
+
+    Returns:
+        `c_index` is the mean over the trained sites, weighted by training patients. `own_c_index` of a site is given
+        where its own test patients form at least `MIN_PAIRS` comparable pairs.
     """
     start, union = time.perf_counter(), cohort.test_cohort(fold)
-    sites: dict[str, dict[str, Any]] = {}
+    sites: dict[str, LocalSite] = {}
     for name, site in cohort.sites.items():
         own = site.training_cohort(fold, experiment.seed, experiment.federation.curve_holdout)
-        line: dict[str, Any] = {"num_patients": len(own.records), "num_events": own.num_events}
+        counts = {"num_patients": len(own.records), "num_events": own.num_events}
         if own.num_events:
             model = _train_on(own, experiment, agreement, name, fold, device)
             predictions = predict_fold(model, union, experiment, agreement, device)
-            line["c_index"] = _c_index(predictions)
-            line["own_c_index"] = _own_c_index(predictions, site.test_cohort(fold, experiment.seed))
+            own_c_index = _own_c_index(predictions, site.test_cohort(fold, experiment.seed))
+            sites[name] = LocalSite(**counts, c_index=_c_index(predictions), own_c_index=own_c_index)
         else:
-            line["not_trained"] = "no event among its training patients" if own.records else "no training patient"
-        sites[name] = line
+            reason = "no event among its training patients" if own.records else "no training patient"
+            sites[name] = LocalSite(**counts, not_trained=reason)
         if on_site is not None:
             on_site(name)
-    told = [line for line in sites.values() if line.get("c_index") is not None]
-    weights = [line["num_patients"] for line in told]
-    mean = float(np.average([line["c_index"] for line in told], weights=weights)) if told else None
-    return LocalOutcome(mean, sites, time.perf_counter() - start)
+    defined = [(line.c_index, line.num_patients) for line in sites.values() if line.c_index is not None]
+    mean = float(np.average([c for c, _ in defined], weights=[n for _, n in defined])) if defined else None
+    return LocalOutcome(c_index=mean, sites=sites, seconds=time.perf_counter() - start)
 
 
 def predict_fold(
     model: MEMamba, cohort: Cohort, experiment: Experiment, agreement: Agreement, device: str = "auto"
 ) -> Predictions:
-    """Predictions for a set of patients."""
+    """Predict a set of patients."""
     dataset = PatientDataset(cohort, agreement, experiment.agreement)
     return predict(model, dataset, device=resolve_device(device), loss=experiment.training.loss)
 
@@ -150,12 +136,12 @@ def predict_fold(
 def predict_weights(
     weights: Weights, cohort: Cohort, experiment: Experiment, agreement: Agreement, device: str = "auto"
 ) -> Predictions:
-    """The same for weights that came out of a federation."""
+    """Predict a set of patients with the weights of a federation."""
     return predict_fold(model_from(weights, experiment, agreement), cohort, experiment, agreement, device)
 
 
-def evaluate_predictions(predictions: Predictions, training: Cohort, agreement: Agreement) -> dict[str, Any]:
-    """What is reported of a test fold; None where undefined.
+def evaluate_predictions(predictions: Predictions, training: Cohort, agreement: Agreement) -> TestMetrics:
+    """Evaluate the predictions of a test fold; a metric is None where it is undefined.
 
     Exact C-index, time-dependent AUC at the agreed edges and their mean, integrated Brier score, mean loss.
     """
@@ -166,15 +152,15 @@ def evaluate_predictions(predictions: Predictions, training: Cohort, agreement: 
     )
     auc = time_dependent_auc(*outcome, *trained_on)
     known = [value for value in auc if value is not None]
-    return {
-        "c_index": _c_index(predictions),
-        "num_patients": len(predictions.risk),
-        "num_events": int(predictions.event.sum()),
-        "auc_at_months": {f"{edge:g}": value for edge, value in zip(agreement.time_bin_edges, auc, strict=True)},
-        "auc_mean": float(np.mean(known)) if known else None,
-        "integrated_brier_score": integrated_brier_score(*outcome, *trained_on),
-        "loss": float(predictions.loss.mean()) if len(predictions.loss) else None,
-    }
+    return TestMetrics(
+        c_index=_c_index(predictions),
+        num_patients=len(predictions.risk),
+        num_events=int(predictions.event.sum()),
+        auc_at_months={f"{edge:g}": value for edge, value in zip(agreement.time_bin_edges, auc, strict=True)},
+        auc_mean=float(np.mean(known)) if known else None,
+        integrated_brier_score=integrated_brier_score(*outcome, *trained_on),
+        loss=float(predictions.loss.mean()) if len(predictions.loss) else None,
+    )
 
 
 def _train_on(
@@ -209,7 +195,7 @@ def _c_index(predictions: Predictions) -> float | None:
 
 
 def _own_c_index(predictions: Predictions, own: Cohort) -> float | None:
-    """C-index on the hospital's own test patients, where they form enough comparable pairs."""
+    """Return the C-index on the site's own test patients, where they form enough comparable pairs."""
     names = {r.case_id for r in own.records}
     chosen = np.array([case_id in names for case_id in predictions.case_ids], dtype=bool)
     if not chosen.any():

@@ -1,8 +1,7 @@
-"""The output folder: `summary.json` (a stable contract), `metrics.jsonl`, `predictions.csv`, models and figures."""
+"""Output folder of a run: contents of `summary.json`, rows of `predictions.csv`."""
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,26 +11,25 @@ from memamba_core.config.simulation import SimulationConfig
 from memamba_core.model.scan import choose_backend
 from memamba_core.training.checkpoint import code_digest
 from memamba_core.training.trainer import Predictions, resolve_device
-from server.results import versions
+from memamba_core.wire.versions import versions
 
 from .cohort import SimulatedCohort
+from .summary import (
+    METHODS,
+    FoldOutcome,
+    FoldSummary,
+    MeanStd,
+    MethodScores,
+    SimulationDigests,
+    SimulationSummary,
+    SiteCounts,
+)
 
-__all__ = [
-    "FoldOutcome",
-    "build_summary",
-    "mean_and_std",
-    "prediction_rows",
-    "scan_backend",
-]
-
-METHODS = ("federated", "pooled", "local")
-FoldOutcome = dict[str, Any]
-"""What is kept of a fold: `fold`, one entry per method that was run (None otherwise), `agreement_digest`,
-`oracle_c_index`."""
+__all__ = ["build_summary", "mean_and_std", "prediction_rows", "scan_backend"]
 
 
 def prediction_rows(method: str, fold: int, predictions: Predictions, site_of: Mapping[str, str]) -> pd.DataFrame:
-    """Out-of-fold predictions, one row per patient. Local to the machine that holds the cohort anyway."""
+    """Return out-of-fold predictions, one row per patient. They stay on the machine that holds the cohort."""
     return pd.DataFrame(
         {
             "method": method,
@@ -45,12 +43,12 @@ def prediction_rows(method: str, fold: int, predictions: Predictions, site_of: M
     )
 
 
-def mean_and_std(values: Sequence[float | None]) -> dict[str, float | None] | None:
-    """Mean and sample standard deviation over folds; no deviation with one fold, None if nothing was run."""
-    told = [value for value in values if value is not None]
-    if not told:
+def mean_and_std(values: Sequence[float | None]) -> MeanStd | None:
+    """Return mean and sample standard deviation of the defined values; None where there are none."""
+    defined = [value for value in values if value is not None]
+    if not defined:
         return None
-    return {"mean": float(np.mean(told)), "std": float(np.std(told, ddof=1)) if len(told) > 1 else None}
+    return MeanStd(mean=float(np.mean(defined)), std=float(np.std(defined, ddof=1)) if len(defined) > 1 else None)
 
 
 def build_summary(
@@ -59,50 +57,45 @@ def build_summary(
     folds: Sequence[FoldOutcome],
     warnings: Sequence[str],
     overrides: Sequence[str],
-) -> dict[str, Any]:
-    """The contents of `summary.json`.
-
-    `folds[].federated|pooled|local` and `c_index` are exact C-indices on the union test fold (for `local`: the mean
-    over hospitals, weighted by training patients); `details` holds everything else. What was not run is null.
-    """
+) -> SimulationSummary:
+    """Build the contents of `summary.json` from the folds that are finished."""
     records = cohort.cohort.records
-    rounds_bytes = [b for fold in folds if fold["federated"] for b in fold["federated"]["bytes_per_round"]]
-    return {
-        "cohort": config.data.name,
-        "partition": config.partition.name,
-        "num_sites": len(cohort.sites),
-        "num_patients": len(records),
-        "num_events": cohort.cohort.num_events,
-        "num_with_genes": sum(cohort.cohort.has_genes(r) for r in records),
-        "num_with_slides": sum(cohort.cohort.has_slides(r) for r in records),
-        "sites": {
-            name: {"num_patients": len(site.cohort.records), "num_events": site.cohort.num_events}
+    rounds_bytes = [b for fold in folds if fold.federated for b in fold.federated.bytes_per_round]
+    outcomes = [outcome for fold in folds for m in METHODS if (outcome := getattr(fold, m)) is not None]
+    oracle = mean_and_std([fold.oracle_c_index for fold in folds])
+    return SimulationSummary(
+        cohort=config.data.name,
+        partition=config.partition.name,
+        num_sites=len(cohort.sites),
+        num_patients=len(records),
+        num_events=cohort.cohort.num_events,
+        num_with_genes=sum(cohort.cohort.has_genes(r) for r in records),
+        num_with_slides=sum(cohort.cohort.has_slides(r) for r in records),
+        num_gene_columns=cohort.num_gene_columns,
+        sites={
+            name: SiteCounts(num_patients=len(site.cohort.records), num_events=site.cohort.num_events)
             for name, site in cohort.sites.items()
         },
-        "folds": [{"fold": fold["fold"], **{m: _c_index(fold, m) for m in METHODS}} for fold in folds],
-        "c_index": {m: mean_and_std([_c_index(fold, m) for fold in folds]) for m in METHODS},
-        "oracle_c_index": (mean_and_std([fold["oracle_c_index"] for fold in folds]) or {}).get("mean"),
-        "details": [{key: value for key, value in fold.items() if key != "oracle_c_index"} for fold in folds],
-        "seconds": sum(fold[m]["seconds"] for fold in folds for m in METHODS if fold[m]),
-        "bytes_per_round": int(np.mean(rounds_bytes)) if rounds_bytes else None,
-        "settings": config.model_dump(mode="json"),
-        "digests": {
-            "experiment": config.experiment.digest(),
-            "code": code_digest(),
-            "agreement": {str(fold["fold"]): fold["agreement_digest"] for fold in folds},
-        },
-        "scan_backend": scan_backend(config),
-        "warnings": list(warnings),
-        "versions": versions(),
-        "command": shlex.join(["flower-simulate", *overrides]),
-    }
+        folds=[FoldSummary(fold=fold.fold, **{m: fold.c_index(m) for m in METHODS}) for fold in folds],
+        c_index=MethodScores(**{m: mean_and_std([fold.c_index(m) for fold in folds]) for m in METHODS}),
+        oracle_c_index=None if oracle is None else oracle.mean,
+        details=[fold.details() for fold in folds],
+        seconds=float(sum(outcome.seconds for outcome in outcomes)),
+        bytes_per_round=int(np.mean(rounds_bytes)) if rounds_bytes else None,
+        settings=config.model_dump(mode="json"),
+        digests=SimulationDigests(
+            experiment=config.experiment.digest(),
+            code=code_digest(),
+            agreement={str(fold.fold): fold.agreement_digest for fold in folds},
+        ),
+        scan_backend=scan_backend(config),
+        warnings=list(warnings),
+        versions=versions(),
+        command=shlex.join(["flower-simulate", *overrides]),
+    )
 
 
 def scan_backend(config: SimulationConfig) -> str:
-    """How the selective scan is computed on the device of this run."""
+    """Return the implementation of the selective scan on the device of this run."""
     like = torch.empty(0, device=resolve_device(config.device))
     return choose_backend(config.experiment.model.scan_backend, like)
-
-
-def _c_index(fold: FoldOutcome, method: str) -> float | None:
-    return fold[method]["c_index"] if fold[method] else None

@@ -1,17 +1,19 @@
-"""A simulation from settings to results: folds one after the other, each method once, everything resumable."""
+"""Run a simulation from settings to results: folds one after the other, each method once, everything resumable."""
 
 import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import pydantic
 
+from memamba_core.config.compose import compose_simulation
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.features import PatchFolder
+from memamba_core.data.records import Cohort
 from memamba_core.errors import ConfigError, FederationError, MemambaError, NoComparablePairError
 from memamba_core.io.atomic import write_atomically
 from memamba_core.training.checkpoint import Checkpoint, code_digest, load_checkpoint, save_checkpoint
@@ -22,8 +24,10 @@ from server.logs import also_log_to
 from server.results import describe_absences, write_json, write_rounds
 from simulation.figures.draw import draw_figures
 from simulation.grid.build import open_grid
+from simulation.grid.local import LocalGrid
 
 from .cohort import SimulatedCohort, prepare_cohort
+from .flower_log import quiet_flower_log
 from .methods import (
     build_agreement_only,
     evaluate_predictions,
@@ -32,10 +36,11 @@ from .methods import (
     train_local,
     train_pooled,
 )
-from .output import FoldOutcome, build_summary, prediction_rows, scan_backend
+from .output import build_summary, prediction_rows, scan_backend
 from .privacy_spent import privacy_spent
 from .progress import ProgressReporter
 from .run_folder import open_run_folder, remove_unused_folder
+from .summary import METHODS, FederatedOutcome, FoldOutcome, PooledOutcome, SimulationSummary
 
 __all__ = ["SimulationResult", "simulate"]
 
@@ -43,31 +48,45 @@ _log = logging.getLogger(__name__)
 _PACKAGES = ("memamba_core", "server", "client", "simulation")
 
 
-class SimulationResult(dict[str, Any]):
-    """The contents of `summary.json`, with the folder it lies in."""
+@dataclass(frozen=True)
+class SimulationResult:
+    """Outcome of a simulation.
 
-    def __init__(self, summary: dict[str, Any], folder: Path) -> None:
-        super().__init__(summary)
-        self.folder = folder
+    Attributes:
+        summary: contents of `summary.json`.
+        folder: output folder; `memamba_core.load_model` reads the federation's model from it.
+        patients: the cohort that was simulated. The `fold` of a record is the test fold that held the patient out.
+    """
+
+    summary: SimulationSummary
+    folder: Path
+    patients: Cohort
 
 
 def simulate(
-    config: SimulationConfig, overrides: Sequence[str] = (), progress: ProgressReporter | None = None
+    config: SimulationConfig | Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    progress: ProgressReporter | None = None,
+    *,
+    config_dir: Path | None = None,
 ) -> SimulationResult:
     """Run a simulation and write its output folder.
 
     Args:
-        config: settings.
-        overrides: those that `config` was composed from, for the record.
-        progress: shows what happens; None shows nothing.
+        config: settings, or overrides to compose them from, such as `["model=genomics", "seed=1"]`.
+        overrides: with composed settings, the overrides that they were composed from, for the record.
+        progress: shows progress; None shows nothing.
+        config_dir: with overrides, a folder with more settings files, in the layout of `configs/`.
 
     Raises:
-        ConfigError: settings that do not fit the cohort or this machine, an output folder in use, or `resume` of
-            another run.
+        ConfigError: settings are unknown or do not fit the cohort or this machine, the output folder is in use, or
+            `resume` names another run.
         MissingBackendError: the settings name a scan that is not installed.
         DataError: the cohort cannot be read.
-        FederationError: too few sites gave accepted answers; `resume` goes on after the last finished round.
+        FederationError: too few sites gave accepted answers; `resume` continues after the last finished round.
     """
+    if not isinstance(config, SimulationConfig):
+        overrides, config = tuple(config), compose_simulation(config, config_dir)
     import torch
 
     if config.threads is not None:
@@ -80,26 +99,25 @@ def simulate(
     _check_patch_files(cohort)
     folder = open_run_folder(config, overrides)
     try:
-        with also_log_to(folder / "run.log", _PACKAGES):
+        with quiet_flower_log(), also_log_to(folder / "run.log", _PACKAGES):
             _log.info("device %s, scan: %s", resolve_device(config.device), backend)
             progress.start(config, cohort, folder)
             started = time.perf_counter()
             outcomes = []
             for fold in config.folds:
                 outcomes.append(_run_fold(config, cohort, fold, folder / f"fold-{fold}", progress))
-                _write_results(config, overrides, cohort, outcomes, folder)
+                summary = _write_results(config, overrides, cohort, outcomes, folder)
             _log.info("finished in %.1f s", time.perf_counter() - started)
     except FederationError as error:
-        raise FederationError(f"{error}. Who was left out and why: {folder / 'run.log'}") from None
+        raise FederationError(f"{error}. {folder / 'run.log'} says which sites were left out, and why") from None
     except (MemambaError, KeyboardInterrupt):
         remove_unused_folder(folder)
         raise
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return SimulationResult(summary, folder)
+    return SimulationResult(summary, folder, cohort.cohort)
 
 
 def _check_patch_files(cohort: SimulatedCohort) -> None:
-    """Find a damaged file now: a hospital that meets it in a round would only be missing from the federation."""
+    """Find a damaged file before training: in a round, its site would only be missing from the federation."""
     store = cohort.cohort.features
     if isinstance(store, PatchFolder):
         for record in cohort.cohort.records:
@@ -113,73 +131,76 @@ def _run_fold(
     folder: Path,
     progress: ProgressReporter,
 ) -> FoldOutcome:
-    """All methods of a fold. What is finished is kept in `outcome.json` and not done again."""
+    """Run all methods of a fold. Finished methods are kept in `outcome.json` and not repeated."""
     folder.mkdir(exist_ok=True)
     path = folder / "outcome.json"
-    outcome: FoldOutcome = {"fold": fold, "federated": None, "pooled": None, "local": None}
-    if path.is_file():
-        outcome |= _finished(path)
+    outcome = _read_outcome(path) if path.is_file() else FoldOutcome(fold=fold)
     progress.start_fold(fold)
     experiment, site_of = config.experiment, cohort.site_of()
     run = Run(f"{config.data.name}-fold-{fold}", experiment, fold)
-    wanted = [m for m in ("federated", "pooled", "local") if config.runs(m) and outcome[m] is None]
+    wanted = [m for m in METHODS if config.runs(m) and getattr(outcome, m) is None]
     if not wanted:
         return outcome
     state = folder / "sites" if experiment.privacy.name != "none" else None
     grid = open_grid(config, cohort, progress.on_reply, state)
     try:
         if "federated" in wanted:
-            outcome["federated"] = _federate(config, run, cohort, grid, folder, progress)
-            outcome["federated"]["privacy"] = privacy_spent(experiment, cohort, state)
-            write_json(path, outcome)
+            federated = _federate(config, run, cohort, grid, folder, progress)
+            federated = federated.model_copy(update={"privacy": privacy_spent(experiment, cohort, state)})
+            outcome = outcome.model_copy(update={"federated": federated})
+            write_json(path, outcome.model_dump(mode="json"))
         agreement = (
             load_checkpoint(folder).agreement if config.runs("federated") else build_agreement_only(grid, run, cohort)
         )
     finally:
         grid.close()
-    outcome["agreement_digest"] = agreement.digest()
-    outcome["oracle_c_index"] = _oracle(cohort, fold)
+    outcome = outcome.model_copy(
+        update={"agreement_digest": agreement.digest(), "oracle_c_index": _oracle(cohort, fold)}
+    )
     if "pooled" in wanted:
         progress.start_method("pooled", experiment.federation.num_rounds * experiment.federation.local_epochs)
         pooled = train_pooled(cohort, experiment, agreement, fold, config.device, progress.on_epoch)
-        training = cohort.training_cohort(fold, experiment)
-        outcome["pooled"] = {**evaluate_predictions(pooled.predictions, training, agreement), "seconds": pooled.seconds}
+        metrics = evaluate_predictions(pooled.predictions, cohort.training_cohort(fold, experiment), agreement)
+        outcome = outcome.model_copy(
+            update={"pooled": PooledOutcome(**metrics.model_dump(), seconds=pooled.seconds)},
+        )
         _write_table(folder / "predictions-pooled.csv", prediction_rows("pooled", fold, pooled.predictions, site_of))
         save_checkpoint(
             folder,
             "pooled",
             Checkpoint(pooled.weights, experiment, agreement, experiment.federation.num_rounds, code_digest()),
         )
-        write_json(path, outcome)
+        write_json(path, outcome.model_dump(mode="json"))
     if "local" in wanted:
         progress.start_method("local", len(cohort.sites))
         local = train_local(cohort, experiment, agreement, fold, config.device, progress.on_site)
-        outcome["local"] = asdict(local)
-    write_json(path, outcome)
+        outcome = outcome.model_copy(update={"local": local})
+    write_json(path, outcome.model_dump(mode="json"))
     return outcome
 
 
-def _finished(path: Path) -> FoldOutcome:
-    """What an earlier run finished of the fold."""
+def _read_outcome(path: Path) -> FoldOutcome:
+    """Read the finished methods of a fold from an earlier run."""
     try:
-        outcome = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        outcome = None
-    if not isinstance(outcome, dict) or not outcome.keys() >= {"fold", "federated", "pooled", "local"}:
+        return FoldOutcome.model_validate_json(path.read_text(encoding="utf-8"))
+    except (pydantic.ValidationError, UnicodeDecodeError) as error:
+        detail = str(error)
+        if isinstance(error, pydantic.ValidationError):
+            first = error.errors()[0]
+            detail = f"{'.'.join(str(part) for part in first['loc']) or 'file'}: {first['msg']}"
         raise ConfigError(
-            f"{path}: not as it was written; restore it, or remove it to have what it tells of done again"
-        )
-    return outcome
+            f"{path} is not as this version writes it ({detail}). Restore the file, or delete it to recompute the fold"
+        ) from None
 
 
 def _federate(
     config: SimulationConfig,
     run: Run,
     cohort: SimulatedCohort,
-    grid: Any,
+    grid: LocalGrid,
     folder: Path,
     progress: ProgressReporter,
-) -> dict[str, Any]:
+) -> FederatedOutcome:
     """Train the federation of a fold and write its model, predictions and metrics."""
     start, experiment = time.perf_counter(), config.experiment
     journal = Journal(folder / "journal", experiment.digest(), run.fold)
@@ -200,23 +221,24 @@ def _federate(
     )
     write_rounds(folder / "metrics.jsonl", run.fold, result.rounds)
     _log.info("fold %d federated in %.1f s", run.fold, time.perf_counter() - start)
-    return {
-        **evaluate_predictions(predictions, cohort.training_cohort(run.fold, experiment), result.agreement),
-        "c_index_histogram": result.evaluation.c_index_histogram,
-        "c_index_within_site": result.evaluation.c_index_within_site,
-        "closing_evaluation": {site: metrics.model_dump() for site, metrics in result.evaluation.sites.items()},
-        "time_bin_edges": list(result.agreement.time_bin_edges),
-        "num_gene_columns": len(result.agreement.gene_columns),
-        "num_parameters": int(sum(array.size for array in result.weights.values())),
-        "left_out": {site: failure.text for site, failure in result.failures.items()},
-        "warnings": [*result.warnings, *describe_absences(result)],
-        "bytes_per_round": [record.bytes_sent + record.bytes_received for record in result.rounds],
-        "seconds": seconds,
-    }
+    metrics = evaluate_predictions(predictions, cohort.training_cohort(run.fold, experiment), result.agreement)
+    return FederatedOutcome(
+        **metrics.model_dump(),
+        c_index_histogram=result.evaluation.c_index_histogram,
+        c_index_within_site=result.evaluation.c_index_within_site,
+        closing_evaluation=result.evaluation.sites,
+        time_bin_edges=list(result.agreement.time_bin_edges),
+        num_gene_columns=len(result.agreement.gene_columns),
+        num_parameters=int(sum(array.size for array in result.weights.values())),
+        left_out={site: failure.text for site, failure in result.failures.items()},
+        warnings=[*result.warnings, *describe_absences(result)],
+        bytes_per_round=[record.bytes_sent + record.bytes_received for record in result.rounds],
+        seconds=seconds,
+    )
 
 
 def _oracle(cohort: SimulatedCohort, fold: int) -> float | None:
-    """The best reachable C-index on the test fold of a generated cohort."""
+    """Return the best reachable C-index on the test fold of a generated cohort; None for a real one."""
     if cohort.synthetic is None:
         return None
     try:
@@ -231,9 +253,9 @@ def _write_results(
     cohort: SimulatedCohort,
     outcomes: Sequence[FoldOutcome],
     folder: Path,
-) -> None:
-    """Everything at the top of the output folder, from what the finished folds left in theirs."""
-    folds = [folder / f"fold-{outcome['fold']}" for outcome in outcomes]
+) -> SimulationSummary:
+    """Write the files at the top of the output folder from the folders of the finished folds."""
+    folds = [folder / f"fold-{outcome.fold}" for outcome in outcomes]
     lines = [path.read_text(encoding="utf-8") for f in folds if (path := f / "metrics.jsonl").is_file()]
     with write_atomically(folder / "metrics.jsonl") as partial:
         partial.write_text("".join(lines), encoding="utf-8")
@@ -244,10 +266,11 @@ def _write_results(
     if (folds[0] / "model.json").is_file():
         save_checkpoint(folder, "model", load_checkpoint(folds[0]))
     warnings = [*cohort.warnings]
-    warnings += [w for outcome in outcomes if outcome["federated"] for w in outcome["federated"]["warnings"]]
+    warnings += [w for outcome in outcomes if outcome.federated for w in outcome.federated.warnings]
     summary = build_summary(config, cohort, outcomes, list(dict.fromkeys(warnings)), overrides)
     draw_figures(folder, summary, predictions, [json.loads(line) for text in lines for line in text.splitlines()])
-    write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", summary.model_dump(mode="json"))
+    return summary
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:

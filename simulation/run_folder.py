@@ -1,4 +1,4 @@
-"""The folder of a run: made or found again, and taken away if nothing came of it."""
+"""Make the output folder of a run, find it again, and remove it if the run left nothing to resume."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ __all__ = ["claim_folder", "open_run_folder", "remove_unused_folder"]
 
 
 def open_run_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
-    """The output folder, new or of the run to go on with, whose settings must be those of this run."""
+    """Open the output folder: a new one, or that of the run to resume, which must have the settings of this run."""
     settings = config.model_dump(mode="json", exclude={"output_dir", "resume", *MACHINE_SETTINGS})
     if config.resume is None:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -38,10 +38,10 @@ def open_run_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
 
 
 def claim_folder(config: SimulationConfig, name: str) -> Path:
-    """The folder for the results: the one named, or a new one below `outputs/`.
+    """Make the folder for the results: the one named, or a new one below `outputs/`.
 
     Raises:
-        ConfigError: the folder named holds something already.
+        ConfigError: the folder named is a file, is not empty, or cannot be made.
     """
     if config.output_dir is not None:
         folder = config.output_dir
@@ -49,7 +49,7 @@ def claim_folder(config: SimulationConfig, name: str) -> Path:
             raise ConfigError(f"output_dir={folder} is a file; name a new folder")
         if folder.exists() and any(folder.iterdir()):
             raise ConfigError(
-                f"output_dir={folder} is not empty; name a new folder, or go on with an interrupted run by "
+                f"output_dir={folder} is not empty; name a new folder, or continue an interrupted run by "
                 f"resume={folder}"
             )
         try:
@@ -69,6 +69,6 @@ def claim_folder(config: SimulationConfig, name: str) -> Path:
 
 
 def remove_unused_folder(folder: Path) -> None:
-    """Take away what a run left that failed before there was anything to resume."""
+    """Remove the folder of a run that failed before there was anything to resume."""
     if not any(folder.glob("fold-*/journal/*")) and not any(folder.glob("fold-*/outcome.json")):
         shutil.rmtree(folder, ignore_errors=True)

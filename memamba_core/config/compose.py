@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from memamba_core.errors import ConfigError
 
 __all__ = [
     "HYDRA_VERSION_BASE",
+    "compose_audit",
     "compose_experiment",
     "compose_simulation",
     "config_folder",
     "config_groups",
+    "expand_sweep",
     "hydra_overrides",
-    "simulation_from",
+    "render_settings",
 ]
 
 HYDRA_VERSION_BASE = "1.3"
@@ -37,6 +40,7 @@ HYDRA_VERSION_BASE = "1.3"
 _HYDRA = threading.Lock()  # Hydra keeps its state in process-wide singletons
 
 _OVERRIDE = re.compile(r"(?P<sign>~|\+\+?)?(?P<key>[A-Za-z_][\w.]*)=")
+_FOLDER_OVERRIDE = re.compile(r"(?P<key>output_dir|resume)=(?P<value>(?!null$|['\"])[^$]+)")
 _SOURCE = "settings"  # of what is parsed here, for error texts: YAML and overrides together
 
 
@@ -72,25 +76,81 @@ def compose_experiment(overrides: Sequence[str] = (), config_name: str = "experi
     return Experiment.parse(_compose(config_name, overrides), _SOURCE)
 
 
-def compose_simulation(overrides: Sequence[str] = ()) -> SimulationConfig:
+def compose_simulation(overrides: Sequence[str] = (), config_dir: Path | None = None) -> SimulationConfig:
     """Compose a simulation from overrides of the person who runs this program.
 
+    Args:
+        overrides: as on the command line.
+        config_dir: folder with more settings files, in the layout of `configs/`.
+
     Raises:
-        ConfigError: naming what is unknown or out of range, and what is allowed.
+        ConfigError: a setting is unknown or out of range; the text names it and what is allowed.
     """
-    return _simulation(_compose("simulate", overrides))
+    attacks = next((o for o in overrides if re.match(r"[~+]*attacks\b", o)), None)
+    if attacks is not None:
+        raise ConfigError(f"{attacks} is a setting of an audit; expected `flower-simulate audit {attacks}`")
+    return _simulation(_compose("simulate", overrides, config_dir))
 
 
-def simulation_from(config: Mapping[str, Any]) -> SimulationConfig:
-    """Check a simulation that Hydra composed already (under `@hydra.main`), or that was read from a file.
+def compose_audit(overrides: Sequence[str] = (), config_dir: Path | None = None) -> SimulationConfig:
+    """Compose an audit: a simulation with attacks on it, all of them unless `attacks=FILE` chooses.
 
     Args:
-        config: a `DictConfig` or plain mapping; the experiment's settings lie at its top (`simulate.yaml`).
+        overrides: as on the command line.
+        config_dir: folder with more settings files, in the layout of `configs/`.
 
     Raises:
-        ConfigError: naming what is unknown or out of range, and what is allowed.
+        ConfigError: a setting is unknown or out of range; the text names it and what is allowed.
     """
-    return _simulation(_plain(config))
+    return _simulation(_compose("audit", overrides, config_dir))
+
+
+def render_settings(config_name: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> str:
+    """Return the composed YAML of a settings file as text, before it is checked and interpolated.
+
+    Raises:
+        ConfigError: Hydra cannot compose it.
+    """
+    from omegaconf import OmegaConf
+
+    with _hydra_session(config_name, overrides, config_dir) as words:
+        return OmegaConf.to_yaml(_composed(config_name, words))
+
+
+def expand_sweep(overrides: Sequence[str], config_dir: Path | None = None) -> list[tuple[dict[str, str], list[str]]]:
+    """Expand overrides with several values, such as `seed=0,1`, into one list of overrides per combination.
+
+    Args:
+        overrides: as on the command line.
+        config_dir: folder with more settings files, which `group=glob(*)` then finds too.
+
+    Returns:
+        For each run the swept settings with their values, and all overrides. The last sweep varies fastest.
+
+    Raises:
+        ConfigError: an override is not readable, sweeps over a continuous interval, or none has several values.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    choices: list[list[tuple[str | None, str, str]]] = []
+    with _hydra_session("simulate", overrides, config_dir, sweep=True):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        for override, parsed in zip(overrides, parser.parse_overrides(_quoted(overrides)), strict=True):
+            if not parsed.is_sweep_override():
+                choices.append([(None, "", override)])
+                continue
+            if not parsed.is_discrete_sweep():
+                raise ConfigError(f"{override!r} sweeps over an interval; expected values such as seed=0,1,2")
+            key = parsed.get_key_element()
+            values = [str(value) for value in parsed.sweep_string_iterator()]
+            choices.append([(key.lstrip("+"), value.strip("'\""), f"{key}={value}") for value in values])
+    if all(key is None for options in choices for key, _, _ in options):
+        raise ConfigError("--multirun: no setting has several values; expected at least one such as seed=0,1,2")
+    return [
+        ({key: value for key, value, _ in run if key is not None}, [override for _, _, override in run])
+        for run in product(*choices)
+    ]
 
 
 def hydra_overrides(overrides: Sequence[str]) -> list[str]:
@@ -132,31 +192,83 @@ def _simulation(values: dict[str, Any]) -> SimulationConfig:
     return SimulationConfig.parse({"experiment": experiment, **rest}, _SOURCE)
 
 
-def _compose(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
+def _compose(config_name: str, overrides: Sequence[str], config_dir: Path | None = None) -> dict[str, Any]:
     """Let Hydra compose `config_name` and return plain data."""
+    with _hydra_session(config_name, overrides, config_dir) as words:
+        config = _composed(config_name, words)
+    return _plain(config)
+
+
+def _composed(config_name: str, words: Sequence[str]) -> Any:
+    """Compose in an open session; turn each of Hydra's errors into one sentence."""
     from hydra import compose
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    try:
+        return compose(config_name, overrides=list(words))
+    except MissingConfigException as error:
+        missing, options = error.missing_cfg_file or "?", ", ".join(error.options or ()) or "none"
+        raise ConfigError(f"{_SOURCE}: there is no {missing!r}; options: {options}") from None
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
+        given = (word.removeprefix("++") for word in words if not word.startswith("hydra."))
+        raise ConfigError(f"{' '.join((_SOURCE, *given))}: {_sentences(error)}") from None
+
+
+@contextmanager
+def _hydra_session(
+    config_name: str, overrides: Sequence[str], config_dir: Path | None, *, sweep: bool = False
+) -> Iterator[list[str]]:
+    """Check the words, start a Hydra that finds the folders, and yield the words as Hydra must get them."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     folder = config_folder()
     names = sorted(file.stem for file in folder.glob("*.yaml"))
     if config_name not in names:
         raise ConfigError(f"no settings file {config_name!r}; there are: {', '.join(names)}")
-    for override in overrides:
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(
+            f"--config-dir {config_dir}: no such folder; expected a folder of settings such as data/my_cohort.yaml"
+        )
+    parser = OverridesParser.create()
+    for override, quoted in zip(overrides, _quoted(overrides), strict=True):
         if "=" not in override and not override.startswith("~"):
             raise ConfigError(
                 f"got {override!r}; wanted key=value (federation.num_rounds=20) or group=file (model=genomics)"
             )
-    with _hydra_of_our_own(folder):
+        if override.lstrip("+~").startswith("hydra"):
+            raise ConfigError(f"{override!r} configures Hydra, which has no effect here; leave it out")
         try:
-            config = compose(config_name, overrides=hydra_overrides(overrides))
-        except MissingConfigException as error:
-            missing, options = error.missing_cfg_file or "?", ", ".join(error.options or ()) or "none"
-            raise ConfigError(f"{_SOURCE}: there is no {missing!r}; options: {options}") from None
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
-            raise ConfigError(f"{' '.join((_SOURCE, *overrides))}: {_sentences(error)}") from None
-    return _plain(config)
+            parsed = parser.parse_override(quoted)
+        except HydraException as error:
+            detail = str(error).splitlines()[0]
+            raise ConfigError(
+                f"{override!r} is not readable ({detail}); expected key=value with closed brackets and quotes"
+            ) from None
+        if parsed.is_sweep_override() and not sweep:
+            key = override.partition("=")[0]
+            raise ConfigError(
+                f"{override!r} has several values; expected one, or a list in brackets ({key}=[...]). --multirun of "
+                "`flower-simulate run` runs each value"
+            )
+    search = [] if config_dir is None else [f"hydra.searchpath=[{_quote(f'file://{config_dir.resolve()}')}]"]
+    with _hydra_of_our_own(folder):
+        yield [*search, *hydra_overrides(_quoted(overrides))]
+
+
+def _quoted(overrides: Sequence[str]) -> list[str]:
+    """Quote paths of output folders, which may hold `=` and `,` (those of a multirun do)."""
+    return [
+        f"{match['key']}={_quote(match['value'])}" if (match := _FOLDER_OVERRIDE.fullmatch(override)) else override
+        for override in overrides
+    ]
+
+
+def _quote(text: str) -> str:
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from memamba_core.config.site import ClinicalTable, Device, DisclosureConfig, Fe
 
 __all__ = [
     "MACHINE_SETTINGS",
-    "AuditConfig",
+    "AttacksConfig",
     "CohortConfig",
     "DirichletPartition",
     "IIDPartition",
@@ -142,17 +142,19 @@ PartitionConfig = Annotated[
 """How the cohort is cut into sites; `name` says which."""
 
 
-class AuditConfig(Settings):
-    """Attacks on the product's own answers, in place of a simulation (docs/privacy.md)."""
+class AttacksConfig(Settings):
+    """Attacks on the product's own answers (docs/privacy.md)."""
 
-    attacks: tuple[Literal["membership", "canary", "inversion"], ...] = ()
-    """Which are run; none makes it a simulation."""
+    names: tuple[Literal["membership", "canary", "inversion"], ...] = Field(
+        ("membership", "canary", "inversion"), min_length=1
+    )
+    """Attacks to run, one after the other."""
     num_models: int = Field(16, ge=8, le=256, multiple_of=2)
-    """membership: models trained on random halves, each of them attacked with the help of the others."""
+    """membership: number of models trained on random halves; each is attacked with the help of the others."""
     num_canaries: int = Field(500, ge=100, le=10_000)
-    """canary: made-up patients."""
+    """canary: number of made-up patients."""
     round_sizes: tuple[int, ...] = (1, 16, 64, 150)
-    """inversion: patients in the round that is attacked."""
+    """inversion: number of patients in the round that is attacked, one attack for each."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -189,8 +191,8 @@ class SimulationConfig(Settings):
     """Short for all three methods."""
     disclosure: SimulatedDisclosure = SimulatedDisclosure()
     """Permissive, in simulation only: nothing leaves this machine."""
-    audit: AuditConfig = AuditConfig()
-    """Choose by `audit=FILE`."""
+    attacks: AttacksConfig | None = None
+    """Attacks of an audit, chosen by `flower-simulate audit attacks=FILE`; None in a simulation."""
     workers: int = Field(0, ge=0)
     """Processes for the sites; 0 runs them one after the other in this process."""
     threads: int | None = Field(None, ge=1)
@@ -219,10 +221,10 @@ class SimulationConfig(Settings):
 
     @model_validator(mode="after")
     def _audit_fits(self) -> Self:
-        """An audit cuts the cohort itself, in one process; what would change nothing is refused."""
+        """Refuse settings without effect in an audit, which cuts the cohort itself, in one process."""
         unused = ("folds", "methods", "compare", "workers", "resume")
         given = [name for name in unused if getattr(self, name) != type(self).model_fields[name].default]
-        if self.audit.attacks and given:
+        if self.attacks is not None and given:
             them = "it" if len(given) == 1 else "them"
             raise ValueError(f"an audit has no use for {', '.join(given)}; leave {them} out")
         return self

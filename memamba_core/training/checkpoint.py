@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-import memamba_core
 from memamba_core.config.experiment import Experiment, settings_digest
 from memamba_core.data.agreement import Agreement
 from memamba_core.errors import CheckpointError, ConfigError, MissingBackendError
@@ -236,7 +235,7 @@ def load_arrays(path: Path) -> Weights:
 @cache
 def code_digest() -> str:
     """Compute SHA-256 (hex) over the Python sources of `memamba_core`, in the order of their relative names."""
-    root = Path(memamba_core.__file__).parent
+    root = Path(__file__).resolve().parents[1]
     sha = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         sha.update(str(path.relative_to(root)).encode())

@@ -18,7 +18,7 @@ from memamba_core.errors import ConfigError
 from memamba_core.model import MEMamba
 from memamba_core.model.precision import matmul_precision
 from memamba_core.patient import PatientInputs
-from memamba_core.survival.hazards import risk_from_logits, survival_from_logits
+from memamba_core.survival.hazards import hazards_from_logits, risk_from_logits, survival_from_logits
 from memamba_core.survival.losses import nll_loss
 from memamba_core.training.batches import batches_of, parts_of_batch, parts_of_stream
 from memamba_core.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
@@ -68,6 +68,7 @@ class Predictions:
 
     Attributes:
         risk: [N], in [-K, 0], higher is worse.
+        hazards_NK: P(event in bin k | alive at its start).
         survival_NK: probability of surviving bins 0...k.
         loss: [N], negative log-likelihood.
         time_months, event: the outcome; `event=True` means that the event happened.
@@ -76,6 +77,7 @@ class Predictions:
     """
 
     risk: npt.NDArray[np.float64]
+    hazards_NK: npt.NDArray[np.float64]
     survival_NK: npt.NDArray[np.float64]
     loss: npt.NDArray[np.float64]
     time_months: npt.NDArray[np.float64]
@@ -186,7 +188,8 @@ def predict(
         model.to(device)
     model.eval()
     num_bins = len(dataset.agreement.time_bin_edges) + 1
-    risk, survival, losses = np.zeros(len(dataset)), np.zeros((len(dataset), num_bins)), np.zeros(len(dataset))
+    risk, losses = np.zeros(len(dataset)), np.zeros(len(dataset))
+    hazards, survival = np.zeros((len(dataset), num_bins)), np.zeros((len(dataset), num_bins))
     groups: list[frozenset[str]] = []
     patients = ((i, dataset.load(i)) for i in range(len(dataset)))
     with torch.inference_mode():
@@ -195,13 +198,14 @@ def predict(
             inputs = [_to_device(patient, _device_of(model)) for _, patient in part]
             logits_BK = model(inputs).logits_BK.float()
             risk[indices] = risk_from_logits(logits_BK).double().cpu().numpy()
+            hazards[indices] = hazards_from_logits(logits_BK).double().cpu().numpy()
             survival[indices] = survival_from_logits(logits_BK).double().cpu().numpy()
             losses[indices] = _likelihood(logits_BK, inputs, loss or LossConfig()).double().cpu().numpy()
             groups += [model.groups_of(patient) for patient in inputs]
             if on_patients is not None:
                 on_patients(len(part))
     case_ids = tuple(r.case_id for r in dataset.records)
-    return Predictions(risk, survival, losses, dataset.times, dataset.events, tuple(groups), case_ids)
+    return Predictions(risk, hazards, survival, losses, dataset.times, dataset.events, tuple(groups), case_ids)
 
 
 class _Step:

@@ -28,6 +28,7 @@ from memamba_core.wire.protocol import (
 
 from .agreement import build_agreement, check_declarations, choose_time_bins, common_gene_columns, scales_features
 from .exchange import SiteFailure, ask, quote
+from .outliers import find_outlying_sites
 from .validation import check_facts, check_sums, max_patients
 
 __all__ = ["Handshake", "Run", "perform_handshake"]
@@ -250,7 +251,7 @@ def _make_agreement(
     kept = {site: reply for site, reply in answers.replies.items() if site not in failures}
     edges: tuple[float, ...] | None = config.public_edges
     if count:
-        warnings += _find_outlying_sites(kept, facts)
+        warnings += find_outlying_sites(kept, facts)
         edges = choose_time_bins(config, counts)
         if edges is None:
             warnings.append(
@@ -269,44 +270,6 @@ def _make_agreement(
         signatures=signatures,
     )
     return agreement, failures, tuple(warnings)
-
-
-def _find_outlying_sites(replies: Mapping[str, StatisticsReply], facts: Mapping[str, FactsReply]) -> list[str]:
-    """Warn about sites whose event rate or follow-up is far from that of the others.
-
-    Such a difference hints at a wrong unit or coding; it is no proof.
-    """
-    totals = {site: (int(r.events["event"].sum()), int(r.events["censored"].sum())) for site, r in replies.items()}
-    warnings = []
-    for site, (events, censored) in totals.items():
-        others_events = sum(e for s, (e, _) in totals.items() if s != site)
-        others = sum(e + c for s, (e, c) in totals.items() if s != site)
-        num = events + censored
-        if num < 20 or others < 20:
-            continue
-        rate, rest = events / num, others_events / others
-        spread = np.sqrt(max(rest * (1 - rest), 1e-3) * (1 / num + 1 / others))
-        if abs(rate - rest) > 5 * spread:
-            warnings.append(
-                f"{site}: {events} of {num} training patients had the event, {others_events} of {others} elsewhere; "
-                f"it declares that a 1 means {quote(facts[site].event_means)}. Check clinical.event_means"
-            )
-        own = _median_cell(replies[site])
-        other = _median_cell(*(r for s, r in replies.items() if s != site))
-        if max(own, other) + 0.5 > 6 * (min(own, other) + 0.5):  # middles of the cells; a month is 30 days
-            warnings.append(
-                f"{site}: median follow-up lies in cell {own} of the time grid, elsewhere in cell {other}; it declares "
-                f"{quote(facts[site].time_unit)}. Check clinical.time_unit"
-            )
-    for warning in warnings:
-        _log.warning(warning)
-    return warnings
-
-
-def _median_cell(*replies: StatisticsReply) -> int:
-    counts = sum((r.events["event"] + r.events["censored"] for r in replies), start=np.int64(0))
-    cumulative = np.cumsum(counts)
-    return int(np.searchsorted(cumulative, cumulative[-1] / 2))
 
 
 def _list_failures(failures: Mapping[str, SiteFailure]) -> str:

@@ -1,16 +1,16 @@
-"""One-run canary audit of the noisy step (Steinke, Nasr & Jagielski 2023, arXiv 2305.08846).
+"""Canary audit of the noisy step in one run (Steinke, Nasr & Jagielski 2023, arXiv 2305.08846).
 
-Made-up patients whose gradient lies in one coordinate each, ten times as long as allowed, are put into the training
-data or left out by the toss of a coin. Whoever knows the coordinates looks at how far each moved, and guesses. If more
-guesses are right than the claimed epsilon allows, the code is wrong, whatever the accountant says. The step audited is
-the one that hospitals take (`privacy.dp_sgd`), with its own noise and sampling, on the real model's parameters.
+Made-up patients are put into the training data or left out by the toss of a coin. The gradient of each lies in one
+coordinate and is ten times as long as allowed. The attacker knows the coordinates, looks at how far each moved, and
+guesses which patients were in. If more guesses are right than the claimed epsilon allows, the code is wrong, whatever
+the accountant says. The audited step is the one that sites take (`privacy.dp_sgd`), with its own noise and sampling, on
+the real model's parameters.
 
-The audit has a plan of its own with a small epsilon: 250 right guesses of 250 prove an epsilon of 4.4 at most, so
-a run's own epsilon of 8 could not be contradicted.
+The audit has its own plan with a small epsilon: 250 right guesses of 250 prove an epsilon of 4.4 at most, so a run's
+own epsilon of 8 could not be contradicted.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from memamba_core.privacy.dp_sgd import PatientOptimizer
 from memamba_core.privacy.secure_random import SecureRandom
 from memamba_core.training.optim import SGD
 
-__all__ = ["CanaryReport", "audit_canaries", "largest_epsilon_disproved"]
+from .records import CanaryReport
+
+__all__ = ["audit_canaries", "largest_epsilon_disproved"]
 
 PLAN = NoisyStep(2.0, 0.1)
 STEPS = 100
@@ -32,36 +34,15 @@ _TOO_LONG = 10.0
 _DIVISOR = 20.0
 
 
-@dataclass(frozen=True)
-class CanaryReport:
-    """What the canaries say.
-
-    Attributes:
-        claimed_epsilon: of the audit's own plan, by the accountant.
-        lower_bound: no smaller epsilon is compatible with the guesses (with 95 % confidence).
-        num_right, num_guesses: of the surest half of the canaries.
-    """
-
-    claimed_epsilon: float
-    lower_bound: float
-    num_right: int
-    num_guesses: int
-
-    @property
-    def passed(self) -> bool:
-        """Whether the canaries do not contradict the claim."""
-        return self.lower_bound <= self.claimed_epsilon
-
-
 def audit_canaries(
     model: torch.nn.Module, num_canaries: int, optimizer_class: type[PatientOptimizer] = PatientOptimizer
 ) -> CanaryReport:
-    """Run the audit.
+    """Run the canary audit.
 
     Args:
-        model: its parameters are moved, by noise mostly.
-        num_canaries: made-up patients; at most as many as the model has parameters.
-        optimizer_class: takes the steps. Tests give broken ones.
+        model: its parameters are moved, mostly by noise.
+        num_canaries: number of made-up patients; at most the number of the model's parameters.
+        optimizer_class: takes the steps. Tests pass broken ones.
     """
     parameters = list(model.parameters())
     random = SecureRandom()
@@ -98,7 +79,7 @@ def audit_canaries(
 
 
 def largest_epsilon_disproved(num_canaries: int, num_guesses: int, num_right: int, delta: float) -> float:
-    """The largest epsilon under which so many right guesses have a probability below 5 %; 0 if there is none."""
+    """Return the largest epsilon under which so many right guesses have a probability below 5 %; 0 if there is none."""
     low, high = 0.0, 20.0
     if _probability(num_canaries, num_guesses, num_right, low, delta) > 1 - CONFIDENCE:
         return 0.0
@@ -110,7 +91,7 @@ def largest_epsilon_disproved(num_canaries: int, num_guesses: int, num_right: in
 
 
 def _probability(num_canaries: int, num_guesses: int, num_right: int, epsilon: float, delta: float) -> float:
-    """Bound on the probability of at least `num_right` right guesses (Steinke et al. 2023, theorem 5.2)."""
+    """Bound the probability of at least `num_right` right guesses (Steinke et al. 2023, theorem 5.2)."""
     chance = 1 / (1 + math.exp(-epsilon))
     beta = float(binom.sf(num_right - 1, num_guesses, chance))
     below = np.cumsum(binom.pmf(num_right - np.arange(1, num_right + 1), num_guesses, chance))
@@ -119,10 +100,10 @@ def _probability(num_canaries: int, num_guesses: int, num_right: int, epsilon: f
 
 
 def _places(parameters: list[torch.nn.Parameter], num: int) -> list[tuple[int, int]]:
-    """Parameter and offset of `num` coordinates, spread over the whole model."""
+    """Return parameter and offset of `num` coordinates, spread over the whole model."""
     ends = np.cumsum([p.numel() for p in parameters])
     if num > ends[-1]:
-        raise ValueError(f"{num} canaries, and the model has {ends[-1]} parameters")
+        raise ValueError(f"num_canaries is {num}; expected at most the {ends[-1]} parameters of the model")
     flat = np.linspace(0, ends[-1] - 1, num).astype(int)
     numbers = np.searchsorted(ends, flat, side="right")
     return [(int(n), int(f - (ends[n - 1] if n else 0))) for n, f in zip(numbers, flat, strict=True)]

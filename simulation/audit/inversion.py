@@ -1,17 +1,16 @@
-"""Gradient inversion: a hospital's answer of one round, turned back into its patients' molecular values.
+"""Gradient inversion: reconstruct patients' molecular values from a site's answer of one round.
 
-The weights that come back less the weights that went out are a gradient, and the gradient of the first layer of a gene
-network is a sum over patients of their values times numbers of the layer. With one patient it is that patient's values.
-With a few, blind source separation finds them (the cocktail party attack, Kariyappa et al. 2023, arXiv 2209.05578),
-because the columns of one patient are as a rule far from normal. With more patients than hidden units it is at a loss.
+The returned weights less the weights sent are a gradient. The gradient of the first layer of a gene network is a sum
+over patients of their values times numbers of the layer. With one patient it is that patient's values. With a few
+patients, blind source separation finds them (the cocktail party attack, Kariyappa et al. 2023, arXiv 2209.05578),
+because the columns of one patient are usually far from normal. With more patients than hidden units the attack fails.
 
-The attacker is the coordinator, who holds both sets of weights. The answer is that of the code which hospitals run,
-private or not as the settings say.
+The attacker is the coordinator, who holds both sets of weights. The answer is made by the code that sites run, private
+or not as the settings say.
 """
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -29,57 +28,44 @@ from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import Span, train
 from memamba_core.wire.protocol import size_band
 
-__all__ = ["InversionReport", "check_round_sizes", "invert_round"]
+from .records import InversionReport
+
+__all__ = ["check_round_sizes", "invert_round"]
 
 _RECOVERED = 0.9
-_NOTHING = 1e-6
-"""Of the largest singular value: below, float32 rounding is all there is."""
-_MOST_STEPS = 300
-
-
-@dataclass(frozen=True)
-class InversionReport:
-    """What the coordinator reads from one answer.
-
-    Attributes:
-        num_patients: in the round.
-        correlation: between a patient's values and the attacker's best reconstruction, mean over the patients.
-        recovered: share of the patients with a correlation above 0.9.
-        recovered_by_chance: the same share of patients who were not in the round: what is no leak at all.
-    """
-
-    num_patients: int
-    correlation: float
-    recovered: float
-    recovered_by_chance: float
+_ROUNDING = 1e-6
+"""Share of the largest singular value below which a singular value is float32 rounding."""
+_MAX_STEPS = 300
 
 
 def check_round_sizes(cohort: Cohort, experiment: Experiment, round_sizes: Sequence[int]) -> None:
-    """Refuse what `invert_round` could not do.
+    """Refuse sizes of a round that `invert_round` cannot attack.
 
     Raises:
-        ConfigError: there are not enough patients with genes for a round (as many again are wanted as outsiders, at
-            most 100), or the model has no genomics expert.
+        ConfigError: there are too few patients with genes for a round and for as many outsiders (at most 100), or the
+            model has no genomics expert.
     """
     if "genomics" not in experiment.model.experts:
-        raise ConfigError("audit=inversion reads the genomics network; model.experts names none")
+        raise ConfigError(
+            "attack inversion reads the genomics network; model.experts has none. Add genomics, or choose other attacks"
+        )
     available = len(_with_genes(cohort))
     for size in round_sizes:
         if available < size + _outsiders(size):
             raise ConfigError(
-                f"audit.round_sizes: a round of {size} and {_outsiders(size)} patients outside of it were asked for; "
-                f"{available} patients have genes"
+                f"attacks.round_sizes: a round of {size} and {_outsiders(size)} patients outside of it were asked for; "
+                f"{available} patients have genes. Lower attacks.round_sizes"
             )
 
 
 def invert_round(cohort: Cohort, experiment: Experiment, agreement: Agreement, num_patients: int) -> InversionReport:
-    """Let a hospital of `num_patients` train for one round in the middle of a run, and attack its answer.
+    """Train a site of `num_patients` for one round in the middle of a run, and attack its answer.
 
     Args:
-        cohort: patients; those without genes are passed over.
+        cohort: patients; those without genes are not used.
         experiment: settings of the run; its model needs the genomics expert.
-        agreement: of the run.
-        num_patients: in the round.
+        agreement: agreement of the run.
+        num_patients: number of patients in the round.
 
     Raises:
         ConfigError: see `check_round_sizes`.
@@ -96,9 +82,12 @@ def invert_round(cohort: Cohort, experiment: Experiment, agreement: Agreement, n
     update = {name: (before[name] - tensor).double().numpy() for name, tensor in model.state_dict().items()}
     guesses = _guesses(update, columns, rows, num_patients)
     own = _best_correlations(guesses, inside, columns)
-    strange = _best_correlations(guesses, PatientDataset(others, agreement, experiment.agreement), columns)
+    outside = _best_correlations(guesses, PatientDataset(others, agreement, experiment.agreement), columns)
     return InversionReport(
-        num_patients, float(own.mean()), float((own > _RECOVERED).mean()), float((strange > _RECOVERED).mean())
+        num_patients=num_patients,
+        correlation=float(own.mean()),
+        recovered=float((own > _RECOVERED).mean()),
+        recovered_by_chance=float((outside > _RECOVERED).mean()),
     )
 
 
@@ -107,12 +96,12 @@ def _with_genes(cohort: Cohort) -> list[str]:
 
 
 def _outsiders(num_patients: int) -> int:
-    """How many patients that were not in the round are looked for in its answer."""
+    """Return the number of patients outside the round that are looked for in its answer."""
     return min(num_patients, 100)
 
 
 def _train_one_round(model: MEMamba, dataset: PatientDataset, experiment: Experiment) -> None:
-    """The round in the middle of the run, where the learning rate is neither warming up nor at its end."""
+    """Train the round in the middle of the run, where the learning rate is neither warming up nor at its end."""
     federation, plan = experiment.federation, plan_of(experiment)
     server_round = federation.num_rounds // 2 + 1
     if plan is None:
@@ -128,9 +117,9 @@ def _train_one_round(model: MEMamba, dataset: PatientDataset, experiment: Experi
 
 
 def _largest_group(model: MEMamba, agreement: Agreement) -> tuple[npt.NDArray[np.int64], slice]:
-    """Columns of the largest gene group, and its rows in the first layer's weight, where groups lie one below another.
+    """Return the columns of the largest gene group, and its rows in the first layer's weight, where groups are stacked.
 
-    The groups with their columns stand in the agreement, which the coordinator made.
+    The agreement, which the coordinator made, holds the groups with their columns.
     """
     groups = [np.asarray(columns) for columns in agreement.gene_groups.values()]
     largest = int(np.argmax([len(columns) for columns in groups]))
@@ -141,9 +130,9 @@ def _largest_group(model: MEMamba, agreement: Agreement) -> tuple[npt.NDArray[np
 def _guesses(
     update: dict[str, npt.NDArray[np.float64]], columns: npt.NDArray[np.int64], rows: slice, num_patients: int
 ) -> npt.NDArray[np.float64]:
-    """Reconstructions [guesses, columns]: each hidden unit's gradient, the linear skip's, and their separated sources.
+    """Return reconstructions [guesses, columns]: gradients of hidden units and linear skip, and separated sources.
 
-    A scale and a sign that are not known do not matter: what is compared is correlation.
+    Unknown scale and sign do not matter, because correlations are compared.
     """
     gradient_CH = update["genomics.tokens.first.weight"][rows]
     guesses = [*gradient_CH.T]
@@ -154,18 +143,18 @@ def _guesses(
 
 
 def _separate(mixed_CH: npt.NDArray[np.float64], most_sources: int) -> npt.NDArray[np.float64]:
-    """Independent components [columns, sources] of mixtures [columns, hidden units]; none of a single patient."""
+    """Return independent components [columns, sources] of mixtures [columns, hidden units]; none of one patient."""
     from sklearn.decomposition import FastICA
     from sklearn.exceptions import ConvergenceWarning
 
     directions_CS, strengths, _ = np.linalg.svd(mixed_CH - mixed_CH.mean(axis=0), full_matrices=False)
-    num_sources = min(most_sources, int((strengths > _NOTHING * strengths.max(initial=0.0)).sum()))
+    num_sources = min(most_sources, int((strengths > _ROUNDING * strengths.max(initial=0.0)).sum()))
     if num_sources < 2:
         return np.zeros((len(mixed_CH), 0))
     white_CS = directions_CS[:, :num_sources] * np.sqrt(len(mixed_CH))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a poor separation is a poor attack, and is told as such
-        ica = FastICA(whiten=False, max_iter=_MOST_STEPS, random_state=0)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a poor separation is a poor attack and is reported so
+        ica = FastICA(whiten=False, max_iter=_MAX_STEPS, random_state=0)
         sources_CS: npt.NDArray[np.float64] = ica.fit_transform(white_CS)
     return sources_CS
 
@@ -173,7 +162,7 @@ def _separate(mixed_CH: npt.NDArray[np.float64], most_sources: int) -> npt.NDArr
 def _best_correlations(
     guesses: npt.NDArray[np.float64], dataset: PatientDataset, columns: Sequence[int] | npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """For each patient the largest absolute correlation with a guess over the columns."""
+    """Return, for each patient, the largest absolute correlation with a guess over the columns."""
     inputs = [dataset.load(i).genes_C for i in range(len(dataset))]
     values = torch.stack([genes for genes in inputs if genes is not None]).double().numpy()[:, columns]
     best: npt.NDArray[np.float64] = np.abs(_standardised(values) @ _standardised(guesses).T).max(axis=1)
@@ -181,7 +170,7 @@ def _best_correlations(
 
 
 def _standardised(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Rows of mean 0 and norm 1; a constant row becomes zero."""
+    """Scale rows to mean 0 and norm 1; a constant row becomes zero."""
     centred = rows - rows.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
     standardised: npt.NDArray[np.float64] = centred / np.where(norms > 0, norms, 1.0)

@@ -1,9 +1,8 @@
-"""What an audit found, in sentences for somebody who does not read ROC curves, and as a table."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Report of an audit: sentences for a reader who does not read ROC curves, and a table."""
 
 from rich.table import Table
+
+from .records import AuditReport, MembershipReport
 
 __all__ = ["findings", "table"]
 
@@ -12,78 +11,80 @@ _ATTACKS = {"loss": "loss threshold", "lira": "likelihood ratio (LiRA)"}
 _SHORT_WHO = {"all": "all", "event": "with event", "censored": "censored"}
 _SHORT = {"loss": "loss", "lira": "LiRA"}
 _CLEARLY = 3.0
-"""Standard errors by which an AUC must be off a half to be called a leak."""
+"""Standard errors by which an AUC must exceed a half to be called a leak."""
 
 
-def findings(report: Mapping[str, Any]) -> list[str]:
-    """One sentence or two for each attack that was run.
+def findings(report: AuditReport) -> tuple[str, ...]:
+    """Describe the results of each attack that was run, in one sentence or more.
 
     Args:
-        report: contents of `audit.json`.
+        report: results of the attacks.
     """
-    sentences = []
-    if report["membership"]:
-        sentences += _of_membership(report["membership"])
-    if report["canary"]:
-        canary = report["canary"]
+    sentences: list[str] = []
+    if report.membership is not None:
+        sentences += _describe_membership(report.membership)
+    if report.canary is not None:
+        canary = report.canary
         verdict = (
-            "do not contradict the claim" if canary["passed"] else "CONTRADICT the claim: the noisy step is not right"
+            "do not contradict the claim" if canary.passed else "CONTRADICT the claim: the noisy step is not right"
         )
         sentences.append(
-            f"Canaries: {canary['num_right']} of {canary['num_guesses']} guesses about made-up patients were right, "
-            f"which shows an epsilon of at least {canary['lower_bound']:.2f} where {canary['claimed_epsilon']:.2f} is "
+            f"Canaries: {canary.num_right} of {canary.num_guesses} guesses about made-up patients were right, "
+            f"which shows an epsilon of at least {canary.lower_bound:.2f} where {canary.claimed_epsilon:.2f} is "
             f"claimed. They {verdict}."
         )
-    for line in report["inversion"] or []:
+    for line in report.inversion or []:
         sentences.append(
-            f"Inversion: of a round of {line['num_patients']} the coordinator reads the molecular values of "
-            f"{line['recovered']:.0%} of the patients (of outsiders: {line['recovered_by_chance']:.0%}); the best "
-            f"guess correlates with a patient by {line['correlation']:.2f} on average."
+            f"Inversion: of a round of {line.num_patients} the coordinator reads the molecular values of "
+            f"{line.recovered:.0%} of the patients (of outsiders: {line.recovered_by_chance:.0%}); the best "
+            f"guess correlates with a patient by {line.correlation:.2f} on average."
         )
-    return sentences
+    return tuple(sentences)
 
 
-def _of_membership(membership: Mapping[str, Any]) -> list[str]:
+def _describe_membership(membership: MembershipReport) -> list[str]:
     sentences = []
     for who, label in _WHO.items():
-        tried = [(membership[attack][who], name) for attack, name in _ATTACKS.items() if who in membership[attack]]
+        tried = [
+            (leaks[who], name) for attack, name in _ATTACKS.items() if who in (leaks := getattr(membership, attack))
+        ]
         if not tried:
             continue
-        best, name = max(tried, key=lambda item: item[0]["auc"])
-        error = best["auc_std"] / membership["num_models"] ** 0.5
-        clear = best["auc"] - 0.5 > _CLEARLY * error
+        best, name = max(tried, key=lambda item: item[0].auc)
+        error = best.auc_std / membership.num_models**0.5
+        clear = best.auc - 0.5 > _CLEARLY * error
         verdict = (
-            f"finds {best['found']:.0%} of those who were trained on while accusing 5 % of the others"
+            f"finds {best.found:.0%} of the patients who were trained on while accusing 5 % of the others"
             if clear
             else "does no better than a coin by this measure"
         )
         sentences.append(
-            f"Membership, {label} ({best['num_patients']}): the better attack ({name}) has an AUC of {best['auc']:.3f} "
-            f"± {best['auc_std']:.3f} and {verdict}."
+            f"Membership, {label} ({best.num_patients}): the better attack ({name}) has an AUC of {best.auc:.3f} "
+            f"± {best.auc_std:.3f} and {verdict}."
         )
     return sentences
 
 
-def table(report: Mapping[str, Any]) -> Table:
-    """The numbers of an audit, in short words: each on one line of a terminal of 80 columns."""
+def table(report: AuditReport) -> Table:
+    """Return the numbers of an audit as a table whose rows fit on a terminal of 80 columns."""
     shown = Table()
     for name in ("attack", "on"):
         shown.add_column(name)
     for name in ("result", "guessing"):
         shown.add_column(name, justify="right")
-    if report["membership"]:
+    if report.membership is not None:
         for attack, label in _SHORT.items():
-            for who, leak in report["membership"][attack].items():
-                result = f"AUC {leak['auc']:.3f} ± {leak['auc_std']:.3f}, {leak['found']:.0%} found"
+            for who, leak in getattr(report.membership, attack).items():
+                result = f"AUC {leak.auc:.3f} ± {leak.auc_std:.3f}, {leak.found:.0%} found"
                 shown.add_row(f"membership, {label}", _SHORT_WHO[who], result, "0.5, 5%")
-    if canary := report["canary"]:
-        result = f"epsilon >= {canary['lower_bound']:.2f} of {canary['claimed_epsilon']:.2f}"
+    if canary := report.canary:
+        result = f"epsilon >= {canary.lower_bound:.2f} of {canary.claimed_epsilon:.2f}"
         shown.add_row("canaries", "noisy step", result, ">= 0")
-    for line in report["inversion"] or []:
+    for line in report.inversion or []:
         shown.add_row(
             "inversion",
-            f"round of {line['num_patients']}",
-            f"{line['recovered']:.0%} read, correlation {line['correlation']:.2f}",
-            f"{line['recovered_by_chance']:.0%}",
+            f"round of {line.num_patients}",
+            f"{line.recovered:.0%} read, correlation {line.correlation:.2f}",
+            f"{line.recovered_by_chance:.0%}",
         )
     return shown

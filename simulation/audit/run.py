@@ -1,133 +1,149 @@
-"""`flower-simulate audit=...`: attacks on this product's own answers, and what they found in plain words.
+"""`flower-simulate audit`: attack this product's own answers, and report the results in sentences.
 
-Writes `audit.json` and figures into a folder of its own. No attack proves that there is no better one; what is found
-is what an attacker learns at least.
+Writes `audit.json`, figures and `run.log` into a folder of its own. No attack proves that there is no better one; the
+results are what an attacker learns at least.
 """
 
+import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from memamba_core.config.privacy import DPSGDConfig
-from memamba_core.config.simulation import SimulationConfig
+from memamba_core.config.simulation import AttacksConfig, SimulationConfig
 from memamba_core.data.agreement import Agreement
+from memamba_core.errors import ConfigError
 from memamba_core.training.checkpoint import initial_model
 from server.federation.handshake import Run
+from server.logs import also_log_to
 from server.results import write_json
 from simulation.cohort import SimulatedCohort, prepare_cohort
+from simulation.flower_log import quiet_flower_log
 from simulation.grid.build import open_grid
 from simulation.methods import build_agreement_only
 from simulation.run_folder import claim_folder
 
 from .figures import draw_inversion, draw_membership
 from .inversion import check_round_sizes, invert_round
-from .membership import EVERYBODY, attack_by_likelihood_ratio, attack_by_loss, leaks, observe
+from .membership import NO_TEST_FOLD, attack_by_likelihood_ratio, attack_by_loss, leaks, observe
+from .records import AuditReport, MembershipReport
 from .report import findings
 
 __all__ = ["audit"]
 
+_log = logging.getLogger(__name__)
+_PACKAGES = ("memamba_core", "server", "client", "simulation")
+
 
 def audit(
     config: SimulationConfig, overrides: Sequence[str] = (), on_step: Callable[[str], None] = lambda _: None
-) -> tuple[dict[str, Any], Path]:
-    """Run the attacks that `config.audit` names.
+) -> tuple[AuditReport, Path]:
+    """Run the attacks of `config.attacks`.
 
     Args:
-        config: the settings attacked; with `privacy=dp_sgd` those of a private run.
-        overrides: those that `config` was composed from.
-        on_step: told the name of what is done next, for progress.
+        config: settings of the attacked run; with `privacy=dp_sgd` those of a private run.
+        overrides: overrides that `config` was composed from.
+        on_step: called with the name of the next step, for progress.
 
     Returns:
-        The contents of `audit.json`, and the folder it lies in.
+        The contents of `audit.json`, and the folder that holds it.
 
     Raises:
         ConfigError: settings that do not fit the cohort, or an output folder in use.
     """
     import torch
 
+    attacks = config.attacks
+    if attacks is None:
+        raise ConfigError("attacks is null; expected the settings of an audit, as compose_audit makes them")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     cohort = prepare_cohort(config)
-    if "inversion" in config.audit.attacks:  # before hours of another attack
-        check_round_sizes(cohort.cohort, config.experiment, config.audit.round_sizes)
+    if "inversion" in attacks.names:  # before hours of another attack
+        check_round_sizes(cohort.cohort, config.experiment, attacks.round_sizes)
     folder = claim_folder(config, f"audit-{config.data.name}-{config.partition.name}")
+
+    def step(name: str) -> None:
+        _log.info(name)
+        on_step(name)
+
     try:
-        report = _attack(config, overrides, cohort, folder, on_step)
-        write_json(folder / "audit.json", report)
+        with quiet_flower_log(), also_log_to(folder / "run.log", _PACKAGES):
+            report = _attack(config, attacks, overrides, cohort, folder, step)
+        write_json(folder / "audit.json", report.model_dump(mode="json"))
     except BaseException:
-        with suppress(OSError):
-            folder.rmdir()  # if nothing is in it
+        if not any(path.name != "run.log" for path in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     return report, folder
 
 
 def _attack(
     config: SimulationConfig,
+    attacks: AttacksConfig,
     overrides: Sequence[str],
     cohort: SimulatedCohort,
     folder: Path,
     on_step: Callable[[str], None],
-) -> dict[str, Any]:
-    """The attacks one after the other, with their figures."""
+) -> AuditReport:
+    """Run the attacks one after the other and draw their figures."""
     experiment = config.experiment
-    report: dict[str, Any] = {
-        "cohort": config.data.name,
-        "privacy": experiment.privacy.model_dump(mode="json", exclude_none=True),
-        "overrides": list(overrides),
-        "membership": None,
-        "canary": None,
-        "inversion": None,
-    }
-    if "membership" in config.audit.attacks:
-        report["membership"] = _membership(config, cohort, folder, on_step)
+    report = AuditReport(
+        cohort=config.data.name,
+        privacy=experiment.privacy.model_dump(mode="json", exclude_none=True),
+        overrides=list(overrides),
+    )
+    if "membership" in attacks.names:
+        membership = _membership(config, attacks, cohort, folder, on_step)
+        report = report.model_copy(update={"membership": membership})
     agreement: Agreement | None = None
-    if {"canary", "inversion"} & set(config.audit.attacks):
-        run = Run("audit", experiment, EVERYBODY)
+    if {"canary", "inversion"} & set(attacks.names):
+        run = Run("audit", experiment, NO_TEST_FOLD)
         with tempfile.TemporaryDirectory() as ledgers:
             agreement = build_agreement_only(open_grid(config, cohort, state=Path(ledgers)), run, cohort)
-    if "canary" in config.audit.attacks:
+    if "canary" in attacks.names:
         from .canary import audit_canaries  # Opacus is an extra
 
         assert agreement is not None
         on_step("canaries")
-        canary = audit_canaries(initial_model(experiment, agreement), config.audit.num_canaries)
-        report["canary"] = {**asdict(canary), "passed": canary.passed}
-    if "inversion" in config.audit.attacks:
+        canary = audit_canaries(initial_model(experiment, agreement), attacks.num_canaries)
+        report = report.model_copy(update={"canary": canary})
+    if "inversion" in attacks.names:
         assert agreement is not None
-        report["inversion"] = []
-        for size in config.audit.round_sizes:
+        inversion = []
+        for size in attacks.round_sizes:
             on_step(f"inversion of a round of {size}")
-            report["inversion"].append(asdict(invert_round(cohort.cohort, experiment, agreement, size)))
-        draw_inversion(folder / "inversion.png", report["inversion"])
-    report["findings"] = findings(report)
-    return report
+            inversion.append(invert_round(cohort.cohort, experiment, agreement, size))
+        draw_inversion(folder / "inversion.png", inversion)
+        report = report.model_copy(update={"inversion": inversion})
+    return report.model_copy(update={"findings": findings(report)})
 
 
 def _membership(
     config: SimulationConfig,
+    attacks: AttacksConfig,
     cohort: SimulatedCohort,
     folder: Path,
     on_step: Callable[[str], None],
-) -> dict[str, Any]:
-    numbers = iter(range(1, config.audit.num_models + 1))
+) -> MembershipReport:
+    numbers = iter(range(1, attacks.num_models + 1))
 
     def next_model() -> None:
         number = next(numbers, None)
         if number is not None:
-            on_step(f"membership: model {number} of {config.audit.num_models}")
+            on_step(f"membership: model {number} of {attacks.num_models}")
 
     next_model()
     with tempfile.TemporaryDirectory() as ledgers:
         seen = observe(config, cohort, Path(ledgers), next_model)
-    attacks = {"loss": attack_by_loss(seen), "lira": attack_by_likelihood_ratio(seen)}
-    found = {
-        name: {group: asdict(leak) for group, leak in leaks(scores, seen).items()} for name, scores in attacks.items()
-    }
-    draw_membership(folder / "membership.png", found, _title(config))
-    return {"num_models": config.audit.num_models, **found}
+    report = MembershipReport(
+        num_models=attacks.num_models,
+        loss=leaks(attack_by_loss(seen), seen),
+        lira=leaks(attack_by_likelihood_ratio(seen), seen),
+    )
+    draw_membership(folder / "membership.png", report, _title(config))
+    return report
 
 
 def _title(config: SimulationConfig) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_kaplan_meier"]
 
-_FEWEST_SHOWN = 5  # patients; a single survivor of twenty years would squeeze everybody else into the left margin
+_FEWEST_SHOWN = 5  # patients; a single survivor of twenty years would squeeze all others into the left margin
 
 
 def draw_kaplan_meier(
@@ -24,18 +24,19 @@ def draw_kaplan_meier(
     risk: npt.NDArray[np.floating[Any]],
     title: str,
 ) -> None:
-    """Survival of the patients with higher and lower predicted risk, and how many of them were at risk.
+    """Draw survival of the patients with higher and lower predicted risk, and the numbers at risk.
 
-    The groups are cut at the median risk of these very patients: a look at separation, blind to outcomes but
-    not a threshold that could be used on the next patient. Curves and 95 % bands are Kaplan-Meier estimates
-    with exponential Greenwood intervals, as lifelines gives them.
+    The groups are cut at the median risk of the patients drawn: this shows separation and is blind to outcomes, but the
+    median is not a threshold that could be used on the next patient. Curves and 95 % bands are Kaplan-Meier estimates
+    with exponential Greenwood intervals from lifelines.
 
     Args:
         path: PNG to write.
         time_months: follow-up in months, to the event or to the last visit.
         event: True: it happened at that time. False: censored then, drawn as a tick.
-        risk: out-of-fold predictions, higher is worse. If all are equal there is one group and no test.
-        title: of the figure.
+        risk: rank of each patient's out-of-fold prediction within its test fold, higher is worse. If all are equal,
+            there is one group and no test.
+        title: title of the figure.
     """
     from memamba_core.survival.curves import log_rank_p
 
@@ -63,9 +64,9 @@ def draw_kaplan_meier(
             say(top, "No patients")
         _draw_numbers_at_risk(table, time_months, groups, ticks)
         num_events = int(event.sum())
-        cut = "cut at the median out-of-fold prediction" if len(groups) > 1 else "none, predictions are equal"
+        cut = "ranks of risk within each test fold, cut at their median" if len(groups) > 1 else "none, ranks are equal"
         beyond = int(np.count_nonzero(time_months > ticks[-1]))
-        cut_off = f" Not shown: what became of {beyond} later." if beyond else ""
+        cut_off = f" Not shown: follow-up of {beyond} patients beyond the last month drawn." if beyond else ""
         counted = f"{len(event)} patients, {num_events} event{'s' * (num_events != 1)}"
         caption(figure, f"Risk groups: {cut}. {counted}. Ticks: censored. Bands: 95 %.{cut_off}")
 
@@ -77,7 +78,7 @@ def _draw_survival(
     label: str,
     color: str,
 ) -> None:
-    """One Kaplan-Meier curve with its band and a tick per censored patient."""
+    """Draw one Kaplan-Meier curve with its band and a tick per censored patient."""
     from lifelines import KaplanMeierFitter
 
     if not len(time_months):
@@ -101,7 +102,7 @@ def _draw_survival(
 def _draw_numbers_at_risk(
     axes: "Axes", time_months: npt.NDArray[np.floating[Any]], groups: "Sequence[_Group]", ticks: Sequence[int]
 ) -> None:
-    """A row per group with the patients still under observation at each tick of the x axis above."""
+    """Write a row per group with the patients still under observation at each tick of the x axis above."""
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.set_title("Number at risk", fontsize=8.5, fontweight="normal", pad=3)
     axes.grid(visible=False)
@@ -121,7 +122,7 @@ _Group = tuple[str, str, npt.NDArray[np.bool_]]
 
 
 def _median_groups(risk: npt.NDArray[np.floating[Any]]) -> list[_Group]:
-    """Higher and lower risk, or all patients where risk does not tell any two of them apart."""
+    """Split into higher and lower risk, or return all patients as one group where all risks are equal."""
     if not len(risk) or risk.min() == risk.max():
         return [("All patients", BLUE, np.ones(len(risk), dtype=np.bool_))]
     median = np.median(risk)
@@ -131,14 +132,14 @@ def _median_groups(risk: npt.NDArray[np.floating[Any]]) -> list[_Group]:
 
 
 def _last_month(time_months: npt.NDArray[np.floating[Any]]) -> float:
-    """Where the curves end: as long as `_FEWEST_SHOWN` patients are followed up, or everybody of fewer."""
+    """Return the month where the curves end: the last with `_FEWEST_SHOWN` patients (or all of fewer) in follow-up."""
     if not len(time_months):
         return 0.0
     return float(np.sort(time_months)[-min(_FEWEST_SHOWN, len(time_months))])
 
 
 def _month_ticks(longest: float) -> list[int]:
-    """At most nine ticks from 0 to just past `longest`, in half years or years where possible."""
+    """Return at most nine ticks from 0 to just past `longest`, in half years or years where possible."""
     for step in (1, 2, 3, 6, 12, 24, 36, 48, 60, 120, 240, 600, 1200):
         if longest <= 8 * step:
             break

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from memamba_core.config.agreement import AgreementConfig
+from memamba_core.config.compose import compose_simulation
 from memamba_core.data.statistics import count_events
 from memamba_core.wire.protocol import FactsReply, StatisticsReply
-from server.federation.handshake import _find_outlying_sites
+from server.federation.outliers import find_outlying_sites
+from simulation.cohort import prepare_cohort
 
 CONFIG = AgreementConfig()
 EMPTY = {"count": np.zeros(0), "mean": np.zeros(0), "m2": np.zeros(0)}
@@ -28,7 +30,7 @@ def facts(site, unit="months", means="happened"):
 def warnings(outlying, **declared):
     replies = {"a": sums(1), "b": sums(2), "c": sums(3), "odd": outlying}
     declarations = {site: facts(site) for site in replies} | {"odd": facts("odd", **declared)}
-    return _find_outlying_sites(replies, declarations)
+    return find_outlying_sites(replies, declarations)
 
 
 def test_ordinary_sites_are_not_warned_of():
@@ -55,7 +57,7 @@ def test_a_wrong_unit_is_warned_of(factor, unit):
     for seed in range(10):
         (warning,) = warnings(sums(20 + seed, factor=factor), unit=unit)
         assert warning.startswith("odd: median follow-up lies in cell")
-        assert f"it declares {unit!r}. Check clinical.time_unit" in warning
+        assert f"the site declares {unit!r}. Check clinical.time_unit" in warning
 
 
 def test_few_patients_prove_nothing():
@@ -64,3 +66,33 @@ def test_few_patients_prove_nothing():
 
 def test_a_site_that_told_nothing_is_not_judged():
     assert warnings(sums(4, num=0)) == []
+
+
+@pytest.mark.parametrize(
+    "ordinary",
+    [
+        {"rate": 0.83, "median": 12.0},  # sicker patients: more events, and sooner
+        {"rate": 0.8, "median": 60.0},  # recruited earlier: more events, because follow-up is longer
+        {"rate": 0.05, "num": 200},  # fewer events, and far too many with the coding swapped
+    ],
+    ids=["short follow-up", "long follow-up", "few events"],
+)
+def test_a_share_of_events_that_is_no_swap_is_not_warned_of(ordinary):
+    for seed in range(10):
+        assert warnings(sums(40 + seed, **ordinary)) == []
+
+
+@pytest.mark.real_data
+@pytest.mark.ci_slow
+@pytest.mark.parametrize("partition", ["tss", "tss_merged"])
+@pytest.mark.parametrize("name", ["tcga_blca", "tcga_brca", "tcga_gbmlgg", "tcga_luad", "tcga_ucec"])
+def test_no_ordinary_cohort_is_warned_of(data_root, monkeypatch, name, partition):
+    monkeypatch.setenv("MEMAMBA_DATA", str(data_root))
+    cohort = prepare_cohort(compose_simulation([f"data={name}", f"partition={partition}"]))
+    for fold in (*range(5), -1):
+        replies = {}
+        for site, own in cohort.sites.items():
+            records = own.training_cohort(fold, 0, 0.0).records
+            events = count_events([r.time_months for r in records], [r.event for r in records], CONFIG)
+            replies[site] = StatisticsReply(genes=EMPTY, features=EMPTY, events=events)
+        assert find_outlying_sites(replies, {site: facts(site) for site in replies}) == []

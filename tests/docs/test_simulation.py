@@ -9,9 +9,9 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from memamba_core.config.base import settings_in
-from memamba_core.config.compose import compose_simulation, config_groups
+from memamba_core.config.compose import compose_audit, compose_simulation, config_groups
 from memamba_core.config.experiment import Experiment
-from memamba_core.config.simulation import AuditConfig, CohortConfig, SimulationConfig, SyntheticConfig
+from memamba_core.config.simulation import AttacksConfig, CohortConfig, SimulationConfig, SyntheticConfig
 from memamba_core.config.training import TrainingConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "simulation.md"
@@ -40,7 +40,7 @@ def settings() -> dict[str, object]:
         **defaults(CohortConfig, "data."),
         **defaults(SyntheticConfig, "data.synthetic."),
         **defaults(SimulationConfig.model_fields["partition"].annotation, "partition."),
-        **defaults(AuditConfig, "audit."),
+        **defaults(AttacksConfig, "attacks."),
         **defaults(TrainingConfig.model_fields["optimizer"].annotation, "*.optimizer."),
         "*.optimizer.momentum": 0.0,
         "seed": 0,
@@ -52,7 +52,7 @@ def settings() -> dict[str, object]:
         "experiment",
         "data",
         "partition",
-        "audit",
+        "attacks",
         "training.optimizer",
         "training.loss",
         "federation.optimizer",
@@ -80,7 +80,7 @@ def test_a_command_of_the_pages_is_understood(command, monkeypatch):
     if "--multirun" in command:
         settings = [word if "[" in word else word.partition(",")[0] for word in settings]
     if not any(word.startswith("resume=") for word in settings):
-        compose_simulation(settings)
+        (compose_audit if shlex.split(command)[1] == "audit" else compose_simulation)(settings)
 
 
 def test_every_file_of_every_group_is_listed():

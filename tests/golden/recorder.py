@@ -110,8 +110,8 @@ def _simulation(name: str, *changes: Mapping[str, str]) -> None:
     CASES[name] = lambda folder: read(simulate(folder, *changes))
 
 
-def _private(name: str, *changes: Mapping[str, str]) -> None:
-    command = (str(Path(__file__).with_name("fixed_noise.py")),)
+def _private(name: str, *changes: Mapping[str, str], words: tuple[str, ...] = ()) -> None:
+    command = (str(Path(__file__).with_name("fixed_noise.py")), *words)
     CASES[name] = lambda folder: read(simulate(folder, *changes, command=command))
 
 
@@ -160,7 +160,8 @@ _private(
     GENES_ONLY,
     TWO_SITES,
     PRIVATE,
-    {"audit": "all", "audit.num_models": "8", "audit.num_canaries": "100", "audit.round_sizes": "[1,4]"},
+    {"attacks.num_models": "8", "attacks.num_canaries": "100", "attacks.round_sizes": "[1,4]"},
+    words=("audit",),
 )
 
 

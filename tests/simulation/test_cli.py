@@ -1,12 +1,17 @@
 """`flower-simulate` at the keyboard: a mistake is exit code 2 and one sentence that says what to do."""
 
 import json
+import subprocess
+import sys
+from importlib.metadata import version
 
 import pytest
+import yaml
 from fixtures.command_line import call
 from fixtures.federation import GENES_ONLY, tiny
 
 from memamba_core.config.run_manifest import MANIFEST_VERSION
+from memamba_core.wire.protocol import PROTOCOL_VERSION, package_version
 
 
 @pytest.fixture
@@ -32,9 +37,27 @@ def here(tmp_path, monkeypatch):
         (["model=genomics", "data.synthetic.missing_genes=0.7", "data.synthetic.missing_slides=0.7"], ["add up"]),
         (["export-sites"], ["output_dir=FOLDER"]),
         (["export-sites", "output_dir=/dev/null/here"], ["/dev/null/here cannot be written", "another output_dir"]),
-        (["audit=all", "folds=[1]"], ["settings: an audit has no use for folds"]),
-        (["seed=1", "export-sites"], ["export-sites needs", "output_dir=FOLDER"]),
+        (["audit", "folds=[1]"], ["settings: an audit has no use for folds"]),
+        (["attacks=membership"], ["attacks=membership is a setting of an audit", "flower-simulate audit attacks="]),
+        (["audit=all"], ["unknown setting 'audit'; known here"]),
+        (["audit", "attacks=all,canary"], ["'attacks=all,canary' has several values"]),
+        (["audit", "attacks=guess"], ["'attacks/guess'", "options: all, canary, inversion, membership"]),
+        (["seed=1", "export-sites"], ["'export-sites' is a command and comes first"]),
         (["exportsites"], ["got 'exportsites'", "wanted key=value"]),
+        (["--foo"], ["unrecognized arguments: --foo", "--help"]),
+        (["seed=[1,"], ["'seed=[1,' is not readable", "closed brackets"]),
+        (["seed=0,1"], ["'seed=0,1' has several values; expected one", "--multirun"]),
+        (["hydra.run.dir=here"], ["configures Hydra"]),
+        (["--config-dir", "nowhere"], ["--config-dir nowhere: no such folder"]),
+        (["--config-dir", "/dev/null", "seed=1"], ["--config-dir /dev/null: no such folder"]),
+        (["--multirun", "seed=1"], ["no setting has several values; expected", "seed=0,1,2"]),
+        (["-m", "seed=1,2", "data=nowhere"], ["'data/nowhere'; options: synthetic, "]),
+        (["-m", "seed=0,1", "typo=1"], ["unknown setting 'typo'"]),
+        (["-m", "seed=[1,"], ["'seed=[1,' is not readable"]),
+        (["-m", "seed=interval(0,1)"], ["sweeps over an interval", "seed=0,1,2"]),
+        (["-m", "nogroup@here=1,2"], ["nogroup"]),
+        (["-m", "seed=0,1", "output_dir=out"], ["leave output_dir and resume out"]),
+        (["audit", "--multirun", "seed=0,1"], ["unrecognized arguments: --multirun"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(here, monkeypatch, capsys, arguments, words):
@@ -70,11 +93,47 @@ def test_a_run_prints_its_table_and_writes_where_it_says(here, monkeypatch, caps
 
 def test_help_says_how_to_call_it_and_what_is_there(here, monkeypatch, capsys):
     assert call(monkeypatch, "--help") == 0
-    told = capsys.readouterr().out
-    assert told.startswith("flower-simulate [group=file ...] [key=value ...]")
-    assert "flower-simulate resume=FOLDER" in told
-    assert "strategy: fedadam, fedavg" in told
-    assert "num_rounds: 20" in told
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: flower-simulate [run|audit|export-sites] [group=file ...] [key=value ...]")
+    assert "flower-simulate resume=FOLDER" in shown
+    assert "strategy: fedadam, fedavg" in shown
+    assert "num_rounds: 20" in shown
+    assert call(monkeypatch, "audit", "--help") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: flower-simulate audit [group=file ...] [key=value ...]")
+    assert "num_canaries: 500" in shown
+
+
+def test_cfg_prints_the_composed_settings_and_runs_nothing(here, monkeypatch, capsys):
+    assert call(monkeypatch, "--cfg", "job", "data=tcga_blca", "seed=4") == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["data"]["name"], shown["seed"]) == ("tcga_blca", 4)
+    assert "attacks" not in shown
+    assert call(monkeypatch, "audit", "attacks=canary", "--cfg", "job") == 0
+    assert yaml.safe_load(capsys.readouterr().out)["attacks"]["names"] == ["canary"]
+    assert list(here.iterdir()) == []
+
+
+def test_a_damaged_file_of_an_own_config_folder_is_one_sentence(here, monkeypatch, capsys):
+    (here / "own" / "data").mkdir(parents=True)
+    (here / "own" / "data" / "mine.yaml").write_text("name: [")
+    for words in (["data=mine"], ["--multirun", "seed=0,1", "data=mine"]):
+        assert call(monkeypatch, "--config-dir", "own", *words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: settings ")
+        assert "HYDRA_FULL_ERROR" not in line
+
+
+@pytest.mark.parametrize("command", ["simulation", "server", "client"])
+def test_each_command_prints_the_versions_without_importing_torch(command):
+    program = f"import sys; from {command}.__main__ import main; sys.argv = ['x', '--version']\ntry: main()\n"
+    program += "except SystemExit as end: print(end.code, {'torch', 'flwr'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    versions, rest = done.stdout.splitlines()
+    for name in ("torch", "flwr"):
+        assert f"{name} {version(name)}" in versions
+    assert versions.startswith(f"memamba-federated {package_version()}, protocol {PROTOCOL_VERSION}, ")
+    assert rest == "0 set()"
 
 
 def test_a_file_in_the_way_is_said(here, monkeypatch, capsys):
@@ -129,4 +188,7 @@ def test_what_a_fold_finished_is_damaged(here, monkeypatch, capsys):
     (here / "out" / "fold-0" / "outcome.json").write_text("[]")
     capsys.readouterr()
     assert call(monkeypatch, "resume=out") == 2
-    assert "outcome.json: not as it was written; restore it, or remove it" in capsys.readouterr().err
+    assert (
+        "outcome.json is not as this version writes it (file: Input should be an object). Restore the file, or"
+        in capsys.readouterr().err
+    )

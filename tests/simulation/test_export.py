@@ -90,7 +90,7 @@ def test_a_generated_cohort_comes_back(synthetic, tmp_path):
 
 def test_folds_come_back_and_a_site_without_any_is_left_out(synthetic, tmp_path, caplog):
     cohort, config, sites = synthetic
-    with_folds = assign_folds(cohort, source="random", splits=None, num_folds=3, seed=0, sites=sites)
+    with_folds, _ = assign_folds(cohort, source="random", splits=None, num_folds=3, seed=0, sites=sites)
     some = with_folds.records[0]
     with_folds = replace(with_folds, records=(replace(some, fold=None), *with_folds.records[1:]))
     assert_round_trip(with_folds, config, sites, tmp_path / "folds")
@@ -260,7 +260,7 @@ def test_a_tcga_cohort_comes_back(data_root, tmp_path):
     cohort = load_cohort(data)
     sites = partition_cohort(cohort, MergedTSSPartition(min_patients=50))
     splits = data_root / "splits" / "tcga_blca"
-    cohort = assign_folds(cohort, source="cohort", splits=splits, num_folds=5, seed=0, sites=sites)
+    cohort, _ = assign_folds(cohort, source="cohort", splits=splits, num_folds=5, seed=0, sites=sites)
     name = min(sites, key=lambda name: len(sites[name]))  # one is enough: all are written by the same lines
     assert_round_trip(cohort, cohort_config(data), {name: sites[name]}, tmp_path / "sites")
 

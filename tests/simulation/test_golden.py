@@ -41,7 +41,7 @@ def run():
         "time_bin_edges": list(agreement.time_bin_edges),
         "gene_columns": len(agreement.gene_columns),
         "gene_center": float(np.abs(agreement.gene_center).sum()),
-        "federated": {key: metrics[key] for key in ("c_index", "auc_mean", "integrated_brier_score", "loss")},
+        "federated": {key: getattr(metrics, key) for key in ("c_index", "auc_mean", "integrated_brier_score", "loss")},
         "c_index_histogram": result.evaluation.c_index_histogram,
         "train_loss": [[line.train_loss for line in record.sites.values()] for record in result.rounds],
         "incoming_loss": [[line.incoming.loss_sum for line in r.sites.values()] for r in result.rounds],

@@ -53,23 +53,24 @@ def test_sites_without_an_event_or_with_one_patient_take_part(tmp_path, monkeypa
         return site
 
     with_records(monkeypatch, odd)
-    summary = run(tmp_path / "out", *FAST, "compare=true")
-    assert [summary["sites"][site]["num_patients"] for site in ("site-03", "site-04")] == [1, 1]
-    assert summary["folds"][0]["federated"] is not None
-    alone = summary["details"][0]["local"]["sites"]
-    assert alone["site-02"]["not_trained"] == "no event among its training patients"
-    assert alone["site-04"]["not_trained"] == "no training patient"
-    lines = [json.loads(line) for line in (summary.folder / "metrics.jsonl").read_text().splitlines()]
+    result = run(tmp_path / "out", *FAST, "compare=true")
+    summary = result.summary
+    assert [summary.sites[site].num_patients for site in ("site-03", "site-04")] == [1, 1]
+    assert summary.folds[0].federated is not None
+    alone = summary.details[0].local.sites
+    assert alone["site-02"].not_trained == "no event among its training patients"
+    assert alone["site-04"].not_trained == "no training patient"
+    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     assert {line["site"] for line in lines if "trained" in line} == {"site-01", "site-02", "site-03"}
 
 
 def test_sites_that_refuse_are_told_in_the_warnings(tmp_path):
     summary = run(
         tmp_path / "out", *FAST, "partition=dirichlet", "partition.alpha=1", "disclosure.min_round_patients=10"
-    )
-    small = [name for name, site in summary["sites"].items() if site["num_patients"] < 10]
+    ).summary
+    small = [name for name, site in summary.sites.items() if site.num_patients < 10]
     assert small
-    (sentence,) = [w for w in summary["warnings"] if "policy" in w]
+    (sentence,) = [w for w in summary.warnings if "policy" in w]
     assert "missed 2 of 2 rounds" in sentence
     assert all(name in sentence for name in small)
 
@@ -82,8 +83,8 @@ def test_a_test_fold_without_an_event_has_no_index_and_its_figures_all_the_same(
             site, (dataclasses.replace(r, event=r.event and r.fold != 0) for r in site.cohort.records)
         ),
     )
-    summary = run(tmp_path / "out", *FAST, "methods=[federated,pooled]")
-    assert summary["c_index"] == {"federated": None, "pooled": None, "local": None}
+    summary = run(tmp_path / "out", *FAST, "methods=[federated,pooled]").summary
+    assert summary.c_index.model_dump(mode="json") == {"federated": None, "pooled": None, "local": None}
     draw_figures(tmp_path, summary, pd.read_csv(tmp_path / "out" / "predictions.csv"), [])
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "comparison.png",

@@ -20,6 +20,7 @@ from simulation import run as run_module
 from simulation.cohort import prepare_cohort
 from simulation.progress import ProgressReporter
 from simulation.run import simulate
+from simulation.summary import SimulationSummary
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,8 @@ def test_the_summary_has_the_keys_of_the_contract(compared):
         assert stats["mean"] == pytest.approx(np.mean(values))
         assert stats["std"] == pytest.approx(np.std(values, ddof=1))
     assert set(summary["digests"]["agreement"]) == {"0", "1"}
-    assert summary == dict(compared)
+    assert summary == compared.summary.model_dump(mode="json")
+    assert SimulationSummary.model_validate(summary) == compared.summary
 
 
 def test_metrics_have_a_line_for_each_round_and_site(compared):
@@ -114,13 +116,14 @@ def test_a_saved_model_gives_the_predictions_in_the_table(compared):
 
 
 def test_what_was_not_run_is_null(tmp_path):
-    summary = run(tmp_path / "out", *FAST, "methods=[pooled]")
-    (line,) = summary["folds"]
-    assert (line["federated"], line["local"]) == (None, None)
-    assert line["pooled"] is not None
-    assert summary["c_index"]["federated"] is summary["c_index"]["local"] is summary["bytes_per_round"] is None
-    assert summary["c_index"]["pooled"]["std"] is None
-    assert (summary.folder / "metrics.jsonl").read_text() == ""
+    result = run(tmp_path / "out", *FAST, "methods=[pooled]")
+    summary = result.summary
+    (line,) = summary.folds
+    assert (line.federated, line.local) == (None, None)
+    assert line.pooled is not None
+    assert summary.c_index.federated is summary.c_index.local is summary.bytes_per_round is None
+    assert summary.c_index.pooled.std is None
+    assert (result.folder / "metrics.jsonl").read_text() == ""
 
 
 @pytest.mark.ci_slow
@@ -134,7 +137,10 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(tmp_path):
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name])
     assert any(not np.array_equal(array, third[name]) for name, array in first.items())
-    timeless = [[without_times(part) for part in (r["folds"], r["details"], r["digests"])] for r in (one, two)]
+    timeless = [
+        [without_times(r.summary.model_dump(mode="json")[part]) for part in ("folds", "details", "digests")]
+        for r in (one, two)
+    ]
     assert timeless[0] == timeless[1]
     assert (one.folder / "predictions.csv").read_bytes() == (two.folder / "predictions.csv").read_bytes()
 
@@ -187,7 +193,7 @@ def test_sites_that_do_not_answer_are_called_by_their_names(tmp_path, monkeypatc
         raise RefusedError(Refusal.POLICY, "for a test")
 
     monkeypatch.setattr("client.worker.SiteWorker.facts", refuse)
-    with pytest.raises(FederationError, match=r"no site answered.* site-01: .*; site-02: "):
+    with pytest.raises(FederationError, match=r"no site gave a usable answer\. site-01: .*; site-02: "):
         run(tmp_path / "out", *FAST, "partition=iid", "partition.num_sites=2")
 
 
@@ -233,7 +239,9 @@ def test_an_interrupted_simulation_goes_on_to_the_same_summary(compared, tmp_pat
     overrides = tiny(*changes)
     resumed = simulate(compose_simulation((*overrides, f"resume={tmp_path / 'out'}")), overrides)
     for key in ("folds", "c_index", "details", "oracle_c_index", "bytes_per_round", "digests", "warnings"):
-        assert without_times(resumed[key]) == without_times(compared[key]), key
+        assert without_times(resumed.summary.model_dump(mode="json")[key]) == without_times(
+            compared.summary.model_dump(mode="json")[key]
+        ), key
     name = "predictions.csv"
     assert (resumed.folder / name).read_bytes() == (compared.folder / name).read_bytes()
 

@@ -59,7 +59,7 @@ def test_ctrl_c_leaves_a_folder_with_which_the_run_is_finished_to_the_same_numbe
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
-    assert f"finished rounds are kept; go on with: flower-simulate resume={folder}" in told
+    assert f"finished rounds are kept; continue with: flower-simulate resume={folder}" in told
     assert "Traceback" not in told
     assert not (folder / "summary.json").exists()
     assert not list(folder.rglob("*.partial"))
@@ -67,8 +67,8 @@ def test_ctrl_c_leaves_a_folder_with_which_the_run_is_finished_to_the_same_numbe
     _, told = process.communicate(timeout=120)
     assert process.returncode == 0, told
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["c_index"] == undisturbed["c_index"]
-    assert summary["folds"] == undisturbed["folds"]
+    assert summary["c_index"] == undisturbed.summary.model_dump(mode="json")["c_index"]
+    assert summary["folds"] == undisturbed.summary.model_dump(mode="json")["folds"]
     for name, array in load_arrays(undisturbed.folder / "model.safetensors").items():
         np.testing.assert_array_equal(load_arrays(folder / "model.safetensors")[name], array)
 
@@ -94,7 +94,7 @@ def test_worker_processes_give_the_weights_of_one_process(tmp_path):
     workers = run(tmp_path / "workers", *settings, "workers=2")
     for name, array in load_arrays(inline.folder / "model.safetensors").items():
         np.testing.assert_array_equal(load_arrays(workers.folder / "model.safetensors")[name], array)
-    assert inline["folds"] == workers["folds"]
+    assert inline.summary.folds == workers.summary.folds
 
 
 def test_a_worker_process_that_dies_costs_its_sites_one_round(tmp_path):
@@ -160,8 +160,8 @@ PATCHES = (
 def test_what_was_planted_is_learned(planted, tmp_path, monkeypatch):
     monkeypatch.setattr("simulation.run.draw_figures", lambda *_: None)
     summary = run(tmp_path / "out", *PLANTED, *planted)
-    federated, pooled = (summary["c_index"][method]["mean"] for method in ("federated", "pooled"))
-    oracle = summary["oracle_c_index"]
+    federated, pooled = (getattr(summary.c_index, method).mean for method in ("federated", "pooled"))
+    oracle = summary.oracle_c_index
     assert oracle > 0.8
     assert pooled > oracle - 0.08
     assert federated > pooled - 0.05

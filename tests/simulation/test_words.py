@@ -2,6 +2,8 @@
 
 import io
 import json
+import logging
+import re
 import shlex
 
 import pandas as pd
@@ -10,14 +12,15 @@ from fixtures.command_line import call
 from fixtures.federation import GENES_ONLY, tiny
 from rich.console import Console
 
-from memamba_core.config.compose import compose_simulation
+from memamba_core.config.compose import compose_audit, compose_simulation
 from memamba_core.errors import ConfigError
 from memamba_core.wire.protocol import Phase
 from server.federation.journal import Journal, RoundRecord
 from server.federation.outcome import SiteMetrics, Trained
 from simulation.audit.run import audit
 from simulation.cohort import prepare_cohort
-from simulation.progress import ProgressReporter
+from simulation.progress import ProgressReporter, StepReporter
+from simulation.summary import FederatedOutcome, FoldDetails, FoldSummary, MeanStd, MethodScores, SimulationSummary
 
 
 def said(summary, folder):
@@ -26,26 +29,100 @@ def said(summary, folder):
     return console.file.getvalue()
 
 
+def federated(**fields):
+    return FederatedOutcome.model_construct(c_index=0.6, privacy=None, **fields)
+
+
 @pytest.mark.parametrize("num_folds", [1, 3])
 def test_best_reachable_stands_in_the_last_column(tmp_path, num_folds):
-    folds = [{"fold": k, "federated": 0.6, "pooled": None, "local": None} for k in range(num_folds)]
-    summary = {
-        "cohort": "synthetic",
-        "folds": folds,
-        "details": [
-            {"fold": k, "federated": {"privacy": None}, "pooled": None, "local": None} for k in range(num_folds)
-        ],
-        "c_index": {"federated": {"mean": 0.6, "std": 0.01}},
-        "oracle_c_index": 0.86,
-        "warnings": [],
-        "seconds": 1.0,
-        "bytes_per_round": None,
-    }
+    score = MeanStd(mean=0.6, std=0.01)
+    summary = SimulationSummary.model_construct(
+        cohort="synthetic",
+        num_gene_columns=60,
+        folds=[FoldSummary(fold=k, federated=0.6, pooled=None, local=None) for k in range(num_folds)],
+        details=[FoldDetails(fold=k, federated=federated(num_gene_columns=40 + k)) for k in range(num_folds)],
+        c_index=MethodScores(federated=score, pooled=None, local=None),
+        oracle_c_index=0.86,
+        warnings=[],
+        seconds=1.0,
+        bytes_per_round=None,
+    )
+    used = "40" if num_folds == 1 else "40 to 42"
+    assert f"all sites, synthetic, {used} of 60 gene columns used" in said(summary, tmp_path)
     (line,) = [line for line in said(summary, tmp_path).splitlines() if "best reachable" in line]
     cells = [cell.strip() for cell in line.strip("│").split("│")]
     assert cells[-1] == "0.860"
     assert cells[1:-1] == [""] * (len(cells) - 2)
     assert len(cells) == (2 if num_folds == 1 else num_folds + 2)
+
+
+def test_without_a_terminal_each_step_is_a_line_with_the_time_and_in_the_log(caplog):
+    console = Console(file=io.StringIO(), width=80)
+    line = Trained(trained={"head": 3}, train_loss=0.5, incoming=SiteMetrics())
+    with caplog.at_level(logging.INFO, "simulation"), ProgressReporter(console) as progress:
+        progress.start_method("federated", 2)
+        for server_round in (1, 2):
+            progress.on_round(
+                RoundRecord(
+                    server_round=server_round, sites={"county": line}, seconds=1.0, bytes_sent=1, bytes_received=1
+                )
+            )
+        progress.start_method("pooled", 1)
+        progress.on_epoch(1, 0.25)
+        progress.start_method("local", 1)
+        progress.on_site("county")
+    wanted = [
+        "Federated: round 1 of 2, loss 0.500",
+        "Federated: round 2 of 2, loss 0.500",
+        "Pooled: epoch 1 of 1, loss 0.250",
+        "Each site alone: site 1 of 1, county",
+    ]
+    lines = console.file.getvalue().splitlines()
+    assert [text[9:] for text in lines] == wanted
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d ", text[:9]) for text in lines)
+    assert caplog.messages == wanted
+
+
+def test_a_step_of_an_audit_is_a_line_with_the_time():
+    console = Console(file=io.StringIO(), width=80)
+    with StepReporter(console, "audit") as steps:
+        steps.on_step("canaries")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d canaries\n", console.file.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ((), True),
+        (("training.batch_size=4",), False),
+        (("federation.local_epochs=2",), False),
+        (("methods=[pooled]",), False),
+        (("strategy=fedavg",), False),
+        (("privacy=dp_sgd",), True),
+        (("privacy=dp_sgd", "privacy.steps_per_round=2"), False),
+    ],
+)
+def test_fedprox_that_changes_nothing_is_warned_of(changes, warned):
+    cohort = prepare_cohort(compose_simulation(tiny(*GENES_ONLY, "strategy=fedprox", *changes)))
+    found = [warning for warning in cohort.warnings if warning.startswith("strategy=fedprox changes nothing here")]
+    assert len(found) == warned
+    remedy = "privacy.steps_per_round" if "privacy=dp_sgd" in changes else "federation.local_epochs or lower"
+    assert all(f"raise {remedy}" in warning for warning in found)
+
+
+def test_the_first_lines_say_how_many_gene_columns_are_in_a_group(tmp_path):
+    config = compose_simulation(tiny(*GENES_ONLY))
+    cohort = prepare_cohort(config)
+    console = Console(file=io.StringIO(), width=200)
+    ProgressReporter(console).start(config, cohort, tmp_path)
+    columns = len(cohort.cohort.genes.columns)
+    in_a_group = {
+        column
+        for column in cohort.cohort.genes.columns
+        for s in cohort.signatures.values()
+        if column.partition("_")[0] in s
+    }
+    assert f"{len(in_a_group)} of {columns} gene columns are in a gene group" in console.file.getvalue()
 
 
 @pytest.mark.parametrize("loss", [0.5, None])
@@ -139,26 +216,27 @@ def test_a_full_disk_is_a_sentence_and_how_to_go_on(tmp_path, monkeypatch, capsy
         full.setattr(Journal, "write", no_space_in_round_2)
         assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 2
     told = capsys.readouterr().err
-    assert "go on with: flower-simulate resume=out" in told
+    assert "continue with: flower-simulate resume=out" in told
     assert told.splitlines()[-1] == "error: [Errno 28] No space left on device"
     assert call(monkeypatch, "resume=out") == 0
 
 
 @pytest.mark.ci_slow
-def test_configs_that_changed_since_are_named(tmp_path, monkeypatch, capsys):
+def test_a_resumed_run_keeps_the_settings_it_began_with(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 0
     path = tmp_path / "out" / "settings.json"
     before = json.loads(path.read_text())
-    before["settings"]["experiment"]["federation"]["optimizer"]["learning_rate"] = 0.2  # what a YAML file said then
+    before["settings"]["experiment"]["federation"]["optimizer"]["learning_rate"] = 0.2  # changed by hand
     path.write_text(json.dumps(before))
+    (tmp_path / "out" / "fold-0" / "outcome.json").unlink()
     assert call(monkeypatch, "resume=out") == 2
-    assert "error: resume=out: federation would be composed otherwise now" in capsys.readouterr().err
+    assert "is the journal of other settings" in capsys.readouterr().err
 
 
 def test_a_round_that_the_cohort_cannot_fill_is_refused_before_any_attack(tmp_path, monkeypatch):
     monkeypatch.setattr("simulation.audit.run.observe", lambda *_: pytest.fail("an attack was begun"))
-    overrides = tiny(*GENES_ONLY, "audit.attacks=[membership,inversion]", "audit.round_sizes=[300]")
+    overrides = tiny(*GENES_ONLY, "attacks.names=[membership,inversion]", "attacks.round_sizes=[300]")
     with pytest.raises(ConfigError, match=r"a round of 300 and 100 patients outside .* 48 patients have genes"):
-        audit(compose_simulation((*overrides, f"output_dir={tmp_path / 'out'}")), overrides)
+        audit(compose_audit((*overrides, f"output_dir={tmp_path / 'out'}")), overrides)
     assert not (tmp_path / "out").exists()

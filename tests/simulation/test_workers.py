@@ -115,7 +115,7 @@ def test_ctrl_c_with_workers_is_quiet_and_leaves_nobody(tmp_path, when):
     assert "Traceback" not in said
     assert "Error" not in said
     if when == "training":
-        assert said.splitlines()[-1].endswith(f"go on with: flower-simulate resume={tmp_path / 'out'}")
+        assert said.splitlines()[-1].endswith(f"continue with: flower-simulate resume={tmp_path / 'out'}")
     else:
         assert said.splitlines()[-1] == "interrupted; no round was finished, and nothing is left behind"
         assert not list(tmp_path.iterdir())

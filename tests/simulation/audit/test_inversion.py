@@ -51,7 +51,7 @@ def test_a_private_round_of_one_patient_is_not_read(federation, agreement):
 
 
 def test_too_few_patients_are_said(federation, agreement):
-    with pytest.raises(ConfigError, match=r"audit\.round_sizes"):
+    with pytest.raises(ConfigError, match=r"attacks\.round_sizes"):
         attack(federation, agreement, 150)
 
 

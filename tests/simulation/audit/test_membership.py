@@ -5,7 +5,7 @@ import pytest
 from fixtures.federation import GENES_ONLY, tiny
 from sklearn.metrics import roc_auc_score
 
-from memamba_core.config.compose import compose_simulation
+from memamba_core.config.compose import compose_audit
 from simulation.audit.membership import Observations, attack_by_likelihood_ratio, attack_by_loss, leaks, observe
 from simulation.cohort import prepare_cohort
 
@@ -75,12 +75,12 @@ def test_a_federation_that_overfits_leaks(tmp_path):
         "model.dropout=0",
         "federation.num_rounds=6",
         "federation.local_epochs=5",
-        "audit=membership",
-        "audit.num_models=8",
+        "attacks=membership",
+        "attacks.num_models=8",
     )
-    config = compose_simulation(overrides)
-    told = []
-    seen = observe(config, overrides, prepare_cohort(config), tmp_path, lambda: told.append(1))
-    assert len(told) == len(seen.member_MN) == 8
+    config = compose_audit(overrides)
+    models = []
+    seen = observe(config, overrides, prepare_cohort(config), tmp_path, lambda: models.append(1))
+    assert len(models) == len(seen.member_MN) == 8
     assert (seen.member_MN.sum(axis=0) == 4).all()
     assert leaks(attack_by_loss(seen), seen)["all"].auc > 0.6

@@ -1,4 +1,4 @@
-"""`flower-simulate audit=...`: what is written, what is said, what is refused."""
+"""`flower-simulate audit`: the files written, the sentences, the settings refused."""
 
 import io
 import json
@@ -9,8 +9,9 @@ from rich.console import Console
 
 pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
 
-from memamba_core.config.compose import compose_simulation
+from memamba_core.config.compose import compose_audit
 from memamba_core.errors import ConfigError
+from simulation.audit.records import AuditReport
 from simulation.audit.report import findings, table
 from simulation.audit.run import audit
 
@@ -19,41 +20,43 @@ NO_LEAK = {"auc": 0.503, "auc_std": 0.02, "found": 0.05, "num_patients": 60}
 
 
 def report(**parts):
-    return {"membership": None, "canary": None, "inversion": None, **parts}
+    return AuditReport.model_validate({"cohort": "synthetic", "privacy": {}, "overrides": [], **parts})
 
 
 @pytest.mark.ci_slow
 def test_canary_and_inversion_write_a_report_and_a_figure(tmp_path):
     overrides = tiny(
-        *GENES_ONLY, "audit.attacks=[canary,inversion]", "audit.num_canaries=100", "audit.round_sizes=[1,4]"
+        *GENES_ONLY, "attacks.names=[canary,inversion]", "attacks.num_canaries=100", "attacks.round_sizes=[1,4]"
     )
     steps = []
-    told, folder = audit(compose_simulation((*overrides, f"output_dir={tmp_path}")), overrides, steps.append)
+    made, folder = audit(compose_audit((*overrides, f"output_dir={tmp_path}")), overrides, steps.append)
     written = json.loads((folder / "audit.json").read_text())
-    assert written == json.loads(json.dumps(told))
+    assert written == made.model_dump(mode="json")
     assert steps == ["canaries", "inversion of a round of 1", "inversion of a round of 4"]
     assert written["membership"] is None
     assert written["canary"]["passed"]
     assert [line["num_patients"] for line in written["inversion"]] == [1, 4]
-    assert {path.name for path in folder.iterdir()} == {"audit.json", "inversion.png"}
+    assert {path.name for path in folder.iterdir()} == {"audit.json", "inversion.png", "run.log"}
     assert len(written["findings"]) == 3
-    assert table(written).row_count == 3
+    assert table(made).row_count == 3
+    log = (folder / "run.log").read_text()
+    assert all(f"INFO simulation.audit.run: {step}" in log for step in steps)
 
 
 @pytest.mark.slow
 def test_membership_of_a_private_run_writes_a_report_and_a_figure(tmp_path):
-    overrides = tiny(*GENES_ONLY, "audit=membership", "audit.num_models=8", "privacy=dp_sgd")
-    told, folder = audit(compose_simulation((*overrides, f"output_dir={tmp_path / 'out'}")), overrides)
-    assert {path.name for path in folder.iterdir()} == {"audit.json", "membership.png"}
-    assert told["privacy"]["epsilon"] == 8.0
-    for attack in ("loss", "lira"):
-        assert set(told["membership"][attack]) == {"all", "event", "censored"}
-    assert len(told["findings"]) == 3
+    overrides = tiny(*GENES_ONLY, "attacks=membership", "attacks.num_models=8", "privacy=dp_sgd")
+    made, folder = audit(compose_audit((*overrides, f"output_dir={tmp_path / 'out'}")), overrides)
+    assert {path.name for path in folder.iterdir()} == {"audit.json", "membership.png", "run.log"}
+    assert made.privacy["epsilon"] == 8.0
+    for attack in (made.membership.loss, made.membership.lira):
+        assert set(attack) == {"all", "event", "censored"}
+    assert len(made.findings) == 3
 
 
 def test_the_table_has_each_number_on_a_line_of_80_columns():
     groups = dict.fromkeys(("all", "event", "censored"), LEAK)
-    canary = {"claimed_epsilon": 12.0, "lower_bound": 10.5, "num_right": 99, "num_guesses": 100, "passed": True}
+    canary = {"claimed_epsilon": 12.0, "lower_bound": 10.5, "num_right": 99, "num_guesses": 100}
     line = {"num_patients": 1500, "recovered": 1.0, "recovered_by_chance": 0.0, "correlation": 0.99}
     shown = table(
         report(membership={"num_models": 16, "loss": groups, "lira": groups}, canary=canary, inversion=[line])
@@ -69,31 +72,33 @@ def test_an_interrupted_audit_leaves_no_empty_folder(tmp_path):
     def interrupt(step):
         raise KeyboardInterrupt
 
-    overrides = tiny(*GENES_ONLY, "audit=membership", "audit.num_models=8", f"output_dir={tmp_path / 'out'}")
+    overrides = tiny(*GENES_ONLY, "attacks=membership", "attacks.num_models=8", f"output_dir={tmp_path / 'out'}")
     with pytest.raises(KeyboardInterrupt):
-        audit(compose_simulation(overrides), overrides, interrupt)
+        audit(compose_audit(overrides), overrides, interrupt)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_leak_is_called_one_and_a_coin_a_coin():
-    told = findings(
+    sentences = findings(
         report(
             membership={"num_models": 16, "loss": {"event": NO_LEAK, "censored": NO_LEAK}, "lira": {"event": LEAK}},
-            canary={"claimed_epsilon": 2.0, "lower_bound": 3.0, "num_right": 99, "num_guesses": 100, "passed": False},
+            canary={"claimed_epsilon": 2.0, "lower_bound": 3.0, "num_right": 99, "num_guesses": 100},
         )
     )
-    assert "finds 60% of those who were trained on" in told[0]
-    assert "no better than a coin" in told[1]
-    assert "CONTRADICT the claim" in told[2]
+    assert "finds 60% of the patients who were trained on" in sentences[0]
+    assert "no better than a coin" in sentences[1]
+    assert "CONTRADICT the claim" in sentences[2]
 
 
 @pytest.mark.parametrize("override", ["compare=true", "folds=[1]", "workers=2", "methods=[pooled]", "resume=somewhere"])
 def test_what_an_audit_has_no_use_for_is_refused(override):
     with pytest.raises(ConfigError, match="an audit has no use for"):
-        compose_simulation(["audit=all", override])
+        compose_audit([override])
 
 
-@pytest.mark.parametrize("override", ["audit.num_models=9", "audit.round_sizes=[0]", "audit.attacks=[guess]"])
-def test_strange_settings_are_refused(override):
-    with pytest.raises(ConfigError, match="audit"):
-        compose_simulation(["audit=all", override])
+@pytest.mark.parametrize(
+    "override", ["attacks.num_models=9", "attacks.round_sizes=[0]", "attacks.names=[guess]", "attacks.names=[]"]
+)
+def test_settings_out_of_range_are_refused(override):
+    with pytest.raises(ConfigError, match="attacks"):
+        compose_audit([override])

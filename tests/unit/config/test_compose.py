@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import hydra
 import pytest
+import yaml
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from memamba_core.config.compose import (
     HYDRA_VERSION_BASE,
@@ -13,7 +14,7 @@ from memamba_core.config.compose import (
     compose_simulation,
     config_folder,
     hydra_overrides,
-    simulation_from,
+    render_settings,
 )
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.strategy import FedProxConfig
@@ -62,7 +63,7 @@ def test_lists_become_tuples_and_nothing_of_hydra_is_left():
         ("strategy.proximal_mu=1", ["strategy=fedavg has no setting proximal_mu"]),
         ("partition.alpha=1", ["partition=tss has no setting alpha"]),
         ("folds=[]", ["at least one fold"]),
-        ("seed=1,2", ["'seed=1,2'", "key=[value1,value2]"]),
+        ("seed=1,2", ["'seed=1,2' has several values", "(seed=[...])"]),
         ("seed", ["got 'seed'", "wanted key=value"]),
         ("model=null", ["model=null", "must be a string"]),
         ("model={a: 1}", ["model"]),
@@ -82,7 +83,7 @@ def test_what_does_not_fit_is_a_sentence_that_names_it_and_what_is_allowed(overr
 
 
 def test_an_unknown_settings_file_is_refused_with_those_that_exist():
-    with pytest.raises(ConfigError, match=r"no settings file '\.\./x'; there are: experiment, simulate"):
+    with pytest.raises(ConfigError, match=r"no settings file '\.\./x'; there are: audit, experiment, simulate"):
         compose_experiment(config_name="../x")
 
 
@@ -113,7 +114,6 @@ def test_digest_changes_with_a_setting_and_not_with_the_order_in_which_settings_
         [
             "agreement.time_bins=public",
             "agreement.public_edges=[6, 12.5, 1e2]",
-            "hydra.verbose=true",
             "workers=2",
         ],
         [
@@ -144,8 +144,8 @@ def test_composing_leaves_an_outer_hydra_as_it_was():
         outer = GlobalHydra.instance().hydra
         config = hydra.compose("simulate", overrides=hydra_overrides(["seed=3", "model.d_conv=3"]))
         assert isinstance(config, DictConfig)
-        simulation = simulation_from(config)
-        assert compose_simulation(["seed=3", "model.d_conv=3"]) == simulation
+        simulation = compose_simulation(["seed=3", "model.d_conv=3"])
+        assert (simulation.experiment.seed, simulation.experiment.model.d_conv) == (3, 3)
         with pytest.raises(ConfigError):
             compose_experiment(["model=foo"])
         assert GlobalHydra.instance().hydra is outer
@@ -162,12 +162,28 @@ def test_threads_do_not_disturb_each_other():
     assert seeds == list(range(24))
 
 
-def test_a_composed_simulation_may_be_a_plain_mapping():
-    config = {"seed": 4, "data": {"name": "x", "synthetic": {}}}
-    assert simulation_from(config) == simulation_from(OmegaConf.create(config))
-    assert simulation_from(config).experiment.seed == 4
+def test_the_composed_settings_can_be_read_as_yaml():
+    text = render_settings("simulate", ["seed=4", "data.synthetic.num_sites=3"])
+    values = yaml.safe_load(text)
+    assert (values["seed"], values["data"]["synthetic"]["num_sites"]) == (4, 3)
 
 
 def test_a_missing_value_is_named():
     with pytest.raises(ConfigError, match="seed"):
-        simulation_from({"seed": "???", "data": {"name": "x", "synthetic": {}}})
+        compose_simulation(["seed='???'"])
+
+
+def test_a_folder_may_have_signs_of_the_grammar_in_its_name():
+    config = compose_simulation(["output_dir=out/seed=1,strategy=it's [new]"])
+    assert str(config.output_dir) == "out/seed=1,strategy=it's [new]"
+    assert str(compose_simulation(["resume='a,b'"]).resume) == "a,b"
+    assert compose_simulation(["output_dir=null"]).output_dir is None
+
+
+def test_a_folder_of_more_settings_files_is_found(tmp_path):
+    (tmp_path / "a b" / "data").mkdir(parents=True)
+    (tmp_path / "a b" / "data" / "mine.yaml").write_text("name: mine\nsynthetic: {num_sites: 3}\n")
+    config = compose_simulation(["data=mine"], tmp_path / "a b")
+    assert (config.data.name, config.data.synthetic.num_sites) == ("mine", 3)
+    with pytest.raises(ConfigError, match="there is no 'data/mine'"):
+        compose_simulation(["data=mine"])

@@ -24,7 +24,7 @@ def test_composed_defaults_are_the_defaults_of_the_models():
 
 def test_groups_are_the_settings_that_have_files():
     experiment = {"model", "training", "federation", "strategy", "agreement", "privacy"}
-    assert set(config_groups()) == experiment | {"data", "partition", "audit"}
+    assert set(config_groups()) == experiment | {"data", "partition", "attacks"}
 
 
 @pytest.mark.ci_slow

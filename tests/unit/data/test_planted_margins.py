@@ -24,9 +24,9 @@ def reached(benchmarks, tmp_path_factory):
             merged = dict(o.split("=", 1) for o in (*study.base, *by_label[label].overrides))
             overrides = ("data=synthetic", f"seed={seed}", "threads=1", *(f"{k}={v}" for k, v in merged.items()))
             folder = tmp_path_factory.mktemp("run") / "out"
-            summary = simulate(compose_simulation((*overrides, f"output_dir={folder}")), overrides)
-            indices.append(summary["c_index"]["pooled"]["mean"])
-        return np.array(indices), summary["oracle_c_index"]
+            summary = simulate(compose_simulation((*overrides, f"output_dir={folder}")), overrides).summary
+            indices.append(summary.c_index.pooled.mean)
+        return np.array(indices), summary.oracle_c_index
 
     return run
 
