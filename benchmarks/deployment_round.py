@@ -33,6 +33,11 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
+
 from federation_overhead import MODEL, SiteDouble, build_app
 from rich.console import Console
 from rich.table import Table

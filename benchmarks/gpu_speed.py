@@ -20,6 +20,11 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
+
 import torch
 from race import Clock, Contestant, Measured, race
 from speed_page import bytes_of_tensors, megabytes, ratios, seconds, section, table
@@ -149,6 +154,8 @@ def _peak(measured: Measured) -> Measured:
 
 
 _FIRST_STEP = """
+from memamba_core.io.process_setup import set_up_process
+set_up_process()
 import time, torch
 from memamba_core.model.mamba import Mamba
 block, tokens = Mamba(256, scan_backend="triton").cuda(), torch.randn(1, 1000, 256, device="cuda")

@@ -12,6 +12,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
+
 import torch
 from torch import Tensor
 

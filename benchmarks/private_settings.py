@@ -20,6 +20,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
+
 import numpy as np
 import numpy.typing as npt
 from cohorts import COHORTS, tables_are_here

@@ -11,6 +11,11 @@ import argparse
 import statistics
 import time
 
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
+
 import numpy as np
 import torch
 

@@ -30,13 +30,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import memamba_core  # noqa: F401  before torch, as in the project's own programs: it sets what torch reads once
+from memamba_core.io.process_setup import set_up_process
 
 Contestant = dict[str, Any]
 
 _GROUP_SECONDS = 0.02
 _BARE = {"THP_MEM_ALLOC_ENABLE": "0", "GOMP_SPINCOUNT": "300000"}
-"""What torch and libgomp do where nobody has set these; importing `memamba_core` sets them otherwise."""
+"""Values by which torch and libgomp behave as if nothing were set; `set_up_process` chooses others."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,20 @@ class Clock:
 def race(
     contestants: Sequence[Contestant], *, threads: int, seconds: float, clock: Clock, bare: bool = False
 ) -> list[Measured]:
-    """Times contestants against each other, for about that many seconds in all.
+    """Time contestants against each other, for about that many seconds in all.
 
-    `bare`: in a process without the settings that this project makes. No contestant may be `cpu` then: its kernels set
-    how freed memory is kept.
+    Args:
+        contestants: dictionaries for `contestants.build`.
+        threads: number of threads of the process.
+        seconds: time for the whole race.
+        clock: deadline of the program; a race for which too little time is left is not begun.
+        bare: race in a process without this project's settings (`set_up_process`).
     """
     limit = min(6 * seconds + 60, clock.left())
     if limit < seconds:
         return [Measured(None, word="out of time") for _ in contestants]
-    lines = _work({"race": list(contestants), "seconds": seconds}, threads, limit, _BARE if bare else {})
+    task = {"race": list(contestants), "seconds": seconds, "bare": bare}
+    lines = _work(task, threads, limit, _BARE if bare else {})
     samples: dict[int, list[float]] = {}
     words: dict[int, str] = {}
     peaks: dict[int, int] = {}
@@ -239,6 +244,8 @@ def _resident(key: str) -> int:
 
 
 def _main(task: dict[str, Any]) -> None:
+    if not task.get("bare"):
+        set_up_process()  # before torch is imported
     import torch
 
     torch.set_num_threads(task["threads"])

@@ -20,6 +20,11 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
+
 import numpy as np
 import pandas as pd
 from cohorts import tables_are_here
@@ -33,6 +38,7 @@ def make(job: tuple[Path, tuple[str, ...]]) -> str:
     """Make one run, unless it is there."""
     import logging
 
+    set_up_process()  # in each process of the pool: the allocator's setting is not inherited
     import torch
 
     from simulation.run import simulate

@@ -15,6 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
+
 from race import Clock, Contestant, Measured, peak_memory, products, race
 from speed_page import bytes_of_tensors, draw, gigaflops, header, megabytes, ratios, seconds, section, table
 
@@ -174,6 +179,8 @@ def _free_memory() -> float:
 
 
 _FIRST_STEP = """
+from memamba_core.io.process_setup import set_up_process
+set_up_process()
 import time, torch
 from memamba_core.model.mamba import Mamba
 block, tokens = Mamba(32), torch.randn(1, 64, 32)

@@ -5,5 +5,3 @@ every reply (`validation`), Flower's strategies (`strategy`) and the journal fro
 (`journal`). A run over the network (`cli`, `deployment`) starts a SuperLink (`flower`) for the sites of a roster
 (`admin`).
 """
-
-import memamba_core  # noqa: F401  before torch: it sets what torch reads once

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from memamba_core.model.scan.cpu.memory import keep_freed_memory
-
 __all__ = ["load_kernels", "numba_is_here"]
 
 
@@ -27,8 +25,6 @@ def load_kernels() -> ModuleType:
     """The compiled kernels: seconds after an installation, then a fraction of one from the disk."""
     with _uncollected():
         from memamba_core.model.scan.cpu import kernels
-
-    keep_freed_memory()
     return kernels
 
 
