@@ -23,8 +23,9 @@ _GLIBC_VARIABLES: Final = ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_T
 def set_up_process() -> None:
     """Set the environment variables that torch and libgomp read once, and the allocator.
 
-    Call this function before torch is imported. Variables that are already set keep their values. Child processes inherit the variables, but not the allocator's
-    setting: each process that computes calls this function itself. A second call changes nothing.
+    Call this function before torch is imported. Variables that are already set keep their values. Child processes
+    inherit the variables, but not the allocator's setting: each process that computes calls this function itself. A
+    second call changes nothing.
     """
     # libgomp reads its variables when torch is imported. Its threads compute torch's products and keep their processors
     # busy for milliseconds after the work is done, which slows this project's own threads and other processes.
