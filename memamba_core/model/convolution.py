@@ -28,7 +28,7 @@ def causal_conv(
     y_BLE: Tensor = _CausalConv.apply(  # type: ignore[no-untyped-call]
         at_least_float32(x_BLE), at_least_float32(weight_E1W).squeeze(1).t().contiguous(), at_least_float32(bias_E)
     )
-    return y_BLE.to(x_BLE.dtype)
+    return y_BLE
 
 
 class _CausalConv(torch.autograd.Function):

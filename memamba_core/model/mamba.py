@@ -87,7 +87,8 @@ class Mamba(nn.Module):
             xz_BLX = _take(xz_BLX, order_BL)
         x_BLE, z_BLE = xz_BLX.chunk(2, dim=2)
         x_BLE = F.silu(causal_conv(x_BLE, self.conv1d.weight, self.conv1d.bias))
-        dt_BLR, B_BLN, C_BLN = self.x_proj(x_BLE).split(self._splits, dim=2)
+        # x stays in float32 for the scan, as in `cpu_mixer`; the projections take the type of their weights.
+        dt_BLR, B_BLN, C_BLN = self.x_proj(x_BLE.to(xz_BLX.dtype)).split(self._splits, dim=2)
         y_BEL = selective_scan(
             x_BLE.transpose(1, 2),
             F.linear(dt_BLR, self.dt_proj.weight).transpose(1, 2),
@@ -100,7 +101,7 @@ class Mamba(nn.Module):
             delta_softplus=True,
             backend=self.scan_backend,
         )
-        y_BLE = y_BEL.transpose(1, 2)
+        y_BLE = y_BEL.transpose(1, 2).to(xz_BLX.dtype)
         return y_BLE if order_BL is None else _take(y_BLE, order_BL.argsort(dim=1))
 
     def _is_compiled(self, xz_BLX: Tensor) -> bool:

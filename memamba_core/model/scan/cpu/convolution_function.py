@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memamba_core.model.scan.cpu.loading import load_kernels
-from memamba_core.model.scan.cpu.tensors import sum_of_parts, to_array
+from memamba_core.model.scan.cpu.tensors import sum_of_parts, to_array, to_buffer
 from memamba_core.model.scan.cpu.thread_pool import run_blocks
 
 __all__ = ["ConvGradients", "conv_backward", "conv_forward"]
@@ -70,7 +70,7 @@ def conv_backward(
         bias_E,
         order_BL,
         grad_y=to_array(grad_y_BLE),
-        grad_x=grad_x_BLE.numpy(),
+        grad_x=to_buffer(grad_x_BLE),
         parts=parts,
     )
     total = sum_of_parts(parts)

@@ -63,7 +63,8 @@ class _Mixer(torch.autograd.Function):
         weights = MixerWeights(*saved[:7])
         u_BLE, dt_B_C_BLM, checkpoints = saved[7:]
         inputs = _scan_inputs(xz_BLX, order_BL, weights, u_BLE, dt_B_C_BLM)
-        grad_xz_BLX, grad_dt_B_C_BLM = torch.empty_like(xz_BLX), torch.empty_like(dt_B_C_BLM)
+        # Contiguous whatever the strides of xz are: kernels write to the halves, and `empty_like` keeps strides.
+        grad_xz_BLX, grad_dt_B_C_BLM = xz_BLX.new_empty(xz_BLX.shape), dt_B_C_BLM.new_empty(dt_B_C_BLM.shape)
         grad_x_BLE, grad_z_BLE = grad_xz_BLX.chunk(2, dim=2)
         dt_BLR, grad_dt_BLR = (_split(joined_BLM, weights)[0] for joined_BLM in (dt_B_C_BLM, grad_dt_B_C_BLM))
         _, grad_B_BLN, grad_C_BLN = _split(grad_dt_B_C_BLM, weights)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memamba_core.model.scan.cpu.loading import load_kernels
-from memamba_core.model.scan.cpu.tensors import sum_of_parts, to_array
+from memamba_core.model.scan.cpu.tensors import sum_of_parts, to_array, to_buffer
 from memamba_core.model.scan.cpu.thread_pool import run_blocks
 
 __all__ = ["ScanGradients", "ScanInputs", "scan_backward", "scan_forward"]
@@ -168,12 +168,12 @@ def scan_backward(
         "grad_y": to_array(grad_y_BLE),
         "carry": carry,
         "grad_u": grad_u_BLE.numpy(),
-        "grad_delta": grad_delta_BLE.numpy(),
-        "grad_z": to_array(grad_z_BLE, axes=3),
+        "grad_delta": to_buffer(grad_delta_BLE),
+        "grad_z": to_buffer(grad_z_BLE, axes=3),
         "parts_B": parts_B,
         "parts_C": parts_C,
     }
-    totals = ((parts_B, grad_B_BLN.numpy()), (parts_C, grad_C_BLN.numpy()))
+    totals = ((parts_B, to_buffer(grad_B_BLN)), (parts_C, to_buffer(grad_C_BLN)))
     for segment, begin in reversed(list(enumerate(begins))):
         end = min(begin + plan.segment, length)
         plan.run(

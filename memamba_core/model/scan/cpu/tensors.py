@@ -8,7 +8,7 @@ from torch import Tensor
 
 from memamba_core.model.scan.cpu.loading import load_kernels
 
-__all__ = ["sum_of_parts", "to_array"]
+__all__ = ["sum_of_parts", "to_array", "to_buffer"]
 
 
 def to_array(tensor: Tensor | None, axes: int = 0) -> npt.NDArray[np.float32]:
@@ -18,6 +18,18 @@ def to_array(tensor: Tensor | None, axes: int = 0) -> npt.NDArray[np.float32]:
     tensor = tensor.detach()
     array: npt.NDArray[np.float32] = (tensor if tensor.stride(-1) == 1 else tensor.contiguous()).numpy()
     return array
+
+
+def to_buffer(tensor: Tensor | None, axes: int = 0) -> npt.NDArray[np.float32]:
+    """Return the tensor's own memory as an array that kernels write to; None: an empty array of `axes` axes.
+
+    Kernels take neighbours in memory for neighbours on the last axis. `to_array` would copy another layout, and what a
+    kernel writes to a copy is lost.
+    """
+    assert tensor is None or tensor.stride(-1) == 1 or tensor.shape[-1] == 1, (
+        f"a buffer has strides {tensor.stride()}; its last axis must be contiguous"
+    )
+    return to_array(tensor, axes)
 
 
 def sum_of_parts(parts: Float[np.ndarray, "P ..."]) -> Float[Tensor, "..."]:
