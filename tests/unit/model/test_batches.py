@@ -87,10 +87,10 @@ def test_absent_vectors_stand_in(model):
 def test_empty_batch_and_empty_bag_and_strange_widths(model):
     target = SurvivalTarget(10.0, True, 1)
     for patients, words in (
-        ([], "an empty batch"),
-        ([PatientInputs(target, Bag(torch.zeros(0, 4)))], "an empty bag is a missing modality"),
-        ([PatientInputs(target, Bag(torch.zeros(2, 5)))], "a bag has 5 features; 4 were agreed on"),
-        ([PatientInputs(target, genes_C=torch.zeros(5))], "6 columns were agreed on"),
+        ([], "a batch has 0 patients"),
+        ([PatientInputs(target, Bag(torch.zeros(0, 4)))], "expected None for a missing modality"),
+        ([PatientInputs(target, Bag(torch.zeros(2, 5)))], "a bag has 5 features; expected the 4 agreed ones"),
+        ([PatientInputs(target, genes_C=torch.zeros(5))], "expected the 6 agreed columns"),
     ):
         with pytest.raises(AssertionError, match=words):
             model(patients)

@@ -68,7 +68,7 @@ def test_an_expert_without_inputs_is_not_built():
     slides_only = build_model(SMALL, InputSpec(num_bins=3, feature_width=7), seed=0)
     assert slides_only.genomics is None
     assert slides_only([patients()[1]]).logits_BK.shape == (1, 3)
-    with pytest.raises(ConfigError, match=r"\['pathology'\], but the sites agreed on 0 slide features"):
+    with pytest.raises(ConfigError, match=r"\['pathology'\], and the sites agreed on 0 slide features"):
         build_model(ModelConfig(experts=("pathology",)), InputSpec(num_bins=3, **GENES), seed=0)
 
 
@@ -99,7 +99,7 @@ def test_linear_skip_of_slide_level_vectors_is_of_the_mean_of_a_patients_rows():
     wanted = torch.tensor(shifts)[:, None].expand(3, 3)
     torch.testing.assert_close(model(patients()).logits_BK - before, wanted, rtol=1e-4, atol=1e-5)
     assert build_model(SMALL, spec, seed=0).pathology.linear_skip is None
-    with pytest.raises(ConfigError, match=r"slide_skip is for slide-level features.*leave it false"):
+    with pytest.raises(ConfigError, match=r"slide_skip is true; expected false.*Set slide_skip=false"):
         build_model(SMALL.model_copy(update={"slide_skip": True}), SPEC, seed=0)  # patches of an encoder
 
 

@@ -114,5 +114,5 @@ def test_parameter_group():
     assert parameter_group("genomics.linear_skip.weight") == "genomics"
     assert parameter_group("absent_synergistic") == "absent_synergistic"
     assert len(set(PARAMETER_GROUPS)) == 7
-    with pytest.raises(ValueError, match=r"'genome\.weight' is in no group; groups are pathology"):
+    with pytest.raises(ValueError, match=r"'genome\.weight' is in no group; expected one of pathology"):
         parameter_group("genome.weight")

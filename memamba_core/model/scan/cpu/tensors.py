@@ -1,4 +1,4 @@
-"""Tensors as kernels take them and leave them."""
+"""Conversion of tensors to the arrays that kernels read and write."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,10 @@ __all__ = ["sum_of_parts", "to_array", "to_buffer"]
 
 
 def to_array(tensor: Tensor | None, axes: int = 0) -> npt.NDArray[np.float32]:
-    """The tensor's memory as an array whose last axis is contiguous; None: an empty array of so many axes."""
+    """Return the tensor as an array whose last axis is contiguous; None: an empty array of `axes` axes.
+
+    The array shares the tensor's memory if the layout allows it, and is a copy otherwise.
+    """
     if tensor is None:
         return np.empty((0,) * axes, np.float32)
     tensor = tensor.detach()
@@ -33,7 +36,7 @@ def to_buffer(tensor: Tensor | None, axes: int = 0) -> npt.NDArray[np.float32]:
 
 
 def sum_of_parts(parts: Float[np.ndarray, "P ..."]) -> Float[Tensor, "..."]:
-    """The sum over the first axis, in its order: torch's own may depend on the number of threads."""
+    """Sum over the first axis, in its order: torch's own sum may depend on the number of threads."""
     if len(parts) == 1:
         return torch.from_numpy(parts[0])
     total = torch.empty(parts.shape[1:])

@@ -38,7 +38,7 @@ def installed(monkeypatch):
             reason = None if name in names else f"no {name} here; pip install {name}"
             monkeypatch.setattr(scan, f"{name}_is_missing", lambda reason=reason: reason)
 
-    scan._tell_that_it_is_slow.cache_clear()
+    scan._warn_once_of_slow_scan.cache_clear()
     return say
 
 
@@ -71,7 +71,7 @@ def test_nothing_for_a_gpu_is_said_once(installed, caplog):
 def test_asked_for_and_not_there(installed, name):
     installed()
     wanted = "pip install (triton|mamba_ssm)" if name == "cuda" else f"pip install {name}"
-    with pytest.raises(MissingBackendError, match=f"^scan_backend is '{name}', and no .*{wanted}"):
+    with pytest.raises(MissingBackendError, match=f"^scan_backend is '{name}', but no .*{wanted}"):
         choose_backend(name, GPU)
 
 
@@ -81,9 +81,9 @@ def test_float64_and_other_devices(installed):
     for name, like in itertools.product(
         ("cuda", "triton", "mamba_ssm"), (None, torch.zeros(1), torch.zeros(1, device="meta"))
     ):
-        with pytest.raises(ConfigError, match=f"^scan_backend is '{name}' .*; choose auto, or device=cuda"):
+        with pytest.raises(ConfigError, match=f"^scan_backend is '{name}' .*; expected them on cuda"):
             choose_backend(name, like)
-    with pytest.raises(ConfigError, match=r"^scan_backend is 'cpu' and the tensors are on cuda; choose auto"):
+    with pytest.raises(ConfigError, match=r"^scan_backend is 'cpu' and the tensors are on cuda; expected them on cpu"):
         choose_backend("cpu", GPU)
     assert choose_backend("chunked", GPU) == "chunked"
 
@@ -116,7 +116,7 @@ def test_no_triton(triton, monkeypatch):
 
 def test_an_old_triton(triton):
     triton.__version__ = "3.2.0"
-    assert "triton is 3.2.0, and the kernels need 3.4" in scan_triton.triton_is_missing()
+    assert "triton is 3.2.0; expected 3.4 or newer" in scan_triton.triton_is_missing()
 
 
 def test_no_compiler(triton, monkeypatch):

@@ -288,7 +288,7 @@ def test_choice(monkeypatch):
     assert choose_backend("auto") == choose_backend("auto", torch.zeros(1)) == "cpu"
     assert choose_backend("auto", torch.zeros(1).double()) == "chunked"
     assert choose_backend("auto", torch.zeros(1, device="meta")) == "chunked"
-    monkeypatch.setattr(scan, "numba_is_here", lambda: False)
+    monkeypatch.setattr(scan, "numba_is_installed", lambda: False)
     assert choose_backend("auto") == "chunked"
     with pytest.raises(MissingBackendError, match=r"pip install 'numba>=0\.62'"):
         choose_backend("cpu")
