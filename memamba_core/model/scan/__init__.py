@@ -28,7 +28,7 @@ from memamba_core.model.scan.mamba_ssm import mamba_ssm_is_missing, mamba_ssm_sc
 from memamba_core.model.scan.reference import reference_scan
 from memamba_core.model.scan.triton.scan import triton_is_missing, triton_scan
 
-__all__ = ["SCAN_BACKENDS", "ScanBackend", "choose_backend", "selective_scan"]
+__all__ = ["SCAN_BACKENDS", "ScanBackend", "choose_backend", "missing_requirement", "selective_scan"]
 
 _log = logging.getLogger(__name__)
 
@@ -93,12 +93,12 @@ def choose_backend(name: str, like: Tensor | None = None) -> str:
     if name == "auto":
         if like is not None and like.dtype == torch.float64:
             return "chunked"
-        found = next((backend for backend in _FASTEST.get(device, ()) if _missing(backend) is None), None)
+        found = next((backend for backend in _FASTEST.get(device, ()) if missing_requirement(backend) is None), None)
         if found is None and device == "cuda":
             _warn_once_of_slow_scan()
         return found or "chunked"
     candidates = _FASTEST.get(name, (name,))
-    reasons = [_missing(backend) for backend in candidates]
+    reasons = [missing_requirement(backend) for backend in candidates]
     if None not in reasons:
         raise MissingBackendError(f"scan_backend is {name!r}, but {'; '.join(map(str, reasons))}")
     return candidates[reasons.index(None)]
@@ -108,7 +108,7 @@ _FASTEST: Final = {"cpu": ("cpu",), "cuda": ("mamba_ssm", "triton")}
 """Kind of device -> the backends that run only there; the first installed one is chosen."""
 
 
-def _missing(backend: str) -> str | None:
+def missing_requirement(backend: str) -> str | None:
     """Return the missing requirement of a backend, with a remedy; None if it can run."""
     if backend == "cpu":
         return None if numba_is_installed() else "numba cannot be imported; pip install 'numba>=0.62'"

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 
 from memamba_core.model.precision import no_autocast
 
-__all__ = ["chunked_scan"]
+__all__ = ["SEGMENT_ELEMENTS", "chunked_scan"]
 
-# Elements of a (batch, time, state, channel) work tensor, chosen by timing: with fewer, calls dominate; with more,
-# memory traffic does.
-_SEGMENT_ELEMENTS = 2**19
+SEGMENT_ELEMENTS = 2**19
+"""Elements of a (batch, time, state, channel) work tensor, chosen by timing: with fewer, calls dominate; with more,
+memory traffic does."""
 
 
 def chunked_scan(
@@ -134,9 +134,9 @@ class _Scan(torch.autograd.Function):
 
 
 def _segments(u_BLE: Tensor, A_NE: Tensor) -> list[slice]:
-    """Cut the time axis so that a work tensor (batch, steps, state, channel) has about `_SEGMENT_ELEMENTS` elements."""
+    """Cut the time axis so that a work tensor (batch, steps, state, channel) has about `SEGMENT_ELEMENTS` elements."""
     batch, length, _ = u_BLE.shape
-    steps = max(1, _SEGMENT_ELEMENTS // (batch * A_NE.numel()))
+    steps = max(1, SEGMENT_ELEMENTS // (batch * A_NE.numel()))
     return [slice(start, min(start + steps, length)) for start in range(0, length, steps)]
 
 

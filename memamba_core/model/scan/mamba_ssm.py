@@ -10,11 +10,11 @@ from torch import Tensor
 
 from memamba_core.model.scan.chunked import chunked_scan
 
-__all__ = ["mamba_ssm_is_missing", "mamba_ssm_scan"]
+__all__ = ["load_scan", "mamba_ssm_is_missing", "mamba_ssm_scan"]
 
 
 @functools.cache
-def _load_scan() -> Callable[..., Tensor]:
+def load_scan() -> Callable[..., Tensor]:
     """Import `selective_scan_fn`. Some builds of the package lack the compiled code, so that is imported first.
 
     Raises:
@@ -30,7 +30,7 @@ def _load_scan() -> Callable[..., Tensor]:
 def mamba_ssm_is_missing() -> str | None:
     """Return the missing requirement of the scan, with a remedy; None if it can run."""
     try:
-        _load_scan()
+        load_scan()
     except ImportError:
         return (
             "mamba-ssm with its compiled scan cannot be imported; if nvcc is installed: "
@@ -53,4 +53,4 @@ def mamba_ssm_scan(
     """Compute the selective scan (defined in `selective_scan`) by `mamba-ssm`; float64 by `chunked_scan`."""
     if u.dtype == torch.float64:
         return chunked_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    return _load_scan()(u, delta, A, B, C, D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus)
+    return load_scan()(u, delta, A, B, C, D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus)

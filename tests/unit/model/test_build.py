@@ -1,4 +1,4 @@
-"""The whole model: what is built, from which seed, in which precision, and one number that must not move."""
+"""The whole model: experts that are built, seeds, precision, and one number that must not change."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def patients():
 
 
 def test_golden_output():
-    """If this moves, models of two versions do not average: say so in the changelog."""
+    """If this number changes, models of two versions cannot be averaged: say so in the changelog."""
     output = build_model(SMALL, SPEC, seed=0).eval()(patients())
     assert output.logits_BK.tolist() == [pytest.approx(row, abs=2e-4) for row in GOLDEN_LOGITS]
     assert output.mmd.item() == pytest.approx(GOLDEN_MMD, abs=2e-4)

@@ -33,7 +33,7 @@ def seeded():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_plain_convolution_is_as_accurate_as_the_compiled_one_in_half_precision(dtype):
-    """What the scan reads of both paths: convolution and SiLU in float32, of half-precision inputs."""
+    """Both paths compute convolution and SiLU of half-precision inputs in float32."""
     pytest.importorskip("numba")
     x_BLE, weight_E1W, bias_E = torch.randn(2, 50, 20).to(dtype), torch.randn(20, 1, 4), torch.randn(20)
     wanted = F.silu(causal_conv(x_BLE.double(), weight_E1W.double(), bias_E.double()))

@@ -18,7 +18,7 @@ def tokens(batch, length, seed, width=6):
 
 
 def slow_mmd(first, second, weights):
-    """Double loops over two lists of vectors, after Gretton et al. 2012, eq. 5."""
+    """Compute double loops over two lists of vectors, after Gretton et al. 2012, eq. 5."""
 
     def normalised(vector):
         return (vector - vector.mean()) / (vector.var(unbiased=False) + 1e-5).sqrt()
@@ -107,7 +107,7 @@ def test_long_bags_are_subsampled_evenly_in_evaluation_and_at_random_in_training
 
 
 def test_weighted_by_the_plan():
-    """With few patches all take part; a plan that spreads evenly weighs them alike."""
+    """All of a few patches take part, and an evenly spread plan gives them equal weights."""
     assert not torch.allclose(fusion_loss(num_patches=7), fusion_loss(num_patches=7, mmd_tokens="plan"))
     spread = fusion_loss(num_patches=7, mmd_tokens="plan", transport_epsilon=1e6)
     torch.testing.assert_close(spread, fusion_loss(num_patches=7))

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import torch
 
-__all__ = ["run_blocks"]
+__all__ = ["MIN_WORK_PER_THREAD", "run_blocks"]
 
-_WORTH_A_THREAD: Final = 2**20
+MIN_WORK_PER_THREAD: Final = 2**20
 """Number of exponentials below which another thread costs more than it saves."""
 
 
@@ -28,7 +28,7 @@ def run_blocks(kernel: Callable[..., None], blocks: int, work: int, **arguments:
         work: number of exponentials in all blocks.
         arguments: other arguments of the kernel, by name.
     """
-    threads = min(blocks, work // _WORTH_A_THREAD, torch.get_num_threads())
+    threads = min(blocks, work // MIN_WORK_PER_THREAD, torch.get_num_threads())
     if threads <= 1:
         kernel(0, blocks, **arguments)
         return

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from memamba_core.model.scan.chunked import chunked_scan
 
-__all__ = ["triton_is_missing", "triton_scan"]
+__all__ = ["load_kernels", "triton_is_missing", "triton_scan"]
 
 STEPS: Final = 8
 """Steps of a chunk. With more, less is carried over, but registers do not suffice for several programs at a time."""
@@ -99,7 +99,7 @@ class _Kernels(NamedTuple):
 
 
 @functools.cache
-def _load_kernels() -> _Kernels:
+def load_kernels() -> _Kernels:
     """Load the kernels without compiling them. Importing triton takes a second, so the first scan does it."""
     from memamba_core.model.scan.triton import backward, forward
 
@@ -200,7 +200,7 @@ class _Inputs:
     def carry_over(self, totals: Tensor, ends: Tensor, *, reverse: bool) -> None:
         """Carry states from chunk to chunk, in place: one program per state, block of channels and patient."""
         arguments = (self.A_NE, totals, ends, self.chunks, *self.sizes[1:])
-        self._start(_load_kernels().carry_over, len(self.A_NE), *arguments, REVERSE=reverse, GROUP=GROUP)
+        self._start(load_kernels().carry_over, len(self.A_NE), *arguments, REVERSE=reverse, GROUP=GROUP)
 
     def _start(self, kernel: Any, programs: int, *arguments: object, **options: int | None) -> None:
         with torch.cuda.device_of(self.A_NE):  # type: ignore[no-untyped-call]
@@ -210,7 +210,7 @@ class _Inputs:
         """Compute the state after each chunk, (B, chunks, N, E), and the sum of its step sizes, (B, chunks, E)."""
         states = self.empty(self.chunks, *self.A_NE.shape)
         totals = self.empty(self.chunks, self.channels)
-        self.launch(_load_kernels().chunk_states, *self.u, *self.delta, self.A_NE, *self.B, self.bias_E, states, totals)
+        self.launch(load_kernels().chunk_states, *self.u, *self.delta, self.A_NE, *self.B, self.bias_E, states, totals)
         self.carry_over(totals, states, reverse=False)
         return states, totals
 
@@ -218,7 +218,7 @@ class _Inputs:
         """Compute the outputs of the scan, (B, E, L)."""
         y_BLE = self.empty(self.length, self.channels)
         self.launch(
-            _load_kernels().outputs,
+            load_kernels().outputs,
             *self.u, *self.delta, self.A_NE, *self.B, *self.C, self.D_E, *self.z, self.bias_E, states, y_BLE,
         )  # fmt: skip
         return y_BLE.transpose(1, 2)
@@ -240,7 +240,7 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y_BEL: Tensor) -> tuple[Tensor | None, ...]:
         *given, states, totals = ctx.saved_tensors
-        i, kernels = _Inputs.of(*given, softplus=ctx.softplus), _load_kernels()
+        i, kernels = _Inputs.of(*given, softplus=ctx.softplus), load_kernels()
         grad_y = _Sequence.of(grad_y_BEL)
         adjoints = torch.empty_like(states)  # overwritten by the parts of A's gradient
         i.launch(kernels.chunk_adjoints, *i.delta, i.A_NE, *i.C, *i.z, i.bias_E, *grad_y, adjoints)

@@ -33,7 +33,7 @@ LAYOUTS = {
 
 
 def reference_mixer(xz_BLX, weights, order_BL):
-    """The block between its projections, by the slow reference scan."""
+    """Compute the block between its projections, by the slow reference scan."""
     if order_BL is not None:
         xz_BLX = xz_BLX.gather(1, order_BL.unsqueeze(2).expand_as(xz_BLX))
     x_BLE, z_BLE = xz_BLX.chunk(2, dim=2)

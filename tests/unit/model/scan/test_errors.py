@@ -1,4 +1,4 @@
-"""A wrong argument of the scan is named, with what was got and what was wanted."""
+"""Errors for wrong arguments of the scan: each names the argument, the value, and the expected one."""
 
 import pytest
 import torch
