@@ -11,7 +11,7 @@ def results(benchmarks):
 
 
 def test_the_standard_error_of_paired_differences(results, tmp_path, capsys):
-    """Of differences -.01, .01, .03 and .05 the mean is .02, and the sample's deviation over the root of 4 is .0129."""
+    """The mean of -.01, .01, .03 and .05 is .02; the sample's deviation over the root of 4 is .0129."""
     study = results.Study((), (results.STUDIES["federated"].settings[0],), ("one", "two"), (0,))
     for cohort, pairs in {"one": [(0.59, 0.6), (0.61, 0.6)], "two": [(0.73, 0.7), (0.75, 0.7)]}.items():
         folder = tmp_path / "by-tissue-source-site" / f"{cohort}-seed-0"

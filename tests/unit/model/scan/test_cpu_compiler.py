@@ -11,7 +11,7 @@ pytest.importorskip("numba")
 
 _DOUBLE = """
 from typing import no_type_check
-from memamba_core.model.cpu.compiler import ROW, kernel
+from memamba_core.model.scan.cpu.compiler import ROW, kernel
 
 @kernel
 @no_type_check
@@ -89,7 +89,7 @@ def test_a_change_in_a_helper_makes_a_new_kernel(tmp_path):
 
 _ACCURACY = """
 import torch
-from memamba_core.model.cpu.kernels import conv_backward, conv_forward, scan_backward, scan_forward
+from memamba_core.model.scan.cpu.kernels import conv_backward, conv_forward, scan_backward, scan_forward
 from memamba_core.model.mamba import Mamba
 from memamba_core.model.scan import selective_scan
 

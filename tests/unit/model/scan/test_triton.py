@@ -197,7 +197,7 @@ import re, sys
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from memamba_core.model import scan_triton
+from memamba_core.model.scan.triton import scan as scan_triton
 
 fixed = {"SOFTPLUS": True, "REVERSE": True, "STEPS": scan_triton.STEPS, "CHANNELS": scan_triton.CHANNELS}
 fixed |= {"GROUP": scan_triton.GROUP, "E": 512, "N": 16, "B_l": 48, "C_l": 48, "z_l": 1024}
