@@ -49,6 +49,7 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nolog
 COPY --from=build /opt/memamba /opt/memamba
 ENV PATH=/opt/memamba/bin:${PATH} HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1 \
     NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib MEMAMBA_SERVER_DIR=/federation \
+    GOMP_SPINCOUNT=2000 THP_MEM_ALLOC_ENABLE=1 \
     FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 COPY --from=build /build/dist /opt/memamba/dist
 # Compile the scan for the processor that builds; on another kind of processor the first start takes seconds longer.

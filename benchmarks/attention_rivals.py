@@ -1,8 +1,8 @@
-"""What the Mamba experts are measured against: two layers of attention over the same patch tokens.
+"""Attention models to compare the Mamba experts with: two layers of attention over the same patch tokens.
 
 Layers, depth and pooling are those of TransMIL (Shao et al. 2021, "TransMIL: Transformer based Correlated Multiple
-Instance Learning", arXiv 2106.00908): no feed-forward part, as there, and here no positional encoding between the
-layers either, which favours the rivals.
+Instance Learning", arXiv 2106.00908), without a feed-forward part, as there. Here they also lack the positional
+encoding between the layers, which favours them.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,10 @@ HEADS = 8
 
 
 class FullAttention(nn.Module):
-    """Every token sees every other, through torch's own `scaled_dot_product_attention`, which keeps no L x L matrix."""
+    """Attention of every token to every other.
+
+    torch's `scaled_dot_product_attention` computes it and keeps no L x L matrix.
+    """
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -23,7 +26,7 @@ class FullAttention(nn.Module):
         self.out = nn.Linear(d_model, d_model)
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
-        """Mixes the tokens."""
+        """Mix the tokens."""
         q, k, v = _heads(self.qkv(tokens_BLD))
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -43,7 +46,7 @@ class NystromAttention(nn.Module):
         self.skip = nn.Conv2d(HEADS, HEADS, (33, 1), padding=(16, 0), groups=HEADS, bias=False)
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
-        """Mixes the tokens; zeros before the first fill the last segment of landmarks."""
+        """Mix the tokens. Zeros before the first token pad the length to a multiple of the landmarks."""
         length = tokens_BLD.shape[1]
         q, k, v = _heads(self.qkv(F.pad(tokens_BLD, (0, 0, -length % self.landmarks, 0))))
         q = q * q.shape[3] ** -0.5
@@ -69,7 +72,7 @@ def _pseudoinverse(matrix: Tensor) -> Tensor:
 
 
 class AttentionLayers(nn.Module):
-    """Residual layers of attention, each behind a norm."""
+    """Residual layers of attention, each after a norm."""
 
     def __init__(self, attention: Callable[[int], nn.Module], d_model: int, num_layers: int = 2) -> None:
         super().__init__()
@@ -77,14 +80,14 @@ class AttentionLayers(nn.Module):
         self.layers = nn.ModuleList(attention(d_model) for _ in range(num_layers))
 
     def forward(self, tokens_BLD: Tensor) -> Tensor:
-        """Tokens after the layers."""
+        """Return the tokens after the layers."""
         for norm, layer in zip(self.norms, self.layers, strict=True):
             tokens_BLD = tokens_BLD + layer(norm(tokens_BLD))
         return tokens_BLD
 
 
 class AttentionAggregator(nn.Module):
-    """Bag of patch features -> tokens behind a class token -> layers of attention -> logits of K time bins."""
+    """Bag of patch features -> class token and tokens -> layers of attention -> logits of K time bins."""
 
     def __init__(self, attention: Callable[[int], nn.Module], feature_width: int, d_model: int, num_bins: int) -> None:
         super().__init__()
@@ -94,7 +97,7 @@ class AttentionAggregator(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(d_model), nn.Linear(d_model, num_bins))
 
     def forward(self, patches_BPF: Tensor) -> Tensor:
-        """Logits, (B, K)."""
+        """Compute logits, (B, K)."""
         tokens_BPD = self.tokens(patches_BPF)
         tokens_BLD = torch.cat([self.class_token.expand(len(tokens_BPD), -1, -1), tokens_BPD], dim=1)
         logits_BK: Tensor = self.head(self.layers(tokens_BLD)[:, 0])

@@ -2,16 +2,16 @@
 
     MEMAMBA_DATA=FOLDER python benchmarks/baselines.py [--cohorts tcga_blca ...] [--histology] [--output FILE.json]
 
-A model that cannot beat these has learned nothing that a regression does not know. They see the patients, folds,
-columns and transforms that `flower-simulate data=...` sees, all training patients pooled, and are judged by the same
-C-index on the same test fold.
+A model that does not beat these has learned nothing that a regression does not know. The baselines read the patients,
+folds, columns and transforms that `flower-simulate data=...` reads, train on all training patients pooled, and are
+evaluated by the same C-index on the same test fold.
 
 * Age + sex: Cox regression (lifelines). A missing age is the median of the training patients.
 * Ridge Cox: signed log, clip, scaling with the training patients' moments (the project's own functions), principal
   components of the training patients, then Cox regression with a ridge penalty (scikit-survival).
 
-How many components and how strong a penalty is decided anew in every fold, on its training patients alone
-(`ridge_cox.py`). All other settings are constants; none was chosen by looking at test folds.
+The number of components and the strength of the penalty are chosen separately in every fold, on its training patients
+alone (`ridge_cox.py`). All other settings are constants; none was chosen by looking at test folds.
 """
 
 import argparse
@@ -22,6 +22,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +52,7 @@ FOLDS = (0, 1, 2, 3, 4)
 LABELS = {"age_sex": "age + sex", "genes": "ridge, genes", "histology": "ridge, slides", "both": "ridge, both"}
 
 AGE_SEX_PENALTY = 0.01
-"""Just enough for a finite answer: where no man of the BRCA training patients has died, there is none without."""
+"""Just enough for a finite estimate: if no man among the BRCA training patients has died, there is none without it."""
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -60,7 +65,7 @@ class FoldResult:
     Attributes:
         fold: the test fold.
         c_index: exact, on all pairs of the test fold.
-        num_components, penalty: as chosen on the training patients; None for age + sex.
+        num_components, penalty: values chosen on the training patients; None for age + sex.
     """
 
     fold: int
@@ -74,10 +79,10 @@ class Patients:
     """A cohort as plain arrays, one row per patient.
 
     Attributes:
-        time_months, event: True: it happened at that time.
-        fold: test fold; -1 in none.
-        age_sex_N2: columns `age` and `is_female` of the clinical table; NaN where not told.
-        blocks: `genes`, and `histology` where the cohort has slide-level features.
+        time_months, event: follow-up in months; event is True if it happened at that time.
+        fold: test fold; -1 for none.
+        age_sex_N2: columns `age` and `is_female` of the clinical table; NaN if unknown.
+        blocks: `genes`, and `histology` if the cohort has slide-level features.
     """
 
     time_months: FloatArray
@@ -88,7 +93,7 @@ class Patients:
 
 
 def read_patients(config: SimulationConfig) -> Patients:
-    """Read a cohort as the simulation does: its patients, its folds, and the columns that its model would see."""
+    """Read a cohort as the simulation does: its patients, its folds, and the columns that its model would read."""
     simulated = prepare_cohort(config)
     cohort = simulated.cohort
     records = cohort.records
@@ -105,7 +110,7 @@ def read_patients(config: SimulationConfig) -> Patients:
 
 
 def _genes(simulated: SimulatedCohort, config: SimulationConfig) -> Block:
-    """Transformed molecular values in the columns that some gene group catches; the model sees no others."""
+    """Return transformed molecular values in the columns of the gene groups; the model reads no others."""
     cohort, agreement = simulated.cohort, config.experiment.agreement
     table = cohort.genes
     assert table is not None
@@ -119,7 +124,7 @@ def _genes(simulated: SimulatedCohort, config: SimulationConfig) -> Block:
 
 
 def _histology(cohort: Cohort, clip: float) -> Block:
-    """Transformed features of slides, averaged over a patient's slides."""
+    """Return transformed features of slides, averaged over a patient's slides."""
     assert cohort.features is not None
     values = np.full((len(cohort.records), cohort.features.width), np.nan)
     for row, record in enumerate(cohort.records):
@@ -131,7 +136,7 @@ def _histology(cohort: Cohort, clip: float) -> Block:
 
 
 def _age_and_sex(config: SimulationConfig, cohort: Cohort) -> FloatArray:
-    """Columns `age` and `is_female` of the clinical table, in the order of the cohort."""
+    """Return columns `age` and `is_female` of the clinical table, in the order of the cohort."""
     clinical, root = config.data.clinical, config.data.root
     assert clinical is not None
     assert root is not None
@@ -149,9 +154,9 @@ class AgeSexCox:
     """A fitted Cox regression on age and sex.
 
     Attributes:
-        model: of lifelines.
-        medians: of the training patients; they stand for missing values.
-        used: which of the two columns vary: in endometrial cancer everybody is a woman.
+        model: fitted model of lifelines.
+        medians: medians of the training patients, in place of missing values.
+        used: mask of the columns that vary: in endometrial cancer all patients are women.
     """
 
     model: CoxPHFitter
@@ -159,39 +164,39 @@ class AgeSexCox:
     used: BoolArray
 
     def risk(self, age_sex_N2: FloatArray) -> FloatArray:
-        """Log hazard ratio of each patient; higher is worse."""
+        """Return the log hazard ratio of each patient; higher is worse."""
         filled = np.where(np.isnan(age_sex_N2), self.medians, age_sex_N2)
         risk = self.model.predict_log_partial_hazard(pd.DataFrame(filled[:, self.used]))
         return np.asarray(risk, dtype=np.float64)
 
 
 def fit_age_sex(patients: Patients, fold: int) -> AgeSexCox:
-    """Fit on everybody outside the test fold."""
+    """Fit on all patients outside of the test fold."""
     train, _ = _split(patients, fold)
     values = patients.age_sex_N2[train]
     medians = np.nanmedian(values, axis=0)
     filled = np.where(np.isnan(values), medians, values)
     used = filled.std(axis=0) > 0
     frame = pd.DataFrame(filled[:, used]).assign(time=patients.time_months[train], event=patients.event[train])
-    with warnings.catch_warnings():  # that nearly all of BRCA are women is known, and what the penalty is for
+    with warnings.catch_warnings():  # nearly all of BRCA are women: the penalty is for that
         warnings.filterwarnings("ignore", "(?s).*very low variance", ConvergenceWarning)
         return AgeSexCox(CoxPHFitter(penalizer=AGE_SEX_PENALTY).fit(frame, "time", "event"), medians, used)
 
 
 def fit_ridge(patients: Patients, names: Sequence[str], fold: int) -> RidgeCox:
-    """Choose and fit on everybody outside the test fold, from the blocks named."""
+    """Choose settings and fit on all patients outside of the test fold, from the blocks named."""
     train, _ = _split(patients, fold)
     blocks = [patients.blocks[name].rows(train) for name in names]
     return fit_ridge_cox(blocks, patients.time_months[train], patients.event[train])
 
 
 def _split(patients: Patients, fold: int) -> tuple[BoolArray, BoolArray]:
-    """Training and test patients; those in no fold are neither, as in the simulation."""
+    """Return masks of training and test patients; patients in no fold are in neither, as in the simulation."""
     return (patients.fold >= 0) & (patients.fold != fold), patients.fold == fold
 
 
 def evaluate_fold(patients: Patients, names: Sequence[str], fold: int) -> FoldResult:
-    """Fit and judge on the test fold; without names of blocks, age + sex."""
+    """Fit, and evaluate on the test fold; without names of blocks, the model is age + sex."""
     _, test = _split(patients, fold)
     chosen: dict[str, Any] = {}
     if names:
@@ -204,11 +209,11 @@ def evaluate_fold(patients: Patients, names: Sequence[str], fold: int) -> FoldRe
 
 
 def run_cohort(name: str) -> dict[str, Any]:
-    """All models on all folds of a cohort.
+    """Evaluate all models on all folds of a cohort.
 
     Returns:
         Numbers of patients, events and columns, `seconds`, and in `models` for each model its folds with `mean` and
-        `std` (of a sample, over folds).
+        `std` (sample standard deviation over folds).
     """
     start = time.perf_counter()
     complete = name in HISTOLOGY_COHORTS
@@ -237,7 +242,7 @@ def run_cohort(name: str) -> dict[str, Any]:
 
 
 def show(outcomes: Sequence[dict[str, Any]]) -> Table:
-    """A row per cohort and model: mean, spread and every fold, with what was chosen there."""
+    """Build a table with a row per cohort and model: mean, standard deviation, and every fold."""
     table = Table(
         title="C-index: mean ± sample std over the test folds, and each of them", box=box.SIMPLE, pad_edge=False
     )
@@ -256,12 +261,12 @@ def show(outcomes: Sequence[dict[str, Any]]) -> Table:
 
 
 def _digits(value: float) -> str:
-    """Three digits; without the leading zero the table fits into 80 columns."""
+    """Format with three digits; without the leading zero the table fits into 80 columns."""
     return f"{value:.3f}".removeprefix("0")
 
 
 def describe(outcome: dict[str, Any]) -> str:
-    """A line on a cohort: its size, time taken, and what was chosen in the folds."""
+    """Describe a cohort: its size, the time taken, and the settings chosen in the folds."""
     columns = ", ".join(f"{num} columns of {name}" for name, num in outcome["num_columns"].items())
     size = f"{outcome['num_patients']} patients, {outcome['num_events']} deaths, {columns}"
     lines = [f"{outcome['cohort']}: {size}; {outcome['seconds']:.0f} s"]
@@ -273,10 +278,12 @@ def describe(outcome: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, and write it as JSON where asked to."""
+    """Print the table, and write it as JSON if asked to."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     known = (*COHORTS, *HISTOLOGY_COHORTS)
-    parser.add_argument("--cohorts", nargs="+", choices=known, default=None, help="default: the five of MCAT")
+    parser.add_argument(
+        "--cohorts", nargs="+", choices=known, default=None, help="cohorts to evaluate (default: the five of MCAT)"
+    )
     parser.add_argument(
         "--histology", action="store_true", help=f"add {' and '.join(HISTOLOGY_COHORTS)}: slides, genes, both"
     )

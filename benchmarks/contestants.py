@@ -1,7 +1,8 @@
-"""What is raced: scans, blocks, layers and whole models, each as a function of no arguments.
+"""Contestants of the speed benchmarks: scans, blocks, layers and whole models, each as a function of no arguments.
 
-A contestant is a dictionary with a `kind` (a function below), what that function takes, a `length`, and a `device` if
-it is not to run on the CPU. What it is made of is drawn on the CPU, and so the same everywhere.
+A contestant is a dictionary with a `kind` (a function below), the arguments of that function, a `length`, and a
+`device` if it does not run on the CPU. Its inputs and weights are drawn on the CPU and are therefore the same on every
+device.
 """
 
 from collections.abc import Callable
@@ -33,14 +34,14 @@ Call = Callable[[], object]
 
 
 class NotHereError(Exception):
-    """What a contestant is made of is not installed."""
+    """A package that a contestant needs is not installed."""
 
 
 def build(contestant: dict[str, Any]) -> Call:
-    """The function to call; it returns when the device is done.
+    """Build the function to call; it returns when the device has finished.
 
     Raises:
-        NotHereError: it needs a package that is not here.
+        NotHereError: the contestant needs a package that is not installed.
     """
     options = dict(contestant)
     torch.manual_seed(0)
@@ -60,14 +61,14 @@ def build(contestant: dict[str, Any]) -> Call:
 
 
 def scan(name: str, length: int, channels: int, *, backward: bool, device: torch.device) -> Call:
-    """A selective scan of one sequence with everything fused into it, in the layout that the block has.
+    """Build a selective scan of one sequence with everything fused into it, in the layout of a Mamba block.
 
     Args:
         name: a backend of this project, `pscan` (mambapy), or `mamba_ssm reference`.
         length: L.
         channels: E.
-        backward: with the gradient of every argument, or under `no_grad`.
-        device: where.
+        backward: True: with the gradient of every argument; False: forward under `no_grad`.
+        device: device of the scan.
     """
     wide = torch.randn(1, length, 3 * channels).to(device)
     u, delta, z = (x.transpose(1, 2) for x in wide.chunk(3, dim=2))
@@ -99,7 +100,7 @@ def _scan_function(name: str) -> Callable[..., Tensor]:
 
 
 def _mambapy_scan() -> Callable[..., Tensor]:
-    """The parallel scan of mambapy; what it leaves to its caller is done as its `MambaBlock` does it."""
+    """Build the parallel scan of mambapy, with the steps around it as in its `MambaBlock`."""
     try:
         from mambapy.pscan import pscan
     except ImportError:
@@ -117,7 +118,7 @@ def _mambapy_scan() -> Callable[..., Tensor]:
 
 
 def block(name: str, length: int, d_model: int, *, device: torch.device) -> Call:
-    """Forward and backward pass of one Mamba block: with a backend of this project, or mambapy's."""
+    """Build the forward and backward pass of one Mamba block: with a backend of this project, or mambapy's."""
     if name != "mambapy":
         return _step(Mamba(d_model, scan_backend=name), torch.randn(1, length, d_model), device)
     try:
@@ -128,14 +129,14 @@ def block(name: str, length: int, d_model: int, *, device: torch.device) -> Call
 
 
 def layers(name: str, length: int, d_model: int, *, device: torch.device) -> Call:
-    """Forward and backward pass of four residual Mamba blocks, or of two layers of attention."""
+    """Build the forward and backward pass of four residual Mamba blocks, or of two layers of attention."""
     if name in RIVALS:
         return _step(AttentionLayers(RIVALS[name], d_model), torch.randn(1, length, d_model), device)
     return _step(_Blocks(name, d_model), torch.randn(1, length, d_model), device)
 
 
 class _Blocks(nn.Module):
-    """Four residual Mamba blocks, each behind a norm."""
+    """Four residual Mamba blocks, each after a norm."""
 
     def __init__(self, backend: str, d_model: int) -> None:
         super().__init__()
@@ -149,23 +150,23 @@ class _Blocks(nn.Module):
 
 
 def _step(module: nn.Module, tokens: Tensor, device: torch.device) -> Call:
-    """Forward and backward pass, with the gradient at the tokens too, as inside a model."""
+    """Build a forward and backward pass, with the gradient at the tokens too, as inside of a model."""
     module, tokens = module.to(device), tokens.to(device).requires_grad_()
     weights = torch.randn_like(tokens)
     wanted = [tokens, *module.parameters()]
-    # A view, because a module that is handed a leaf cannot have its products counted (`race.products`).
+    # A view, because the products of a module that is called with a leaf cannot be counted (`race.products`).
     return lambda: torch.autograd.grad(module(tokens.view_as(tokens)), wanted, weights)
 
 
 def model(name: str, length: int, d_model: int, *, device: torch.device, scan_backend: str = "auto") -> Call:
-    """One training step on one patient with a bag of that length: forward, loss, backward, AdamW.
+    """Build one training step on one patient with a bag of that length: forward, loss, backward, AdamW.
 
     Args:
-        name: `ME-Mamba` (three experts, genes besides the bag), `full attention` or `Nystrom` (the bag alone).
-        length: patches.
-        d_model: width of all.
-        device: where; the patches are there.
-        scan_backend: of ME-Mamba.
+        name: `ME-Mamba` (three experts, with genes and a bag), `full attention` or `Nystrom` (the bag alone).
+        length: number of patches.
+        d_model: width of all models.
+        device: device of the model and the patches.
+        scan_backend: backend of ME-Mamba's scans.
     """
     patches_PF = torch.randn(length, SPEC.feature_width).to(device)
     time_bin, event = torch.tensor([1], device=device), torch.tensor([True], device=device)

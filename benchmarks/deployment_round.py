@@ -1,17 +1,17 @@
-"""What a round costs over the network beside the hospitals' own computing, and what a stock Flower's costs: seconds.
+"""Overhead of a round over the network, excluding training, of this project and of stock Flower, in seconds.
 
     python benchmarks/deployment_round.py [--sites 2] [--width 312] [--rounds 4] [--ours-only]
 
-Both move a model (20 MB with the width of 312, in as many arrays as the model has) to each hospital and back, over
-loopback, between real processes. The hospitals do not train: they return the weights they got, changed.
+Both move a model (20 MB with the width of 312, in as many arrays as the model has) to each site and back, over
+loopback, between real processes. The sites do not train: they return the weights that they received, changed.
 
-* ours: `flower-server run` and stock SuperNodes with our executor, with TLS, keys, gate and journal. A round trains and
-  evaluates the weights that come in.
-* stock: `flower-superlink` and `flower-supernode` as they come (each message in a new process), `FedAvg.start`, without
+* ours: `flower-server run` and stock SuperNodes with this project's executor, with TLS, keys, validation and journal. A
+  round trains and evaluates the received weights.
+* stock: unchanged `flower-superlink` and `flower-supernode` (each message in a new process), `FedAvg.start`, without
   TLS. A round trains and evaluates, in two exchanges.
 
-The first round is left out of both: it starts processes and compiles. Memory is the most that a process of each kind
-has held (`VmHWM`), with what it shares with others.
+The first round of both is not counted: it starts processes and compiles. Memory is the peak of a process of each kind
+(`VmHWM`), including memory shared with other processes.
 """
 
 import argparse
@@ -33,6 +33,11 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
+
 from federation_overhead import MODEL, SiteDouble, build_app
 from rich.console import Console
 from rich.table import Table
@@ -50,7 +55,7 @@ from memamba_core.training.checkpoint import load_checkpoint
 from server.admin.folder import create_folder
 from server.admin.roster import Roster
 
-PORT = 18280  # and those after it
+PORT = 18280  # and the ports after it
 BIN = Path(sys.executable).parent
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -58,7 +63,7 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "NO_PROXY": "127.0.0.1",
     "OMP_NUM_THREADS": "1",
-    "BENCHMARK": str(os.getpid()),  # all that is started here can be told by it
+    "BENCHMARK": str(os.getpid()),  # marks all processes that this program starts
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # the stock programs start others by name
 }
 
@@ -125,8 +130,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sites", type=int, default=2)
-    parser.add_argument("--width", type=int, default=312, help="of the model: 130 is 6 MB, 312 is 20, 1050 is 190")
-    parser.add_argument("--rounds", type=int, default=4, help="that count; one more is done first")
+    parser.add_argument(
+        "--width", type=int, default=312, help="width of the model: 130 is 6 MB, 312 is 20 MB, 1050 is 190 MB"
+    )
+    parser.add_argument("--rounds", type=int, default=4, help="rounds that are measured, after one more")
     parser.add_argument("--ours-only", action="store_true")
     parser.add_argument("--as-site", nargs=3, metavar=("FOLDER", "CA", "PORT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -134,7 +141,7 @@ def main() -> None:
         be_a_site(Path(options.as_site[0]), Path(options.as_site[1]), int(options.as_site[2]))
         return
     console = Console()
-    table, memory = Table(), Table(title="memory of a process, MB at most")
+    table, memory = Table(), Table(title="peak memory of a process, MB")
     for column in ("deployment", "median", "each"):
         table.add_column(column)
     for column in ("deployment", "program", "processes", "MB"):
@@ -166,10 +173,10 @@ PROGRAMS = {
 
 
 class Watch:
-    """Looks twice a second how much memory the programs of a deployment hold; a context manager.
+    """Observer of the memory of a deployment's programs, twice a second; a context manager.
 
     Attributes:
-        peaks: program -> process -> kB at most.
+        peaks: program -> process -> peak in kB.
     """
 
     def __init__(self) -> None:
@@ -199,7 +206,7 @@ class Watch:
 
 
 def be_a_site(folder: Path, ca: Path, port: int) -> None:
-    """A hospital's process: our link and executor around a double."""
+    """Run the process of a site: connector and executor around a double."""
     coordinator = CoordinatorAddress(address=f"127.0.0.1:{PORT}", ca=ca, keys=folder)
     keys, listen, ended = SiteKeys(folder), ("127.0.0.1", port), threading.Event()
     site = SiteDouble(folder.name, work=0.0)
@@ -213,7 +220,7 @@ def be_a_site(folder: Path, ca: Path, port: int) -> None:
 
 
 def measure_ours(root: Path, sites: int, rounds: int, width: int) -> tuple[list[float], list[tuple[int, ...]]]:
-    """Seconds of each counted round, as the coordinator logs them, and the shapes of the model's arrays."""
+    """Return the seconds of each counted round, from the coordinator's log, and the shapes of the model's arrays."""
     config = CoordinatorConfig(addresses=("127.0.0.1",), port=PORT, listen_host="127.0.0.1", loopback_port=PORT + 1)
     federation = create_folder(root / "federation", config)
     with ExitStack() as stack:
@@ -231,13 +238,13 @@ def measure_ours(root: Path, sites: int, rounds: int, width: int) -> tuple[list[
         done = subprocess.run(run, env=os.environ | QUIET, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    told = re.findall(r"round \d+ of \d+ done: .* ([0-9.]+) s, [0-9.]+ MB", done.stderr)
+    logged = re.findall(r"round \d+ of \d+ done: .* ([0-9.]+) s, [0-9.]+ MB", done.stderr)
     weights = load_checkpoint(federation.runs / "ours").weights
-    return [float(seconds) for seconds in told][1:], [array.shape for array in weights.values()]
+    return [float(seconds) for seconds in logged][1:], [array.shape for array in weights.values()]
 
 
 def measure_stock(root: Path, sites: int, rounds: int, shapes: list[tuple[int, ...]]) -> list[float]:
-    """Seconds between the ends of rounds, as the ServerApp notes them."""
+    """Return the seconds between the ends of rounds, as the ServerApp notes them."""
     (root / "app").mkdir()
     (root / "app" / "pyproject.toml").write_text(STOCK_PROJECT, encoding="utf-8")
     (root / "app" / "app.py").write_text(STOCK_APP, encoding="utf-8")
@@ -255,7 +262,7 @@ def measure_stock(root: Path, sites: int, rounds: int, shapes: list[tuple[int, .
         deadline = time.monotonic() + 120.0 * (rounds + 2)
         while len(marks := ends.read_text().split() if ends.exists() else []) < rounds + 2:  # one before round 1
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the stock deployment is stuck; its logs are in {root}")
+                raise RuntimeError(f"the stock deployment makes no progress; read its logs in {root}")
             time.sleep(0.2)
     times = [float(mark) for mark in marks]
     return [after - before for before, after in pairwise(times[1:])]
@@ -263,7 +270,7 @@ def measure_stock(root: Path, sites: int, rounds: int, shapes: list[tuple[int, .
 
 @contextmanager
 def started(root: Path, label: str, program: str, *arguments: object, cwd: Path | None = None) -> Iterator[None]:
-    """A process that is ended, with all that it started, when the block is left."""
+    """Start a process, and end it with all its children when the block is left."""
     with (root / f"{label}.log").open("wb") as log:
         process = subprocess.Popen(
             [BIN / program, *map(str, arguments)],

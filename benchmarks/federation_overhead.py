@@ -1,11 +1,11 @@
-"""What a federation costs beside the hospitals' own computing: wall time per round and memory, printed.
+"""Overhead of a federation, excluding the sites' own computing: wall time per round and memory, printed.
 
     python benchmarks/federation_overhead.py [--sites 33] [--work 1.0] [--rounds 3] [--strategy fedavg]
 
-Everything between the hospitals' local work is the real thing: the round loop with its settling, gate, journal and
-Flower strategies, both conversions of every message, and `LocalGrid`, which copies messages as a network would. Only
-the hospital is a double. It declares a cohort, sends made-up sums, and in training waits for `--work` seconds and
-returns every weight it got, changed. It holds no patients, so that the memory measured is that of the federation.
+Everything but the local work is real: the round loop with its handshake, validation, journal and Flower strategies,
+both conversions of every message, and `LocalGrid`, which copies messages as a network would. Only the site is a double.
+It declares a cohort, sends made-up sums, and in training waits for `--work` seconds and returns every received weight,
+changed. It holds no patients, so the measured memory is that of the federation.
 
 Goals, on a laptop: at most 15 % over the local work at one second per site, and 1.6 GB. Neither is asserted: a busy
 machine is not a fault of the code.
@@ -21,6 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
 
 import numpy as np
 from flwr.app import Context, Message
@@ -55,18 +60,18 @@ from simulation.grid.local import InlineRunner, LocalGrid
 
 GOAL_OVERHEAD = 0.15
 GOAL_BYTES = 1.6e9
-NUM_PATIENTS = 40  # of each hospital; only the averaging weights see it
+NUM_PATIENTS = 40  # of each site; only the averaging weights depend on it
 FEATURE_WIDTH = 1024
 GENE_COLUMNS = tuple(sorted(f"GENE{i:04d}_{kind}" for kind in ("rnaseq", "cnv", "mut") for i in range(500)))
-# The three experts as in deployment, wide enough that all of them together have five million parameters.
+# The three experts as in deployment, with a width that gives all of them together five million parameters.
 MODEL = ("model.d_model=312", "model.group_hidden=256", "agreement.gene_groups=kind")
 
 
 class SiteDouble:
-    """Answers the whole protocol without a patient.
+    """Double of a site that answers the whole protocol without patients.
 
     Args:
-        name: of the site.
+        name: name of the site.
         work: seconds that its training takes.
     """
 
@@ -93,7 +98,7 @@ class SiteDouble:
         )
 
     def statistics(self, request: StatisticsRequest) -> StatisticsReply:
-        """Sums of standard normal genes, and events spread over five years."""
+        """Return sums of standard normal genes, and events spread over five years."""
         width = len(request.gene_columns)
         genes = ColumnMoments(np.full(width, float(NUM_PATIENTS)), np.zeros(width), np.full(width, float(NUM_PATIENTS)))
         events = np.zeros(60, dtype=np.int64)
@@ -103,7 +108,7 @@ class SiteDouble:
         )
 
     def agreement(self, request: AgreementRequest) -> AgreementReply:
-        """Accept what came, after reading it as a hospital would."""
+        """Accept the agreement, after reading it as a site does."""
         agreement = Agreement.from_json(request.agreement, request.scaling)
         return AgreementReply(agreement_digest=agreement.digest())
 
@@ -111,13 +116,13 @@ class SiteDouble:
         """Wait as long as training takes, and return new weights in memory of their own."""
         until = time.perf_counter() + self._work
         weights = {name: array + np.float32(1e-3) for name, array in request.weights.items()}
-        # Asleep rather than busy: sites take turns in one process, so both cost the round the same wall time.
+        # Sleep instead of computing: sites take turns in one process, so both take the same wall time of a round.
         time.sleep(max(0.0, until - time.perf_counter()))
         groups = dict.fromkeys(("pathology", "genomics", "synergistic", "head"), NUM_PATIENTS)
         return TrainReply(weights=weights, trained=groups, train_loss=1.0, counts={})
 
     def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
-        """Tell nothing, as a hospital under its floor."""
+        """Return no counts, as a site below its threshold does."""
         return EvaluateReply(counts={})
 
 
@@ -126,7 +131,7 @@ def _counts(events: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def build_app(site_of: Callable[[Context], SiteDouble]) -> ClientApp:
-    """The doubles behind Flower's ClientApp, with the same conversions as `client.app`."""
+    """Build Flower's ClientApp around the doubles, with the same conversions as `client.app`."""
     app = ClientApp()
 
     def answer(request_class: type[WireMessage], name: str) -> Callable[[Message, Context], Message]:
@@ -147,19 +152,19 @@ def build_app(site_of: Callable[[Context], SiteDouble]) -> ClientApp:
 
 @dataclass
 class Clock:
-    """An observer of the round loop: when each round ended, the processor time used and the most memory until then."""
+    """Observer of the round loop: end of each round, and processor time and peak memory until then."""
 
     ends: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
 
     def on_phase(self, phase: Phase, num_sites: int, server_round: int) -> None:
-        """Take the start of the first round."""
+        """Record the start of the first round."""
         if phase is Phase.TRAIN and not self.ends:
             self._mark()
 
     def on_round(self, record: RoundRecord) -> None:
-        """Take the end of a round: it is in the journal."""
+        """Record the end of a round, when it is in the journal."""
         assert not record.failed, f"round {record.server_round}: {len(record.failed)} sites failed, {record.failed}"
         self._mark()
 
@@ -170,9 +175,9 @@ class Clock:
 
 
 def memory() -> tuple[int, int]:
-    """Resident bytes of this process: now, and the most so far.
+    """Return the resident bytes of this process: the current value and the peak.
 
-    Linux tells both. Elsewhere the present is not told, and the most so far stands for it.
+    Linux reports both. Elsewhere the current value is unknown, and the peak stands for it.
     """
     status = Path("/proc/self/status")
     if status.is_file():
@@ -183,12 +188,12 @@ def memory() -> tuple[int, int]:
 
 
 def measure(num_sites: int, work: float, rounds: int, strategy: str) -> dict[str, Any]:
-    """Run a federation of doubles: one round to warm up, then `rounds` that count.
+    """Run a federation of doubles: one round to warm up, then `rounds` measured rounds.
 
     Returns:
-        `parameters`; per counted round `seconds` (journal included), `overhead` as a share of `num_sites * work`,
-        `processor_seconds` (the doubles sleep, so this is the overhead as an idle machine would see it) and
-        `peak_bytes` so far; `total_peak_bytes` at the end. Bytes are beyond what the process held before.
+        `parameters`; per measured round `seconds` (journal included), `overhead` as a share of `num_sites * work`,
+        `processor_seconds` (the doubles sleep, so this is the overhead on an idle machine) and `peak_bytes` so far;
+        `total_peak_bytes` at the end. Bytes exclude those that the process held before.
     """
     overrides = (*MODEL, f"strategy={strategy}", f"federation.num_rounds={rounds + 1}")
     experiment = compose_experiment(overrides)
@@ -216,13 +221,13 @@ def measure(num_sites: int, work: float, rounds: int, strategy: str) -> dict[str
 
 
 def show(figures: dict[str, Any], num_sites: int, work: float, strategy: str) -> None:
-    """Print a table and whether the goals are met."""
+    """Print a table, and say if the goals are met."""
     megabytes = figures["parameters"] * 4 / 1e6
     table = Table(
         title=f"{num_sites} sites, {figures['parameters'] / 1e6:.2f} M parameters ({megabytes:.0f} MB), {strategy}, "
         f"{work:g} s of local work"
     )
-    for column in ("round", "wall s", "wall beyond work s", "processor s", "overhead", "peak memory"):
+    for column in ("round", "wall s", "wall minus work s", "processor s", "overhead", "peak memory"):
         table.add_column(column, justify="right")
     columns = ("seconds", "processor_seconds", "overhead", "peak_bytes")
     for number, (seconds, processor, overhead, peak) in enumerate(zip(*(figures[c] for c in columns), strict=True), 2):
@@ -241,21 +246,21 @@ def show(figures: dict[str, Any], num_sites: int, work: float, strategy: str) ->
         f"overhead: {worst:.1%} in the slowest round, {_verdict(worst, GOAL_OVERHEAD, f'{GOAL_OVERHEAD:.0%}')}"
     )
     console.print(
-        f"memory: {peak / 1e9:.2f} GB at most with the closing evaluation, "
+        f"memory: peak of {peak / 1e9:.2f} GB, the closing evaluation included, "
         f"{_verdict(peak, GOAL_BYTES, f'{GOAL_BYTES / 1e9:g} GB')}"
     )
 
 
-def _verdict(value: float, goal: float, words: str) -> str:
-    return f"{'within' if value <= goal else 'OVER'} the goal of {words}"
+def _verdict(value: float, goal: float, text: str) -> str:
+    return f"{'within' if value <= goal else 'OVER'} the goal of {text}"
 
 
 def main() -> None:
     """Measure once with the settings of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sites", type=int, default=33, help="number of hospitals (default 33, as BLCA has)")
+    parser.add_argument("--sites", type=int, default=33, help="number of sites (default 33, as BLCA has)")
     parser.add_argument("--work", type=float, default=1.0, help="seconds of local work per site and round (default 1)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds that count, after one to warm up (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one to warm up (default 3)")
     parser.add_argument("--strategy", default="fedavg", help="a file of configs/strategy (default fedavg)")
     arguments = parser.parse_args()
     if arguments.sites < 1 or arguments.rounds < 1 or arguments.work <= 0:

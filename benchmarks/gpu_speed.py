@@ -1,9 +1,10 @@
-"""The scans for a GPU and what is built of them against the alternatives, on a GPU. Prints Markdown.
+"""Speed of the scans, blocks and models against the alternatives on a GPU. Prints Markdown.
 
     python benchmarks/gpu_speed.py [--write] [--minutes 8] [--only scan layers model cold]
 
-With --write the tables become docs/BENCHMARKS-GPU.md as well. Needs a CUDA device; `race.py` says how is measured,
-`contestants.py` what. Packages that are not installed, and rows for which no time is left, are left out with a word.
+With --write the tables are also written to docs/BENCHMARKS-GPU.md. The program needs a CUDA device. `race.py` describes
+the measurement, `contestants.py` the contestants. Packages that are not installed, and rows for which no time is left,
+are left out with a reason.
 """
 
 import argparse
@@ -20,6 +21,11 @@ from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
+
 import torch
 from race import Clock, Contestant, Measured, race
 from speed_page import bytes_of_tensors, megabytes, ratios, seconds, section, table
@@ -28,13 +34,13 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "BENCHMARKS-GPU.md"
 D_MODEL = 256
 LENGTHS = (1_000, 4_000, 16_000, 64_000)
 _LEAST = 25.0
-"""Seconds that a row of a table must have to be begun: kernels may be compiled for it."""
+"""Seconds that must be left before a row of a table is begun: its kernels may have to be compiled."""
 Size = TypeVar("Size")
 
 _SCANS = ("triton", "mamba_ssm", "chunked")
 _SIZES = ((1_024, 512), (4_096, 512), (16_384, 512), (65_536, 512), (200_000, 512))
 _LONGEST = {"chunked": 16_384}
-"""L above which a slow scan would take the time of all the others."""
+"""Largest L of a slow scan, which would otherwise take the time of all the others."""
 _LAYERS = ("triton", "mamba_ssm", "Nystrom", "full attention")
 
 _HEADER = """# Benchmarks on a GPU
@@ -44,12 +50,12 @@ Printed by `python benchmarks/gpu_speed.py{written}` on {date}.
 * {gpu}; Python {python}, {libraries}, CUDA {cuda}
 * Times are medians of whole calls, the wait for the GPU included; the contestants of a row take turns in one process.
   Memory is the peak of what torch hands out on the GPU beyond the inputs.
-* Rows for which there was no time are left out.
+* Rows for which no time was left are left out.
 * For processors see [BENCHMARKS.md](BENCHMARKS.md)."""
 
 
 def header(*, written: bool) -> str:
-    """Where and when, and how to do it again."""
+    """Return the head of the page: machine, date, and the command to repeat the measurement."""
     libraries = []
     for name in ("torch", "triton", "mamba-ssm"):
         try:
@@ -67,7 +73,7 @@ def header(*, written: bool) -> str:
 
 
 def scans(clock: Clock) -> str:
-    """Forward, and forward with backward pass, at growing sizes, and the memory of the latter."""
+    """Measure the forward pass and both passes at growing sizes, and the memory of both passes."""
     times, memory = [], []
     for length, channels in _while_there_is_time(_SIZES, clock):
         common = {"kind": "scan", "length": length, "channels": channels, "device": "cuda"}
@@ -84,7 +90,7 @@ def scans(clock: Clock) -> str:
         "The scan alone",
         """
 Milliseconds for one sequence in float32, 16 states, with softplus, D and gate, forward and with the backward pass
-(both); in brackets how many times `triton`. `mamba_ssm` is that package's own CUDA code.
+(both); in brackets the ratio to `triton`. `mamba_ssm` is that package's own CUDA code.
 """,
         table(("L x E", "pass", *_SCANS), times),
         "Memory of both passes beyond the inputs, gradients included, in MB; in brackets in tensors of L x E:",
@@ -93,7 +99,7 @@ Milliseconds for one sequence in float32, 16 states, with softplus, D and gate, 
 
 
 def layers(clock: Clock) -> str:
-    """Four Mamba blocks against two layers of attention, at two precisions."""
+    """Measure four Mamba blocks against two layers of attention, at two precisions."""
     rows = []
     for precision, length in _while_there_is_time(tuple(product(("highest", "high"), (4_096, 16_384))), clock):
         common = {"kind": "layers", "length": length, "d_model": D_MODEL, "precision": precision, "device": "cuda"}
@@ -103,7 +109,7 @@ def layers(clock: Clock) -> str:
         "Four blocks against two layers of attention",
         f"""
 Milliseconds of a forward and backward pass, d_model {D_MODEL}: four Mamba blocks (`triton`, `mamba_ssm`) or two layers
-of attention without feed-forward ([attention_rivals.py](../benchmarks/attention_rivals.py)); in brackets how many times
+of attention without feed-forward ([attention_rivals.py](../benchmarks/attention_rivals.py)); in brackets the ratio to
 `triton`. Precision is that of `torch.set_float32_matmul_precision`; `high` is TF32.
 """,
         table(("precision", "L", *_LAYERS), rows),
@@ -111,7 +117,7 @@ of attention without feed-forward ([attention_rivals.py](../benchmarks/attention
 
 
 def whole_model(clock: Clock) -> str:
-    """A training step of whole models against the length of the bag."""
+    """Measure a training step of whole models against the length of the bag."""
     times, memory = [], []
     names = ("ME-Mamba, triton", "ME-Mamba, mamba_ssm", "Nystrom", "full attention")
     for length in _while_there_is_time(LENGTHS, clock):
@@ -125,8 +131,8 @@ def whole_model(clock: Clock) -> str:
         "The whole model against the length of a bag",
         f"""
 One training step on one patient (forward, likelihood, backward, AdamW) in float32, width {D_MODEL}, patch features of
-1024. ME-Mamba has its three experts and reads 300 genes in 6 groups besides; its rivals have two layers of attention
-over the bag alone. Milliseconds; in brackets how many times ME-Mamba with the scan of this project:
+1024. ME-Mamba has its three experts and also reads 300 genes in 6 groups; its rivals have two layers of attention
+over the bag alone. Milliseconds; in brackets the ratio to ME-Mamba with this project's scan:
 """,
         table(("patches", *names), times),
         "Memory beyond inputs, weights, their gradients and what the optimizer keeps, MB:",
@@ -135,7 +141,7 @@ over the bag alone. Milliseconds; in brackets how many times ME-Mamba with the s
 
 
 def _while_there_is_time(sizes: Sequence[Size], clock: Clock) -> Iterator[Size]:
-    """Those that can be begun; what is left out is told on the way."""
+    """Yield the sizes for which time is left; print the others to stderr."""
     for i, size in enumerate(sizes):
         if clock.left() < _LEAST:
             print(f"out of time before {', '.join(map(str, sizes[i:]))}", file=sys.stderr)
@@ -144,11 +150,13 @@ def _while_there_is_time(sizes: Sequence[Size], clock: Clock) -> Iterator[Size]:
 
 
 def _peak(measured: Measured) -> Measured:
-    """The memory of a race as a figure of its own."""
+    """Return the peak memory of a race as a figure of its own."""
     return measured if measured.peak is None else replace(measured, value=float(measured.peak))
 
 
 _FIRST_STEP = """
+from memamba_core.io.process_setup import set_up_process
+set_up_process()
 import time, torch
 from memamba_core.model.mamba import Mamba
 block, tokens = Mamba(256, scan_backend="triton").cuda(), torch.randn(1, 1000, 256, device="cuda")
@@ -161,7 +169,7 @@ print(time.perf_counter() - start)
 
 
 def cold_start(clock: Clock) -> str:
-    """The first training step of a block in a process, before and after triton's cache is filled."""
+    """Measure the first training step of a block in a process, before and after triton's cache is filled."""
     if clock.left() < 3 * _LEAST:
         return "(No time was left for the cold start.)"
     with tempfile.TemporaryDirectory() as folder:
@@ -180,16 +188,16 @@ GPU awake. The first process compiles the kernels; later ones (median of three) 
 def _first_step(cache: str, clock: Clock) -> Measured:
     limit = min(180.0, clock.left())
     if limit < 5:
-        return Measured(None, word="out of time")
+        return Measured(None, reason="out of time")
     environment = os.environ | {"TRITON_CACHE_DIR": cache}
     try:
         done = subprocess.run(
             [sys.executable, "-c", _FIRST_STEP], env=environment, stdout=subprocess.PIPE, timeout=limit, check=True
         )
     except subprocess.TimeoutExpired:
-        return Measured(None, word=f"over {limit:.0f} s")
+        return Measured(None, reason=f"over {limit:.0f} s")
     except subprocess.CalledProcessError:
-        return Measured(None, word="not installed")  # the program has said what is missing
+        return Measured(None, reason="not installed")  # the program has printed what is missing
     return Measured(float(done.stdout), 1)
 
 
@@ -202,10 +210,10 @@ SECTIONS: dict[str, Callable[[Clock], str]] = {
 
 
 def main() -> None:
-    """Measure, print, and with --write keep it."""
+    """Measure, print, and with --write write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--write", action="store_true", help="also write docs/BENCHMARKS-GPU.md")
-    parser.add_argument("--minutes", type=float, default=8, help="what is not measured by then is left out")
+    parser.add_argument("--minutes", type=float, default=8, help="time limit; later measurements are left out")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections (default all)")
     arguments = parser.parse_args()
     if arguments.write and set(arguments.only) != set(SECTIONS):

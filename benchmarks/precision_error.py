@@ -1,9 +1,9 @@
-"""What cheaper products of matrices cost in accuracy, as the table of docs/model.md. Prints Markdown.
+"""Errors of less precise matrix products: the table of docs/model.md. Prints Markdown.
 
     python benchmarks/precision_error.py
 
-Output of a Mamba block and its worst gradient, as the norm of the difference relative to float64, with random weights.
-Without units for bfloat16 `medium` changes nothing.
+The table gives the errors of a Mamba block's output and of its worst gradient, as the norm of the difference relative
+to float64, with random weights. On a processor without bfloat16 units, `medium` changes nothing.
 """
 
 import contextlib
@@ -11,6 +11,11 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
+
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
 
 import torch
 from torch import Tensor
@@ -43,7 +48,7 @@ def main() -> None:
 
 
 def _values(block: Mamba, tokens_BLD: Tensor, weights_BLD: Tensor) -> list[Tensor]:
-    """Output, and the gradient of every parameter, in float64."""
+    """Return the output and the gradient of every parameter, in float64."""
     y_BLD = block(tokens_BLD)
     gradients = torch.autograd.grad((y_BLD * weights_BLD).sum(), list(block.parameters()))
     return [value.detach().double() for value in (y_BLD, *gradients)]

@@ -1,16 +1,16 @@
-"""What helps under differential privacy? The linear skip alone, in numpy, with many draws of the noise.
+"""Comparison of settings under differential privacy: the linear skip alone, in numpy, with many draws of the noise.
 
-    python benchmarks/private_settings.py              # settings beside each other, on inner holdouts
+    python benchmarks/private_settings.py              # compare settings, on inner holdouts
     python benchmarks/private_settings.py --test-folds # the defaults by cohort, on the test folds
     python benchmarks/private_settings.py --test-folds 0,1,2 --cohorts tcga_brca --partition region
 
-The defaults of `privacy=dp_sgd` train the linear skip and the last layer of the head. This is the skip with the hazard
-biases, the same clipped and noised steps of the same hospitals, without the head, which changes nothing there. Two
-draws of the noise differ by more than two settings do; a draw takes the product seconds and this program milliseconds.
-Its noise comes from a seeded generator and protects nobody.
+The defaults of `privacy=dp_sgd` train the linear skip and the last layer of the head. This program computes the skip
+with the hazard biases, by the same clipped and noised steps of the same sites, without the head, which changes nothing
+here. Two draws of the noise differ by more than two settings do. A draw takes seconds in a simulation, and milliseconds
+in this program. Its noise comes from a seeded generator and protects no data.
 
-Settings are judged on inner holdouts of the training folds, as `screen.py` does; every setting sees the same holdouts.
-A row is the mean over cohorts, with the mean difference to the defaults over all holdouts and its standard error. With
+Settings are evaluated on inner holdouts of the training folds, as in `screen.py`, the same for every setting. A row is
+the mean over cohorts, with the mean difference to the defaults over all holdouts and its standard error. With
 --test-folds nothing is compared: a cell is the mean of the defaults ± its standard deviation over folds, and in
 brackets the standard deviation over draws of the noise in one fold.
 """
@@ -19,6 +19,11 @@ import argparse
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +48,7 @@ SAMPLING_RATE, DELTA = 0.9, 1e-5
 
 @dataclass(frozen=True)
 class Setting:
-    """One row: what deviates from the defaults of `privacy=dp_sgd`."""
+    """One row: deviations from the defaults of `privacy=dp_sgd`."""
 
     label: str
     num_steps: int = 5
@@ -53,12 +58,12 @@ class Setting:
     average: bool = False
     """Release the mean of the weights after each step instead of the last."""
     bias_steps: int = 0
-    """Steps before the others in which the hazard biases learn alone, with a clip of 1 and a rate of 8."""
+    """First steps, in which only the hazard biases are trained, with a clipping norm of 1 and a learning rate of 8."""
     known_hazard: bool = False
-    """`hazard_bias` is added to the log odds of the cohort's own mean hazard: not private, and what published survival
-    of the disease would bring."""
+    """Add `hazard_bias` to the log odds of the cohort's own mean hazard. This is not private; it stands for published
+    survival of the disease."""
     centred: bool = False
-    """Columns less their mean over all patients: not private, and what public means of the columns would bring."""
+    """Subtract the mean over all patients from the columns. This is not private; it stands for public means."""
 
 
 SETTINGS = (
@@ -80,13 +85,13 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Split:
-    """Training patients in hospitals, and the patients held out.
+    """Training patients by site, and the patients held out.
 
     Attributes:
         columns_NC: genes of all patients, times the factor of the linear skip.
-        time_N, event_N: outcomes.
-        sites: indices of the training patients of each hospital.
-        held_out: indices of the others.
+        time_N, event_N: outcomes: follow-up in months, and True if the event happened then.
+        sites: indices of the training patients of each site.
+        held_out: indices of the other patients.
     """
 
     columns_NC: FloatArray
@@ -97,9 +102,9 @@ class Split:
 
 
 def splits_of(cohort_name: str, partition: tuple[str, ...], test_folds: tuple[int, ...] | None) -> Iterator[Split]:
-    """These test folds of a cohort; without, the inner holdouts of what is trained on outside of each of the five."""
+    """Yield these test folds of a cohort; None: the inner holdouts of the training patients of each fold."""
     overrides = (f"data={cohort_name}", "model=genomics", *partition)
-    # as under privacy=dp_sgd, but nobody asks for a ledger
+    # As under privacy=dp_sgd, but without its ledgers.
     overrides = (*overrides, "agreement.time_bins=public", "agreement.gene_scaling=public")
     config = compose_simulation(overrides)
     outer = prepare_cohort(config)
@@ -134,7 +139,7 @@ def clipped_sums(
     taking_part_NR: npt.NDArray[np.bool_],
     only_biases: bool,
 ) -> tuple[FloatArray, FloatArray]:
-    """Sums [C, R] and [K, R] of the patients' clipped gradients of the likelihood, for each of R draws."""
+    """Return the sums [C, R] and [K, R] of the patients' clipped gradients of the likelihood, for each of R draws."""
     hazard_NKR = 1 / (1 + np.exp(-logits_NKR))
     bins_N = np.searchsorted(EDGES, split.time_N[site], side="right")
     at_risk_NK = np.arange(len(EDGES) + 1) <= bins_N[:, None]
@@ -148,7 +153,7 @@ def clipped_sums(
 
 
 def c_indices(split: Split, setting: Setting, epsilon: float | None, num_draws: int, seed: int) -> FloatArray:
-    """C-index of the patients held out, for each draw of sampling and noise."""
+    """Return the C-index of the patients held out, for each draw of sampling and noise."""
     if setting.centred:
         split = replace(split, columns_NC=split.columns_NC - split.columns_NC.mean(axis=0))
     rng = np.random.default_rng(seed)
@@ -199,12 +204,12 @@ def compare(splits: list[Split], epsilons: list[float | None], num_draws: int) -
             )
             difference = reached - defaults.setdefault(epsilon, reached)
             error = difference.std(ddof=1) / np.sqrt(len(difference))
-            beside = f" ({difference.mean():+.3f} ± {error:.3f})" if setting is not SETTINGS[0] else ""
-            cells.append(f"{reached.mean():.3f}{beside}")
+            compared = f" ({difference.mean():+.3f} ± {error:.3f})" if setting is not SETTINGS[0] else ""
+            cells.append(f"{reached.mean():.3f}{compared}")
         print(f"| {setting.label} | " + " | ".join(cells) + " |", flush=True)
 
 
-def tell_defaults(
+def print_defaults(
     cohorts: list[str], splits: list[Split], epsilons: list[float | None], names: list[str], num_draws: int
 ) -> None:
     """Print the defaults' C-index on the test folds: epsilons by cohort."""
@@ -224,14 +229,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohorts", default=",".join(COHORTS))
     parser.add_argument("--epsilons", default="none,16,8,4,2")
-    parser.add_argument("--draws", type=int, default=24, help="of sampling and noise")
-    parser.add_argument("--partition", default="tss_merged", help="into hospitals; tss_merged: of 50 and more patients")
+    parser.add_argument("--draws", type=int, default=24, help="number of draws of sampling and noise")
+    parser.add_argument(
+        "--partition", default="tss_merged", help="partition into sites; tss_merged: sites of at least 50 patients"
+    )
     parser.add_argument(
         "--test-folds",
         nargs="?",
         const="0,1,2,3,4",
         metavar="FOLDS",
-        help="the defaults on test folds; all, unless named",
+        help="evaluate the defaults on test folds (default: all five)",
     )
     arguments = parser.parse_args()
     if not tables_are_here():
@@ -249,7 +256,7 @@ def main() -> None:
     columns = [*cohorts, "mean"][: len(cohorts) + (len(cohorts) > 1)] if folds else names
     print("| | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
     if folds:
-        tell_defaults(cohorts, splits, epsilons, names, arguments.draws)
+        print_defaults(cohorts, splits, epsilons, names, arguments.draws)
     else:
         compare(splits, epsilons, arguments.draws)
 

@@ -1,15 +1,21 @@
-"""What differential privacy costs a step: one patient at a time, clipped, with noise, against a plain step on the same.
+"""Cost of a step with differential privacy against a plain step on the same patients.
 
     python benchmarks/private_step.py [--patients 16] [--patches 2000] [--repeats 3]
 
-A three-expert model of five million parameters, patients with genes and a bag of patches each. Plain and private
-steps take turns, so that a busy machine slows both; what counts is the ratio of the medians. The noise of a step is
-drawn once however many patients are in it, so the ratio falls with their number.
+A private step takes one patient at a time, clips the gradients and adds noise. The model has three experts and five
+million parameters; each patient has genes and a bag of patches. Plain and private steps take turns, so that a busy
+machine slows both; the result is the ratio of the medians. The noise is drawn once per step, so the ratio falls with
+the number of patients.
 """
 
 import argparse
 import statistics
 import time
+
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
 
 import numpy as np
 import torch
@@ -27,7 +33,7 @@ FEATURE_WIDTH = 1024
 
 
 def patients(num: int, num_patches: int) -> list[PatientInputs]:
-    """Random patients who have both modalities."""
+    """Draw random patients who have both modalities."""
     rng = torch.Generator().manual_seed(0)
     return [
         PatientInputs(
@@ -42,9 +48,9 @@ def patients(num: int, num_patches: int) -> list[PatientInputs]:
 def main() -> None:
     """Print the medians and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--patients", type=int, default=16, help="in a step")
-    parser.add_argument("--patches", type=int, default=2000, help="of each")
-    parser.add_argument("--repeats", type=int, default=3, help="steps of either kind, after one to warm up")
+    parser.add_argument("--patients", type=int, default=16, help="patients in a step")
+    parser.add_argument("--patches", type=int, default=2000, help="patches of each patient")
+    parser.add_argument("--repeats", type=int, default=3, help="steps of each kind, after one to warm up")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     groups = {f"group-{i}": tuple(range(500 * i, 500 * (i + 1))) for i in range(6)}
@@ -79,7 +85,7 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = np.array(seconds["private"]) / np.array(seconds["plain"])
     print(
-        f"{len(drawn)} patients of {arguments.patches} patches, processor seconds a step: plain "
+        f"{len(drawn)} patients of {arguments.patches} patches, processor seconds per step: plain "
         f"{medians['plain']:.2f}, private {medians['private']:.2f}, ratio {medians['private'] / medians['plain']:.2f} "
         f"(pairs {ratios.min():.2f} to {ratios.max():.2f})"
     )

@@ -1,20 +1,20 @@
-"""Measures contestants in processes of their own: times against each other, and the memory of each alone.
+"""Measurement of contestants in separate processes: their times in turns, and the memory of each alone.
 
 A contestant is a dictionary that `contestants.build` turns into a function of no arguments, called once per repetition.
 
-Times: one process per race. Each contestant is called once to warm up and once more on time; then they take turns, so
-that a slow moment of the machine falls on all of them; what counts is the median. A contestant goes on as long as its
-share of the race's seconds lasts; calls under 20 ms are timed in groups. A race that does not end in time is cut off;
-what was measured until then stands. The process has this project's settings of memory and threads, and so have its
-rivals in it; a bare race is one without them.
+Times: one process per race. Each contestant is called once to warm up and once with the clock; then they take turns, so
+that a slow moment of the machine affects all of them. The result is the median. A contestant is called again until its
+share of the race's seconds is used; calls under 20 ms are timed in groups. A race that exceeds its limit is stopped,
+and the measurements until then are used. All contestants of the process have this project's settings of memory and
+threads (`set_up_process`); a bare race has none of them.
 
-Memory: one process per contestant. It is called on a short sequence first, so that code is loaded; then Linux is asked
-to forget the process's peak of resident memory, the contestant is called once, and the peak less what was resident
-before is what it needed beyond its inputs. Where Linux cannot be asked there is no figure. On a GPU torch keeps the
-peak of what it handed out, and a race finds both.
+Memory: one process per contestant. It is first called on a short sequence, so that code is loaded. Then the process
+asks Linux to reset its peak of resident memory and calls the contestant once. The peak minus the memory resident before
+is the memory beyond the inputs. Without Linux there is no figure. On a GPU torch records the peak of its allocations,
+and a race measures both time and memory.
 
 Products: torch counts the multiplications and additions of its matrix products and convolutions in one call. They
-depend on shapes alone. What compiled kernels of this project compute is not seen.
+depend on shapes alone. The work of this project's compiled kernels is not counted.
 """
 
 import ctypes
@@ -30,65 +30,70 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import memamba_core  # noqa: F401  before torch, as in the project's own programs: it sets what torch reads once
+from memamba_core.io.process_setup import set_up_process
 
 Contestant = dict[str, Any]
 
 _GROUP_SECONDS = 0.02
 _BARE = {"THP_MEM_ALLOC_ENABLE": "0", "GOMP_SPINCOUNT": "300000"}
-"""What torch and libgomp do where nobody has set these; importing `memamba_core` sets them otherwise."""
+"""Values by which torch and libgomp behave as if nothing were set; `set_up_process` chooses others."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What became of a contestant.
+    """Measurement of a contestant.
 
     Attributes:
         value: median seconds, bytes, or operations; None if there is no figure.
-        count: timed calls or groups of calls.
-        word: why there is no figure.
-        peak: bytes that a call of a race needs at its peak, beyond its inputs; None but on a GPU.
+        count: number of timed calls or groups of calls.
+        reason: reason for a missing figure.
+        peak: peak bytes of a call in a race, beyond its inputs; None unless on a GPU.
     """
 
     value: float | None
     count: int = 0
-    word: str = ""
+    reason: str = ""
     peak: int | None = None
 
 
 @dataclass
 class Clock:
-    """When to stop.
+    """Deadline of a measurement.
 
     Attributes:
-        deadline: as `time.monotonic` tells it.
+        deadline: value of `time.monotonic` at which to stop.
     """
 
     deadline: float
 
     def left(self) -> float:
-        """Seconds until then."""
+        """Return the seconds until the deadline."""
         return self.deadline - time.monotonic()
 
 
 def race(
     contestants: Sequence[Contestant], *, threads: int, seconds: float, clock: Clock, bare: bool = False
 ) -> list[Measured]:
-    """Times contestants against each other, for about that many seconds in all.
+    """Time contestants against each other, for about that many seconds in all.
 
-    `bare`: in a process without the settings that this project makes. No contestant may be `cpu` then: its kernels set
-    how freed memory is kept.
+    Args:
+        contestants: dictionaries for `contestants.build`.
+        threads: number of threads of the process.
+        seconds: time for the whole race.
+        clock: deadline of the program; a race for which too little time is left is not begun.
+        bare: race in a process without this project's settings (`set_up_process`).
     """
     limit = min(6 * seconds + 60, clock.left())
     if limit < seconds:
-        return [Measured(None, word="out of time") for _ in contestants]
-    lines = _work({"race": list(contestants), "seconds": seconds}, threads, limit, _BARE if bare else {})
+        return [Measured(None, reason="out of time") for _ in contestants]
+    task = {"race": list(contestants), "seconds": seconds, "bare": bare}
+    lines = _work(task, threads, limit, _BARE if bare else {})
     samples: dict[int, list[float]] = {}
-    words: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     peaks: dict[int, int] = {}
     for line in lines:
-        if "word" in line:
-            words[line["contestant"]] = line["word"]
+        if "reason" in line:
+            reasons[line["contestant"]] = line["reason"]
         elif "bytes" in line:
             peaks[line["contestant"]] = line["bytes"]
         else:
@@ -96,35 +101,35 @@ def race(
     return [
         Measured(statistics.median(samples[i]), len(samples[i]), peak=peaks.get(i))
         if i in samples
-        else Measured(None, word=words.get(i, f"not reached in {limit:.0f} s"))
+        else Measured(None, reason=reasons.get(i, f"not reached in {limit:.0f} s"))
         for i in range(len(contestants))
     ]
 
 
 def peak_memory(contestant: Contestant, *, threads: int, clock: Clock, limit: float = 120) -> Measured:
-    """Bytes that a call needs at its peak, beyond its inputs."""
+    """Measure the peak bytes of a call, beyond its inputs."""
     limit = min(limit, clock.left())
     if limit < 5:
-        return Measured(None, word="out of time")
+        return Measured(None, reason="out of time")
     for line in _work({"memory": contestant}, threads, limit):
-        return Measured(None, word=line["word"]) if "word" in line else Measured(line["bytes"], 1)
-    return Measured(None, word=f"over {limit:.0f} s, or more memory than there is")
+        return Measured(None, reason=line["reason"]) if "reason" in line else Measured(line["bytes"], 1)
+    return Measured(None, reason=f"over {limit:.0f} s, or more memory than there is")
 
 
 def products(contestant: Contestant, *, clock: Clock, limit: float = 120) -> Measured:
-    """Multiplications and additions of the products that torch computes in a call."""
+    """Count the multiplications and additions of the products that torch computes in a call."""
     limit = min(limit, clock.left())
     if limit < 5:
-        return Measured(None, word="out of time")
+        return Measured(None, reason="out of time")
     for line in _work({"products": contestant}, 1, limit):
-        return Measured(None, word=line["word"]) if "word" in line else Measured(line["operations"], 1)
-    return Measured(None, word=f"over {limit:.0f} s")
+        return Measured(None, reason=line["reason"]) if "reason" in line else Measured(line["operations"], 1)
+    return Measured(None, reason=f"over {limit:.0f} s")
 
 
 def _work(
     task: dict[str, Any], threads: int, limit: float, settings: Mapping[str, str] = MappingProxyType({})
 ) -> list[dict[str, Any]]:
-    """The lines of a process that works on a task; those it got to before the limit."""
+    """Run a task in a new process, and return the lines that it printed before the limit."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | dict(settings)
     command = [sys.executable, __file__, json.dumps({**task, "threads": threads})]
     try:
@@ -164,13 +169,13 @@ def _race_here(contestants: Sequence[Contestant], seconds: float) -> None:
                 call()
                 _notify(contestant=i, bytes=cuda.max_memory_allocated() - before)
         except NotHereError as reason:
-            _notify(contestant=i, word=str(reason))
+            _notify(contestant=i, reason=str(reason))
             continue
         except MissingBackendError:
-            _notify(contestant=i, word="not installed")
+            _notify(contestant=i, reason="not installed")
             continue
         except OutOfMemoryError:
-            _notify(contestant=i, word="out of memory")
+            _notify(contestant=i, reason="out of memory")
             continue
         calls[i], groups[i] = call, 1
         spent[i] = take_turn(i)
@@ -194,14 +199,14 @@ def _memory_here(contestant: Contestant) -> None:
         build({**contestant, "length": 64})()
         call = build(contestant)
     except NotHereError as reason:
-        _notify(word=str(reason))
+        _notify(reason=str(reason))
         return
     forget = Path("/proc/self/clear_refs")
     try:
         ctypes.CDLL(None).malloc_trim(0)
         forget.write_text("5", encoding="ascii")
     except (OSError, AttributeError):
-        _notify(word="this system does not forget a peak")
+        _notify(reason="this system cannot reset the peak of memory")
         return
     before = _resident("VmRSS")
     call()
@@ -213,7 +218,7 @@ def _products_here(contestant: Contestant) -> None:
     from torch import ops
     from torch.utils import flop_counter
 
-    # torch's own list has no products in place, and attention on GPUs only.
+    # torch's own list lacks in-place products, and attention on a CPU.
     formulas = {
         ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1],
         ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: flop_counter.sdpa_flop_count(
@@ -226,7 +231,7 @@ def _products_here(contestant: Contestant) -> None:
     try:
         call = build(contestant)
     except NotHereError as reason:
-        _notify(word=str(reason))
+        _notify(reason=str(reason))
         return
     with flop_counter.FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         call()
@@ -239,6 +244,8 @@ def _resident(key: str) -> int:
 
 
 def _main(task: dict[str, Any]) -> None:
+    if not task.get("bare"):
+        set_up_process()  # before torch is imported
     import torch
 
     torch.set_num_threads(task["threads"])

@@ -3,14 +3,14 @@
     python benchmarks/results.py genomics            # 1. Genomics Expert alone, pooled, with ablations
     python benchmarks/results.py federated           # 2. federated, pooled and alone, by tissue source site
     python benchmarks/results.py histology           # 3. real slide vectors and genes
-    python benchmarks/results.py slide_skip          # 3. the pathology expert with a linear path beside it
-    python benchmarks/results.py planted             # 4. generated cohorts: what only fusion can find
+    python benchmarks/results.py slide_skip          # 3. the pathology expert with an additional linear path
+    python benchmarks/results.py planted             # 4. generated cohorts: effects that only fusion can find
     python benchmarks/results.py privacy             # 5. federated under differential privacy, by epsilon
     python benchmarks/results.py privacy-region      #    the same, BRCA by region
     python benchmarks/results.py privacy-slides      #    the same, three experts on LUAD
 
-A study is a list of `flower-simulate` runs; each is made once below --output (default outputs/results), and a run that
-is already there is read instead of made again, so an interrupted study goes on. --jobs runs several at once.
+A study is a list of `flower-simulate` runs. Each is made once, in a folder below --output (default outputs/results). A
+run that exists is read instead, so that an interrupted study can be resumed. --jobs makes several runs at a time.
 """
 
 import argparse
@@ -19,6 +19,11 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
 
 import numpy as np
 import pandas as pd
@@ -30,9 +35,10 @@ from memamba_core.survival.concordance import concordance_index
 
 
 def make(job: tuple[Path, tuple[str, ...]]) -> str:
-    """Make one run, unless it is there."""
+    """Make one run, unless it exists."""
     import logging
 
+    set_up_process()  # in each process of the pool: the allocator's setting is not inherited
     import torch
 
     from simulation.run import simulate
@@ -41,15 +47,15 @@ def make(job: tuple[Path, tuple[str, ...]]) -> str:
     if (folder / "summary.json").is_file():
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         if len(summary["folds"]) == len(summary["settings"]["folds"]):
-            return f"there already: {folder}"
+            return f"exists: {folder}"
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.ERROR)
     where = f"resume={folder}" if (folder / "settings.json").is_file() else f"output_dir={folder}"
     result = simulate(compose_simulation((*overrides, where)), overrides)
-    return f"{folder}: {result.summary.c_index.model_dump(mode="json")}"
+    return f"{folder}: {result.summary.c_index.model_dump(mode='json')}"
 
 
-def tell(study: Study, root: Path, methods: Sequence[str]) -> None:
+def print_table(study: Study, root: Path, methods: Sequence[str]) -> None:
     """Print the tables in Markdown: mean over seeds and folds ± standard deviation over folds of the seeds' mean."""
     header = ["", *study.cohorts, *(["mean"] if len(study.cohorts) > 2 else [])]
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
@@ -67,8 +73,8 @@ def tell(study: Study, root: Path, methods: Sequence[str]) -> None:
             print("| " + " | ".join([label, *cells]) + " |")
 
 
-def tell_planted(study: Study, root: Path) -> None:
-    """Print C-index by seed, its mean ± standard deviation over seeds, the best reachable, and paired differences."""
+def print_planted(study: Study, root: Path) -> None:
+    """Print C-index by seed, its mean ± standard deviation over seeds, the best possible, and paired differences."""
     print("| planted risk, model | C-index by seed | mean | best reachable |\n|---|---|---|---|")
     (cohort,) = study.cohorts
     for setting in study.settings:
@@ -84,7 +90,7 @@ def tell_planted(study: Study, root: Path) -> None:
         print(f"{first} - {second}: {', '.join(f'{d:+.3f}' for d in one - two)}, mean {(one - two).mean():+.3f}")
 
 
-def tell_paired(study: Study, root: Path, methods: tuple[str, str]) -> None:
+def print_paired(study: Study, root: Path, methods: tuple[str, str]) -> None:
     """Print the paired difference of two methods over all folds of all cohorts."""
     differences = np.concatenate(
         [
@@ -98,26 +104,26 @@ def tell_paired(study: Study, root: Path, methods: tuple[str, str]) -> None:
     print(f"\n{methods[0]} - {methods[1]}: {differences.mean():+.4f} {spread}")
 
 
-def tell_late_sum(study: Study, root: Path) -> None:
+def print_late_sum(study: Study, root: Path) -> None:
     """Print the late sum: risks of the two unimodal runs, standardised within each test fold, added."""
     print("\nLate sum of standardised risks of the genomics and pathology experts:\n")
-    for who in ("complete cases", "all patients"):
+    for patients in ("complete cases", "all patients"):
         for cohort in study.cohorts:
             by_seed = []
             for seed in study.seeds:
                 tables = [
                     pd.read_csv(
-                        root / folder_name(f"{expert} expert, {who}") / f"{cohort}-seed-{seed}" / "predictions.csv"
+                        root / folder_name(f"{expert} expert, {patients}") / f"{cohort}-seed-{seed}" / "predictions.csv"
                     )
                     for expert in ("genomics", "pathology")
                 ]
                 by_seed.append(_late_sum(*tables))
             by_fold = np.mean(by_seed, axis=0)
-            print(f"* {cohort}, {who}: {by_fold.mean():.3f} ± {by_fold.std(ddof=1):.3f}")
+            print(f"* {cohort}, {patients}: {by_fold.mean():.3f} ± {by_fold.std(ddof=1):.3f}")
 
 
 def _late_sum(first: pd.DataFrame, second: pd.DataFrame) -> list[float]:
-    """C-index of the summed z-scores, by fold."""
+    """Return the C-index of the summed z-scores, by fold."""
     both = first.merge(second[["case_id", "risk"]], on="case_id", suffixes=("", "_2"))
     indices = []
     for _, fold in both.groupby("fold"):
@@ -135,7 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--output", type=Path, default=Path("outputs/results"))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each in a process with one thread")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="number of runs at a time, each in a process with one thread"
+    )
     arguments = parser.parse_args()
     study, root = STUDIES[arguments.study], arguments.output / arguments.study
     if arguments.study != "planted" and not tables_are_here():
@@ -145,15 +153,15 @@ def main() -> None:
             print(line, flush=True)
     print()
     if arguments.study == "federated":
-        tell(study, root, ("federated", "pooled", "local"))
-        tell_paired(study, root, ("federated", "pooled"))
-        tell_paired(study, root, ("federated", "local"))
+        print_table(study, root, ("federated", "pooled", "local"))
+        print_paired(study, root, ("federated", "pooled"))
+        print_paired(study, root, ("federated", "local"))
     elif arguments.study == "planted":
-        tell_planted(study, root)
+        print_planted(study, root)
     else:
-        tell(study, root, ("federated",) if arguments.study.startswith("privacy") else ("pooled",))
+        print_table(study, root, ("federated",) if arguments.study.startswith("privacy") else ("pooled",))
     if arguments.study == "histology":
-        tell_late_sum(study, root)
+        print_late_sum(study, root)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The selective scan and what is built of it against the alternatives: time, memory, cold start. Prints Markdown.
+"""Speed of the selective scan, blocks and models against the alternatives: time, memory, cold start. Prints Markdown.
 
     python benchmarks/scan_speed.py [--write] [--minutes 9.5] [--only scan block layers model cold]
 
-With --write the tables become docs/BENCHMARKS.md as well, with a picture beside it. `race.py` says how is measured,
-`contestants.py` what. What this machine has not the time or the memory for is left out with a word.
+With --write the tables are also written to docs/BENCHMARKS.md, with a picture next to it. `race.py` describes the
+measurement, `contestants.py` the contestants. Measurements that exceed this machine's time or memory are left out with
+a reason.
 """
 
 import argparse
@@ -15,26 +16,31 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
+
 from race import Clock, Contestant, Measured, peak_memory, products, race
 from speed_page import bytes_of_tensors, draw, gigaflops, header, megabytes, ratios, seconds, section, table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "BENCHMARKS.md"
 FIGURE = PAGE.with_name("benchmarks.png")
-_DRAWN = FIGURE.with_suffix(".new.png")  # until the page beside it is written
+_DRAWN = FIGURE.with_suffix(".new.png")  # until the page is written
 THREADS = (1, 2)
 D_MODEL = 256
 LENGTHS = (1_000, 4_000, 16_000, 64_000)
 MODELS = ("ME-Mamba", "Nystrom", "full attention")
 
 _SCANS = ("cpu", "chunked", "pscan", "mamba_ssm reference", "reference")
-_BARE_SCAN = "pscan without our settings"
+_BARE_SCAN = "pscan without these settings"
 _SIZES = ((512, 512), (4096, 512), (4096, 1024), (16384, 512), (16384, 1024))
 _LARGEST = {"pscan": 4096 * 1024, "reference": 512 * 512, "mamba_ssm reference": 512 * 512}
-"""L x E above which a slow scan would take the time of all the others."""
+"""Largest L x E of a slow scan, which would otherwise take the time of all the others."""
 
 
 def scans(clock: Clock) -> str:
-    """Forward, and forward with backward pass, at growing sizes, and the memory of the latter."""
+    """Measure the forward pass and both passes at growing sizes, and the memory of both passes."""
     memory = []
     for length, channels in ((4096, 512), (16384, 512)):
         tensor = 4 * length * channels
@@ -57,9 +63,9 @@ def scans(clock: Clock) -> str:
         "The scan alone",
         """
 Milliseconds for one sequence in float32, 16 states, with softplus, D and gate, forward and with the backward pass
-(both); in brackets how many times `cpu`. `cpu`, `chunked` and `reference` are backends of this project, `pscan` is
+(both); in brackets the ratio to `cpu`. `cpu`, `chunked` and `reference` are backends of this project, `pscan` is
 mambapy's, `mamba_ssm reference` that package's own. All have this project's settings of memory and threads; the last
-column is `pscan` in a process without them, as its users have it.
+column is `pscan` in a process without them, as its users run it.
 """,
         table(("threads", "L x E", "pass", *_SCANS, _BARE_SCAN), rows),
         "Memory of both passes beyond the inputs, gradients included, in MB; in brackets in tensors of L x E:",
@@ -72,7 +78,7 @@ def _scan(name: str, length: int, channels: int, backward: bool) -> Contestant:
 
 
 def one_block(clock: Clock) -> str:
-    """One Mamba block, forward and backward."""
+    """Measure one Mamba block, forward and backward."""
     names, rows = ("cpu", "chunked", "mambapy"), []
     for threads in THREADS:
         for length in (512, 4096):
@@ -82,7 +88,7 @@ def one_block(clock: Clock) -> str:
     return section(
         "One block",
         f"""
-Milliseconds of a forward and backward pass of one Mamba block, d_model {D_MODEL}; in brackets how many times `cpu`.
+Milliseconds of a forward and backward pass of one Mamba block, d_model {D_MODEL}; in brackets the ratio to `cpu`.
 `mambapy` is the `MambaBlock` of that package.
 """,
         table(("threads", "L", *names), rows),
@@ -90,7 +96,7 @@ Milliseconds of a forward and backward pass of one Mamba block, d_model {D_MODEL
 
 
 def layers(clock: Clock) -> str:
-    """Four Mamba blocks against two layers of attention, at two precisions, and what each has to multiply."""
+    """Measure four Mamba blocks against two layers of attention, at two precisions, and count their products."""
     names, rows = ("cpu", "Nystrom", "full attention", "chunked"), []
     common = {"kind": "layers", "length": 4096, "d_model": D_MODEL}
     multiplied = [gigaflops(products({**common, "name": name}, clock=clock)) for name in names[:3]]
@@ -103,31 +109,31 @@ def layers(clock: Clock) -> str:
         "Four blocks against two layers of attention",
         f"""
 Milliseconds of a forward and backward pass at L = 4096, d_model {D_MODEL}: four Mamba blocks (`cpu`, `chunked`) or two
-layers of attention without feed-forward ([attention_rivals.py](../benchmarks/attention_rivals.py)); in brackets how
-many times `cpu`. Precision is that of `torch.set_float32_matmul_precision`.
+layers of attention without feed-forward ([attention_rivals.py](../benchmarks/attention_rivals.py)); in brackets
+the ratio to `cpu`. Precision is that of `torch.set_float32_matmul_precision`.
 """,
         table(("precision", "threads", *names), rows),
         """
-What has to be multiplied in such a pass, in GFLOP: matrix products and convolutions of torch, a multiplication and an
-addition counted as two. Four blocks have more of it than two Nystrom layers, and at `highest` that is why they take
-longer, not the scan; `medium` makes products cheap.
+Work of the products in such a pass, in GFLOP: matrix products and convolutions of torch, where a multiplication and an
+addition count as two operations. Four blocks have more of it than two Nystrom layers. At `highest`, the products and
+not the scan make them slower; at `medium`, products are cheap.
 """,
         table(names[:3], [multiplied]),
     )
 
 
 def whole_model(clock: Clock) -> str:
-    """A training step of whole models against the length of the bag, as tables and a picture."""
+    """Measure a training step of whole models against the length of the bag, as tables and a picture."""
     threads = THREADS[-1]
     times: dict[str, list[Measured]] = {name: [] for name in MODELS}
     memory: dict[str, list[Measured]] = {name: [] for name in MODELS}
     for length in LENGTHS:
         racing = {}
         for name in MODELS:
-            word = _too_much(name, length, times[name], memory[name])
-            if word:
-                times[name].append(Measured(None, word=word))
-                memory[name].append(Measured(None, word=word))
+            reason = _too_much(name, length, times[name], memory[name])
+            if reason:
+                times[name].append(Measured(None, reason=reason))
+                memory[name].append(Measured(None, reason=reason))
                 continue
             racing[name] = {"kind": "model", "name": name, "length": length, "d_model": D_MODEL}
             memory[name].append(peak_memory(racing[name], threads=threads, clock=clock))
@@ -140,8 +146,8 @@ def whole_model(clock: Clock) -> str:
         "The whole model against the length of a bag",
         f"""
 One training step on one patient (forward, likelihood, backward, AdamW), width {D_MODEL}, patch features of 1024,
-{threads} threads. ME-Mamba has its three experts and reads 300 genes in 6 groups besides; its rivals have two layers of
-attention over the bag alone. Milliseconds; in brackets how many times ME-Mamba:
+{threads} threads. ME-Mamba has its three experts and also reads 300 genes in 6 groups; its rivals have two layers of
+attention over the bag alone. Milliseconds; in brackets the ratio to ME-Mamba:
 """,
         table(("patches", *MODELS), [[f"{LENGTHS[i]:,}", *ratios([times[n][i] for n in MODELS])] for i in rows]),
         "Memory beyond inputs and weights, MB:",
@@ -151,12 +157,12 @@ attention over the bag alone. Milliseconds; in brackets how many times ME-Mamba:
 
 
 def _too_much(name: str, length: int, times: Sequence[Measured], memory: Sequence[Measured]) -> str:
-    """Why a model is not run at that length, going by the length before; nothing if it can be."""
+    """Return the reason not to run a model at that length, estimated from the length before; empty if it can run."""
     if not times:
         return ""
     before, factor = times[-1], length / LENGTHS[len(times) - 1]
     if before.value is None:
-        return before.word
+        return before.reason
     expected = before.value * factor ** (2 if name == "full attention" else 1)
     if expected > 60:
         return f"would take {expected:,.0f} s"
@@ -165,7 +171,7 @@ def _too_much(name: str, length: int, times: Sequence[Measured], memory: Sequenc
 
 
 def _free_memory() -> float:
-    """Bytes; without a limit where Linux does not tell."""
+    """Return the available bytes; infinity if the system is not Linux."""
     path = Path("/proc/meminfo")
     if not path.is_file():
         return float("inf")
@@ -174,6 +180,8 @@ def _free_memory() -> float:
 
 
 _FIRST_STEP = """
+from memamba_core.io.process_setup import set_up_process
+set_up_process()
 import time, torch
 from memamba_core.model.mamba import Mamba
 block, tokens = Mamba(32), torch.randn(1, 64, 32)
@@ -185,7 +193,7 @@ _IMPORTED_BEFORE = "import numba, scipy.linalg\n" + _FIRST_STEP
 
 
 def cold_start(clock: Clock) -> str:
-    """The first training step of a block in a process, before and after numba's cache is filled."""
+    """Measure the first training step of a block in a process, before and after numba's cache is filled."""
     with tempfile.TemporaryDirectory() as folder:
         first = _in_a_new_process(_FIRST_STEP, folder, clock)
         later, imported = (
@@ -196,8 +204,8 @@ def cold_start(clock: Clock) -> str:
         "Cold start",
         """
 Seconds of the first forward and backward pass of a small block in a new process, after its imports. The first process
-finds no compiled code, as after an installation; the later ones (medians of five) that of the first. They import numba
-at that moment, which imports scipy; the last column is of processes that had imported these two before.
+finds no compiled code, as after an installation; later processes (medians of five) find that of the first. They import
+numba in the measured pass, and numba imports scipy. Processes of the last column had imported both before.
 """,
         table(
             ("first process", "later processes", "the same, numba and scipy imported before"),
@@ -207,15 +215,15 @@ at that moment, which imports scipy; the last column is of processes that had im
 
 
 def _in_a_new_process(program: str, cache: str, clock: Clock) -> Measured:
-    """The seconds that a program prints."""
+    """Run a program and return the seconds that it prints."""
     limit = min(120.0, clock.left())
     if limit < 5:
-        return Measured(None, word="out of time")
+        return Measured(None, reason="out of time")
     command, environment = [sys.executable, "-c", program], os.environ | {"NUMBA_CACHE_DIR": cache}
     try:
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=limit, check=True)
     except subprocess.TimeoutExpired:
-        return Measured(None, word=f"over {limit:.0f} s")
+        return Measured(None, reason=f"over {limit:.0f} s")
     return Measured(float(done.stdout), 1)
 
 
@@ -226,14 +234,14 @@ SECTIONS: dict[str, tuple[Callable[[Clock], str], float]] = {
     "model": (whole_model, 5),
     "cold": (cold_start, 1),
 }
-"""Name -> the section, and its share of the time: on a slow machine the first does not take that of the last."""
+"""Name -> section and its share of the time: on a slow machine, the first must not use up the time of the last."""
 
 
 def main() -> None:
-    """Measure, print, and with --write keep it."""
+    """Measure, print, and with --write write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--write", action="store_true", help="also write docs/BENCHMARKS.md and its picture")
-    parser.add_argument("--minutes", type=float, default=9.5, help="what is not measured by then is left out")
+    parser.add_argument("--minutes", type=float, default=9.5, help="time limit; later measurements are left out")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections (default all)")
     arguments = parser.parse_args()
     if arguments.write and set(arguments.only) != set(SECTIONS):

@@ -1,13 +1,13 @@
-"""Compare settings on inner holdouts of the training folds: how this project's defaults were chosen.
+"""Compare settings on inner holdouts of the training folds. This project's defaults were chosen in this way.
 
-Of each outer fold's training patients a seeded quarter (stratified by event) is held out, a model is trained on the
-rest and judged on that quarter. Patients of an outer test fold are never read for their own fold.
+In each outer fold, a seeded quarter of the training patients (stratified by event) is held out, and a model is trained
+on the others and evaluated on that quarter. Patients of an outer test fold are never read for their own fold.
 
     python benchmarks/screen.py --cohorts tcga_blca,tcga_luad --base "model=genomics" \
         "" "model.scans=[]" "training.optimizer.learning_rate=0.003"
 
-Each argument is one setting: overrides separated by spaces, on top of --base. With --method federated the hospitals of
-`partition=tss` are trained together, else one pooled model.
+Each argument is one setting: overrides separated by spaces, in addition to --base. With --method federated the sites of
+`partition=tss` are trained together, otherwise one pooled model is trained.
 """
 
 import argparse
@@ -19,6 +19,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from memamba_core.io.process_setup import set_up_process
+
+if __name__ == "__main__":
+    set_up_process()  # before torch is imported
 
 import numpy as np
 import torch
@@ -35,11 +40,11 @@ from simulation.folds import assign_folds
 from simulation.grid.build import open_grid
 from simulation.methods import build_agreement_only, predict_weights, train_federated, train_pooled
 
-HELD_OUT = 0  # of the four inner folds
+HELD_OUT = 0  # one of the four inner folds
 
 
 def inner_cohort(outer: SimulatedCohort, fold: int, seed: int) -> SimulatedCohort:
-    """The training patients of an outer fold, with inner folds of their own."""
+    """Return the training patients of an outer fold, with inner folds of their own."""
     known = outer.cohort.subset([r.case_id for r in outer.cohort.records if r.fold not in (None, fold)])
     known, _ = assign_folds(known, source="random", splits=None, num_folds=4, seed=seed, sites={})
     by_id = {r.case_id: r for r in known.records}
@@ -52,11 +57,11 @@ def inner_cohort(outer: SimulatedCohort, fold: int, seed: int) -> SimulatedCohor
 
 
 def screen(cohort_name: str, setting: str, method: str, folds: Sequence[int], seeds: Sequence[int]) -> list[float]:
-    """C-index on the inner holdouts, one per outer fold and seed."""
+    """Return the C-index on the inner holdouts, one per outer fold and seed."""
     indices = []
     for seed in seeds:
         merged = dict(o.split("=", 1) for o in (f"data={cohort_name}", f"seed={seed}", *shlex.split(setting)))
-        overrides = tuple(f"{key}={value}" for key, value in merged.items())  # a later one wins over the base
+        overrides = tuple(f"{key}={value}" for key, value in merged.items())  # the setting overrides the base
         config = compose_simulation(overrides)
         outer = prepare_cohort(config)
         for fold in folds:
@@ -83,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="+", help='overrides of one setting, for example "model.scans=[]"')
     parser.add_argument("--cohorts", default=",".join(COHORTS))
-    parser.add_argument("--base", default="model=genomics", help="overrides under every setting")
+    parser.add_argument("--base", default="model=genomics", help="overrides of every setting")
     parser.add_argument("--method", choices=["pooled", "federated"], default="pooled")
     parser.add_argument("--folds", default="0,1,2,3,4")
     parser.add_argument("--seeds", default="0")

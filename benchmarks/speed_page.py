@@ -1,4 +1,4 @@
-"""How the figures of `scan_speed.py` become a page: Markdown tables, one picture, and the machine they are from."""
+"""Page of the speed benchmarks: Markdown tables, a picture, and a description of the machine."""
 
 import os
 import platform
@@ -32,13 +32,13 @@ Printed by `{command}` on {date}.
 * Processor: {processor}, {cores} cores; {system}
 * Python {python}, {libraries}
 * Times are medians; the contestants of a row take turns in one process. Memory is the peak of resident memory of a
-  process of its own. [race.py](../benchmarks/race.py) says how exactly. On a machine that does other work as well the
-  times are worth little, the ratios in brackets more.
+  process of its own. [race.py](../benchmarks/race.py) describes the measurement. If the machine does other work as
+  well, the ratios in brackets are more reliable than the times.
 * For graphics cards see [BENCHMARKS-GPU.md](BENCHMARKS-GPU.md)."""
 
 
 def header(command: str) -> str:
-    """Where and when, and how to do it again."""
+    """Return the head of the page: machine, date, and the command to repeat the measurement."""
     libraries = []
     for name in ("torch", "numba", "numpy", "mambapy", "mamba-ssm"):
         try:
@@ -57,7 +57,7 @@ def header(command: str) -> str:
 
 
 def _processor() -> str:
-    """The name that Linux gives it, with the vector units that matter here."""
+    """Return the processor's name in Linux, with the vector units that matter here."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return platform.processor() or platform.machine()
@@ -68,25 +68,25 @@ def _processor() -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """A heading and what is under it."""
+    """Join a heading and the parts of a section."""
     return "\n\n".join([f"## {title}", *(part.strip() for part in parts)])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def cell(measured: Measured | None, show: Callable[[float], str]) -> str:
-    """The figure, or why there is none; a dash where nothing was tried."""
+    """Format the figure, or the reason for a missing one; a dash if nothing was tried."""
     if measured is None:
         return "-"
-    return measured.word if measured.value is None else show(measured.value)
+    return measured.reason if measured.value is None else show(measured.value)
 
 
 def ratios(measured: Sequence[Measured | None]) -> list[str]:
-    """Milliseconds, and how many times the first of them."""
+    """Format milliseconds, and the ratio to the first of them."""
     first = measured[0].value if measured[0] is not None else None
 
     def show(value: float) -> str:
@@ -97,29 +97,29 @@ def ratios(measured: Sequence[Measured | None]) -> list[str]:
 
 
 def seconds(measured: Measured) -> str:
-    """Seconds to a hundredth."""
+    """Format seconds to a hundredth."""
     return cell(measured, lambda value: f"{value:.2f}")
 
 
 def megabytes(measured: Measured) -> str:
-    """Bytes in MB."""
+    """Format bytes in MB."""
     return cell(measured, lambda value: f"{value / 1e6:,.0f}")
 
 
 def gigaflops(measured: Measured) -> str:
-    """Operations in thousands of millions."""
+    """Format operations in thousands of millions."""
     return cell(measured, lambda value: f"{value / 1e9:.1f}")
 
 
 def bytes_of_tensors(measured: Measured | None, tensor: float) -> str:
-    """Bytes in MB, and in tensors of so many bytes."""
+    """Format bytes in MB, and as a multiple of one tensor's bytes."""
     return cell(measured, lambda value: f"{value / 1e6:,.0f} ({value / tensor:.1f})")
 
 
 def draw(
     path: Path, lengths: Sequence[int], times: Mapping[str, list[Measured]], memory: Mapping[str, list[Measured]]
 ) -> None:
-    """Time and memory against the length of a bag, in logarithms."""
+    """Draw time and memory against the length of a bag, on logarithmic axes."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 

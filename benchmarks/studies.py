@@ -1,4 +1,4 @@
-"""The studies of docs/RESULTS.md: which settings are run on which cohorts, with which seeds."""
+"""Studies of docs/RESULTS.md: their settings, cohorts and seeds."""
 
 import json
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ FOLDS = "folds=[0,1,2,3,4]"
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of a table: its label and what is overridden."""
+    """One row of a table: its label and its overrides."""
 
     label: str
     overrides: tuple[str, ...]
@@ -27,9 +27,9 @@ class Study:
 
     Attributes:
         base: overrides of every run.
-        settings: rows.
-        cohorts: columns; `data=` of each run.
-        seeds: of training.
+        settings: rows of the table.
+        cohorts: columns of the table; `data=` of each run.
+        seeds: seeds of training.
     """
 
     base: tuple[str, ...]
@@ -38,7 +38,7 @@ class Study:
     seeds: tuple[int, ...]
 
     def runs(self, root: Path) -> Iterable[tuple[Path, tuple[str, ...]]]:
-        """Folder and overrides of every run."""
+        """Yield folder and overrides of every run."""
         for setting in self.settings:
             for cohort in self.cohorts:
                 for seed in self.seeds:
@@ -47,7 +47,7 @@ class Study:
                     yield root / folder_name(setting.label) / f"{cohort}-seed-{seed}", overrides
 
     def values(self, root: Path, setting: Setting, cohort: str, method: str) -> np.ndarray:
-        """C-index by seed and fold."""
+        """Return the C-index by seed and fold."""
         rows = []
         for seed in self.seeds:
             path = root / folder_name(setting.label) / f"{cohort}-seed-{seed}" / "summary.json"
@@ -56,7 +56,7 @@ class Study:
 
 
 def folder_name(label: str) -> str:
-    """A row's label as a folder: `no scan, all patients` -> `no-scan-all-patients`."""
+    """Turn a row's label into a folder's name: `no scan, all patients` -> `no-scan-all-patients`."""
     return label.replace(",", "").replace(" ", "-")
 
 
@@ -89,8 +89,8 @@ _INTERACTION = (
     "federation.num_rounds=25",
 )
 
-# The same, for the agreement of six gene groups with six kinds of patches: settings chosen on the cohort of seed 8. No
-# scans, so that the models differ in the synergistic expert alone.
+# The same for the correspondence of six gene groups with six kinds of patches, with settings chosen on the cohort of
+# seed 8. Without scans, the models differ in the synergistic expert alone.
 _CORRESPONDENCE = (
     "data.synthetic.risk=correspondence",
     "data.synthetic.num_genes=6",
@@ -160,8 +160,8 @@ STUDIES = {
     "histology": Study(
         base=("methods=[pooled]", FOLDS),
         settings=tuple(
-            Setting(f"{label}, {who}", (*overrides, f"data.complete_cases={complete}"))
-            for who, complete in (("complete cases", "true"), ("all patients", "false"))
+            Setting(f"{label}, {patients}", (*overrides, f"data.complete_cases={complete}"))
+            for patients, complete in (("complete cases", "true"), ("all patients", "false"))
             for label, overrides in (
                 ("three experts", ()),
                 ("no synergistic expert", ("model=late_fusion",)),

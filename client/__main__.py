@@ -8,6 +8,9 @@ __all__ = ["main"]
 def main() -> None:
     """Run `flower-client`; exit with 130 on Ctrl-C."""
     try:
+        from memamba_core.io.process_setup import set_up_process
+
+        set_up_process()  # before torch is imported
         from .cli import main as command  # imported here, inside the guard against Ctrl-C
 
         command()

@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from memamba_core.config.site import load_site_config
 from memamba_core.errors import AgreementError, ConfigError, DataError, ProtocolError, TamperedLogError
+from memamba_core.io.process_setup import set_up_process
 from memamba_core.wire.flower_records import from_records, to_records
 from memamba_core.wire.message import WireMessage
 from memamba_core.wire.protocol import (
@@ -89,6 +90,7 @@ def _refuse(error: Exception, message: Message) -> Message:
 
 @cache
 def _worker_of_folder(site_yaml: Path) -> SiteWorker:
+    set_up_process()  # the process may be Flower's own (`flwr run .`)
     config = load_site_config(site_yaml)
     torch.set_num_threads(config.threads)
     return SiteWorker(open_site(config))

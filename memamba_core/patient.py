@@ -1,7 +1,7 @@
-"""What one patient is to the model: a bag of patches, a vector of genes, and what happened to them when.
+"""Patient types: a bag of patches, a vector of genes, and a survival outcome.
 
-These few frozen types are shared by the rooms that read patients (`data`), that compute with them (`model`) and
-that loop over them (`training`), so that none of those has to know another.
+`data` reads patients, `model` computes with them and `training` loops over them. These frozen types are shared by the
+three packages, so that none of them imports another.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ __all__ = ["Bag", "InputSpec", "PatientInputs", "SurvivalTarget"]
 
 @dataclass(frozen=True)
 class SurvivalTarget:
-    """What is known of a patient's survival.
+    """Known survival of a patient.
 
     Attributes:
         time_months: months from diagnosis to the event, or to the last visit.
         event: True if the event (death) happened at `time_months`; False if the patient was alive at that time
             (right-censored).
-        time_bin: index in 0...K-1 of the agreed interval [a, b) that holds `time_months`; the last is open.
+        time_bin: index in 0...K-1 of the agreed interval [a, b) that holds `time_months`; the last interval is open.
     """
 
     time_months: float
@@ -46,7 +46,7 @@ class Bag:
 
 @dataclass(frozen=True)
 class PatientInputs:
-    """One patient as the model sees them. Either modality may be missing.
+    """Inputs of the model for one patient. Either modality may be missing.
 
     Attributes:
         target: the survival outcome.
@@ -59,7 +59,7 @@ class PatientInputs:
     genes_C: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
-        """The same patient with the tensors on another device."""
+        """Return the same patient with the tensors on another device."""
         bag = self.bag
         if bag is not None:
             coords = None if bag.coords_P2 is None else bag.coords_P2.to(device)
@@ -69,7 +69,7 @@ class PatientInputs:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Sizes and groups that the sites agreed on, and that the model is built for.
+    """Sizes and groups that the sites agreed on and for which the model is built.
 
     Attributes:
         num_bins: number K of time bins.
@@ -88,15 +88,18 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if self.num_bins < 2:
-            raise ConfigError(f"num_bins is {self.num_bins}; a discrete-time model needs at least 2")
+            raise ConfigError(f"num_bins is {self.num_bins}; expected at least 2 for a discrete-time model")
         if not self.gene_groups and not self.feature_width:
-            raise ConfigError("neither gene groups nor slide features: there is nothing to learn from")
+            raise ConfigError("there are no gene groups and no slide features; expected at least one of them")
         for kind, groups, width in (
             ("gene", self.gene_groups, self.num_genes),
             ("feature", self.feature_groups, self.feature_width),
         ):
             for name, columns in groups.items():
                 if not columns:
-                    raise ConfigError(f"{kind} group {name!r} is empty; leave it out")
+                    raise ConfigError(f"{kind} group {name!r} is empty; expected at least one column. Leave it out.")
                 if min(columns) < 0 or max(columns) >= width:
-                    raise ConfigError(f"{kind} group {name!r} points outside the {width} agreed columns")
+                    raise ConfigError(
+                        f"{kind} group {name!r} has columns {min(columns)} to {max(columns)}; expected columns within "
+                        f"the {width} agreed ones, from 0"
+                    )

@@ -6,6 +6,4 @@ every reply (`validation`), Flower's strategies (`strategy`) and the journal fro
 (`admin`).
 """
 
-import memamba_core  # noqa: F401  before torch: it sets what torch reads once
-
 __all__: list[str] = []

@@ -8,6 +8,9 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command."""
     try:
+        from memamba_core.io.process_setup import set_up_process
+
+        set_up_process()  # before anything imports torch
         from .cli import main as command  # imported inside `try`: Ctrl-C may come during the import
 
         command()

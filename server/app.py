@@ -10,6 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 from memamba_core.config.compose import compose_experiment
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError
+from memamba_core.io.process_setup import set_up_process
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint
 from server.federation.handshake import Run
 from server.federation.journal import Journal
@@ -62,4 +63,5 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation; Flower calls this function."""
+    set_up_process()  # the process may be Flower's own (`flwr run .`)
     run_from_context(grid, context)

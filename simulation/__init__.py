@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import memamba_core  # noqa: F401  before torch: it sets what torch reads once
-
 if TYPE_CHECKING:
     from simulation.run import SimulationResult, simulate
     from simulation.summary import SimulationSummary

@@ -8,6 +8,9 @@ __all__ = ["main"]
 def main() -> None:
     """Entry point."""
     try:
+        from memamba_core.io.process_setup import set_up_process
+
+        set_up_process()  # before anything imports torch
         from .cli import main as command  # here, so that it is not yet imported when Ctrl-C may come
 
         command()

@@ -1,8 +1,7 @@
 """What all tests share: checked tensor shapes, one torch thread, the real data where they are.
 
 Shapes in signatures (jaxtyping) are enforced here and free in production. A numba kernel in a checked package
-needs `@typing.no_type_check` as its innermost decorator: numba cannot compile the checking wrapper. Not enforced are
-they where the model is computed with but not the subject (`_AROUND`): that saves a tenth of the time of those tests.
+needs `@typing.no_type_check` as its innermost decorator: numba cannot compile the checking wrapper.
 """
 
 import gc
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
@@ -41,19 +39,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 _NO_DATA = "the TCGA tables are not here; name their folder in the environment variable MEMAMBA_DATA"
 
 
-_AROUND = tuple(
-    f"test_{room}_"
-    for room in ("audit", "benchmarks", "client", "federation", "privacy", "server", "simulation", "training", "wire")
-)
-
-
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Shapes are enforced in this test, or not; and torch has one thread, whatever the test before set."""
+def pytest_runtest_setup() -> None:
+    """Give torch one thread, whatever the test before set."""
     import torch  # here, because the process that hands out the tests to others runs none
 
     torch.set_num_threads(1)  # pytest-xdist uses the cores
-    jaxtyping_config.update("jaxtyping_disable", item.path.name.startswith(_AROUND))
 
 
 def _find_data_root() -> Path | None:

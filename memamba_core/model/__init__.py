@@ -1,28 +1,28 @@
-"""ME-Mamba: what turns one patient's patches and genes into the logits of a discrete-time survival model.
+"""ME-Mamba: the model that turns a patient's patches and genes into the logits of a discrete-time survival model.
 
 Letters at the end of a tensor's name are its axes:
 
 ====== =====================================================================================================
 letter axis
 ====== =====================================================================================================
-B      patients of a batch (in `scan` and `mamba`, also the field's name for a matrix: there axes come last)
+B      patients of a batch (in `scan` and `mamba` also a matrix of the state space model, which the field calls B)
 P      patches of a bag, or patch tokens
 F      columns of a patch feature
 C      agreed gene columns
 G      gene groups, or gene tokens
-L      tokens of a sequence; in a scan, time
+L      tokens of a sequence; steps of time in a scan
 D      width of a token
 E      inner width of a Mamba block
 N      state of a Mamba block
 K      time bins
 ====== =====================================================================================================
 
-The few others (H hidden, S steps of a segment, W a window, R dt_rank, A anchor tokens, M the rest) are said
-where they are used.
+A few letters are explained where they are used: H hidden width, S steps of a segment, W taps of a convolution, R
+dt_rank, A anchor tokens, M any other axis.
 
-Rooms, from the bottom: `cpu` (machine code for a CPU), `scan` and its backends, `conv` and `conv_cpu`, `mamba` (the
-block; `mixer_cpu` is its inside, compiled), `attention`, `tokens`, `experts` (one modality), `transport` and `mmd`,
-`synergistic` (both), `branches` and `me_mamba` (all of it).
+Modules, from the bottom up: `scan.cpu` and `scan.triton` (compiled kernels), `scan` (the selective scan and its
+backends), `convolution`, `mamba` (the block; `scan.cpu.mixer` is its compiled inside), `attention`, `tokens`, `experts`
+(one modality), `transport` and `mmd`, `synergistic` (both modalities), `branches` and `me_mamba` (the whole model).
 """
 
 from memamba_core.model.me_mamba import MEMamba, ModelOutput, build_model

@@ -1,4 +1,7 @@
-"""Patients of a batch who are computed apart, by what they have, and put back into its order."""
+"""Results of parts of a batch, put back into the order of the batch.
+
+Patients are computed in groups, by the modalities that they have.
+"""
 
 import torch
 from jaxtyping import Float
@@ -8,19 +11,22 @@ __all__ = ["BatchScatter", "take"]
 
 
 class BatchScatter:
-    """Vectors of some patients of a batch, gathered in any order and put back into the batch's."""
+    """Vectors of some patients of a batch, collected in any order and joined in the order of the batch."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
         self.values: list[Tensor] = []
 
     def add(self, rows: list[int], values_BD: Float[Tensor, "b D"]) -> None:
-        """Notes the vectors of the patients at positions `rows` of the batch."""
+        """Add the vectors of the patients at positions `rows` of the batch."""
         self.rows += rows
         self.values.append(values_BD)
 
     def join(self, batch: int, absent_D: Float[Tensor, " D"]) -> Float[Tensor, "B D"]:
-        """One (batch, D) tensor, with `absent_D` for the others; it is out of the graph if there are none."""
+        """Return one (batch, D) tensor with `absent_D` for patients without a vector.
+
+        If every patient has a vector, `absent_D` is not part of the graph.
+        """
         missing = sorted(set(range(batch)) - set(self.rows))
         values = self.values
         if missing:
@@ -31,7 +37,7 @@ class BatchScatter:
 
 
 def take(values_B: Float[Tensor, "B ..."], rows: list[int]) -> Float[Tensor, "b ..."]:
-    """Rows of a tensor; the tensor itself if that is all of them in order."""
+    """Return rows of a tensor; the tensor itself if `rows` names all of them in order."""
     if rows == list(range(len(values_B))):
         return values_B
     return values_B.index_select(0, torch.tensor(rows, device=values_B.device))

@@ -1,4 +1,4 @@
-"""The unimodal branches: tokens, an expert over them, and what belongs to one modality alone."""
+"""Unimodal branches: tokens, an expert over them, a linear path and a head of one modality."""
 
 import torch
 from jaxtyping import Float
@@ -14,16 +14,19 @@ __all__ = ["GenomicsBranch", "LinearSkip", "PathologyBranch", "hazard_layer"]
 
 
 def hazard_layer(config: ModelConfig, spec: InputSpec) -> nn.Linear:
-    """A linear map to the K logits, whose hazards start low: most patients survive most bins."""
+    """Build a linear map to the K logits, with a bias that makes the first hazards low.
+
+    Most patients survive most bins.
+    """
     layer = nn.Linear(config.d_model, spec.num_bins)
     nn.init.constant_(layer.bias, config.hazard_bias)
     return layer
 
 
 class PathologyBranch(nn.Module):
-    """Bag -> tokens -> expert, and a small head of its own if it is trained beside the fused one.
+    """Bag -> tokens -> expert, and a small head of its own if it is trained together with the fused one.
 
-    Slide-level vectors may have a linear path beside it, as genes have: they are a table, and few patients.
+    Slide-level vectors may have an additional linear path, as genes have: they are a table, and few patients have them.
     """
 
     def __init__(self, config: ModelConfig, spec: InputSpec, *, own_head: bool) -> None:
@@ -38,19 +41,19 @@ class PathologyBranch(nn.Module):
         self.head = hazard_layer(config, spec) if own_head else None
 
     def forward(self, patches_BPF: Float[Tensor, "B P F"]) -> ExpertOutput:
-        """Reads bags of equal size, their rows in the order in which the slides hold them."""
+        """Read bags of equal size, with rows in the order of the slides."""
         output: ExpertOutput = self.expert(self.tokens(patches_BPF))
         return output
 
     def row_attention(self, patches_BPF: Float[Tensor, "B P F"]) -> Float[Tensor, "B P"]:
-        """Share of each row in the pooled vector, summed over its tokens. Runs no scan."""
+        """Return the share of each row in the pooled vector, summed over the row's tokens. Run no scan."""
         weights_BL = self.expert.attention(self.tokens(patches_BPF)).softmax(dim=1)
         shares_BP: Tensor = weights_BL.unflatten(1, (-1, self.tokens.tokens_per_row)).sum(2)
         return shares_BP
 
 
 class GenomicsBranch(nn.Module):
-    """Genes -> group tokens -> expert; beside it, if the settings say so, a linear path to the logits."""
+    """Genes -> group tokens -> expert, and a linear path to the logits if the settings ask for one."""
 
     def __init__(self, config: ModelConfig, spec: InputSpec, *, own_head: bool) -> None:
         super().__init__()
@@ -60,16 +63,16 @@ class GenomicsBranch(nn.Module):
         self.head = hazard_layer(config, spec) if own_head else None
 
     def forward(self, genes_BC: Float[Tensor, "B C"]) -> ExpertOutput:
-        """Reads the agreed gene columns of patients who have them."""
+        """Read the agreed gene columns of patients who have them."""
         output: ExpertOutput = self.expert(self.tokens(genes_BC))
         return output
 
 
 class LinearSkip(nn.Module):
-    """15 / sqrt(C) x w . columns: one shift of all logits of a patient. This project's own, not the paper's.
+    """Linear path 15 / sqrt(C) x w . columns: one shift of all logits of a patient.
 
-    The factor makes w learn at a pace at which the networks beside it learn too; w is zero at the start. It
-    carries `_skip_weight_decay`, for it wants a stronger decay than the rest.
+    This project's own, not the paper's. The factor lets w learn at the pace of the networks, at the same learning rate.
+    w starts at zero. It carries `_skip_weight_decay`, because it needs a stronger decay than the other parameters.
     """
 
     def __init__(self, num_columns: int) -> None:
@@ -78,7 +81,7 @@ class LinearSkip(nn.Module):
         self.weight._skip_weight_decay = True  # type: ignore[attr-defined]
 
     def forward(self, columns_BC: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
-        """One shift per patient, in float32 even under autocast."""
+        """Return one shift per patient, in float32 even under autocast."""
         with no_autocast(columns_BC.device):
             shift_B: Tensor = at_least_float32(columns_BC) @ self.weight * (15 * len(self.weight) ** -0.5)
         return shift_B

@@ -1,6 +1,6 @@
-"""The causal depthwise convolution of a Mamba block in plain torch: runs wherever torch runs.
+"""Causal depthwise convolution of a Mamba block in plain torch, for every device.
 
-`conv_cpu` does the same, with the SiLU behind it, in one compiled pass.
+`scan.cpu.convolution_function` computes the same, followed by the SiLU, in one compiled pass.
 """
 
 from typing import Any
@@ -18,21 +18,25 @@ __all__ = ["causal_conv"]
 def causal_conv(
     x_BLE: Float[Tensor, "B L E"], weight_E1W: Float[Tensor, "E 1 W"], bias_E: Float[Tensor, " E"] | None
 ) -> Float[Tensor, "B L E"]:
-    """Depthwise convolution in which output t sees inputs t-W+1...t; before the first there are zeros.
+    """Compute the depthwise convolution in which output t sees inputs t-W+1...t; zeros precede the first input.
 
-    The same as `torch.nn.Conv1d` with `groups=E`, `padding=W-1`, cut to L. Written as W shifted multiply-adds
-    over the channels-last layout that the block has: it takes a half to a fifth of the time.
+    The result is that of `torch.nn.Conv1d` with `groups=E`, `padding=W-1`, cut to L. W shifted multiply-adds over the
+    channels-last layout of the block take between a fifth and a half of its time.
+
+    Returns:
+        The output in float32 for inputs in half precision, so that the SiLU is computed in float32 as well; otherwise
+        in the dtype of the input.
     """
     if bias_E is None:
         bias_E = weight_E1W.new_zeros(len(weight_E1W))
     y_BLE: Tensor = _CausalConv.apply(  # type: ignore[no-untyped-call]
         at_least_float32(x_BLE), at_least_float32(weight_E1W).squeeze(1).t().contiguous(), at_least_float32(bias_E)
     )
-    return y_BLE.to(x_BLE.dtype)
+    return y_BLE
 
 
 class _CausalConv(torch.autograd.Function):
-    """Row -1-j of the weight meets the input of j steps ago."""
+    """Gradient by hand. Row -1-j of the weight is multiplied by the input of j steps earlier."""
 
     @staticmethod
     def forward(ctx: Any, x_BLE: Tensor, weight_WE: Tensor, bias_E: Tensor) -> Tensor:

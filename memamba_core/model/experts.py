@@ -1,7 +1,7 @@
-"""An expert: scores tokens, scans them in two orders, pools them.
+"""Expert: a module that scores tokens, scans them in two orders and pools them.
 
 The abstract of ME-Mamba (arXiv 2509.16900) says that both unimodal experts are Mamba with conventional and
-with attention-based scanning. How the two are made and merged is this project's reading (docs/model.md).
+with attention-based scanning. How the two scans are made and merged is this project's reading (docs/model.md).
 """
 
 from collections.abc import Collection
@@ -20,10 +20,10 @@ __all__ = ["Expert", "ExpertOutput"]
 
 
 class ExpertOutput(NamedTuple):
-    """What an expert makes of tokens.
+    """Output of an expert.
 
     Attributes:
-        tokens_BLD: the tokens after its layers, in the order in which they came.
+        tokens_BLD: the tokens after the layers, in the order of the input.
         pooled_BD: their mean, weighted by the softmax of the scores.
         scores_BL: one score per token, before the softmax.
     """
@@ -36,13 +36,12 @@ class ExpertOutput(NamedTuple):
 class Expert(nn.Module):
     """Gated attention scores, `num_layers` residual layers of Mamba scans, and pooling by the scores.
 
-    Scores are computed once, from the tokens as they come in: they set the order and the gate of every
-    layer's attention-based scan, and the weights of the pooling.
+    Scores are computed once, from the input tokens. They set the order and the gate of every layer's attention-based
+    scan, and the weights of the pooling.
 
     Args:
         config: widths, and `attention_order`.
-        num_layers: number of layers; with no `scans` there are none, and attention pooling is all that is
-            left.
+        num_layers: number of layers. Without `scans` there are no layers, and the expert is attention pooling alone.
         scans: `conventional` (the given order), `attention` (sorted by score), or both.
     """
 
@@ -55,7 +54,7 @@ class Expert(nn.Module):
         self._recompute = config.recompute
 
     def forward(self, tokens_BLD: Float[Tensor, "B L D"]) -> ExpertOutput:
-        """Runs on sequences of equal length; no patient's result depends on another's."""
+        """Compute sequences of equal length; no patient's result depends on another's."""
         scores_BL = _run(self.attention, tokens_BLD, recompute=self._recompute)
         order_BL = None
         if self._sorts:
@@ -67,10 +66,10 @@ class Expert(nn.Module):
 
 
 class ScanLayer(nn.Module):
-    """tokens + conventional scan + sigmoid(score) x attention-based scan, both of the normalised tokens.
+    """Residual layer: tokens + conventional scan + sigmoid(score) x attention-based scan, of normalised tokens.
 
-    A sort passes no gradient to the scores; the gate does. It is the sigmoid and not the softmax of the
-    score, because that is about 1/L and vanishes on long bags.
+    A sort passes no gradient to the scores; the gate does. The gate is the sigmoid of the score and not its softmax,
+    because the softmax is about 1/L and vanishes on long bags.
     """
 
     def __init__(self, config: ModelConfig, scans: Collection[str]) -> None:
@@ -93,7 +92,7 @@ class ScanLayer(nn.Module):
         gate_BL1: Float[Tensor, "B L 1"],
         order_BL: Int[Tensor, "B L"] | None,
     ) -> Float[Tensor, "B L D"]:
-        """One residual layer. `order_BL` is that of the attention-based scan; without one it is None."""
+        """Add the scans to the tokens. `order_BL` is the order of the attention-based scan, None without that scan."""
         normed_BLD = self.norm(tokens_BLD)
         if self.conventional is not None:
             tokens_BLD = tokens_BLD + _run(self.conventional, normed_BLD, None, recompute=self._recompute)
@@ -105,9 +104,9 @@ class ScanLayer(nn.Module):
 
 
 def _run(module: nn.Module, *arguments: Tensor | None, recompute: bool) -> Tensor:
-    """Calls a module; with `recompute` the graph keeps its arguments only, and the backward pass calls it again.
+    """Call a module. With `recompute` the graph keeps only its arguments, and the backward pass calls it again.
 
-    One Mamba block at a time: a whole layer would hold both again in the backward pass.
+    The unit is one Mamba block: recomputing a whole layer would hold both of its blocks in the backward pass.
     """
     if recompute and torch.is_grad_enabled():
         return cast("Tensor", checkpoint(module, *arguments, use_reentrant=False, preserve_rng_state=False))

@@ -1,4 +1,4 @@
-"""The Mamba-1 block, with the parameters of `mamba_ssm`, so that weights move both ways."""
+"""Mamba-1 block with the parameters of `mamba_ssm`: weights can be exchanged in both directions."""
 
 import math
 
@@ -15,23 +15,23 @@ from memamba_core.model.scan.cpu.mixer import MixerWeights, cpu_mixer
 
 __all__ = ["Mamba"]
 
-# Step sizes at the start are log-uniform between these, as in `mamba_ssm`; its floor of 1e-4 lies below both.
+# Initial step sizes are log-uniform between these, as in `mamba_ssm`. The lower bound of 1e-4 there is below both.
 _DT_MIN, _DT_MAX = 1e-3, 1e-1
 
 
 class Mamba(nn.Module):
-    """The selective state space block of Gu & Dao (2023, "Mamba", arXiv 2312.00752, figure 3).
+    """Selective state space block of Gu & Dao (2023, "Mamba", arXiv 2312.00752, figure 3).
 
     Names, shapes and initial distributions of the parameters are those of
     `mamba_ssm.modules.mamba_simple.Mamba` with its default settings. `A_log` and `D` carry the attribute
-    `_no_weight_decay`, as there.
+    `_no_weight_decay`, as in `mamba_ssm`.
 
     Args:
         d_model: width D of the tokens.
         d_state: size N of the state.
         d_conv: width of the causal convolution.
         expand: inner width E as a multiple of D.
-        scan_backend: how the selective scan is computed, see `selective_scan`.
+        scan_backend: backend of the selective scan, see `choose_backend`.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class Mamba(nn.Module):
     def forward(
         self, tokens_BLD: Float[Tensor, "B L D"], order_BL: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B L D"]:
-        """Mixes the tokens along the sequence, causally: output t depends on tokens ...t.
+        """Mix the tokens along the sequence, causally: output t depends on tokens up to t.
 
         Args:
             tokens_BLD: the sequence.
-            order_BL: a permutation for each sequence: the tokens are scanned in the order order[0], order[1], ... and
-                stay where they are. None: as they come.
+            order_BL: a permutation for each sequence. Tokens are scanned in the order order[0], order[1], ..., and
+                each output stands at the place of its token. None: in the order of the sequence.
         """
         xz_BLX = self.in_proj(tokens_BLD)
         if self._is_compiled(xz_BLX):
@@ -82,12 +82,13 @@ class Mamba(nn.Module):
         return mixed_BLD
 
     def _mix(self, xz_BLX: Tensor, order_BL: Tensor | None) -> Tensor:
-        """Convolution, scan and gate, on any device: what `cpu_mixer` does in one."""
+        """Compute convolution, scan and gate on any device; `cpu_mixer` computes the same in one step of the graph."""
         if order_BL is not None:
             xz_BLX = _take(xz_BLX, order_BL)
         x_BLE, z_BLE = xz_BLX.chunk(2, dim=2)
         x_BLE = F.silu(causal_conv(x_BLE, self.conv1d.weight, self.conv1d.bias))
-        dt_BLR, B_BLN, C_BLN = self.x_proj(x_BLE).split(self._splits, dim=2)
+        # x stays in float32 for the scan, as in `cpu_mixer`; the projections take the type of their weights.
+        dt_BLR, B_BLN, C_BLN = self.x_proj(x_BLE.to(xz_BLX.dtype)).split(self._splits, dim=2)
         y_BEL = selective_scan(
             x_BLE.transpose(1, 2),
             F.linear(dt_BLR, self.dt_proj.weight).transpose(1, 2),
@@ -100,11 +101,11 @@ class Mamba(nn.Module):
             delta_softplus=True,
             backend=self.scan_backend,
         )
-        y_BLE = y_BEL.transpose(1, 2)
+        y_BLE = y_BEL.transpose(1, 2).to(xz_BLX.dtype)
         return y_BLE if order_BL is None else _take(y_BLE, order_BL.argsort(dim=1))
 
     def _is_compiled(self, xz_BLX: Tensor) -> bool:
-        """Whether `cpu_mixer` can do it."""
+        """Return True if `cpu_mixer` can compute this block."""
         if xz_BLX.device.type != "cpu" or self.D.dtype != torch.float32:
             return False
         return (
@@ -126,5 +127,5 @@ class Mamba(nn.Module):
 
 
 def _take(tokens_BLE: Tensor, order_BL: Tensor) -> Tensor:
-    """Row i of the result is row order[i] of the tokens."""
+    """Return the tokens in another order: row i of the result is row order[i] of the tokens."""
     return tokens_BLE.gather(1, order_BL.unsqueeze(2).expand_as(tokens_BLE))

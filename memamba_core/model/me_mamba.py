@@ -1,4 +1,4 @@
-"""ME-Mamba: three experts, a head, and what stands in for a missing modality."""
+"""ME-Mamba: three experts, a head, and learned vectors for a missing modality."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,14 +24,14 @@ __all__ = ["MEMamba", "ModelOutput", "build_model"]
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What the model says about a batch of patients.
+    """Prediction for a batch of patients.
 
     Attributes:
         logits_BK: logits of the hazards of the K time bins, in the order of the patients.
-        mmd: fusion loss, mean over all patients of the batch; a patient without both modalities counts as 0.
+        mmd: fusion loss, mean over all patients of the batch. A patient who lacks a modality counts as 0.
         transport_cost: <plan, cost>, averaged in the same way.
-        expert_logits: per unimodal expert with a head of its own, the positions in the batch of the patients
-            whom it saw, and their logits.
+        expert_logits: for each unimodal expert with a head of its own, the positions in the batch of the patients
+            with its modality, and their logits.
     """
 
     logits_BK: Float[Tensor, "B K"]
@@ -41,12 +41,11 @@ class ModelOutput:
 
 
 class MEMamba(nn.Module):
-    """Multi-expert survival model. `build_model` makes it: the constructor draws from the global generator.
+    """Multi-expert survival model. Use `build_model`: the constructor draws from torch's global generator.
 
-    A pathology expert reads the bag, a genomics expert the gene groups, a synergistic expert the tokens that
-    both put out; a head joins their pooled vectors. An expert is built if the settings name it and the sites
-    have its inputs. Where a patient lacks an expert's input, the expert is not run and a learned vector takes
-    the place of its output.
+    A pathology expert reads the bag, a genomics expert the gene groups, and a synergistic expert the output tokens of
+    both. A head joins their pooled vectors. An expert is built if the settings name it and the sites have its inputs.
+    If a patient lacks an expert's input, the expert is not run and a learned vector replaces its output.
     """
 
     def __init__(self, config: ModelConfig, spec: InputSpec, *, expert_heads: bool = False) -> None:
@@ -60,13 +59,13 @@ class MEMamba(nn.Module):
         num_experts = pathology + genomics + synergistic
         if not num_experts:
             raise ConfigError(
-                f"experts is {list(config.experts)}, but the sites agreed on {spec.feature_width} slide "
-                f"features and {len(spec.gene_groups)} gene groups; name an expert of what they have"
+                f"experts is {list(config.experts)}, and the sites agreed on {spec.feature_width} slide features and "
+                f"{len(spec.gene_groups)} gene groups; expected an expert whose inputs the sites have. Name one."
             )
         if config.slide_skip and not (pathology and spec.feature_groups):
             raise ConfigError(
-                "slide_skip is for slide-level features with families of columns, read by the pathology expert; here "
-                "there are none: leave it false"
+                "slide_skip is true; expected false without a pathology expert that reads slide-level features in "
+                "families of columns. Set slide_skip=false."
             )
         self.pathology = PathologyBranch(config, spec, own_head=expert_heads) if pathology else None
         self.genomics = GenomicsBranch(config, spec, own_head=expert_heads) if genomics else None
@@ -83,11 +82,11 @@ class MEMamba(nn.Module):
         )
 
     def forward(self, patients: Sequence[PatientInputs]) -> ModelOutput:
-        """Predicts for a batch. In evaluation mode no patient's logits depend on another patient.
+        """Predict for a batch. In evaluation mode no patient's logits depend on another patient.
 
-        All genes run at once, and all bags of equal size.
+        The genes of all patients are computed at once, and so are all bags of equal size.
         """
-        assert patients, "an empty batch has no prediction; skip it"
+        assert patients, "a batch has 0 patients; expected at least 1"
         pathology, genomics, synergistic, gene_shift, slide_shift = (
             BatchScatter(),
             BatchScatter(),
@@ -150,11 +149,11 @@ class MEMamba(nn.Module):
         return ModelOutput(logits_BK, mmd / len(patients), transport_cost / len(patients), expert_logits)
 
     def groups_of(self, patient: PatientInputs) -> frozenset[str]:
-        """The parameter groups that receive a gradient from this patient's likelihood, and no others."""
+        """Return the parameter groups that receive a gradient from this patient's likelihood, and no others."""
         return self.groups_with(patches=patient.bag is not None, genes=patient.genes_C is not None)
 
     def groups_with(self, *, patches: bool, genes: bool) -> frozenset[str]:
-        """The same, by the modalities that a patient has."""
+        """Return the groups of `groups_of` for a patient with these modalities."""
         used = {"head"}
         for name, expert, present in (
             ("pathology", self.pathology, patches),
@@ -166,28 +165,28 @@ class MEMamba(nn.Module):
         return frozenset(used)
 
     def last_layers(self) -> list[nn.Parameter]:
-        """The parameters that are nearest to the logits: the linear skips and the last layer of the head."""
+        """Return the parameters nearest to the logits: the linear skips and the last layer of the head."""
         branches = [branch for branch in (self.genomics, self.pathology) if branch is not None]
         skips = [branch.linear_skip for branch in branches if branch.linear_skip is not None]
         return [parameter for module in (self.head[-1], *skips) for parameter in module.parameters()]
 
     @torch.no_grad()
     def patch_attention(self, patient: PatientInputs) -> Float[Tensor, " P"]:
-        """Attention of the pathology expert to each row of the patient's bag, for heatmaps; sums to 1.
+        """Return the pathology expert's attention to each row of the patient's bag, for heat maps; it sums to 1.
 
-        Call `eval()` before, as for any prediction: in training mode dropout falls on the tokens.
+        Call `eval()` first, as for any prediction: in training mode dropout changes the tokens.
 
         Raises:
-            ValueError: the patient has no bag, or the model no pathology expert.
+            ValueError: the patient has no bag, or the model has no pathology expert.
         """
         for rows, patches_BPF in self._bags_by_size([patient]):
             assert self.pathology is not None
             assert rows == [0]
             return self.pathology.row_attention(patches_BPF)[0]
-        raise ValueError("no attention over patches: the patient has no bag, or the model no pathology expert")
+        raise ValueError("no attention over patches: the patient has no bag, or the model has no pathology expert")
 
     def describe(self) -> str:
-        """One line for a log: how many parameters, in which groups, and how the scan is computed."""
+        """Return one line for a log: number of parameters, in all and by group, and the backend of the scan."""
         sizes = dict.fromkeys(PARAMETER_GROUPS, 0)
         for name, parameter in self.named_parameters():
             sizes[parameter_group(name)] += parameter.numel()
@@ -197,45 +196,45 @@ class MEMamba(nn.Module):
 
     @property
     def _like(self) -> Tensor:
-        """A parameter, for the dtype and device of what is put in."""
-        weight = self.head[0].weight  # not `parameters()`: that walks the tree, and is asked for each bag
+        """A parameter whose dtype and device the inputs take."""
+        weight = self.head[0].weight  # not `parameters()`: it walks the tree of modules, here once per bag
         assert isinstance(weight, Tensor)
         return weight
 
     def _genes(self, patient: PatientInputs) -> Tensor:
-        """The patient's gene columns, ready for the genomics expert."""
+        """Return the patient's gene columns in the dtype and on the device of the model."""
         assert patient.genes_C is not None
         assert patient.genes_C.shape == (self._spec.num_genes,), (
-            f"genes have shape {tuple(patient.genes_C.shape)}; {self._spec.num_genes} columns were agreed on"
+            f"genes have shape {tuple(patient.genes_C.shape)}; expected the {self._spec.num_genes} agreed columns"
         )
         return patient.genes_C.to(self._like)
 
     def _bags_by_size(self, patients: Sequence[PatientInputs]) -> Iterator[tuple[list[int], Tensor]]:
-        """Positions and stacked bags of the patients who have one, for each number of rows."""
+        """Yield, for each number of rows, the positions of the patients with such a bag, and their bags stacked."""
         by_size = defaultdict[int, list[tuple[int, Tensor]]](list)
         for row, patient in enumerate(patients):
             if self.pathology is not None and patient.bag is not None:
                 patches_PF = patient.bag.patches_PF
-                assert len(patches_PF), "an empty bag is a missing modality: its reader gives None"
-                assert patches_PF.ndim == 2, f"a bag has shape {tuple(patches_PF.shape)}; wanted (patches, features)"
+                assert len(patches_PF), "a bag has 0 patches; expected None for a missing modality"
+                assert patches_PF.ndim == 2, f"a bag has shape {tuple(patches_PF.shape)}; expected (patches, features)"
                 assert patches_PF.shape[1] == self._spec.feature_width, (
-                    f"a bag has {patches_PF.shape[1]} features; {self._spec.feature_width} were agreed on"
+                    f"a bag has {patches_PF.shape[1]} features; expected the {self._spec.feature_width} agreed ones"
                 )
                 by_size[len(patches_PF)].append((row, patches_PF))
         for group in by_size.values():
             bags = [patches_PF.to(self._like) for _, patches_PF in group]
-            # A bag alone is not copied: it may be what fills the memory.
+            # A single bag is not copied: it may fill the memory.
             yield [row for row, _ in group], torch.stack(bags) if len(bags) > 1 else bags[0].unsqueeze(0)
 
 
 def build_model(config: ModelConfig, spec: InputSpec, *, seed: int, expert_heads: bool = False) -> MEMamba:
-    """The model at its start, a function of its arguments alone; torch's global generator is left as it was.
+    """Build the untrained model. It depends on the arguments alone; torch's global generator is not changed.
 
     Args:
         config: the model's settings.
         spec: sizes and groups that the sites agreed on.
-        seed: of all initial weights.
-        expert_heads: whether each unimodal expert gets a small head of its own (for `loss.expert_weight`).
+        seed: seed of all initial weights.
+        expert_heads: give each unimodal expert a small head of its own (for `loss.expert_weight`).
 
     Raises:
         ConfigError: the settings name no expert whose inputs the sites have.

@@ -1,6 +1,6 @@
-"""Maximum mean discrepancy: how differently two sets of tokens are distributed.
+"""Maximum mean discrepancy (MMD): a distance between the distributions of two sets of tokens.
 
-That ME-Mamba's fusion loss is an MMD is in its abstract (arXiv 2509.16900); between what and with which
+The abstract of ME-Mamba (arXiv 2509.16900) says that its fusion loss is an MMD. Between which tokens and with which
 kernel is this project's choice.
 """
 
@@ -16,9 +16,9 @@ from memamba_core.model.precision import at_least_float32, no_autocast
 __all__ = ["MMD_BANDWIDTHS", "squared_mmd"]
 
 MMD_BANDWIDTHS: Final = (4.0, 2.0, 1.0, 0.5, 0.25)
-"""Multiples of the median squared distance, each half the one before; one Gaussian kernel for each, summed."""
+"""Multiples of the median squared distance, each half of the one before. The kernel is the sum of one Gaussian each."""
 
-# Layer-normalised tokens have a squared norm of about their width; distances below this are rounding.
+# Layer-normalised tokens have a squared norm of about their width; smaller squared distances are rounding errors.
 _SMALLEST_MEDIAN: Final = 1e-3
 
 
@@ -27,21 +27,21 @@ def squared_mmd(
     second_BGD: Float[Tensor, "B G D"],
     weights_BL: Float[Tensor, "B L"] | None = None,
 ) -> Float[Tensor, " B"]:
-    """Squared MMD between two layer-normalised sets of tokens, in each patient by itself.
+    """Compute the squared MMD between two layer-normalised sets of tokens, for each patient separately.
 
-    The biased V-statistic of Gretton et al. (2012, JMLR 13, eq. 5): mean of k within the first set, plus mean
-    within the second, minus twice the mean across, pairs of a token with itself included. k(x, y) is the sum
-    of exp(-|x - y|^2 / (c m)) over c in `MMD_BANDWIDTHS`, m the median squared distance between different
-    tokens of both sets together; no gradient passes through m. Not negative, up to rounding.
+    This is the biased V-statistic of Gretton et al. (2012, JMLR 13, eq. 5): the mean of k within the first set, plus
+    the mean within the second, minus twice the mean across the sets; pairs of a token with itself are included.
+    k(x, y) is the sum of exp(-|x - y|^2 / (c m)) over c in `MMD_BANDWIDTHS`, where m is the median squared distance
+    between different tokens of both sets together. No gradient passes through m. The value is not negative, up to
+    rounding.
 
     Args:
-        first_BLD: one set.
-        second_BGD: the other.
-        weights_BL: weights of the first set's tokens, each row with sum 1; None: all alike.
+        first_BLD: the first set.
+        second_BGD: the second set.
+        weights_BL: weights of the first set's tokens, each row with sum 1; None: equal weights.
 
     Returns:
-        One value per patient; 0 where a set has fewer than 2 tokens, which says nothing about its
-        distribution.
+        One value per patient. It is 0 if a set has fewer than 2 tokens, which say nothing about a distribution.
     """
     batch, length, width = first_BLD.shape
     others = second_BGD.shape[1]
@@ -57,7 +57,7 @@ def squared_mmd(
         norms_BM1 = tokens_BMD.square().sum(2, keepdim=True)
         distances_BMM = torch.baddbmm(norms_BM1 + norms_BM1.mT, tokens_BMD, tokens_BMD.mT, alpha=-2).clamp_min(0)
         scale_B11 = _median_distance(distances_BMM.detach()).clamp_min(_SMALLEST_MEDIAN)[:, None, None]
-        # Each bandwidth is half the one before, and its kernel the square: one exponential for all.
+        # Each bandwidth is half of the one before, so its kernel is the square: one exponential serves all.
         widest, *narrower = MMD_BANDWIDTHS
         kernel_BMM = torch.exp(distances_BMM * (-1 / (widest * scale_B11)))
         sum_BMM = kernel_BMM
@@ -68,7 +68,7 @@ def squared_mmd(
 
 
 def _median_distance(distances_BMM: Tensor) -> Tensor:
-    """Median over pairs i < j, per patient (of an even number, the lower middle one)."""
+    """Return the median over pairs i < j of each patient; for an even number of pairs, the lower middle one."""
     size = distances_BMM.shape[1]
     rows, columns = torch.triu_indices(size, size, offset=1, device=distances_BMM.device)
     return distances_BMM[:, rows, columns].median(dim=1).values

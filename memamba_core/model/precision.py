@@ -1,4 +1,4 @@
-"""Where autocast must not reach (long sums, exponentials, what is sorted), and how exact products of matrices are."""
+"""Numerical precision: regions without autocast (long sums, exponentials, sort keys), and precise matrix products."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,10 @@ __all__ = ["at_least_float32", "matmul_precision", "no_autocast"]
 
 @contextmanager
 def matmul_precision(name: str) -> Iterator[None]:
-    """A region with torch's precision of float32 products: highest, high or medium. It holds for the whole process."""
+    """Set torch's precision of float32 products within the region: highest, high or medium.
+
+    The setting applies to the whole process, other threads included.
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name)
     try:
@@ -20,10 +23,10 @@ def matmul_precision(name: str) -> Iterator[None]:
 
 
 def no_autocast(device: torch.device) -> torch.autocast:
-    """A region in which matrix products keep the type of their operands, whatever surrounds it."""
+    """Return a region in which matrix products keep the dtype of their operands, even inside of autocast."""
     return torch.autocast(device_type=device.type, enabled=False)
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in float32, or as it is where it is wider already."""
+    """Return the tensor in float32, or unchanged if it is float64."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

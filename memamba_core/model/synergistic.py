@@ -1,4 +1,4 @@
-"""The synergistic expert: what patches and genes say together.
+"""Synergistic expert: fuses the tokens of patches and genes.
 
 The abstract of ME-Mamba (arXiv 2509.16900) names its three steps: token-level correspondences by optimal
 transport, a global fusion loss by maximum mean discrepancy, and fused features that enter a Mamba backbone.
@@ -19,13 +19,13 @@ __all__ = ["SynergisticExpert", "SynergisticOutput"]
 
 
 class SynergisticOutput(NamedTuple):
-    """What the synergistic expert makes of patients who have both modalities.
+    """Output of the synergistic expert for patients who have both modalities.
 
     Attributes:
         pooled_BD: the fused representation.
         mmd_B: squared MMD between the patient's patch tokens and gene tokens.
-        transport_cost_B: <plan, cost>, with gradient to the cost alone. Holding the plan fixed is exact for
-            the entropic objective (envelope theorem), and all that the plans of POT allow.
+        transport_cost_B: <plan, cost>, with a gradient to the cost alone. A fixed plan is exact for the entropic
+            objective (envelope theorem), and the plans of POT allow no other.
     """
 
     pooled_BD: Float[Tensor, "B D"]
@@ -34,7 +34,7 @@ class SynergisticOutput(NamedTuple):
 
 
 class SynergisticExpert(nn.Module):
-    """Carries one modality's tokens onto the other's, and runs a Mamba backbone over the pairs."""
+    """Expert that carries one modality's tokens onto the other's and runs a Mamba backbone over the pairs."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class SynergisticExpert(nn.Module):
     def forward(
         self, patch_tokens_BPD: Float[Tensor, "B P D"], gene_tokens_BGD: Float[Tensor, "B G D"]
     ) -> SynergisticOutput:
-        """Fuses the tokens that the two unimodal experts put out."""
+        """Fuse the output tokens of the two unimodal experts."""
         anchor = self._config.anchor
         cost_BPG = cosine_cost(patch_tokens_BPD, gene_tokens_BGD)
         plan_BPG = transport_plan(cost_BPG, self._config)
@@ -60,10 +60,10 @@ class SynergisticExpert(nn.Module):
         )
 
     def _fusion_loss(self, patch_tokens_BPD: Tensor, gene_tokens_BGD: Tensor, plan_BPG: Tensor) -> Tensor:
-        """Squared MMD between patch tokens and gene tokens.
+        """Compute the squared MMD between patch tokens and gene tokens.
 
-        Not between carried tokens and gene tokens: the plan has just pulled those together. It costs the
-        square of the number of tokens, so at most `mmd_max_tokens` patch tokens take part.
+        Carried tokens would not do in place of patch tokens: the plan has just pulled them towards the gene tokens.
+        The cost grows with the square of the number of tokens, so at most `mmd_max_tokens` patch tokens take part.
         """
         batch, num_patches, width = patch_tokens_BPD.shape
         most = min(self._config.mmd_max_tokens, num_patches)

@@ -1,7 +1,7 @@
-"""Optimal transport between patch tokens and gene tokens: a cost, a plan, and tokens carried along it.
+"""Optimal transport between patch tokens and gene tokens: a cost, a plan, and tokens carried along the plan.
 
-That ME-Mamba finds token-level correspondences by optimal transport is in its abstract (arXiv 2509.16900).
-The cost and the choice of plans are this project's.
+The abstract of ME-Mamba (arXiv 2509.16900) says that it finds token-level correspondences by optimal transport. The
+cost and the choice of plans are this project's.
 """
 
 import warnings
@@ -21,14 +21,14 @@ __all__ = ["barycentric_projection", "cosine_cost", "relaxed_plan", "transport_p
 Anchor = Literal["genes", "patches"]
 
 _MAX_ITERATIONS: Final = 1000
-# Sinkhorn stops when the marginals are this close; the plan is then used in float32.
+# Sinkhorn stops when the error of the marginals is below this; the plan is then used in float32.
 _MARGINAL_TOLERANCE: Final = 1e-8
 
 
 def cosine_cost(
     patch_tokens_BPD: Float[Tensor, "B P D"], gene_tokens_BGD: Float[Tensor, "B G D"]
 ) -> Float[Tensor, "B P G"]:
-    """1 - cosine of every patch token with every gene token, in [0, 2]; 1 where one of them is zero."""
+    """Return 1 - cosine of every patch token with every gene token, in [0, 2]; 1 if one of the two is zero."""
     with no_autocast(patch_tokens_BPD.device):
         patches_BPD = F.normalize(at_least_float32(patch_tokens_BPD), dim=2)
         genes_BGD = F.normalize(at_least_float32(gene_tokens_BGD), dim=2)
@@ -36,14 +36,14 @@ def cosine_cost(
 
 
 def transport_plan(cost_BPG: Float[Tensor, "B P G"], config: ModelConfig) -> Float[Tensor, "B P G"]:
-    """How much mass goes between each patch and each gene token; in total 1, unless `unbalanced`.
+    """Compute the mass between each patch token and each gene token; the total is 1, except for `unbalanced`.
 
-    `relaxed` is differentiable. The others come from POT (Flamary et al. 2021) and pass no gradient to the
-    cost: differentiating through a thousand iterations exhausts memory. An entropic plan whose iterations end
-    early is used as it is.
+    `relaxed` is differentiable. The other plans come from POT (Flamary et al. 2021) and pass no gradient to the cost:
+    differentiating through a thousand iterations exhausts memory. If the iterations of an entropic plan end before
+    convergence, the last plan is used.
 
     Raises:
-        ConfigError: `exact` on more than `transport_exact_limit` pairs.
+        ConfigError: the plan is `exact` and there are more than `transport_exact_limit` pairs.
     """
     if config.transport == "relaxed":
         return relaxed_plan(cost_BPG, config.transport_epsilon, config.anchor)
@@ -53,11 +53,11 @@ def transport_plan(cost_BPG: Float[Tensor, "B P G"], config: ModelConfig) -> Flo
 
 
 def relaxed_plan(cost_BPG: Float[Tensor, "B P G"], epsilon: float, anchor: Anchor = "genes") -> Float[Tensor, "B P G"]:
-    """The entropic plan that keeps the anchor's uniform marginal and leaves the other one free.
+    """Compute the entropic plan that keeps the anchor's uniform marginal and leaves the other marginal free.
 
-    It minimises <plan, cost> - epsilon x entropy(plan) under that one constraint, which every anchor token
-    solves alone: a softmax of -cost / epsilon over the tokens of the other side. As epsilon goes to 0, each
-    anchor token gets its nearest; as it grows, the mean of all.
+    The plan minimises <plan, cost> - epsilon x entropy(plan) under that one constraint. The problem separates by anchor
+    token: each has a softmax of -cost / epsilon over the tokens of the other side. As epsilon goes to 0, each anchor
+    token receives its nearest token; as epsilon grows, the mean of all.
     """
     own, other = (2, 1) if anchor == "genes" else (1, 2)
     return (-cost_BPG / epsilon).softmax(dim=other) / cost_BPG.shape[own]
@@ -66,23 +66,23 @@ def relaxed_plan(cost_BPG: Float[Tensor, "B P G"], epsilon: float, anchor: Ancho
 def barycentric_projection(
     plan_BPG: Float[Tensor, "B P G"], other_BMD: Float[Tensor, "B M D"], anchor: Anchor
 ) -> Float[Tensor, "B A D"]:
-    """Barycentric projection: per anchor token, the mean of the other side's tokens weighted by the plan.
+    """Return, for each anchor token, the mean of the other side's tokens weighted by the plan.
 
     Args:
         plan_BPG: a plan.
         other_BMD: the tokens to carry: the patches if the anchor is `genes`, the genes if it is `patches`.
-        anchor: the side they are carried to, with A tokens. One that the plan gives no mass receives zeros.
+        anchor: the side to which they are carried, with A tokens. An anchor token without mass receives zeros.
     """
     plan_BAM = plan_BPG.mT if anchor == "genes" else plan_BPG
     with no_autocast(plan_BPG.device):
-        # Tokens are weighted after the division, so that tiny masses stay in proportion.
+        # The plan is divided before the tokens are weighted, so that tiny masses stay in proportion.
         mass_BA1 = plan_BAM.sum(2, keepdim=True).clamp_min(torch.finfo(plan_BPG.dtype).tiny)
         return (plan_BAM / mass_BA1) @ at_least_float32(other_BMD)
 
 
 def _solve(cost_PG: Tensor, config: ModelConfig) -> Tensor:
-    """One patient's plan in float64, by POT, with uniform marginals."""
-    import ot  # here, because it takes seconds to import
+    """Solve one patient's plan by POT, in float64, with uniform marginals."""
+    import ot  # here, because the import takes seconds
 
     num_patches, num_genes = cost_PG.shape
     patches_P = cost_PG.new_full((num_patches,), 1 / num_patches)
@@ -102,9 +102,9 @@ def _solve(cost_PG: Tensor, config: ModelConfig) -> Tensor:
                 warn=False,
             )
         case "unbalanced":
-            with warnings.catch_warnings():  # of an early end; unlike its sibling it cannot be told not to
+            with warnings.catch_warnings():  # this function has no `warn=False` for an early end
                 warnings.simplefilter("ignore", UserWarning)
-                # Not POT's `sinkhorn_stabilized`: at epsilon 0.01 its plans weigh 0, 231 or 1e39.
+                # Not POT's `sinkhorn_stabilized`: at epsilon 0.01 its plans have a total mass of 0, 231 or 1e39.
                 plan_PG = ot.unbalanced.sinkhorn_unbalanced(
                     patches_P,
                     genes_G,
@@ -118,12 +118,12 @@ def _solve(cost_PG: Tensor, config: ModelConfig) -> Tensor:
         case "exact":
             if num_patches * num_genes > config.transport_exact_limit:
                 raise ConfigError(
-                    f"transport is exact, and a patient has {num_patches} x {num_genes} pairs of tokens; "
-                    f"{config.transport_exact_limit} pairs are allowed: take relaxed, or fewer patches"
+                    f"transport is exact, and a patient has {num_patches} x {num_genes} pairs of tokens; expected at "
+                    f"most {config.transport_exact_limit}. Set transport=relaxed, or use fewer patches."
                 )
             plan_PG = ot.emd(patches_P, genes_G, cost_PG)
         case "relaxed":
-            raise AssertionError("relaxed has a closed form and is not solved here")
+            raise AssertionError("relaxed has a closed form; relaxed_plan computes it")
         case _:
             assert_never(config.transport)
     return plan_PG

@@ -16,6 +16,7 @@ from client.worker import SiteWorker
 from memamba_core.config.privacy import DPSGDConfig, PrivacyConfig
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.config.site import SitePrivacy
+from memamba_core.io.process_setup import set_up_process
 from simulation.cohort import SimulatedCohort, prepare_cohort
 
 from .local import InlineRunner, LocalGrid, ProcessRunner, Runner
@@ -51,6 +52,7 @@ def open_grid(
 
 def build_worker_app(settings: dict[str, Any], state: Path) -> ClientApp:
     """The ClientApp of a worker process, which reads the cohort again: only plain settings cross the border."""
+    set_up_process()  # the environment is inherited, the allocator's setting is not
     torch.set_num_threads(1)
     config = SimulationConfig.parse(settings, "worker")
     workers = _workers(config, prepare_cohort(config), state)

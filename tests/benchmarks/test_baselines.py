@@ -1,4 +1,4 @@
-"""The benchmark scripts: the baselines are what they say and see no test patient; the double of a federation runs."""
+"""Benchmark scripts: the baselines fit the stated models and read no test patient; the double of a federation runs."""
 
 import json
 
@@ -20,7 +20,7 @@ def baselines(benchmarks):
 
 @pytest.fixture
 def patients(baselines, ridge):
-    """Two hundred patients whose risk is a factor behind a third of sixty genes, in five folds."""
+    """Draw two hundred patients in five folds; their risk is a common factor of a third of sixty genes."""
     rng = np.random.default_rng(3)
     factor = rng.normal(size=200)
     genes = rng.normal(size=(200, 60))
@@ -43,7 +43,7 @@ def patients(baselines, ridge):
 
 
 def with_other_test_patients(baselines, ridge, patients, fold):
-    """The same training patients; those of the test fold get outcomes, ages and genes of one another, and then some."""
+    """Keep the training patients; exchange outcomes, ages and genes among the test patients, and change them."""
     rng, test = np.random.default_rng(8), np.flatnonzero(patients.fold == fold)
     changed = {name: getattr(patients, name).copy() for name in ("time_months", "event", "age_sex_N2")}
     for values in changed.values():
@@ -54,7 +54,7 @@ def with_other_test_patients(baselines, ridge, patients, fold):
 
 
 def test_ridge_cox_equals_a_plain_reference(ridge, patients):
-    """Written out step by step, with scikit-survival's Newton solver in place of its path solver."""
+    """Fit step by step, with scikit-survival's Newton solver in place of its path solver."""
     values, time, event = patients.blocks["genes"].values_NC, patients.time_months, patients.event
     scaled = (values - np.nanmean(values, axis=0)) / np.maximum(np.nanstd(values, axis=0), 0.3)
     scaled = np.nan_to_num(np.clip(scaled, -5, 5))
@@ -98,7 +98,7 @@ def test_test_patients_do_not_touch_the_fit(baselines, ridge, patients):
     ours, theirs = (baselines.fit_age_sex(p, 2) for p in (patients, other))
     np.testing.assert_array_equal(ours.model.params_, theirs.model.params_)
     np.testing.assert_array_equal(ours.medians, theirs.medians)
-    training = baselines.fit_ridge(other, ("genes",), 1)  # the same patients do count where they are trained on
+    training = baselines.fit_ridge(other, ("genes",), 1)  # the same patients have an effect if they are trained on
     assert not np.array_equal(training.coefficients, baselines.fit_ridge(patients, ("genes",), 1).coefficients)
 
 
@@ -129,7 +129,7 @@ def test_more_components_than_columns_are_not_tried(baselines, patients):
 def test_without_data_it_says_so_and_ends_well(baselines, monkeypatch, capsys):
     monkeypatch.delenv("MEMAMBA_DATA", raising=False)
     baselines.main([])
-    assert capsys.readouterr().out.startswith("skipped: name the folder of the TCGA tables")
+    assert capsys.readouterr().out.startswith("skipped: set the environment variable MEMAMBA_DATA")
 
 
 @pytest.mark.ci_slow

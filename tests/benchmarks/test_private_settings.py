@@ -1,4 +1,4 @@
-"""The numpy copy of private training that settings are compared with: its gradients are those of the product's loss."""
+"""The numpy version of private training, with which settings are compared: its gradients equal those of the model."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def script(benchmarks):
 
 @pytest.fixture
 def split(script):
-    """Three hospitals of planted patients: a factor behind a quarter of the columns is the risk."""
+    """Draw three sites of planted patients; their risk is a common factor of a quarter of the columns."""
     rng = np.random.default_rng(0)
     factor = rng.normal(size=240)
     columns = rng.normal(size=(240, NUM_COLUMNS)) * 0.5

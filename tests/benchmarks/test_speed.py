@@ -1,4 +1,4 @@
-"""The speed benchmarks: rivals that are right, contestants that agree, and words where there is no figure."""
+"""Speed benchmarks: correct rivals, contestants that agree, and reasons for missing figures."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ def test_nystrom_with_a_landmark_for_every_token_is_full_attention():
     torch.manual_seed(0)
     full, nystrom = FullAttention(16).double(), NystromAttention(16).double()
     with torch.no_grad():
-        full.qkv.weight[:16] = full.qkv.weight[16:32]  # queries are keys: the weights have an inverse to be found
+        full.qkv.weight[:16] = full.qkv.weight[16:32]  # equal queries and keys, so that the weights have an inverse
     nystrom.load_state_dict(full.state_dict(), strict=False)
     torch.nn.init.zeros_(nystrom.skip.weight)
     tokens = 6 * torch.randn(1, nystrom.landmarks, 16, dtype=torch.float64)
@@ -65,11 +65,11 @@ def test_a_training_step_of_each_model(name):
 
 @pytest.mark.parametrize("name", ["cpu", "full attention"])
 def test_products_are_those_of_the_formulas(name, capsys):
-    """Forward pass, and twice as much in the backward pass; of attention two products, and five."""
+    """The backward pass has twice the products of the forward pass; attention has two, and five backwards."""
     from race import _products_here
 
     L, D, E, R, M = 12, 16, 32, 1, 33
-    block = 3 * (4 * L * D * E + 2 * L * E * M + 2 * L * R * E + 2 * L * E * D) + 2 * L * R * E  # step sizes made again
+    block = 3 * (4 * L * D * E + 2 * L * E * M + 2 * L * R * E + 2 * L * E * D) + 2 * L * R * E  # recomputed steps
     wanted = {"cpu": 4 * block, "full attention": 2 * (3 * 8 * L * D**2 + (2 + 5) * 2 * L**2 * D)}
     _products_here({"kind": "layers", "name": name, "length": L, "d_model": D})
     assert json.loads(capsys.readouterr().out) == {"operations": wanted[name]}
@@ -79,7 +79,7 @@ def test_figures_become_ratios_and_words_stay_words():
     from race import Measured
     from speed_page import bytes_of_tensors, gigaflops, ratios, table
 
-    cells = ratios([Measured(0.02, 5), Measured(0.3, 5), Measured(None, word="over 9 s"), None])
+    cells = ratios([Measured(0.02, 5), Measured(0.3, 5), Measured(None, reason="over 9 s"), None])
     assert cells == ["20", "300 (15)", "over 9 s", "-"]
     assert bytes_of_tensors(Measured(4e6), 2e6) == "4 (2.0)"
     assert gigaflops(Measured(2.54e9)) == "2.5"
@@ -94,15 +94,15 @@ def test_what_would_explode_is_not_tried():
     assert _too_much("full attention", 4_000, [Measured(5.0)], [Measured(1e6)]) == "would take 80 s"
     assert _too_much("Nystrom", 4_000, [Measured(5.0)], [Measured(1e6)]) == ""
     assert _too_much("Nystrom", 4_000, [Measured(5.0)], [Measured(1e14)]) == "would need 400000 GB"
-    assert _too_much("Nystrom", 4_000, [Measured(None, word="over 9 s")], [Measured(None)]) == "over 9 s"
+    assert _too_much("Nystrom", 4_000, [Measured(None, reason="over 9 s")], [Measured(None)]) == "over 9 s"
 
 
 def test_after_the_deadline_nothing_is_started():
     from race import Clock, peak_memory, race
 
     late, contestant = Clock(time.monotonic()), {"kind": "scan"}
-    assert race([contestant], threads=1, seconds=5, clock=late)[0].word == "out of time"
-    assert peak_memory(contestant, threads=1, clock=late).word == "out of time"
+    assert race([contestant], threads=1, seconds=5, clock=late)[0].reason == "out of time"
+    assert peak_memory(contestant, threads=1, clock=late).reason == "out of time"
 
 
 @pytest.mark.ci_slow
@@ -117,7 +117,7 @@ def test_a_race_and_a_peak_of_memory():
     assert small.count > 1
     assert 0 < small.value < large.value
     assert absent.value is None
-    assert absent.word == "mamba-ssm cannot be imported"
+    assert absent.reason == "mamba-ssm cannot be imported"
     if sys.platform == "linux":
         peak = peak_memory(scan, threads=1, clock=clock)
         gradients = 4 * 2000 * (3 * 64 + 2 * 16)
@@ -125,13 +125,13 @@ def test_a_race_and_a_peak_of_memory():
 
 
 def test_the_tables_of_a_gpu(monkeypatch, capsys):
-    """Rows for which there is time, a dash where a slow scan is not tried, the memory of the race beside its times."""
+    """Rows for which time is left, a dash for a slow scan that is not tried, and the memory of the race."""
     import gpu_speed
     from race import Clock, Measured
 
     def race(contestants, **_):
         by_name = {"triton": Measured(0.002, 9, peak=4 * 512 * contestants[0]["length"]), "chunked": Measured(0.5, 9)}
-        return [by_name.get(c["name"], Measured(None, word="not installed")) for c in contestants]
+        return [by_name.get(c["name"], Measured(None, reason="not installed")) for c in contestants]
 
     monkeypatch.setattr(gpu_speed, "race", race)
     text = gpu_speed.scans(Clock(time.monotonic() + 100))

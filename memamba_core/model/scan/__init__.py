@@ -1,4 +1,4 @@
-"""The selective scan: one function, one meaning, several ways to compute it.
+"""Selective scan: one definition, several backends.
 
 For every channel e and state n of a sequence (Gu & Dao 2023, "Mamba", arXiv 2312.00752, eq. 2 and algorithm
 2, with the simplified discretisation of their code: exact for A, Euler for B)::
@@ -6,8 +6,8 @@ For every channel e and state n of a sequence (Gu & Dao 2023, "Mamba", arXiv 231
     h[t] = exp(delta[t] A) h[t-1] + delta[t] B[t] u[t]
     y[t] = sum over n of C[t] h[t]  +  D u[t],     times silu(z[t])
 
-Backends agree in value and gradient; they differ in speed, in memory and in where they run. Each is a function of
-the same arguments in a file of its own, and one line in `SCAN_BACKENDS`.
+Backends agree in value and gradient; they differ in speed, in memory and in the devices they support. Each is a
+function of the same arguments in a file of its own, with one line in `SCAN_BACKENDS`.
 """
 
 import functools
@@ -22,19 +22,19 @@ from torch import Tensor
 from memamba_core.errors import ConfigError, MissingBackendError
 from memamba_core.model.precision import at_least_float32
 from memamba_core.model.scan.chunked import chunked_scan
-from memamba_core.model.scan.cpu.loading import numba_is_here
+from memamba_core.model.scan.cpu.loading import numba_is_installed
 from memamba_core.model.scan.cpu.scan import cpu_scan
 from memamba_core.model.scan.mamba_ssm import mamba_ssm_is_missing, mamba_ssm_scan
 from memamba_core.model.scan.reference import reference_scan
 from memamba_core.model.scan.triton.scan import triton_is_missing, triton_scan
 
-__all__ = ["SCAN_BACKENDS", "ScanBackend", "choose_backend", "selective_scan"]
+__all__ = ["SCAN_BACKENDS", "ScanBackend", "choose_backend", "missing_requirement", "selective_scan"]
 
 _log = logging.getLogger(__name__)
 
 
 class ScanBackend(Protocol):
-    """What a backend computes from checked arguments of one dtype (float32 or float64) on one device."""
+    """Signature of a backend. Its arguments are checked and have one dtype (float32 or float64) and one device."""
 
     def __call__(
         self,
@@ -61,14 +61,14 @@ SCAN_BACKENDS: Final[Mapping[str, ScanBackend]] = MappingProxyType(
         "mamba_ssm": mamba_ssm_scan,
     }
 )
-"""Name -> backend. The names are values of `ModelConfig.scan_backend`; beside them `auto` and `cuda` choose one."""
+"""Name -> backend. `ModelConfig.scan_backend` is one of the names, or `auto` or `cuda`, which choose one."""
 
 
 def choose_backend(name: str, like: Tensor | None = None) -> str:
-    """The backend that `name` stands for.
+    """Return the backend for a setting of `scan_backend`.
 
-    `cuda` is the scan of mamba-ssm if it is installed with its compiled code, else `triton`. `auto` is, on a CPU,
-    `cpu`; on a GPU, `cuda`; and `chunked` wherever that is not installed, or for float64.
+    `cuda` is the scan of mamba-ssm if that package is installed with its compiled code, otherwise `triton`. `auto` is
+    `cpu` on a CPU and `cuda` on a GPU; it is `chunked` if that backend is not installed, and for float64.
 
     Args:
         name: `auto`, `cuda` or a key of `SCAN_BACKENDS`.
@@ -78,47 +78,50 @@ def choose_backend(name: str, like: Tensor | None = None) -> str:
         A key of `SCAN_BACKENDS`.
 
     Raises:
-        ConfigError: nothing goes by that name, or it runs elsewhere than where `like` is.
-        MissingBackendError: something does, but what it needs is not installed.
+        ConfigError: no backend has that name, or it does not run on the device of `like`.
+        MissingBackendError: the backend needs a package that is not installed.
     """
     device = "cpu" if like is None else like.device.type
     if name not in ("auto", "cuda", *SCAN_BACKENDS):
-        raise ConfigError(f"scan_backend is {name!r}; this installation has: auto, cuda, {', '.join(SCAN_BACKENDS)}")
+        raise ConfigError(f"scan_backend is {name!r}; expected one of auto, cuda, {', '.join(SCAN_BACKENDS)}")
     home = next((kind for kind, backends in _FASTEST.items() if name in (kind, *backends)), device)
     if device != home:
-        raise ConfigError(f"scan_backend is {name!r} and the tensors are on {device}; choose auto, or device={home}")
+        raise ConfigError(
+            f"scan_backend is {name!r} and the tensors are on {device}; expected them on {home}. "
+            f"Set scan_backend=auto, or device={home}."
+        )
     if name == "auto":
         if like is not None and like.dtype == torch.float64:
             return "chunked"
-        found = next((backend for backend in _FASTEST.get(device, ()) if _missing(backend) is None), None)
+        found = next((backend for backend in _FASTEST.get(device, ()) if missing_requirement(backend) is None), None)
         if found is None and device == "cuda":
-            _tell_that_it_is_slow()
+            _warn_once_of_slow_scan()
         return found or "chunked"
     candidates = _FASTEST.get(name, (name,))
-    reasons = [_missing(backend) for backend in candidates]
+    reasons = [missing_requirement(backend) for backend in candidates]
     if None not in reasons:
-        raise MissingBackendError(f"scan_backend is {name!r}, and {'; '.join(map(str, reasons))}")
+        raise MissingBackendError(f"scan_backend is {name!r}, but {'; '.join(map(str, reasons))}")
     return candidates[reasons.index(None)]
 
 
 _FASTEST: Final = {"cpu": ("cpu",), "cuda": ("mamba_ssm", "triton")}
-"""Kind of device -> the backends that run there and nowhere else; the first that is installed is taken."""
+"""Kind of device -> the backends that run only there; the first installed one is chosen."""
 
 
-def _missing(backend: str) -> str | None:
-    """What a backend needs and this installation lacks, with what to do; None if nothing."""
+def missing_requirement(backend: str) -> str | None:
+    """Return the missing requirement of a backend, with a remedy; None if it can run."""
     if backend == "cpu":
-        return None if numba_is_here() else "numba cannot be imported; pip install 'numba>=0.62'"
+        return None if numba_is_installed() else "numba cannot be imported; pip install 'numba>=0.62'"
     if backend == "triton":
         return triton_is_missing()
     return mamba_ssm_is_missing() if backend == "mamba_ssm" else None
 
 
 @functools.cache
-def _tell_that_it_is_slow() -> None:
-    """One line in the log of a process."""
+def _warn_once_of_slow_scan() -> None:
+    """Log one warning in a process."""
     _log.warning(
-        "the selective scan runs in plain torch (chunked) on this GPU; for a fast one: %s; or %s",
+        "the selective scan runs in plain torch (chunked) on this GPU; for a faster scan: %s; or %s",
         triton_is_missing(),
         mamba_ssm_is_missing(),
     )
@@ -137,22 +140,22 @@ def selective_scan(
     *,
     backend: str = "auto",
 ) -> Tensor:
-    """The selective scan over a batch of sequences, differentiable once in every tensor argument.
+    """Compute the selective scan over a batch of sequences, differentiable once in every tensor argument.
 
-    Arguments and meaning are those of `mamba_ssm.ops.selective_scan_interface.selective_scan_fn` for real A
-    and input-dependent B and C without groups. Computed in float32, or in float64 if any argument is float64.
-    The signature carries no shape annotations because this is the door at which shapes are checked.
+    Arguments and meaning are those of `mamba_ssm.ops.selective_scan_interface.selective_scan_fn` for real A and
+    input-dependent B and C without groups. The computation is in float32, or in float64 if any argument is float64.
+    The signature has no shape annotations because this function checks the shapes itself.
 
     Args:
         u: (B, E, L) the sequence.
         delta: (B, E, L) step sizes, before bias and softplus.
-        A: (E, N) decay rates, negative for a state that fades.
-        B: (B, N, L) how the input enters the state.
-        C: (B, N, L) how the state is read.
+        A: (E, N) decay rates, negative for a state that decays.
+        B: (B, N, L) weights of the input on the state.
+        C: (B, N, L) weights of the state on the output.
         D: (E,) weight of the input on the output; None: the input does not bypass the state.
         z: (B, E, L) gate; the output is multiplied by silu(z).
         delta_bias: (E,) added to `delta`.
-        delta_softplus: whether softplus follows.
+        delta_softplus: apply softplus to the step sizes.
         backend: as for `choose_backend`.
 
     Returns:
@@ -161,13 +164,13 @@ def selective_scan(
     Raises:
         ValueError: an argument has the wrong shape or is on another device than `u`.
         TypeError: an argument is not a real floating-point tensor.
-        ConfigError: there is no such backend, or not for this device.
-        MissingBackendError: the backend needs something that is not installed.
+        ConfigError: no backend has that name, or it does not run on this device.
+        MissingBackendError: the backend needs a package that is not installed.
     """
     if u.ndim != 3 or 0 in u.shape:
-        raise ValueError(f"u has shape {tuple(u.shape)}; wanted (batch, channels, length), none of them 0")
+        raise ValueError(f"u has shape {tuple(u.shape)}; expected (batch, channels, length), none of them 0")
     if A.ndim != 2 or 0 in A.shape:
-        raise ValueError(f"A has shape {tuple(A.shape)}; wanted (channels, states), none of them 0")
+        raise ValueError(f"A has shape {tuple(A.shape)}; expected (channels, states), none of them 0")
     (batch, channels, length), states = u.shape, A.shape[1]
     wanted: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
         "u": (u, (batch, channels, length)),
@@ -184,11 +187,11 @@ def selective_scan(
         if tensor is None:
             continue
         if tensor.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; with these u and A it must be {shape}")
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape} with these u and A")
         if not tensor.is_floating_point():
-            raise TypeError(f"{name} has dtype {tensor.dtype}; wanted a real floating-point type")
+            raise TypeError(f"{name} has dtype {tensor.dtype}; expected a real floating-point type")
         if tensor.device != u.device:
-            raise ValueError(f"{name} is on {tensor.device}, u is on {u.device}; move it there")
+            raise ValueError(f"{name} is on {tensor.device}; expected {u.device}, the device of u. Move it there.")
         double = double or tensor.dtype == torch.float64
 
     cast = Tensor.double if double else at_least_float32

@@ -1,14 +1,13 @@
-"""The selective scan in plain torch, in segments: runs wherever torch runs, in memory that stays small.
+"""Selective scan in plain torch, in segments: for every device, with small memory.
 
-Inside, time is the second axis and channels the last, so that the step from t-1 to t is one fused
-multiply-add over contiguous rows. The sequence is cut into segments that fit a cache. In a segment decays and
-inputs of all steps are made at once, and only the recurrence itself is a loop, of one operation per step.
-Nothing is ever divided by a product of decays, so a decay that underflows to 0 is simply a state that is
-forgotten.
+Inside, time is the second axis and channels the last, so that the step from t-1 to t is one fused multiply-add over
+contiguous rows. The sequence is cut into segments that fit into a cache. Within a segment, decays and inputs of all
+steps are computed at once; only the recurrence itself is a loop, with one operation per step. Nothing is divided by a
+product of decays, so a decay that underflows to 0 only makes the state forget its past.
 
-The gradient is written by hand: autograd would keep every step of the loop. Between the passes only the state
-at the start of each segment is kept; the backward pass makes the rest of a segment again, in about the time
-that it takes to keep it.
+The gradient is written by hand, because autograd would keep every step of the loop. Between the passes only the state
+at the start of each segment is kept. The backward pass recomputes the rest of a segment, which takes about as long as
+keeping it would.
 """
 
 import math
@@ -23,11 +22,11 @@ from torch.nn import functional as F
 
 from memamba_core.model.precision import no_autocast
 
-__all__ = ["chunked_scan"]
+__all__ = ["SEGMENT_ELEMENTS", "chunked_scan"]
 
-# Elements of a (batch, time, state, channel) work tensor. Chosen by timing: smaller ones pay for calls,
-# larger ones for memory traffic.
-_SEGMENT_ELEMENTS = 2**19
+SEGMENT_ELEMENTS = 2**19
+"""Elements of a (batch, time, state, channel) work tensor, chosen by timing: with fewer, calls dominate; with more,
+memory traffic does."""
 
 
 def chunked_scan(
@@ -41,7 +40,7 @@ def chunked_scan(
     delta_bias: Float[Tensor, " E"] | None,
     delta_softplus: bool,
 ) -> Float[Tensor, "B E L"]:
-    """The selective scan (`selective_scan` says what it means), computed segment by segment."""
+    """Compute the selective scan (defined in `selective_scan`) segment by segment."""
     u_BLE, delta_BLE = u.transpose(1, 2), delta.transpose(1, 2)
     if delta_bias is not None:
         delta_BLE = delta_BLE + delta_bias
@@ -58,7 +57,7 @@ def chunked_scan(
 
 
 class _Scan(torch.autograd.Function):
-    """y[t] = sum over n of C[t] h[t], without bias, bypass or gate."""
+    """Recurrence y[t] = sum over n of C[t] h[t], without bias, bypass or gate."""
 
     @staticmethod
     def forward(ctx: Any, u_BLE: Tensor, delta_BLE: Tensor, A_NE: Tensor, B_BLN: Tensor, C_BLN: Tensor) -> Tensor:
@@ -98,7 +97,7 @@ class _Scan(torch.autograd.Function):
         grad_B_BLN, grad_C_BLN = torch.empty_like(B_BLN), torch.empty_like(C_BLN)
         grad_A_NE = torch.zeros_like(A_NE)
         buffers = _work(4, u_BLE, segments[0], A_NE)
-        later_BNE: Tensor | None = None  # what the steps after the segment pass back to its last state
+        later_BNE: Tensor | None = None  # gradient that the steps after the segment pass back to its last state
         with no_autocast(A_NE.device):
             for part, start_BNE in zip(reversed(segments), [*reversed(starts), None], strict=True):
                 decay_BSNE, states_BSNE, grad_BSNE, work_BSNE = (b[:, : part.stop - part.start] for b in buffers)
@@ -135,9 +134,9 @@ class _Scan(torch.autograd.Function):
 
 
 def _segments(u_BLE: Tensor, A_NE: Tensor) -> list[slice]:
-    """Cuts the time axis so that a work tensor (batch x steps x state x channel) has a sensible size."""
+    """Cut the time axis so that a work tensor (batch, steps, state, channel) has about `SEGMENT_ELEMENTS` elements."""
     batch, length, _ = u_BLE.shape
-    steps = max(1, _SEGMENT_ELEMENTS // (batch * A_NE.numel()))
+    steps = max(1, SEGMENT_ELEMENTS // (batch * A_NE.numel()))
     return [slice(start, min(start + steps, length)) for start in range(0, length, steps)]
 
 
@@ -150,8 +149,9 @@ def _run(
     B_BSN: Tensor,
     start_BNE: Tensor | None,
 ) -> None:
-    """Fills in decays and states of one segment's S steps, from the state before it (None: zero)."""
-    # Not a power of e: where one underflows, as decays of a trained model do, it takes torch fifty times as long.
+    """Fill in decays and states of one segment's S steps, from the state before it (None: zero)."""
+    # Powers of 2, not of e: if a power of e underflows, as decays of a trained model do, torch takes fifty times as
+    # long.
     torch.mul(delta_BSE.unsqueeze(2), A_NE * math.log2(math.e), out=decay_BSNE).exp2_()
     torch.mul(drive_BSE.unsqueeze(2), B_BSN.unsqueeze(3), out=states_BSNE)
     decays, states = decay_BSNE.unbind(1), states_BSNE.unbind(1)
@@ -165,11 +165,11 @@ _scratch = threading.local()
 
 
 def _work(count: int, u_BLE: Tensor, first: slice, A_NE: Tensor) -> tuple[Tensor, ...]:
-    """Uninitialised (batch, time, state, channel) tensors for the longest segment.
+    """Return uninitialised (batch, time, state, channel) tensors for the longest segment.
 
-    On a CPU they are kept from call to call, one set per thread: getting megabytes from the system page by
-    page, many times a second, takes longer than the arithmetic. Nothing in them outlives a pass, and no pass
-    interrupts another of its thread.
+    On a CPU they are kept from call to call, one set per thread: mapping megabytes from the system page by page, many
+    times a second, takes longer than the arithmetic. No content outlives a pass, and no pass interrupts another of its
+    thread.
     """
     shape = (count, len(u_BLE), first.stop, *A_NE.shape)
     if u_BLE.device.type != "cpu":
@@ -177,7 +177,7 @@ def _work(count: int, u_BLE: Tensor, first: slice, A_NE: Tensor) -> tuple[Tensor
     size, name = math.prod(shape), str(u_BLE.dtype)
     memory: Tensor | None = getattr(_scratch, name, None)
     if memory is None or memory.numel() < size:
-        with torch.inference_mode(False):  # memory made in inference mode could not be written to outside of it
+        with torch.inference_mode(False):  # tensors made in inference mode cannot be written to outside of it
             memory = u_BLE.new_empty(size)
         setattr(_scratch, name, memory)
     return memory[:size].view(shape).unbind(0)

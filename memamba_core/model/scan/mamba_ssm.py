@@ -1,4 +1,4 @@
-"""The selective scan of the package `mamba-ssm`, where it is installed with its compiled CUDA code."""
+"""Selective scan of the package `mamba-ssm`, if it is installed with its compiled CUDA code."""
 
 import functools
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from memamba_core.model.scan.chunked import chunked_scan
 
-__all__ = ["mamba_ssm_is_missing", "mamba_ssm_scan"]
+__all__ = ["load_scan", "mamba_ssm_is_missing", "mamba_ssm_scan"]
 
 
 @functools.cache
-def _load_scan() -> Callable[..., Tensor]:
-    """`selective_scan_fn`. Some builds of the package leave the compiled code out, so that is imported first.
+def load_scan() -> Callable[..., Tensor]:
+    """Import `selective_scan_fn`. Some builds of the package lack the compiled code, so that is imported first.
 
     Raises:
-        ImportError: the package or its compiled code is not here, or was built for another torch.
+        ImportError: the package or its compiled code is missing, or was built for another torch.
     """
     import selective_scan_cuda  # type: ignore[import-not-found] # noqa: F401
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # type: ignore[import-not-found]
@@ -28,12 +28,12 @@ def _load_scan() -> Callable[..., Tensor]:
 
 @functools.cache
 def mamba_ssm_is_missing() -> str | None:
-    """What its scan needs and this installation lacks, with what to do; None if nothing."""
+    """Return the missing requirement of the scan, with a remedy; None if it can run."""
     try:
-        _load_scan()
+        load_scan()
     except ImportError:
         return (
-            "mamba-ssm with its compiled scan cannot be imported; where there is nvcc: "
+            "mamba-ssm with its compiled scan cannot be imported; if nvcc is installed: "
             "pip install --no-build-isolation 'memamba-federated[cuda]'"
         )
     return None
@@ -50,7 +50,7 @@ def mamba_ssm_scan(
     delta_bias: Float[Tensor, " E"] | None,
     delta_softplus: bool,
 ) -> Float[Tensor, "B E L"]:
-    """The selective scan (`selective_scan` says what it means) by `mamba-ssm`; float64 goes to `chunked_scan`."""
+    """Compute the selective scan (defined in `selective_scan`) by `mamba-ssm`; float64 by `chunked_scan`."""
     if u.dtype == torch.float64:
         return chunked_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    return _load_scan()(u, delta, A, B, C, D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus)
+    return load_scan()(u, delta, A, B, C, D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus)

@@ -1,4 +1,4 @@
-"""The slow, plain twin of every scan backend."""
+"""Reference implementation: the slow, plain twin of every scan backend."""
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ def reference_scan(
     delta_bias: Float[Tensor, " E"] | None,
     delta_softplus: bool,
 ) -> Float[Tensor, "B E L"]:
-    """Compute the recurrence as it is written, one step after the other."""
+    """Compute the recurrence as it is defined, one step after the other."""
     if delta_bias is not None:
         delta = delta + delta_bias[:, None]
     if delta_softplus:

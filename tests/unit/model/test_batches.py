@@ -1,4 +1,4 @@
-"""A patient's prediction does not depend on the batch, nor on what the others lack."""
+"""Independence of a patient's prediction from the batch, and from the modalities of other patients."""
 
 import pytest
 import torch
@@ -78,19 +78,19 @@ def test_fusion_loss_counts_patients_without_both_modalities_as_zero(model):
 
 
 def test_absent_vectors_stand_in(model):
-    """Without genes there is no shift either; two patients who lack everything are alike."""
-    nobody = patient(0, num_patches=0, genes=False)
+    """Without genes there is no shift; two patients who lack both modalities have equal predictions."""
+    bare = patient(0, num_patches=0, genes=False)
     absent = torch.cat([model.absent_pathology, model.absent_genomics, model.absent_synergistic])
-    torch.testing.assert_close(model([nobody, nobody]).logits_BK, model.head(absent).expand(2, 3))
+    torch.testing.assert_close(model([bare, bare]).logits_BK, model.head(absent).expand(2, 3))
 
 
-def test_empty_batch_and_empty_bag_and_strange_widths(model):
+def test_empty_batch_and_empty_bag_and_wrong_widths(model):
     target = SurvivalTarget(10.0, True, 1)
     for patients, words in (
-        ([], "an empty batch"),
-        ([PatientInputs(target, Bag(torch.zeros(0, 4)))], "an empty bag is a missing modality"),
-        ([PatientInputs(target, Bag(torch.zeros(2, 5)))], "a bag has 5 features; 4 were agreed on"),
-        ([PatientInputs(target, genes_C=torch.zeros(5))], "6 columns were agreed on"),
+        ([], "a batch has 0 patients"),
+        ([PatientInputs(target, Bag(torch.zeros(0, 4)))], "expected None for a missing modality"),
+        ([PatientInputs(target, Bag(torch.zeros(2, 5)))], "a bag has 5 features; expected the 4 agreed ones"),
+        ([PatientInputs(target, genes_C=torch.zeros(5))], "expected the 6 agreed columns"),
     ):
         with pytest.raises(AssertionError, match=words):
             model(patients)

@@ -1,4 +1,4 @@
-"""The whole model: what is built, from which seed, in which precision, and one number that must not move."""
+"""The whole model: experts that are built, seeds, precision, and one number that must not change."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def patients():
 
 
 def test_golden_output():
-    """If this moves, models of two versions do not average: say so in the changelog."""
+    """If this number changes, models of two versions cannot be averaged: say so in the changelog."""
     output = build_model(SMALL, SPEC, seed=0).eval()(patients())
     assert output.logits_BK.tolist() == [pytest.approx(row, abs=2e-4) for row in GOLDEN_LOGITS]
     assert output.mmd.item() == pytest.approx(GOLDEN_MMD, abs=2e-4)
@@ -68,7 +68,7 @@ def test_an_expert_without_inputs_is_not_built():
     slides_only = build_model(SMALL, InputSpec(num_bins=3, feature_width=7), seed=0)
     assert slides_only.genomics is None
     assert slides_only([patients()[1]]).logits_BK.shape == (1, 3)
-    with pytest.raises(ConfigError, match=r"\['pathology'\], but the sites agreed on 0 slide features"):
+    with pytest.raises(ConfigError, match=r"\['pathology'\], and the sites agreed on 0 slide features"):
         build_model(ModelConfig(experts=("pathology",)), InputSpec(num_bins=3, **GENES), seed=0)
 
 
@@ -99,7 +99,7 @@ def test_linear_skip_of_slide_level_vectors_is_of_the_mean_of_a_patients_rows():
     wanted = torch.tensor(shifts)[:, None].expand(3, 3)
     torch.testing.assert_close(model(patients()).logits_BK - before, wanted, rtol=1e-4, atol=1e-5)
     assert build_model(SMALL, spec, seed=0).pathology.linear_skip is None
-    with pytest.raises(ConfigError, match=r"slide_skip is for slide-level features.*leave it false"):
+    with pytest.raises(ConfigError, match=r"slide_skip is true; expected false.*Set slide_skip=false"):
         build_model(SMALL.model_copy(update={"slide_skip": True}), SPEC, seed=0)  # patches of an encoder
 
 

@@ -35,7 +35,7 @@ def test_conventional_scan_sees_the_order():
 
 @pytest.mark.parametrize("order", ["ascending", "descending"])
 def test_attention_scan_runs_in_the_order_of_the_scores(order):
-    """The scan is causal: what comes last in it influences nothing but itself."""
+    """The scan is causal: the last token influences only its own output."""
     model = expert("attention", config=CONFIG.model_copy(update={"attention_order": order, "num_layers": 1}))
     tokens_BLD = tokens(batch=1).requires_grad_()
     output = model(tokens_BLD)

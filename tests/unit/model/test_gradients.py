@@ -1,4 +1,4 @@
-"""Which parameters learn from which patient: what is missing teaches its expert nothing."""
+"""Parameters that a patient trains: a missing modality gives its expert no gradient."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def patient(modalities, seed=0):
 
 
 def learners(model, patients):
-    """The groups in which a parameter gets a gradient; every parameter of such a group must get one."""
+    """Return the groups with a gradient; every parameter of such a group must have one."""
     model.zero_grad()
     model(patients).logits_BK.square().sum().backward()
     got, left = set(), set()
@@ -98,7 +98,7 @@ def test_the_transport_term_passes_gradient_where_the_plan_does_not():
 
 
 def test_the_transport_term_holds_the_plan_fixed():
-    """Also the plan that could pass a gradient: the term is to lower costs, not to move mass away from them."""
+    """The relaxed plan, which could pass a gradient, is fixed too: the term must lower costs, not move mass away."""
     generator = torch.Generator().manual_seed(0)
     patches_BPD, genes_BGD = torch.randn(1, 5, 8, generator=generator), torch.randn(1, 3, 8, generator=generator)
     patches_BPD.requires_grad_()
@@ -114,5 +114,5 @@ def test_parameter_group():
     assert parameter_group("genomics.linear_skip.weight") == "genomics"
     assert parameter_group("absent_synergistic") == "absent_synergistic"
     assert len(set(PARAMETER_GROUPS)) == 7
-    with pytest.raises(ValueError, match=r"'genome\.weight' is in no group; groups are pathology"):
+    with pytest.raises(ValueError, match=r"'genome\.weight' is in no group; expected one of pathology"):
         parameter_group("genome.weight")

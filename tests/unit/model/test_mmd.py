@@ -1,5 +1,7 @@
 """The fusion loss equals its definition."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ def tokens(batch, length, seed, width=6):
 
 
 def slow_mmd(first, second, weights):
-    """Double loops over two lists of vectors, after Gretton et al. 2012, eq. 5."""
+    """Compute double loops over two lists of vectors, after Gretton et al. 2012, eq. 5."""
 
     def normalised(vector):
         return (vector - vector.mean()) / (vector.var(unbiased=False) + 1e-5).sqrt()
@@ -45,6 +47,14 @@ def test_equals_the_double_loop(length, others, seed, weighted):
         weights = [1 / length] * length if weights_BL is None else weights_BL[b]
         torch.testing.assert_close(got_B[b], slow_mmd(first_BLD[b], second_BGD[b], weights))
     assert (got_B > 0).all()
+
+
+def test_the_kernel_sums_five_bandwidths():
+    """By hand: all tokens of a set are equal, so m is the squared distance between the sets and k = sum exp(-1 / c)."""
+    assert MMD_BANDWIDTHS == (4.0, 2.0, 1.0, 0.5, 0.25)
+    first_BLD = torch.tensor([[[1.0, -1.0], [1.0, -1.0]]], dtype=torch.float64)
+    across = math.exp(-1 / 4) + math.exp(-1 / 2) + math.exp(-1) + math.exp(-2) + math.exp(-4)
+    assert squared_mmd(first_BLD, -first_BLD).item() == pytest.approx(2 * (5 - across), rel=1e-12)
 
 
 def test_no_gradient_passes_through_the_bandwidth():
@@ -97,7 +107,7 @@ def test_long_bags_are_subsampled_evenly_in_evaluation_and_at_random_in_training
 
 
 def test_weighted_by_the_plan():
-    """With few patches all take part; a plan that spreads evenly weighs them alike."""
+    """All of a few patches take part, and an evenly spread plan gives them equal weights."""
     assert not torch.allclose(fusion_loss(num_patches=7), fusion_loss(num_patches=7, mmd_tokens="plan"))
     spread = fusion_loss(num_patches=7, mmd_tokens="plan", transport_epsilon=1e6)
     torch.testing.assert_close(spread, fusion_loss(num_patches=7))

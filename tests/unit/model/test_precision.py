@@ -1,4 +1,4 @@
-"""How exact products of matrices are: a region that says so, and what it costs."""
+"""Precision of matrix products: the region that sets it, and the errors of each setting."""
 
 import copy
 
@@ -42,7 +42,7 @@ def _skip(columns_BC):
     ],
     ids=["pool", "cost", "carried", "mmd", "skip", "scores"],
 )
-def test_autocast_does_not_reach_what_is_summed_or_sorted(function):
+def test_autocast_does_not_reach_sums_and_sort_keys(function):
     a_BLD, b_BLD = torch.randn(2, 3, 40, 16, generator=torch.Generator().manual_seed(0))
 
     def run():
@@ -58,7 +58,7 @@ def test_autocast_does_not_reach_what_is_summed_or_sorted(function):
 
 @pytest.mark.parametrize(("name", "bound"), [("highest", 2e-6), ("high", 2e-6), ("medium", 1e-2)])
 def test_the_error_that_the_docs_state(name, bound):
-    """Of output and every gradient of a block, relative to float64. Without units for bfloat16 all three are exact."""
+    """Errors of a block's output and gradients, relative to float64. Without bfloat16 units all three are exact."""
     torch.manual_seed(0)
     block, tokens_BLD, weights_BLD = Mamba(128), torch.randn(1, 500, 128), torch.randn(1, 500, 128)
 

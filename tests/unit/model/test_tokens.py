@@ -1,4 +1,4 @@
-"""Tokens: each group sees its own columns, and networks start self-normalising."""
+"""Tokens: each group reads its own columns, and networks start self-normalising."""
 
 import pytest
 import torch

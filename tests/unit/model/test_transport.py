@@ -1,4 +1,4 @@
-"""Transport plans: marginals, signs, costs, limits, and what is carried along them."""
+"""Transport plans: marginals, signs, costs, limits, and tokens carried along them."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_cost_is_one_minus_cosine():
 @given(sizes=st.tuples(st.integers(1, 9), st.integers(1, 6)), seed=st.integers(0, 99))
 @pytest.mark.parametrize(("method", "atol"), [("sinkhorn", 1e-3), ("exact", 1e-9)])
 def test_both_marginals(method, atol, sizes, seed):
-    """Sinkhorn keeps one marginal exactly and nears the other; where that is slow, its iterations end before."""
+    """Sinkhorn keeps one marginal exactly and approaches the other; if that is slow, its iterations end before."""
     plan_BPG = plan_of(method, cost(*sizes, seed=seed))
     assert plan_BPG.min() >= 0
     torch.testing.assert_close(plan_BPG.sum(2), torch.full_like(plan_BPG[:, :, 0], 1 / sizes[0]), atol=atol, rtol=0)
@@ -121,12 +121,12 @@ def test_only_relaxed_is_differentiable():
 
 
 def test_exact_has_a_limit():
-    with pytest.raises(ConfigError, match="7 x 4 pairs of tokens; 27 pairs are allowed: take relaxed"):
+    with pytest.raises(ConfigError, match=r"7 x 4 pairs of tokens; expected at most 27\. Set transport=relaxed"):
         plan_of("exact", cost(), transport_exact_limit=27)
 
 
 def slow_unbalanced(cost_PG, epsilon, marginal):
-    """Chizat et al. 2018: alternating updates of the two potentials, in the log domain."""
+    """Alternate updates of the two potentials in the log domain (Chizat et al. 2018)."""
     num_patches, num_genes = cost_PG.shape
     f_P, g_G, damping = cost_PG.new_zeros(num_patches), cost_PG.new_zeros(num_genes), marginal / (marginal + epsilon)
     for _ in range(2000):
@@ -145,7 +145,7 @@ def test_unbalanced_equals_the_log_domain(epsilon):
 
 @pytest.mark.parametrize("epsilon", [0.003, 0.1])
 def test_unbalanced_is_a_plan_where_everything_points_the_other_way(epsilon):
-    """The dearest of all costs and the least relaxation: it carries next to nothing, and still spreads it evenly."""
+    """With the highest cost and the least relaxation, the plan carries almost no mass and still spreads it evenly."""
     cost_BPG = torch.full((1, 50, 6), 2.0, dtype=torch.float64)
     plan_BPG = plan_of("unbalanced", cost_BPG, transport_epsilon=epsilon, transport_marginal=0.01)
     assert 0 < plan_BPG.sum() < 1e-6

@@ -1,4 +1,4 @@
-"""Three instructions that processors with AVX-512 have and others have nothing like."""
+"""Three instructions of AVX-512 for which other processors have no equivalent."""
 
 # numba's core and llvmlite have no annotations.
 # mypy: allow-untyped-calls
@@ -15,7 +15,7 @@ __all__ = ["HAS_AVX512", "looked_up", "rough_reciprocal", "scaled"]
 
 _, _, _features = cpu_target.target_context.codegen().magic_tuple()
 HAS_AVX512: Final = "+avx512f" in _features.split(",")
-"""Whether numba compiles for a processor with AVX-512: this one, or what NUMBA_CPU_FEATURES says."""
+"""True if numba compiles for a processor with AVX-512: this machine's, or that of NUMBA_CPU_FEATURES."""
 
 _ALL: Final = ir.IntType(16)(-1)
 _AS_USUAL: Final = ir.IntType(32)(4)  # rounding
@@ -41,6 +41,6 @@ def _emit_rough_reciprocal(builder: Any, a: Any) -> Any:
 scaled = instruction(_emit_scaled, 2)
 """a times 2 to the power of b, rounded down."""
 looked_up = instruction(_emit_looked_up, 2)
-"""The lane of the first vector that the lowest four bits of the second say."""
+"""Lanes of the first vector, chosen by the lowest four bits of the second."""
 rough_reciprocal = instruction(_emit_rough_reciprocal, 1)
 """1 / a to 14 bits."""

@@ -1,4 +1,4 @@
-"""How a function becomes machine code, and where that is kept for the next process."""
+"""Compiler settings: turn functions into machine code and keep it for the next process."""
 
 import hashlib
 import inspect
@@ -35,13 +35,13 @@ PLACES: Final = types.int64[:, :]
 _OPTIONS: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
 
 helper = register_jitable(**_OPTIONS)
-"""A function that kernels call, and Python as it is."""
+"""Decorator of a function that kernels call and that Python can call uncompiled."""
 inlined = njit(forceinline=True, **_OPTIONS)
-"""A function that becomes a part of each kernel that calls it, as every function of vectors has to."""
+"""Decorator of a function that is inlined into each kernel that calls it, as every function of vectors must be."""
 
 
 def digest_of_sources(folder: Path) -> str:
-    """A few letters that change with any Python file of a folder."""
+    """Return a short digest that changes with any Python file of a folder."""
     sha = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
         sha.update(path.read_bytes())
@@ -52,15 +52,15 @@ _SOURCES: Final = digest_of_sources(Path(__file__).parent)
 
 
 def kernel(function: Callable[..., None]) -> Any:
-    """Compiles for the types that annotate the parameters, now, or takes what an earlier process has left on the disk.
+    """Compile a function now for the types that annotate its parameters, or load the code of an earlier process.
 
-    numba keeps the code beside this file, in $NUMBA_CACHE_DIR or in the user's cache folder, by processor, and
-    compares the source of the kernel's own file. It does not see the helpers in other files change: hence the digest
-    in the name.
+    numba keeps the code next to this file, in $NUMBA_CACHE_DIR or in the user's cache folder, by processor. It compares
+    the source of the kernel's own file but does not notice changes of helpers in other files; the digest in the name
+    makes up for that.
     """
     signature = types.void(*(parameter.annotation for parameter in inspect.signature(function).parameters.values()))
     function.__qualname__ = f"{function.__name__}_{_SOURCES}"
     try:
         return njit(signature, cache=True, **_OPTIONS)(function)
-    except (RuntimeError, OSError):  # none of these folders can be written to
+    except (RuntimeError, OSError):  # none of these folders is writable
         return njit(signature, **_OPTIONS)(function)

@@ -1,9 +1,9 @@
-"""The causal depthwise convolution and the SiLU behind it, in one pass over memory, forward and backward.
+"""Kernels of the causal depthwise convolution and the SiLU after it: one pass over memory, forward and backward.
 
-`conv` says what is computed. A block is some sequences by `CHUNK` steps, with all channels, and needs no other block:
-the forward pass reads the few steps before it, the backward pass makes again what the few steps after it pass back.
-Within a block the work goes in spans of 16 steps, so that whole rows are read. Of up to 4 taps, tap j meets the input
-of j steps ago.
+`model.convolution` defines the convolution. A block of work is some sequences by `CHUNK` steps, with all channels. It
+depends on no other block: the forward pass reads the few steps before it, and the backward pass recomputes what the few
+steps after it pass back. Within a block the work proceeds in spans of 16 steps, so that whole rows are read. There are
+up to 4 taps; tap j is multiplied by the input of j steps earlier.
 """
 
 # What numba compiles has no annotations but the types of a kernel's parameters: it infers types.
@@ -26,16 +26,16 @@ __all__ = ["CHUNK", "MOST_TAPS", "conv_backward", "conv_forward"]
 CHUNK: Final = 256
 """Steps of a block."""
 MOST_TAPS: Final = 4
-"""Widest convolution that is compiled."""
+"""Largest width of a compiled convolution."""
 _SPAN: Final = 16
 _BACK: Final = MOST_TAPS - 1
-"""Steps over which a tap reaches."""
+"""Steps that the last tap reaches back."""
 
 
 @inlined
 @no_type_check
 def _load_taps(weight, e, width):
-    """The taps of a vector of channels, the newest input's first; 0 for those that are not there."""
+    """Load the taps of a vector of channels, the newest input's first; 0 for absent taps."""
     taps = len(weight)
     tap_0, tap_1, tap_2, tap_3 = load_some(weight, (taps - 1, e), width), splat(0.0), splat(0.0), splat(0.0)
     if taps > 1:
@@ -50,7 +50,7 @@ def _load_taps(weight, e, width):
 @inlined
 @no_type_check
 def _convolved(taps, number, start, x_0, x_1, x_2, x_3):
-    """Start + sum of tap times input. A tap that is not there is left out: 0 times infinity would be NaN."""
+    """Compute start + sum of tap times input. Absent taps are left out, because 0 times infinity would be NaN."""
     total = fma(taps[0], x_0, start)
     if number > 1:
         total = fma(taps[1], x_1, total)
@@ -68,10 +68,10 @@ def conv_forward(
     x: SEQUENCE, weight: MATRIX, bias: ROW, order: PLACES, exp2_table: ROW,
     y: SEQUENCE,
 ):  # fmt: skip
-    """Blocks first..last-1 of y = silu(conv(x)); blocks are numbered chunks first.
+    """Compute blocks first..last-1 of y = silu(conv(x)); blocks are numbered chunks first.
 
-    Layouts are (B, L, E), (taps, E) with the oldest input's tap first, and (E,); step t reads x at place order[t] of
-    its sequence, `order` is (B, L), or empty.
+    Layouts are (B, L, E), (taps, E) with the oldest input's tap first, and (E,). `order` is (B, L) or empty: step t
+    reads x at place order[t] of its sequence.
     """
     batch, length, channels = x.shape
     chunks = -(-length // CHUNK)
@@ -106,16 +106,16 @@ def conv_backward(
     x: SEQUENCE, weight: MATRIX, bias: ROW, order: PLACES, exp2_table: ROW,
     grad_y: SEQUENCE, grad_x: SEQUENCE, parts: SEQUENCE,
 ):  # fmt: skip
-    """Blocks first..last-1 of the backward pass, which writes `grad_x` and `parts`.
+    """Compute blocks first..last-1 of the backward pass, which writes `grad_x` and `parts`.
 
-    Arguments are those of `conv_forward`; `grad_x` is written at the places where x was read. `parts` is what each
-    block has to say about the weights and, behind them, the bias: (blocks, taps + 1, E).
+    Arguments are those of `conv_forward`. `grad_x` is written at the places where x was read. `parts` holds each
+    block's part of the gradients of the weights and, in the last row, of the bias: (blocks, taps + 1, E).
     """
     batch, length, channels = x.shape
     chunks, padded = -(-length // CHUNK), -(-channels // LANES) * LANES
     constants = exp2_constants(exp2_table)
-    places = np.empty(2 * _SPAN + _BACK, np.int64)  # from the span before to `_BACK` steps behind the span
-    later = aligned(_BACK * padded)  # gradients before the SiLU of the steps behind the span
+    places = np.empty(2 * _SPAN + _BACK, np.int64)  # from the span before to `_BACK` steps after the span
+    later = aligned(_BACK * padded)  # gradients before the SiLU of the steps after the span
     sums, lost = aligned((MOST_TAPS + 1) * padded), aligned((MOST_TAPS + 1) * padded)
     for block in range(first, last):
         first_row, begin = block // chunks * rows, block % chunks * CHUNK

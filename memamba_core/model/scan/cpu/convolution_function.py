@@ -1,7 +1,8 @@
-"""The causal depthwise convolution with the SiLU behind it, compiled by numba: float32, forward and backward.
+"""Causal depthwise convolution with the SiLU after it, compiled by numba: float32, forward and backward.
 
-What it computes is `silu(causal_conv(x, weight, bias))` of `conv`. It is bound by memory: torch needs a pass for each
-tap, this needs one. `cpu.convolution` is its code; these functions have no graph, `mixer_cpu` puts them into one.
+The result is `silu(causal_conv(x, weight, bias))` of `model.convolution`. The computation is bound by memory: torch
+needs one pass per tap, this code one pass in all. `convolution` holds the kernels. These functions have no graph;
+`mixer` puts them into one.
 """
 
 from typing import Any, Final, NamedTuple
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memamba_core.model.scan.cpu.loading import load_kernels
-from memamba_core.model.scan.cpu.tensors import sum_of_parts, to_array
+from memamba_core.model.scan.cpu.tensors import sum_of_parts, to_array, to_buffer
 from memamba_core.model.scan.cpu.thread_pool import run_blocks
 
 __all__ = ["ConvGradients", "conv_backward", "conv_forward"]
@@ -20,11 +21,11 @@ __all__ = ["ConvGradients", "conv_backward", "conv_forward"]
 _BLOCK_STEPS: Final = 256
 """Short sequences share a block until it has about this many steps."""
 _WORK: Final = 8
-"""Work for an element, in exponentials."""
+"""Work per element, in units of one exponential."""
 
 
 class ConvGradients(NamedTuple):
-    """Gradients of a convolution, laid out like what they belong to."""
+    """Gradients of a convolution, each in the layout of its argument."""
 
     x: Float[Tensor, "B L E"]
     weight: Float[Tensor, "E 1 W"]
@@ -37,13 +38,13 @@ def conv_forward(
     bias_E: Float[Tensor, " E"],
     order_BL: Int[Tensor, "B L"] | None = None,
 ) -> Float[Tensor, "B L E"]:
-    """silu(convolution), step by step in the order in which a scan will read it.
+    """Compute silu(convolution), with steps in the order in which a scan will read them.
 
     Args:
-        x_BLE: float32 on a CPU; channels lie beside each other.
-        weight_E1W: of a `torch.nn.Conv1d` with as many groups as channels; at most 4 wide.
-        bias_E: of the same.
-        order_BL: where step t stands in `x`; None: at t.
+        x_BLE: float32 on a CPU; fastest if channels are contiguous, copied otherwise.
+        weight_E1W: weight of a `torch.nn.Conv1d` with as many groups as channels; at most 4 wide.
+        bias_E: bias of the same.
+        order_BL: place of step t in `x`; None: t.
     """
     y_BLE = torch.empty(x_BLE.shape)
     _run(load_kernels().conv_forward, x_BLE, weight_E1W, bias_E, order_BL, y=y_BLE.numpy())
@@ -59,7 +60,7 @@ def conv_backward(
     *,
     grad_x_BLE: Float[Tensor, "B L E"],
 ) -> ConvGradients:
-    """The gradients of `conv_forward`; that of x is written into the tensor that is given."""
+    """Compute the gradients of `conv_forward`; that of x is written into `grad_x_BLE`, with contiguous channels."""
     width = weight_E1W.shape[2]
     _, blocks = _cut(x_BLE)
     parts = np.empty((blocks, width + 1, x_BLE.shape[2]), np.float32)
@@ -70,7 +71,7 @@ def conv_backward(
         bias_E,
         order_BL,
         grad_y=to_array(grad_y_BLE),
-        grad_x=grad_x_BLE.numpy(),
+        grad_x=to_buffer(grad_x_BLE),
         parts=parts,
     )
     total = sum_of_parts(parts)
@@ -80,7 +81,7 @@ def conv_backward(
 def _run(
     kernel: Any, x_BLE: Tensor, weight_E1W: Tensor, bias_E: Tensor, order_BL: Tensor | None, **arguments: Any
 ) -> None:
-    """All blocks of a pass."""
+    """Run a kernel over all blocks of a pass."""
     rows, blocks = _cut(x_BLE)
     run_blocks(
         kernel,
@@ -97,7 +98,10 @@ def _run(
 
 
 def _cut(x_BLE: Tensor) -> tuple[int, int]:
-    """Sequences in a block, and number of blocks: by shapes alone, because the order of sums follows from it."""
+    """Return the sequences in a block and the number of blocks.
+
+    Both depend on shapes alone, because they determine the order of sums.
+    """
     batch, length, _ = x_BLE.shape
     rows = max(1, min(batch, _BLOCK_STEPS // length))
     return rows, -(-batch // rows) * -(-length // load_kernels().CHUNK)

@@ -1,6 +1,6 @@
-"""Powers and quotients of vectors for any processor; `elementary_avx512` has its own.
+"""Powers and quotients of vectors for any processor; `elementary_avx512` has its own versions.
 
-The constants of the exponential are passed in: LLVM would load them again in every step of a loop.
+The constants of the exponential are arguments, because LLVM would otherwise load them again in every step of a loop.
 """
 
 # What numba compiles has no annotations: it infers types.
@@ -16,10 +16,10 @@ from memamba_core.model.scan.cpu.vectors import fma, larger, low_bits_as_exponen
 
 __all__ = ["EXP2_TABLE", "exp2_constants", "exp2_of_product", "exp_of_negative", "quotient"]
 
-# Adding it rounds to whole numbers and leaves them, plus the bias 127 of an exponent, in the lowest bits.
+# Adding this constant rounds to integers and leaves them, plus the bias 127 of an exponent, in the lowest bits.
 _ROUNDING = float(3 * 2**22 + 127)
-# 2^f for |f| <= 1/2 is 1 + f (c1 + f (c2 + ...)), relative error 2e-9. Exact at 0, where slow decays are. The fit is
-# our own: least maximum of the relative error (Lawson's iteration).
+# 2^f for |f| <= 1/2 is 1 + f (c1 + f (c2 + ...)), relative error 2e-9. It is exact at 0, where slow decays are. The
+# coefficients are this project's own fit: minimal maximum of the relative error (Lawson's iteration).
 EXP2_TABLE = np.array(
     [
         _ROUNDING,
@@ -28,16 +28,16 @@ EXP2_TABLE = np.array(
     ],
     np.float32,
 )  # fmt: skip
-"""What the exponentials need in registers; an argument of the kernels."""
+"""Constants that the exponentials keep in registers; an argument of the kernels."""
 _LOG2_E = 1.4426950408889634
-_LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.428606765330187e-06  # the first has few bits: its multiples are exact
-_SMALLEST_EXPONENT = -127.0  # 0
+_LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.428606765330187e-06  # multiples of the first, with few bits, are exact
+_SMALLEST_EXPONENT = -127.0  # 2 to this power is flushed to 0
 
 
 @inlined
 @no_type_check
 def exp2_constants(table):
-    """`EXP2_TABLE` as vectors."""
+    """Load `EXP2_TABLE` as vectors."""
     return (
         broadcast(table, (0,)), broadcast(table, (1,)), broadcast(table, (2,)), broadcast(table, (3,)),
         broadcast(table, (4,)), broadcast(table, (5,)), broadcast(table, (6,)), broadcast(table, (7,)),
@@ -47,7 +47,7 @@ def exp2_constants(table):
 @inlined
 @no_type_check
 def _scaled_power_of_two(fraction, rounded, constants):
-    """2^fraction times the power of two whose exponent is in the lowest bits of `rounded`."""
+    """Compute 2^fraction times the power of two whose exponent is in the lowest bits of `rounded`."""
     p = fma(fraction, constants[1], constants[2])
     p = fma(fraction, p, constants[3])
     p = fma(fraction, p, constants[4])
@@ -60,7 +60,7 @@ def _scaled_power_of_two(fraction, rounded, constants):
 @inlined
 @no_type_check
 def exp2_of_product(a, b, constants):
-    """2^(a b) for a b <= 128, where it is infinite; 0 below 2^-126. Larger products are for the caller to keep away."""
+    """Compute 2^(a b) for a b <= 128; infinite at 128, and 0 below 2^-126. The caller keeps products within 128."""
     x = larger(a * b, splat(_SMALLEST_EXPONENT))
     rounded = x + constants[0]
     return _scaled_power_of_two(x - (rounded - constants[0]), rounded, constants)
@@ -69,7 +69,7 @@ def exp2_of_product(a, b, constants):
 @inlined
 @no_type_check
 def exp_of_negative(x, constants):
-    """e^x for x <= 0, to the last bit or two: x is not scaled, which would cost digits where it is large."""
+    """Compute e^x for x <= 0, to the last bit or two. x is not scaled first: that costs digits if x is large."""
     x = larger(x, splat(-88.0))
     rounded = fma(x, splat(_LOG2_E), constants[0])
     whole = negative(rounded - constants[0])
@@ -80,5 +80,5 @@ def exp_of_negative(x, constants):
 @inlined
 @no_type_check
 def quotient(a, b):
-    """A / b."""
+    """Divide a by b."""
     return a / b

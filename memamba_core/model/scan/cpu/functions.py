@@ -41,9 +41,9 @@ __all__ = [
 
 LOG2_E, LN2 = 1.4426950408889634, 0.6931471805599453
 LARGEST_EXPONENT = 128.0
-"""What two factors of `exp2_of_product` may make; 2^128 is infinite."""
+"""Largest product of the factors of `exp2_of_product`; 2^128 is infinite."""
 LARGEST_FACTOR = 2.0**30
-"""What each of them may be, up and down."""
+"""Largest absolute value of each factor."""
 # log((1 + s) / (1 - s)) = s (2 + s^2 (c1 + ...)) for s <= 1/3, relative error 4e-9.
 _LOG_C1, _LOG_C2, _LOG_C3, _LOG_C4 = 0.666664183139801, 0.4002152681350708, 0.28001806139945984, 0.2801198959350586
 
@@ -51,21 +51,21 @@ _LOG_C1, _LOG_C2, _LOG_C3, _LOG_C4 = 0.666664183139801, 0.4002152681350708, 0.28
 @inlined
 @no_type_check
 def sigmoid(x, constants):
-    """1 / (1 + e^-x), with a full relative precision on both sides."""
+    """Compute 1 / (1 + e^-x), with full relative precision on both sides."""
     return _sigmoid(x, exp_of_negative(minus_magnitude(x), constants))
 
 
 @inlined
 @no_type_check
 def softplus(x, constants):
-    """log(1 + e^x), with a full relative precision where it is nearly 0, too."""
+    """Compute log(1 + e^x), with full relative precision also near 0."""
     return _softplus(x, exp_of_negative(minus_magnitude(x), constants))
 
 
 @inlined
 @no_type_check
 def softplus_and_slope(x, constants):
-    """Softplus and its derivative, the sigmoid."""
+    """Compute softplus and its derivative, the sigmoid."""
     w = exp_of_negative(minus_magnitude(x), constants)
     return _softplus(x, w), _sigmoid(x, w)
 
@@ -73,14 +73,14 @@ def softplus_and_slope(x, constants):
 @inlined
 @no_type_check
 def _sigmoid(x, w):
-    """From w = e^-|x|."""
+    """Compute the sigmoid of x from w = e^-|x|."""
     return quotient(where_negative(x, w, splat(1.0)), splat(1.0) + w)
 
 
 @inlined
 @no_type_check
 def _softplus(x, w):
-    """From w = e^-|x|."""
+    """Compute the softplus of x from w = e^-|x|."""
     s = quotient(w, splat(2.0) + w)
     square = s * s
     p = fma(square, splat(_LOG_C4), splat(_LOG_C3))

@@ -1,4 +1,4 @@
-"""All kernels: importing this compiles them, in seconds after an installation, then in a fraction of one."""
+"""All kernels. Importing this module compiles them: seconds after an installation, later a fraction of a second."""
 
 from memamba_core.model.scan.cpu.convolution import CHUNK, MOST_TAPS, conv_backward, conv_forward
 from memamba_core.model.scan.cpu.functions import EXP2_TABLE

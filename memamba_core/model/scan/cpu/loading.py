@@ -1,4 +1,4 @@
-"""When numba is imported and kernels are compiled: not before the first scan."""
+"""Deferred loading: numba is imported and kernels are compiled at the first scan, not before."""
 
 import functools
 import gc
@@ -6,16 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from memamba_core.model.scan.cpu.memory import keep_freed_memory
-
-__all__ = ["load_kernels", "numba_is_here"]
+__all__ = ["load_kernels", "numba_is_installed"]
 
 
 @functools.cache
-def numba_is_here() -> bool:
-    """Whether numba can be imported. The first answer takes half a second, for the import itself."""
+def numba_is_installed() -> bool:
+    """Return True if numba can be imported. The first call takes half a second, for the import itself."""
     try:
-        with _uncollected():
+        with _without_garbage_collection():
             import numba  # noqa: F401
     except ImportError:
         return False
@@ -24,17 +22,15 @@ def numba_is_here() -> bool:
 
 @functools.cache
 def load_kernels() -> ModuleType:
-    """The compiled kernels: seconds after an installation, then a fraction of one from the disk."""
-    with _uncollected():
+    """Return the compiled kernels: in seconds after an installation, later from the disk in a fraction of a second."""
+    with _without_garbage_collection():
         from memamba_core.model.scan.cpu import kernels
-
-    keep_freed_memory()
     return kernels
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection within: it would walk all of torch's objects several times, a quarter of the loading."""
+def _without_garbage_collection() -> Iterator[None]:
+    """Suspend garbage collection: it would walk all of torch's objects several times, a quarter of the loading time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,9 +1,9 @@
-"""What lies between the two projections of a Mamba block, as one step of the graph: compiled, float32, on a CPU.
+"""Compiled inside of a Mamba block: all between the two projections as one step of the graph, float32, on a CPU.
 
-`Mamba.forward` says what is computed, in plain torch. Here its kernels read the halves of `in_proj`'s output where they
-are and write their gradients into the halves of one tensor, and gradients that meet are added up by the products that
-make them: nothing is cut, joined or copied. Tokens that are scanned in another order stay where they are; the kernels
-read and write them there.
+`Mamba.forward` defines the computation in plain torch. Here the kernels read the halves of `in_proj`'s output in place
+and write their gradients into the halves of one tensor. Gradients of one tensor are added up by the matrix products
+that compute them. So nothing is cut, joined or copied. Tokens that are scanned in another order are not moved either;
+the kernels read and write them in place. Only an input whose last axis is not contiguous is copied.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ __all__ = ["MixerWeights", "cpu_mixer"]
 
 
 class MixerWeights(NamedTuple):
-    """Parameters of a block between its projections; R is dt_rank, M = R + 2 N, and below X = 2 E."""
+    """Parameters of a block between its projections; R is dt_rank, M = R + 2 N and, in this module, X = 2 E."""
 
     conv_weight_E1W: Float[Tensor, "E 1 W"]
     conv_bias_E: Float[Tensor, " E"]
@@ -35,12 +35,12 @@ class MixerWeights(NamedTuple):
 def cpu_mixer(
     xz_BLX: Float[Tensor, "B L X"], weights: MixerWeights, order_BL: Int[Tensor, "B L"] | None
 ) -> Float[Tensor, "B L E"]:
-    """Convolution, SiLU, step sizes, scan and gate of a block; differentiable once.
+    """Compute convolution, SiLU, step sizes, scan and gate of a block; differentiable once.
 
     Args:
-        xz_BLX: output of `in_proj`: x, and the gate z beside it; float32 on a CPU.
+        xz_BLX: output of `in_proj`: x in the first half of the channels, the gate z in the second; float32 on a CPU.
         weights: float32 on a CPU.
-        order_BL: where step t of convolution and scan stands in `xz` and in the output; None: at t.
+        order_BL: place of step t of convolution and scan in `xz` and in the output; None: t.
     """
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (xz_BLX, *weights)):
         y_BLE: Tensor = _Mixer.apply(xz_BLX, order_BL, *weights)  # type: ignore[no-untyped-call]
@@ -63,7 +63,8 @@ class _Mixer(torch.autograd.Function):
         weights = MixerWeights(*saved[:7])
         u_BLE, dt_B_C_BLM, checkpoints = saved[7:]
         inputs = _scan_inputs(xz_BLX, order_BL, weights, u_BLE, dt_B_C_BLM)
-        grad_xz_BLX, grad_dt_B_C_BLM = torch.empty_like(xz_BLX), torch.empty_like(dt_B_C_BLM)
+        # Contiguous whatever the strides of xz are: kernels write to the halves, and `empty_like` keeps strides.
+        grad_xz_BLX, grad_dt_B_C_BLM = xz_BLX.new_empty(xz_BLX.shape), dt_B_C_BLM.new_empty(dt_B_C_BLM.shape)
         grad_x_BLE, grad_z_BLE = grad_xz_BLX.chunk(2, dim=2)
         dt_BLR, grad_dt_BLR = (_split(joined_BLM, weights)[0] for joined_BLM in (dt_B_C_BLM, grad_dt_B_C_BLM))
         _, grad_B_BLN, grad_C_BLN = _split(grad_dt_B_C_BLM, weights)
@@ -71,7 +72,7 @@ class _Mixer(torch.autograd.Function):
             inputs,
             checkpoints,
             grad_y_BLE,
-            grad_delta_BLE=inputs.delta,  # nobody reads it again
+            grad_delta_BLE=inputs.delta,  # not read again
             grad_z_BLE=grad_z_BLE,
             grad_B_BLN=grad_B_BLN,
             grad_C_BLN=grad_C_BLN,
@@ -101,7 +102,7 @@ class _Mixer(torch.autograd.Function):
 
 
 def _prepare(xz_BLX: Tensor, order_BL: Tensor | None, weights: MixerWeights) -> tuple[ScanInputs, Tensor]:
-    """What the scan reads, and step sizes before their projection, B and C in one."""
+    """Return the inputs of the scan, and step sizes before their projection, B and C in one tensor."""
     x_BLE = xz_BLX.detach().chunk(2, dim=2)[0]
     u_BLE = conv_forward(x_BLE, weights.conv_weight_E1W, weights.conv_bias_E, order_BL)
     with no_autocast(xz_BLX.device), torch.no_grad():
@@ -112,7 +113,7 @@ def _prepare(xz_BLX: Tensor, order_BL: Tensor | None, weights: MixerWeights) -> 
 def _scan_inputs(
     xz_BLX: Tensor, order_BL: Tensor | None, weights: MixerWeights, u_BLE: Tensor, dt_B_C_BLM: Tensor
 ) -> ScanInputs:
-    """What the scan reads. Step sizes are not kept between the passes: their product is quickly made again."""
+    """Return the inputs of the scan. Step sizes are not kept between the passes: recomputing their product is fast."""
     dt_BLR, B_BLN, C_BLN = _split(dt_B_C_BLM, weights)
     with no_autocast(xz_BLX.device), torch.no_grad():
         delta_BLE = dt_BLR @ weights.dt_proj_ER.t()
@@ -122,7 +123,7 @@ def _scan_inputs(
 
 
 def _split(joined_BLM: Tensor, weights: MixerWeights) -> tuple[Tensor, Tensor, Tensor]:
-    """Step sizes before their projection, B and C."""
+    """Split into step sizes before their projection, B and C."""
     states = weights.A_log_EN.shape[1]
     dt_BLR, B_BLN, C_BLN = torch.split(joined_BLM, [weights.dt_proj_ER.shape[1], states, states], dim=2)
     return dt_BLR, B_BLN, C_BLN

@@ -1,6 +1,6 @@
-"""The two passes of the compiled scan, without a graph: how work is cut, and what kernels are given.
+"""The two passes of the compiled scan, without a graph: cut the work into blocks and call the kernels.
 
-`scan_cpu` says how they go.
+`scan` describes the algorithm.
 """
 
 import functools
@@ -13,30 +13,30 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from memamba_core.model.scan.cpu.loading import load_kernels
-from memamba_core.model.scan.cpu.tensors import sum_of_parts, to_array
+from memamba_core.model.scan.cpu.tensors import sum_of_parts, to_array, to_buffer
 from memamba_core.model.scan.cpu.thread_pool import run_blocks
 
 __all__ = ["ScanGradients", "ScanInputs", "scan_backward", "scan_forward"]
 
 _MOST_VECTORS: Final = 4
-"""Vectors of channels in a block: more share the reading of B and C, fewer leave blocks for more threads."""
+"""Vectors of channels in a block. More vectors share the reads of B and C; fewer leave blocks for more threads."""
 _ENOUGH_BLOCKS: Final = 8
-"""Blocks are narrower where there would be fewer than about this many."""
+"""Blocks are made narrower if there would be fewer than about this many."""
 _BLOCK_STEPS: Final = 512
 """Short sequences share a block until it has about this many steps."""
 _SEGMENTS: Final = 4
-"""Pieces of a long sequence in the backward pass: at the end of each all blocks wait for the last, and the longer they
-are, the more memory the blocks' parts take."""
+"""Pieces of a long sequence in the backward pass. At the end of each piece all blocks wait for the slowest; longer
+pieces need more memory for the blocks' parts."""
 _LEAST_SEGMENT: Final = 2048
-"""Steps of the smallest piece."""
+"""Smallest number of steps of a piece."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanInputs:
-    """The arguments of a scan with time before channels, which lie beside each other; float32, on a CPU.
+    """Arguments of a scan, with time before channels; float32, on a CPU. Fastest if the last axis is contiguous.
 
-    `order` is where step t of the scan stands in `z` and in the output; None: at t. The other sequences are in the
-    order of the scan.
+    `order` is the place of step t of the scan in `z` and in the output; None: t. The other sequences are in the order
+    of the scan.
     """
 
     u: Float[Tensor, "B L E"]
@@ -57,7 +57,7 @@ class ScanInputs:
         return batch, length, channels, self.A.shape[1]
 
     def arguments(self) -> dict[str, Any]:
-        """What the kernels of both passes take."""
+        """Return the arguments that the kernels of both passes share."""
         return {
             "u": to_array(self.u),
             "delta": to_array(self.delta),
@@ -74,7 +74,7 @@ class ScanInputs:
 
 
 class ScanGradients(NamedTuple):
-    """Gradients of a scan, laid out like what they belong to."""
+    """Gradients of a scan, each in the layout of its argument."""
 
     u: Float[Tensor, "B L E"]
     delta: Float[Tensor, "B L E"]
@@ -88,7 +88,7 @@ class ScanGradients(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How work is cut into blocks: by shapes alone, because the order of sums follows from it."""
+    """Division of the work into blocks. It depends on shapes alone, because it determines the order of sums."""
 
     rows: int
     vectors: int
@@ -115,7 +115,7 @@ class _Plan:
         )
 
     def run(self, kernel: Any, share: float = 1.0, **arguments: Any) -> None:
-        """All blocks, over this share of the sequence."""
+        """Run a kernel over all blocks, for this share of the sequence."""
         work = int(self.work * share)
         run_blocks(
             kernel, self.row_blocks * self.channel_blocks, work, rows=self.rows, vectors=self.vectors, **arguments
@@ -123,7 +123,7 @@ class _Plan:
 
 
 def scan_forward(inputs: ScanInputs, *, keep: bool = False) -> tuple[Float[Tensor, "B L E"], Tensor]:
-    """The output, and the checkpoints that `scan_backward` needs; none of them without `keep`."""
+    """Return the output and, with `keep`, the checkpoints that `scan_backward` needs; otherwise none."""
     kernels, (batch, length, channels, states) = load_kernels(), inputs.shape
     tiles, vectors = -(-length // kernels.TILE), -(-channels // kernels.LANES)
     y_BLE = torch.empty(batch, length, channels)
@@ -146,9 +146,10 @@ def scan_backward(
     grad_B_BLN: Float[Tensor, "B L N"] | None = None,
     grad_C_BLN: Float[Tensor, "B L N"] | None = None,
 ) -> ScanGradients:
-    """The gradients of `scan_forward`; the last four are written into tensors that are given, or into new ones.
+    """Compute the gradients of `scan_forward`.
 
-    That of delta may be written over delta itself: a step is read once, before its gradient is written.
+    The last four arguments are tensors to write to, with contiguous channels; None: a new tensor. The gradient of delta
+    may be written over delta itself: a step is read once, before its gradient is written.
     """
     kernels, (batch, length, channels, states) = load_kernels(), inputs.shape
     plan, arguments = _Plan.of(*inputs.shape), inputs.arguments()
@@ -168,12 +169,12 @@ def scan_backward(
         "grad_y": to_array(grad_y_BLE),
         "carry": carry,
         "grad_u": grad_u_BLE.numpy(),
-        "grad_delta": grad_delta_BLE.numpy(),
-        "grad_z": to_array(grad_z_BLE, axes=3),
+        "grad_delta": to_buffer(grad_delta_BLE),
+        "grad_z": to_buffer(grad_z_BLE, axes=3),
         "parts_B": parts_B,
         "parts_C": parts_C,
     }
-    totals = ((parts_B, grad_B_BLN.numpy()), (parts_C, grad_C_BLN.numpy()))
+    totals = ((parts_B, to_buffer(grad_B_BLN)), (parts_C, to_buffer(grad_C_BLN)))
     for segment, begin in reversed(list(enumerate(begins))):
         end = min(begin + plan.segment, length)
         plan.run(

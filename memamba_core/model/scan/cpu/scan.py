@@ -1,31 +1,32 @@
-"""The selective scan on a CPU, compiled by numba: float32, forward and backward.
+"""Selective scan on a CPU, compiled by numba: float32, forward and backward.
 
-Exponentials are what it spends its time on, one for each step, channel and state, as long as memory keeps up.
+Most of the time goes into exponentials, one for each step, channel and state, as long as memory keeps up.
 
-The algorithm, once (`cpu.scan_forward` and `cpu.scan_backward` are its code; `scan` says what is computed):
+The algorithm (`scan_forward` and `scan_backward` are its code; `model.scan` defines the computation):
 
-* Inside, time is the second axis and channels the last, which is how the Mamba block has them: the transposed views
-  that it passes cost nothing. A vector is 16 channels; what is one number in the formula is one vector here.
-* Work is cut into blocks: some sequences x up to 64 channels. A thread takes neighbouring blocks through their
-  sequences together, in tiles of 32 steps, and through the vectors of a tile. First bias, softplus, and delta u are
-  made for all steps of the tile; then, for two states at a time, the recurrence runs over the steps with the states in
-  registers, and adds to y; then the gate is applied. Nothing of size L x E x N is ever made, not even for a tile.
-* exp(delta A) is 2 to the power of delta (A log2 e), by rounding and a polynomial; with AVX-512 by a short table, a
-  shorter polynomial and the processor's own instruction for the exponent.
-* A tile's columns are 64 bytes wide and a row apart, which no processor foresees: waiting for them took a third of the
-  time. So while one tile is worked on, the lines of the next one are asked for, row by row as they lie in memory.
-* Between the passes the inputs are kept, and the state behind every tile but the last (the checkpoints): N / 32 times
+* Inside, time is the second axis and channels the last, as in the Mamba block: the transposed views that the block
+  passes cost nothing. A vector is 16 channels; each number of the formula is one vector here.
+* Work is cut into blocks of some sequences x up to 64 channels. A thread takes neighbouring blocks through their
+  sequences together, in tiles of 32 steps, and through the vectors of a tile. First, bias, softplus and delta u are
+  computed for all steps of the tile. Then, for two states at a time, the recurrence runs over the steps with the states
+  in registers, and adds to y. Then the gate is applied. No array of size L x E x N is made, not even for a tile.
+* exp(delta A) is computed as 2 to the power of delta (A log2 e), by rounding and a polynomial; with AVX-512 by a short
+  table, a shorter polynomial and the processor's own instruction for the exponent.
+* A tile's columns are 64 bytes wide and one row apart, a pattern that no processor prefetches: waiting for them took a
+  third of the time. So while one tile is computed, the cache lines of the next one are prefetched, row by row in their
+  order in memory.
+* Between the passes the inputs are kept, and the state after every tile but the last (the checkpoints): N / 32 times
   the size of u.
-* The backward pass takes the tiles from the last to the first. It makes the tile's decays and states again from the
-  checkpoint before it, two states at a time, and runs the adjoint recurrence over them in reverse; what it passes to
-  the tile before is carried in memory, N vectors per vector of channels. y before the gate, which the gradient of z
-  needs, is made again on the way.
-* Sums over channels (for B and C) are added up vector by vector in a block, then over the lanes, then block by block;
-  sums over time and sequences (A, D, bias) tile by tile with Kahan's correction, then block by block. Blocks depend on
-  shapes only, so the number of threads changes no bit. The blocks' parts of B and C would be large together; so the
-  backward pass goes over the sequence in segments, all blocks of the last one first.
-* Gate and output may stand in another order than the scan's. A block that scans its tokens by their scores so needs no
-  sorted copy of either.
+* The backward pass takes the tiles from the last to the first. It recomputes the tile's decays and states from the
+  checkpoint before the tile, two states at a time, and runs the adjoint recurrence over them in reverse. The gradient
+  passed to the preceding tile is carried in memory, N vectors per vector of channels. y before the gate, which the
+  gradient of z needs, is recomputed on the way.
+* Sums over channels (for B and C) are added up vector by vector in a block, then over the lanes, then block by block.
+  Sums over time and sequences (A, D, bias) are added up tile by tile with Kahan's correction, then block by block.
+  Blocks depend on shapes only, so the number of threads changes no bit. The blocks' parts of B and C would be large for
+  a whole sequence; so the backward pass takes the sequence in segments, all blocks of the last segment first.
+* Gate and output may be in another order than the scan. A block that scans its tokens by their scores therefore needs
+  no sorted copy of either.
 """
 
 from collections.abc import Sequence
@@ -54,13 +55,16 @@ def cpu_scan(
     delta_bias: Float[Tensor, " E"] | None,
     delta_softplus: bool,
 ) -> Float[Tensor, "B E L"]:
-    """The selective scan (`selective_scan` says what it means) in compiled code; float64 goes to `chunked_scan`.
+    """Compute the selective scan (defined in `selective_scan`) in compiled code; float64 by `chunked_scan`.
 
     Raises:
         ConfigError: the tensors are not on a CPU.
     """
     if u.device.type != "cpu":
-        raise ConfigError(f"scan_backend is 'cpu' and the tensors are on {u.device}; choose auto, or device=cpu")
+        raise ConfigError(
+            f"scan_backend is 'cpu' and the tensors are on {u.device}; expected them on cpu. Set scan_backend=auto, "
+            "or device=cpu."
+        )
     if u.dtype == torch.float64:
         return chunked_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     given = (u, delta, A, B, C, D, z, delta_bias)
@@ -71,7 +75,7 @@ def cpu_scan(
 
 
 def _inputs(given: Sequence[Any], delta_softplus: bool) -> ScanInputs:
-    """The arguments of `selective_scan`, turned: views."""
+    """Return the arguments of `selective_scan` as transposed views."""
     u, delta, A, B, C, D, z, delta_bias = given
     return ScanInputs(
         u.transpose(1, 2),
@@ -87,7 +91,7 @@ def _inputs(given: Sequence[Any], delta_softplus: bool) -> ScanInputs:
 
 
 class _Scan(torch.autograd.Function):
-    """The scan with all that is fused into it; differentiable once."""
+    """Scan with bias, softplus, bypass and gate fused into it; differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The backward pass of the scan (`scan_cpu` says what is computed and in which order)."""
+"""Kernels of the scan's backward pass (`scan` describes the algorithm)."""
 
 # What numba compiles has no annotations but the types of a kernel's parameters: it infers types.
 # ruff: noqa: ANN001, ANN201, ANN202
@@ -40,7 +40,7 @@ from memamba_core.model.scan.cpu.vectors import fma, larger, smaller, splat
 
 __all__ = ["scan_backward"]
 
-# Places in a tile's row, behind those of `scan_tiles`.
+# Places in a tile's row, after those of `scan_tiles`.
 _GRAD_Y: Final = 3 * LANES
 _GRAD_DRIVE: Final = 4 * LANES
 _GRAD_POWER: Final = 5 * LANES  # gradient at delta, through the decays, times log2(e)
@@ -54,7 +54,7 @@ _ROW: Final = 12 * LANES
 @inlined
 @no_type_check
 def _make_two_states(tile, steps, B_tile, C_tile, stride, n, rate_0, rate_1, h_0, h_1, constants):
-    """The recurrence of states n and n + 1 once more, now keeping decays and states. Returns the last states."""
+    """Recompute the recurrence of states n and n + 1, keeping decays and states. Return the last states."""
     for t in range(steps):
         row, given = t * _ROW, t * stride + n
         step, drive = load(tile, (row + STEP,)), load(tile, (row + DRIVE,))
@@ -75,9 +75,11 @@ def _make_two_states(tile, steps, B_tile, C_tile, stride, n, rate_0, rate_1, h_0
 def _run_two_adjoints(
     tile, steps, B_tile, C_tile, stride, n, rate_0, rate_1, h_0, h_1, grad_h_0, grad_h_1, sum_B, sum_C
 ):
-    """The recurrence backwards. `grad_h` is first the gradient at the state of a step, then what goes on from it.
+    """Run the recurrence backwards.
 
-    Returns what goes on to the tile before, and the tile's gradient at the two rates.
+    `grad_h` is first the gradient at the state of a step, then its part for the step before.
+
+    Return the gradient for the tile before, and the tile's gradient at the two rates.
     """
     sum_0, sum_1 = splat(0.0), splat(0.0)
     for t in range(steps - 1, -1, -1):
@@ -109,7 +111,7 @@ def _run_two_adjoints(
 def _prepare(
     u, delta, z, grad_y, b, start, places, steps, e, width, bias, bypass, least, most, softplus_delta, constants, tile
 ):
-    """What the recurrences read of a tile's steps, for a vector of channels."""
+    """Compute the values that the recurrences read of a tile's steps, for a vector of channels."""
     for t in range(steps):
         u_t = load_some(u, (b, start + t, e), width)
         step, slope = load_some(delta, (b, start + t, e), width) + bias, splat(1.0)
@@ -134,7 +136,7 @@ def _prepare(
 @inlined
 @no_type_check
 def _finish(tile, steps, u, z, grad_y, grad_u, grad_delta, grad_z, b, start, places, e, width, bypass):
-    """Gradients of what a tile's steps read, to memory. Returns the tile's gradients at D and the bias."""
+    """Write the gradients of the inputs of a tile's steps to memory. Return the tile's gradients at D and the bias."""
     tile_D, tile_bias = splat(0.0), splat(0.0)
     for t in range(steps):
         row = t * _ROW
@@ -160,7 +162,7 @@ def _finish(tile, steps, u, z, grad_y, grad_u, grad_delta, grad_z, b, start, pla
 def _ask_ahead(
     lines, u, delta, z, grad_y, grad_u, grad_delta, grad_z, b, start, places, step, channel, first_channel, last_channel
 ):
-    """Asks for so many lines of the tile before, from a step and channel on. Returns where it has come to."""
+    """Prefetch `lines` cache lines of the tile before, from a step and channel on. Return the next step and channel."""
     for _ in range(lines):
         if step < TILE:
             prefetch_to_read(u, (b, start - TILE + step, channel))
@@ -184,11 +186,11 @@ def scan_backward(
     grad_u: SEQUENCE, grad_delta: SEQUENCE, grad_z: SEQUENCE,
     parts_A: SEQUENCE, parts_B: GROUPS, parts_C: GROUPS, parts_D: MATRIX, parts_bias: MATRIX,
 ):  # fmt: skip
-    """Blocks first..last-1 of the backward pass over the steps begin..end-1, where begin is the start of a tile.
+    """Compute blocks first..last-1 of the backward pass over the steps begin..end-1; begin is the start of a tile.
 
     The first two lines of arguments are those of `scan_forward`; the last two are written. `carry` holds, for each
-    sequence, vector of channels and state, the gradient that comes from step `end`, and then what goes on to the step
-    before `begin`. Gradients are laid out like what they belong to, except that a part is what one block has to say:
+    sequence, vector of channels and state, the gradient that comes from step `end`, and afterwards the gradient for the
+    step before `begin`. Gradients have the layouts of their arguments. Parts are the contributions of single blocks:
     (row blocks, ...) for A, D and the bias, (channel blocks, B, end - begin, N) for B and C.
     """
     batch, length, channels = u.shape
@@ -205,9 +207,9 @@ def scan_backward(
     sum_D, lost_D = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
     sum_bias, lost_bias = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
     B_tile, C_tile, tile = aligned(TILE * stride), aligned(TILE * stride), aligned(TILE * _ROW)
-    # A vector per state and step, to be added up over the block's vectors, and then over the lanes.
+    # One vector per state and step, to be added up over the block's vectors and then over the lanes.
     sum_B, sum_C = aligned(stride * TILE * LANES), aligned(stride * TILE * LANES)
-    places = np.empty(2 * TILE, np.int64)  # of the steps of the tile before, and of this one's
+    places = np.empty(2 * TILE, np.int64)  # of the steps of the tile before, and of this tile's steps
     lines_a_pair = -(-TILE // (per_vector // (2 * LANES)))
     block = first
     while block < last:
@@ -226,7 +228,7 @@ def scan_backward(
                 copy_tile(B, b, start, steps, B_tile, stride)
                 copy_tile(C, b, start, steps, C_tile, stride)
                 find_places(order, b, start - TILE, length, places)
-                ahead, channel = 0, first_channel  # what is asked for of the tile before
+                ahead, channel = 0, first_channel  # next line of the tile before to prefetch
                 for e in range(first_channel, last_channel, LANES):
                     lane = e - first_channel
                     own, vector, width = lane // LANES * per_vector, e // LANES, channels - e

@@ -1,4 +1,4 @@
-"""The forward pass of the scan (`scan_cpu` says what is computed and in which order)."""
+"""Kernels of the scan's forward pass (`scan` describes the algorithm)."""
 
 # What numba compiles has no annotations but the types of a kernel's parameters: it infers types.
 # ruff: noqa: ANN001, ANN201, ANN202
@@ -45,7 +45,7 @@ _ROW: Final = 3 * LANES
 @inlined
 @no_type_check
 def _run_two_states(tile, steps, B_tile, C_tile, stride, n, rates, state, own, constants):
-    """The recurrence of states n and n + 1 over a tile, added to y: two at a time are half the traffic."""
+    """Run the recurrence of states n and n + 1 over a tile and add to y; two states at a time halve the traffic."""
     at_0, at_1 = own + n * LANES, own + (n + 1) * LANES
     rate_0, rate_1 = load(rates, (at_0,)), load(rates, (at_1,))
     h_0, h_1 = load(state, (at_0,)), load(state, (at_1,))
@@ -63,7 +63,7 @@ def _run_two_states(tile, steps, B_tile, C_tile, stride, n, rates, state, own, c
 @inlined
 @no_type_check
 def _prepare(u, delta, b, start, steps, e, width, bias, bypass, least, most, softplus_delta, constants, tile):
-    """Step sizes, what drives the states, and the bypass of a tile's steps, for a vector of channels."""
+    """Compute step sizes, the input of the states, and the bypass of a tile's steps, for a vector of channels."""
     for t in range(steps):
         u_t = load_some(u, (b, start + t, e), width)
         step = load_some(delta, (b, start + t, e), width) + bias
@@ -78,7 +78,7 @@ def _prepare(u, delta, b, start, steps, e, width, bias, bypass, least, most, sof
 @inlined
 @no_type_check
 def _finish(tile, steps, z, y, b, places, e, width, constants):
-    """The gate, and the way to memory."""
+    """Apply the gate and write the output to memory."""
     for t in range(steps):
         y_t = load(tile, (t * _ROW + Y,))
         if len(z):
@@ -90,7 +90,7 @@ def _finish(tile, steps, z, y, b, places, e, width, constants):
 @inlined
 @no_type_check
 def _ask_ahead(lines, u, delta, z, y, b, start, places, step, channel, first_channel, last_channel):
-    """Asks for so many lines of the next tile, from a step and channel on. Returns where it has come to."""
+    """Prefetch `lines` cache lines of the next tile, from a step and channel on. Return the next step and channel."""
     for _ in range(lines):
         if step < TILE:
             prefetch_to_read(u, (b, start + TILE + step, channel))
@@ -109,12 +109,12 @@ def scan_forward(
     D: ROW, z: SEQUENCE, delta_bias: ROW, softplus_delta: FLAG, order: PLACES, exp2_table: ROW,
     y: SEQUENCE, checkpoints: GROUPS,
 ):  # fmt: skip
-    """Blocks first..last-1 of the forward pass, which writes `y` and `checkpoints`.
+    """Compute blocks first..last-1 of the forward pass, which writes `y` and `checkpoints`.
 
     A block is `rows` sequences by `vectors` x LANES channels; blocks are numbered channels first. Layouts are
-    (B, L, E), (B, L, N), (E, N) and (E,); `order` is (B, L): step t reads z and writes y at place order[t].
-    `checkpoints` is (B, tiles - 1, vectors of E, state_size). What is not there (`D`, `z`, `delta_bias`, `order`;
-    checkpoints if nobody will need them) has length 0.
+    (B, L, E), (B, L, N), (E, N) and (E,). `order` is (B, L): step t reads z and writes y at place order[t].
+    `checkpoints` is (B, tiles - 1, vectors of E, state_size). Absent arguments (`D`, `z`, `delta_bias`, `order`;
+    `checkpoints` if no backward pass follows) have length 0.
     """
     batch, length, channels = u.shape
     states = A.shape[1]
@@ -126,7 +126,7 @@ def scan_forward(
     bias_E, bypass_E = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
     least_step, most_step = aligned(most_vectors * LANES), aligned(most_vectors * LANES)
     B_tile, C_tile, tile = aligned(TILE * stride), aligned(TILE * stride), aligned(TILE * _ROW)
-    places = np.empty(2 * TILE, np.int64)  # of the tile's steps, and of the next one's
+    places = np.empty(2 * TILE, np.int64)  # of the tile's steps, and of the next tile's steps
     lines_a_pair = -(-TILE // (per_vector // (2 * LANES)))
     block = first
     while block < last:
@@ -144,7 +144,7 @@ def scan_forward(
                 copy_tile(B, b, start, steps, B_tile, stride)
                 copy_tile(C, b, start, steps, C_tile, stride)
                 find_places(order, b, start, length, places)
-                ahead, channel = 0, first_channel  # what is asked for of the next tile
+                ahead, channel = 0, first_channel  # next line of the next tile to prefetch
                 for e in range(first_channel, last_channel, LANES):
                     lane = e - first_channel
                     own, width = lane // LANES * per_vector, channels - e

@@ -1,7 +1,7 @@
-"""What both passes of the scan have in common: the tile, and how its inputs are gathered.
+"""Parts that both passes of the scan share: the tile, and functions that gather its inputs.
 
-Work memory is flat. A tile's holds a row of vectors per step, one vector after the other, because what is read together
-should lie together; `STEP`, `DRIVE` and `Y` are places in the row. Places of states are multiples of LANES, too.
+Work memory is flat. That of a tile holds one row of vectors per step, so that values which are read together lie
+together. `STEP`, `DRIVE` and `Y` are places in the row. Places of states are multiples of LANES as well.
 """
 
 # What numba compiles has no annotations: it infers types.
@@ -33,35 +33,35 @@ __all__ = [
 ]
 
 TILE: Final = 32
-"""Steps that are computed together, from one checkpoint to the next."""
+"""Steps of a tile, from one checkpoint to the next."""
 BAND: Final = 8
-"""Blocks that go through the tiles together, so that memory is read in long pieces."""
+"""Blocks that a thread takes through the tiles together, so that memory is read in long pieces."""
 STEP: Final = 0 * LANES
-"""delta with bias and softplus, kept from overflowing a decay."""
+"""Step size: delta with bias and softplus, bounded so that no decay overflows."""
 DRIVE: Final = 1 * LANES
-"""delta u."""
+"""Input of the states: delta u."""
 Y: Final = 2 * LANES
-"""The output before the gate."""
+"""Output before the gate."""
 
 
 @helper
 @no_type_check
 def state_size(states):
-    """Numbers that the states of a vector take: a vector each, and an even number of them."""
+    """Return the size of the states of a vector of channels: one vector per state, an even number of vectors."""
     return (states + 1) // 2 * 2 * LANES
 
 
 @helper
 @no_type_check
 def padded_states(states):
-    """Numbers that B or C take in a step of a tile: whole vectors."""
+    """Return the size of B or C in one step of a tile: whole vectors."""
     return (states + LANES - 1) // LANES * LANES
 
 
 @helper
 @no_type_check
 def aligned(size):
-    """Work memory of `size` floats, all 0, that starts with a cache line."""
+    """Return work memory of `size` floats, all 0, aligned to a cache line."""
     memory = np.zeros(size + LANES, np.float32)
     start = (-memory.ctypes.data % 64) // 4
     return memory[start : start + size]
@@ -70,10 +70,10 @@ def aligned(size):
 @helper
 @no_type_check
 def gather_rates(A, first, rates, per_vector, least_step, most_step):
-    """A log2(e) from channel `first` on, vector by vector and in it state by state.
+    """Gather A log2(e) from channel `first` on: vector by vector, and within a vector state by state.
 
-    And the steps between which no decay overflows: beyond them it is as infinite as there. What is beyond the largest
-    factor of an exponential counts as that.
+    Also compute the bounds of the step size within which no decay overflows; a step size beyond a bound gives the same
+    infinite decay as the bound. Rates beyond the largest factor of an exponential are clipped to that factor.
     """
     channels, states = A.shape
     largest = np.float32(LARGEST_FACTOR)
@@ -94,7 +94,7 @@ def gather_rates(A, first, rates, per_vector, least_step, most_step):
 @helper
 @no_type_check
 def gather_row(row, first, out):
-    """row[first:], with 0 behind the end."""
+    """Copy row[first:] to `out`, with 0 after the end."""
     for lane in range(len(out)):
         out[lane] = row[first + lane] if first + lane < len(row) else np.float32(0.0)
 
@@ -102,7 +102,7 @@ def gather_row(row, first, out):
 @inlined
 @no_type_check
 def copy_tile(sequence, b, start, steps, out, stride):
-    """The tile of a (B, L, N) sequence to `out`, a row of `stride` numbers per step."""
+    """Copy a tile of a (B, L, N) sequence to `out`, with a row of `stride` numbers per step."""
     for t in range(steps):
         for n in range(0, stride, LANES):
             store(out, (t * stride + n,), load_some(sequence, (b, start + t, n), sequence.shape[2] - n))
@@ -111,9 +111,9 @@ def copy_tile(sequence, b, start, steps, out, stride):
 @helper
 @no_type_check
 def find_places(order, b, start, length, places):
-    """Where the steps from `start` on stand in a sequence that is scanned in the order of row b; no order: there.
+    """Find the places of the steps from `start` on, in a sequence scanned in the order of row b; no order: the steps.
 
-    What would lie outside of the sequence, which is asked for in advance, is at its nearest end.
+    Prefetching also asks for steps outside of the sequence; they get the place of its nearest end.
     """
     for i in range(len(places)):
         step = min(max(start + i, 0), length - 1)
@@ -123,7 +123,7 @@ def find_places(order, b, start, length, places):
 @inlined
 @no_type_check
 def next_line(step, channel, first_channel, last_channel):
-    """Step and channel of the cache line behind this one, in a tile that is walked step by step."""
+    """Return step and channel of the next cache line, in a tile that is walked step by step."""
     channel += LANES
     if channel >= last_channel:
         return step + 1, first_channel

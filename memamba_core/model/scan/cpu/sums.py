@@ -1,4 +1,4 @@
-"""Sums that lose no digits and do not depend on the number of threads."""
+"""Compensated sums, and sums in a fixed order that does not depend on the number of threads."""
 
 # What numba compiles has no annotations: it infers types.
 # ruff: noqa: ANN001, ANN201
@@ -16,7 +16,7 @@ __all__ = ["add_to", "clear", "sum_parts"]
 @inlined
 @no_type_check
 def clear(memory, size):
-    """Sets the first `size` numbers, whole vectors, to 0."""
+    """Set the first `size` numbers, whole vectors, to 0."""
     for at in range(0, size, LANES):
         store(memory, (at,), splat(0.0))
 
@@ -24,7 +24,7 @@ def clear(memory, size):
 @inlined
 @no_type_check
 def add_to(total, lost, at, term):
-    """Adds a vector to a running total without losing its low digits (Kahan 1965)."""
+    """Add a vector to a running total without losing its low digits (Kahan 1965)."""
     before = load(total, (at,))
     term = term - load(lost, (at,))
     after = before + term
@@ -35,7 +35,7 @@ def add_to(total, lost, at, term):
 @kernel
 @no_type_check
 def sum_parts(parts: GROUPS, total: SEQUENCE):
-    """The sum over the first axis, in its order: torch's own may depend on the number of threads."""
+    """Sum over the first axis, in its order: torch's own sum may depend on the number of threads."""
     for b in range(total.shape[0]):
         for t in range(total.shape[1]):
             for n in range(0, total.shape[2], LANES):

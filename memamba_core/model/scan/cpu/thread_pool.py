@@ -1,4 +1,4 @@
-"""The threads that run kernels: our own, because neither OpenMP nor numba's survive a fork beside torch."""
+"""Thread pool that runs kernels. Neither OpenMP's nor numba's threads survive a fork of a process that uses torch."""
 
 import functools
 import itertools
@@ -10,25 +10,25 @@ from typing import Any, Final
 
 import torch
 
-__all__ = ["run_blocks"]
+__all__ = ["MIN_WORK_PER_THREAD", "run_blocks"]
 
-_WORTH_A_THREAD: Final = 2**20
-"""Exponentials below which another thread costs more than it saves."""
+MIN_WORK_PER_THREAD: Final = 2**20
+"""Number of exponentials below which another thread costs more than it saves."""
 
 
 def run_blocks(kernel: Callable[..., None], blocks: int, work: int, **arguments: Any) -> None:
-    """Runs a kernel over all blocks, on as many threads as torch may use and the work is worth.
+    """Run a kernel over all blocks, on as many threads as torch may use and the work justifies.
 
-    Kernels release the interpreter's lock and each call takes a range of blocks of its own, so that the number of
-    threads changes nothing but the time.
+    Kernels release the interpreter's lock, and each call takes a range of blocks of its own. So the number of threads
+    changes only the time.
 
     Args:
-        kernel: takes the first block, and the block after the last, before the other arguments.
+        kernel: function whose first arguments are the first block and the block after the last.
         blocks: number of blocks.
-        work: number of exponentials in all of them.
-        arguments: of the kernel, by name.
+        work: number of exponentials in all blocks.
+        arguments: other arguments of the kernel, by name.
     """
-    threads = min(blocks, work // _WORTH_A_THREAD, torch.get_num_threads())
+    threads = min(blocks, work // MIN_WORK_PER_THREAD, torch.get_num_threads())
     if threads <= 1:
         kernel(0, blocks, **arguments)
         return
@@ -39,19 +39,19 @@ def run_blocks(kernel: Callable[..., None], blocks: int, work: int, **arguments:
 
 
 class _ThreadPool:
-    """As many threads as were ever needed at a time, made anew in a forked process."""
+    """Thread pool as large as the largest number of threads needed so far; a forked process makes its own."""
 
     def __init__(self) -> None:
         self.dismiss()
 
     def dismiss(self) -> None:
-        """Forgets all threads. In a forked child they do not exist, though lock and queue say so."""
+        """Forget all threads. In a forked child they do not exist, although lock and queue were copied."""
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._size = 0
 
     def run(self, jobs: list[Callable[[], None]]) -> None:
-        """Runs all jobs, the first in the calling thread. Returns when the last has ended."""
+        """Run all jobs, the first in the calling thread. Return when the last has ended."""
         first, *others = jobs
         pool = self._threads(len(others))
         futures = [pool.submit(job) for job in others]
@@ -62,7 +62,7 @@ class _ThreadPool:
     def _threads(self, count: int) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None or self._size < count:
-                # The pool before it ends with its last job, because nobody holds it any more.
+                # The previous pool ends with its last job, because no reference to it remains.
                 self._pool, self._size = ThreadPoolExecutor(count, thread_name_prefix="memamba"), count
             return self._pool
 

@@ -1,7 +1,7 @@
-"""Vectors from and to memory.
+"""Loads and stores of vectors.
 
-Addresses are an array and a tuple of indices; the vector starts at that element and goes on over its neighbours in
-memory, so the last axis has to be contiguous. Indices are not checked.
+An address is an array and a tuple of indices. The vector consists of that element and the elements after it in memory,
+so the last axis must be contiguous. Indices are not checked.
 """
 
 # numba's core and llvmlite have no annotations.
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def _address(context: Any, builder: Any, array: Any, index: Any, values: Any, kind: Any = IR_VECTOR) -> Any:
-    """Pointer to an element, or to the vector that starts there."""
+    """Return a pointer to an element, or to the vector that starts there."""
     struct = context.make_array(array)(context, builder, values[0])
     indices = cgutils.unpack_tuple(builder, values[1], len(index))
     element = cgutils.get_item_pointer(context, builder, array, struct, indices, wraparound=False)
@@ -38,7 +38,7 @@ def _address(context: Any, builder: Any, array: Any, index: Any, values: Any, ki
 
 @intrinsic
 def load(typing: Any, array: Any, index: Any) -> Any:
-    """The vector of the elements from `array[index]` on."""
+    """Load the vector of the elements from `array[index]` on."""
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         vector = builder.load(_address(context, builder, array, index, values))
@@ -50,7 +50,7 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def broadcast(typing: Any, array: Any, index: Any) -> Any:
-    """The number `array[index]` in every lane."""
+    """Load the number `array[index]` into every lane."""
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         number = builder.load(_address(context, builder, array, index, values, ir.FloatType()))
@@ -61,7 +61,7 @@ def broadcast(typing: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
-    """Writes a vector to the elements from `array[index]` on."""
+    """Write a vector to the elements from `array[index]` on."""
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         builder.store(values[2], _address(context, builder, array, index, values)).align = 4
@@ -71,7 +71,7 @@ def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
 
 
 def _mask(builder: Any, width: Any) -> Any:
-    """The first `width` lanes."""
+    """Return a mask of the first `width` lanes."""
     lanes = ir.Constant(IR_BITS, list(range(LANES)))
     width = builder.insert_element(ir.Constant(IR_BITS, ir.Undefined), builder.trunc(width, IR_INDEX), IR_INDEX(0))
     width = builder.shuffle_vector(width, width, ir.Constant(IR_BITS, [0] * LANES))
@@ -80,7 +80,7 @@ def _mask(builder: Any, width: Any) -> Any:
 
 @intrinsic
 def load_some(typing: Any, array: Any, index: Any, width: Any) -> Any:
-    """Like `load`, but only the first `width` lanes where there are fewer than LANES; the others are 0."""
+    """Load the first `width` lanes if `width` is below LANES, otherwise all; the other lanes are 0."""
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         pointer = _address(context, builder, array, index, values)
@@ -107,7 +107,7 @@ def load_some(typing: Any, array: Any, index: Any, width: Any) -> Any:
 
 @intrinsic
 def store_some(typing: Any, array: Any, index: Any, vector: Any, width: Any) -> Any:
-    """Like `store`, but only the first `width` lanes where there is room for fewer than LANES."""
+    """Store the first `width` lanes if `width` is below LANES, otherwise all."""
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         pointer = _address(context, builder, array, index, values)
@@ -127,7 +127,7 @@ def store_some(typing: Any, array: Any, index: Any, vector: Any, width: Any) -> 
 
 @intrinsic
 def lane_sums(typing: Any, array: Any, index: Any, step: Any) -> Any:
-    """Lane i of the result is the sum over the lanes of the i-th vector: they lie `step` numbers apart."""
+    """Add up the lanes of LANES vectors, `step` numbers apart: lane i of the result is the sum of the i-th vector."""
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         first = _address(context, builder, array, index, values, ir.FloatType())
@@ -136,7 +136,7 @@ def lane_sums(typing: Any, array: Any, index: Any, step: Any) -> Any:
             offset = builder.mul(values[2], ir.Constant(values[2].type, i))
             vectors.append(builder.load(builder.bitcast(builder.gep(first, [offset]), IR_VECTOR.as_pointer())))
             vectors[-1].align = 4
-        # Half as many vectors with twice as many sums each, until it is one vector of LANES sums.
+        # Each pass halves the number of vectors and doubles the sums in each, until one vector holds LANES sums.
         width = LANES
         while width > 1:
             width //= 2
@@ -166,6 +166,6 @@ def _prefetch(write: bool, locality: int) -> Any:
 
 
 prefetch_to_read = _prefetch(write=False, locality=2)
-"""Asks for the cache line of `array[index]`, which may lie outside of the array, to be brought near, not nearest."""
+"""Prefetch the cache line of `array[index]`, also outside of the array, into a near cache, not the nearest."""
 prefetch_to_write = _prefetch(write=True, locality=2)
-"""The same for a line that will be written: it need not be waited for then."""
+"""Prefetch a line that will be written, so that the write need not wait for it."""

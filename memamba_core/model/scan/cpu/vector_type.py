@@ -1,4 +1,4 @@
-"""A vector of 16 channels, as numba and LLVM know it: a register with AVX-512, two with AVX2, four with NEON."""
+"""Vector of 16 channels as a type of numba and LLVM: one register with AVX-512, two with AVX2, four with NEON."""
 
 # numba's core and llvmlite have no annotations.
 # mypy: allow-untyped-calls
@@ -22,11 +22,11 @@ class _VectorType(types.Type):
 
 
 VECTOR: Final = _VectorType()
-"""What numba calls a vector."""
+"""Numba's type of a vector."""
 IR_VECTOR: Final = ir.VectorType(ir.FloatType(), LANES)
-"""What LLVM calls it."""
+"""LLVM's type of a vector."""
 IR_BITS: Final = ir.VectorType(ir.IntType(32), LANES)
-"""The same bits as integers."""
+"""LLVM's type of the same bits as integers."""
 IR_INDEX: Final = ir.IntType(32)
 
 
@@ -37,7 +37,7 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def instruction(emit: Callable[..., Any], arity: int) -> Any:
-    """A function of `arity` vectors that is one or a few LLVM instructions: `emit(builder, *values)`."""
+    """Build a function of `arity` vectors from one or a few LLVM instructions, `emit(builder, *values)`."""
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return emit(builder, *values)
@@ -51,7 +51,7 @@ def instruction(emit: Callable[..., Any], arity: int) -> Any:
 
 
 def in_every_lane(builder: Any, number: Any) -> Any:
-    """LLVM's way to repeat a number."""
+    """Emit the LLVM instructions that repeat a number in every lane."""
     undefined = ir.Constant(IR_VECTOR, ir.Undefined)
     one = builder.insert_element(undefined, number, IR_INDEX(0))
     return builder.shuffle_vector(one, undefined, ir.Constant(IR_BITS, [0] * LANES))

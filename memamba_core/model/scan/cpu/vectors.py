@@ -1,6 +1,6 @@
 """Arithmetic of vectors. Loops that numba vectorises by itself are three times slower.
 
-These functions have no meaning outside of what numba compiles.
+These functions work only inside of functions that numba compiles.
 """
 
 # What numba compiles has no annotations: it infers types. Its core and llvmlite have none either.
@@ -31,7 +31,7 @@ __all__ = [
 
 def _emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     kind = ir.FunctionType(IR_VECTOR, [IR_VECTOR] * 3)
-    # `fmuladd` and not `fma`: without the instruction it is two, and not 16 calls of a library.
+    # `fmuladd`, not `fma`: on a processor without the instruction it is two instructions, not 16 calls of a library.
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
     return builder.call(function, [a, b, c])
 
@@ -49,9 +49,9 @@ def _emit_minus_magnitude(builder: Any, a: Any) -> Any:
 fma = instruction(_emit_fma, 3)
 """a b + c."""
 larger = instruction(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a), 2)
-"""The larger of two; where the first is NaN, NaN."""
+"""The larger of two; NaN if the first is NaN."""
 smaller = instruction(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), b, a), 2)
-"""The smaller of two; where the first is NaN, NaN."""
+"""The smaller of two; NaN if the first is NaN."""
 where_negative = instruction(
     lambda builder, a, b, c: builder.select(builder.fcmp_ordered("<", a, ir.Constant(IR_VECTOR, [0.0] * LANES)), b, c),
     3,
@@ -60,7 +60,7 @@ where_negative = instruction(
 minus_magnitude = instruction(_emit_minus_magnitude, 1)
 """-|a|."""
 negative = instruction(lambda builder, a: builder.fneg(a), 1)
-"""-a. With `fma` it is no instruction, where 0 - a would be one."""
+"""-a. Inside of an `fma` it needs no instruction, whereas 0 - a needs one."""
 low_bits_as_exponent = instruction(_emit_low_bits_as_exponent, 1)
 """The power of two whose exponent, with its bias, is in the lowest bits."""
 _add = instruction(lambda builder, a, b: builder.fadd(a, b), 2)
@@ -70,7 +70,7 @@ _div = instruction(lambda builder, a, b: builder.fdiv(a, b), 2)
 
 
 def _operator(symbol: Any, instruction: Any) -> None:
-    """Gives vectors an infix operator."""
+    """Define an infix operator for vectors."""
 
     @no_type_check
     def choose(a, b):
@@ -87,7 +87,7 @@ _operator(operator.truediv, _div)
 
 @intrinsic
 def splat(typing: Any, value: Any) -> Any:
-    """The number in every lane."""
+    """Repeat a number in every lane."""
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return in_every_lane(builder, context.cast(builder, values[0], signature.args[0], types.float32))

@@ -1,4 +1,4 @@
-"""The machine code of the `triton` scan, backward pass; `scan_triton_forward` says how kernels are made."""
+"""Kernels of the `triton` scan, backward pass; `forward` describes how the kernels work."""
 
 # What triton compiles is Python in form only: arguments are pointers and numbers, it infers their types, and it
 # knows tuples that are added, but none with a star.
@@ -34,7 +34,7 @@ def chunk_adjoints(
     grad_y, grad_y_b, grad_y_l: tl.constexpr, adjoints,
     L, E: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """What each chunk would pass back to the state before it if nothing came after it."""
+    """Compute the gradient that each chunk alone passes back to the state before it, as if no chunk followed."""
     chunk, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
     channels_E, exists_E = own_channels(E, CHANNELS)
     first, left, place = chunk * STEPS, L - chunk * STEPS, batch * tl.num_programs(0) + chunk
@@ -69,11 +69,11 @@ def gradients(
     states, adjoints, grad_u, grad_delta, grad_z, parts_B, parts_C, parts_E,
     L, E: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """All gradients of a chunk, from the state after the one before and what the one after passes back.
+    """Compute all gradients of a chunk, from the state after the chunk before and the adjoint of the chunk after.
 
-    Where programs must be added up they write parts: for A, D and bias one per chunk, for B and C one per block of
-    channels. The part of A takes the place of the adjoint that was read, which nobody else reads; the last chunk read
-    none, and takes that of the first, which nobody needs.
+    Gradients that several programs contribute to are written as parts: for A, D and bias one part per chunk, for B and
+    C one per block of channels. The part of A overwrites the adjoint that this program read, which no other program
+    reads. The last chunk reads no adjoint and overwrites that of the first chunk, which is not needed.
     """
     chunk, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
     channels_E, exists_E = own_channels(E, CHANNELS)
@@ -132,7 +132,7 @@ def gradients(
         for k in tl.static_range(STEPS - 1, -1, -1):
             adjoint_E = spread(C_L, k, CHANNELS) * grad[k] + passed_E
             passed_E = tl.exp2(step[k] * rate_E) * adjoint_E
-            grad_exponent_E = tl.where(k < left, passed_E * earlier[k], 0.0)  # behind the end may be 0 times NaN
+            grad_exponent_E = tl.where(k < left, passed_E * earlier[k], 0.0)  # after the end it may be 0 times NaN
             part_A_E += grad_exponent_E * step[k]
             step_sums = (grad_step[k] + grad_exponent_E * natural_rate_E,) + step_sums
             drive_sums = (grad_drive[k] + adjoint_E * spread(B_L, k, CHANNELS),) + drive_sums
@@ -144,7 +144,7 @@ def gradients(
         part_B += L
         part_C += L
 
-    # Read again what the loop had no use for: registers are what this kernel is short of.
+    # Values that the loop did not need are read again: this kernel is short of registers.
     u_rows = load_rows(u_E, u_l, exists_E, left, STEPS)
     raw = load_raw_steps(delta_E, delta_l, bias, channels_E, exists_E, left, STEPS)
     if D is not None:

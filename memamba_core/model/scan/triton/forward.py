@@ -1,20 +1,21 @@
-"""The machine code of the `triton` scan, forward pass: kernels over tiles of STEPS steps times CHANNELS channels.
+"""Kernels of the `triton` scan, forward pass, over tiles of STEPS steps times CHANNELS channels.
 
-`scan_triton` says what is computed and in which order; this file says how, also of `scan_triton_backward`. Importing it
-imports triton, and fixes whether kernels are compiled or, with `TRITON_INTERPRET=1` in the environment, interpreted on
-a CPU.
+`scan` describes what is computed and in which order; this page describes how, also for `backward`. Importing this
+module imports triton. At that moment `TRITON_INTERPRET=1` in the environment decides whether kernels are interpreted on
+a CPU instead of compiled.
 
-A program takes one chunk of STEPS steps for CHANNELS channels of one patient. Rows, one per step, lie in
-registers, as tuples of vectors over the channels. With one warp and 32 channels a lane is a channel, and the
-recurrence is a plain loop inside each lane, over the steps of one state at a time; any number of states is as good
-as another. Lanes exchange what all channels of a step share (B and C, with one load for all steps of a state) and
-the sums of their gradients. What the next state needs is loaded before this one is computed with. Nothing is
-divided by a decay: one that underflows to 0 is a state that is forgotten. Steps past the end and channels that do
-not exist get step size 0: they leave a state as it is and add nothing.
+A program computes one chunk of STEPS steps for CHANNELS channels of one patient. Rows, one per step, lie in registers,
+as tuples of vectors over the channels. With one warp and 32 channels, a lane is a channel. The recurrence is then a
+plain loop inside each lane, over the steps of one state at a time, and works equally well for any number of states.
+Lanes exchange the values that all channels of a step share (B and C, with one load for all steps of a state) and the
+sums of their gradients. The inputs of the next state are loaded before the current state is computed. Nothing is
+divided by a decay, so a decay that underflows to 0 only makes the state forget its past. Steps after the end and
+channels that do not exist get step size 0: they do not change a state and add nothing.
 
-Pointers are to float32; a tensor that is absent is None. u, delta, z, grad_y are (B, L, E), B and C are (B, L, N),
-each with strides for patient and step, because it may be a view; all else is contiguous: A and its like (N, E),
-buffers of states and adjoints (B, chunks, N, E). Places are counted in 64 bits: a bag may pass 2^31 numbers.
+Pointers are to float32; an absent tensor is None. u, delta, z and grad_y are (B, L, E), B and C are (B, L, N), each
+with strides for patient and step, because it may be a view. All other tensors are contiguous: A and its gradients (N,
+E), buffers of states and adjoints (B, chunks, N, E). Offsets have 64 bits, because a bag may have more than 2^31
+numbers.
 """
 
 # What triton compiles is Python in form only: arguments are pointers and numbers, it infers their types, and it
@@ -45,7 +46,8 @@ __all__ = ["LOG2_E", "carry_over", "chunk_states", "kernel", "outputs"]
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 kernel = triton.jit(do_not_specialize=["L", "chunks", "u_b", "delta_b", "B_b", "C_b", "z_b", "grad_y_b"])
-"""Bags differ in length, and none is worth a compilation of its own; widths are fixed when a model is built."""
+"""Decorator of kernels. Lengths and strides of bags are not specialised, because each value would cost a compilation;
+widths are fixed when a model is built."""
 
 
 @kernel
@@ -55,7 +57,7 @@ def chunk_states(
     states, totals,
     L, E: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The state in which each chunk would end if it began with none, and the sum of its step sizes."""
+    """Compute the state in which each chunk ends if it begins with state 0, and the sum of its step sizes."""
     chunk, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
     channels_E, exists_E = own_channels(E, CHANNELS)
     first, left, place = chunk * STEPS, L - chunk * STEPS, batch * tl.num_programs(0) + chunk
@@ -88,10 +90,10 @@ def carry_over(
     A, totals, ends, chunks, E: tl.constexpr, N: tl.constexpr,
     REVERSE: tl.constexpr, GROUP: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """From chunk to chunk: `ends`, of each chunk by itself, becomes what is true of it after all before it.
+    """Carry states from chunk to chunk: `ends`, of each chunk alone, becomes the state after all chunks up to it.
 
-    With REVERSE after all behind it. A program takes one state. Programs are few, and what they wait for is memory:
-    they read GROUP chunks at a time, and the next ones before these are computed with.
+    With REVERSE, chunks are taken from the last to the first. A program computes one state. Programs are few and wait
+    for memory, so each reads GROUP chunks at a time, and the next group before it computes the current one.
     """
     n, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
     channels_E, exists_E = own_channels(E, CHANNELS)
@@ -126,7 +128,7 @@ def carry_over(
 @triton.jit
 @no_type_check
 def _carry(carried_E, rate_E, total, end, end_E, stride, exists_E, left, GROUP: tl.constexpr):
-    """Over one group of chunks, in place; the last one's state."""
+    """Carry over one group of chunks, in place. Return the last chunk's state."""
     for k in tl.static_range(GROUP):
         carried_E = tl.exp2(total[k] * rate_E) * carried_E + end[k]
         tl.store(end_E + k * stride, carried_E, mask=here(exists_E, k, left))
@@ -140,7 +142,7 @@ def outputs(
     C, C_b, C_l: tl.constexpr, D, z, z_b, z_l: tl.constexpr, bias, states, y,
     L, E: tl.constexpr, N: tl.constexpr, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The outputs of a chunk, from the state after the one before."""
+    """Compute the outputs of a chunk, from the state after the chunk before."""
     chunk, batch = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
     channels_E, exists_E = own_channels(E, CHANNELS)
     first, left, place = chunk * STEPS, L - chunk * STEPS, batch * tl.num_programs(0) + chunk

@@ -1,4 +1,4 @@
-"""What the kernels of the `triton` scan are made of: rows of channels, one per step, as tuples of vectors."""
+"""Building blocks of the `triton` kernels: rows of channels, one per step, as tuples of vectors."""
 
 # What triton compiles is Python in form only: arguments are pointers and numbers, it infers their types, and it
 # knows tuples that are added, but none with a star.
@@ -30,7 +30,7 @@ __all__ = [
 @triton.jit
 @no_type_check
 def _log1p(x):
-    """log(1 + x) for 0 <= x <= 1, as 2 artanh(x / (2 + x)): in 1 + x a small x would lose its digits."""
+    """Compute log(1 + x) for 0 <= x <= 1, as 2 artanh(x / (2 + x)): in 1 + x a small x would lose its digits."""
     s = x / (2.0 + x)
     square = s * s
     series = 1.0 / 15.0
@@ -42,7 +42,7 @@ def _log1p(x):
 @triton.jit
 @no_type_check
 def sigmoid(x):
-    """1 / (1 + e^-x), without overflow."""
+    """Compute 1 / (1 + e^-x) without overflow."""
     small = tl.exp(-tl.abs(x))
     return tl.where(x < 0.0, small, 1.0) / (1.0 + small)
 
@@ -50,14 +50,14 @@ def sigmoid(x):
 @triton.jit
 @no_type_check
 def softplus(x):
-    """log(1 + e^x), without overflow."""
+    """Compute log(1 + e^x) without overflow."""
     return tl.maximum(x, 0.0) + _log1p(tl.exp(-tl.abs(x)))
 
 
 @triton.jit
 @no_type_check
 def own_channels(E, CHANNELS: tl.constexpr):
-    """The channels of this program, and which of them exist."""
+    """Return the channels of this program, and a mask of those that exist."""
     channels_E = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     return channels_E, channels_E < E
 
@@ -65,7 +65,7 @@ def own_channels(E, CHANNELS: tl.constexpr):
 @triton.jit
 @no_type_check
 def here(exists_E, k, left):
-    """Which channels of row k there are: none where fewer rows are left; with None all rows are there."""
+    """Return the mask of channels that exist in row k: none after the last row; if `left` is None, all rows exist."""
     if left is not None:
         exists_E = exists_E & (k < left)
     return exists_E
@@ -74,7 +74,7 @@ def here(exists_E, k, left):
 @triton.jit
 @no_type_check
 def load_rows(first_E, stride, exists_E, left, STEPS: tl.constexpr):
-    """STEPS rows of a sequence, from the addresses of the first on; zeros where there is none."""
+    """Load STEPS rows of a sequence, from the addresses of the first on; zeros for absent rows and channels."""
     rows = ()
     for k in tl.static_range(STEPS):
         rows = rows + (tl.load(first_E + k * stride, mask=here(exists_E, k, left), other=0.0),)
@@ -84,7 +84,7 @@ def load_rows(first_E, stride, exists_E, left, STEPS: tl.constexpr):
 @triton.jit
 @no_type_check
 def load_along(first, stride, left, STEPS: tl.constexpr, CHANNELS: tl.constexpr):
-    """What all channels share of STEPS steps, one step per lane; zeros where fewer are left."""
+    """Load the values of STEPS steps that all channels share, one step per lane; zeros for absent steps."""
     lane = tl.arange(0, CHANNELS)
     return tl.load(first + lane * stride, mask=(lane < STEPS) & (lane < left), other=0.0)
 
@@ -92,14 +92,14 @@ def load_along(first, stride, left, STEPS: tl.constexpr, CHANNELS: tl.constexpr)
 @triton.jit
 @no_type_check
 def spread(along, k, CHANNELS: tl.constexpr):
-    """That of step k, for every channel: lanes exchange it, where a load would ask again whether the step exists."""
+    """Spread the value of step k to every channel. Lanes exchange it; a load would check again whether k exists."""
     return tl.gather(along, tl.full([CHANNELS], k, tl.int32), axis=0)
 
 
 @triton.jit
 @no_type_check
 def load_raw_steps(first_E, stride, bias, channels_E, exists_E, left, STEPS: tl.constexpr):
-    """Step sizes before softplus."""
+    """Load step sizes before softplus, with the bias added."""
     rows = load_rows(first_E, stride, exists_E, left, STEPS)
     if bias is not None:
         bias_E = tl.load(bias + channels_E, mask=exists_E, other=0.0)
@@ -113,7 +113,7 @@ def load_raw_steps(first_E, stride, bias, channels_E, exists_E, left, STEPS: tl.
 @triton.jit
 @no_type_check
 def step_sizes(raw, exists_E, left, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr):
-    """Step sizes; 0 where there is nothing."""
+    """Compute step sizes; 0 for absent steps and channels."""
     steps = ()
     for k in tl.static_range(STEPS):
         step_E = raw[k]
@@ -126,7 +126,7 @@ def step_sizes(raw, exists_E, left, SOFTPLUS: tl.constexpr, STEPS: tl.constexpr)
 @triton.jit
 @no_type_check
 def zero_rows(STEPS: tl.constexpr, CHANNELS: tl.constexpr):
-    """STEPS rows of zeros."""
+    """Return STEPS rows of zeros."""
     rows = ()
     for _ in tl.static_range(STEPS):
         rows = rows + (tl.zeros([CHANNELS], tl.float32),)
@@ -136,7 +136,7 @@ def zero_rows(STEPS: tl.constexpr, CHANNELS: tl.constexpr):
 @triton.jit
 @no_type_check
 def gated(grads, gates, STEPS: tl.constexpr):
-    """Gradient before the gate: grad_y silu(z)."""
+    """Compute the gradient before the gate: grad_y silu(z)."""
     rows = ()
     for k in tl.static_range(STEPS):
         rows = rows + (grads[k] * gates[k] * sigmoid(gates[k]),)
@@ -146,7 +146,7 @@ def gated(grads, gates, STEPS: tl.constexpr):
 @triton.jit
 @no_type_check
 def times(rows, others, STEPS: tl.constexpr):
-    """Row by row the product."""
+    """Multiply row by row."""
     products = ()
     for k in tl.static_range(STEPS):
         products = products + (rows[k] * others[k],)
@@ -156,10 +156,11 @@ def times(rows, others, STEPS: tl.constexpr):
 @triton.jit
 @no_type_check
 def sum_rows(rows, STEPS: tl.constexpr, CHANNELS: tl.constexpr):
-    """The sum of each row over its channels: lane i has that of row i // (CHANNELS // STEPS).
+    """Sum each row over its channels: lane i of the result holds the sum of row i // (CHANNELS // STEPS).
 
-    Half of the lanes take the first half of the rows and give away the other, and so on: each exchange halves what
-    is left to add, where a sum of row after row would exchange all of them log2 CHANNELS times.
+    At each level, half of the lanes keep the first half of the rows and give away the second, and the other half of the
+    lanes do the reverse. So each exchange halves the remaining work; summing row after row would exchange all rows
+    log2 CHANNELS times.
     """
     lane = tl.arange(0, CHANNELS)
     for level in tl.static_range(10):

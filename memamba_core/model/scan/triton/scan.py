@@ -1,18 +1,18 @@
-"""The selective scan for a GPU, in kernels that triton compiles when they are first used.
+"""Selective scan for a GPU, in kernels that triton compiles at their first use.
 
-A bag is one long sequence of few channels, so a GPU is filled only if a sequence is cut as well. It is cut into
-chunks of STEPS steps, and each pass goes over them three times:
+A bag is one long sequence of few channels, so only a sequence that is cut fills a GPU. It is cut into chunks of STEPS
+steps, and each pass goes over them three times:
 
-1. every chunk by itself: the state in which it would end if it began with none;
-2. from chunk to chunk, a short loop: the state after each. What a state is worth a chunk later is
-   exp(A x sum of the chunk's step sizes), so nothing has to be read again;
-3. every chunk by itself, from its right beginning: the outputs.
+1. each chunk alone: compute the state in which the chunk ends if it begins with state 0;
+2. from chunk to chunk, a short loop: compute the state after each chunk. A chunk multiplies a state by
+   exp(A x sum of the chunk's step sizes), so no input has to be read again;
+3. each chunk alone, from the state after the chunk before: compute the outputs.
 
-The backward pass does the same from the end to the beginning with the adjoints (what a chunk passes back to the
-state before it); its third step makes the states of a chunk again, from the state after the one before, and then
-walks back. Kept between the passes are the inputs and those states, (L / STEPS) x E x N numbers, and never
-L x E x N. Softplus, bias, D and the gate are computed on the way. All sums have a fixed order: two runs on one GPU
-agree to the last bit.
+The backward pass does the same from the end to the beginning with the adjoints (the gradients that a chunk passes back
+to the state before it). Its third step recomputes the states of a chunk, from the state after the chunk before, and
+then walks back. Kept between the passes are the inputs and the states after each chunk, (L / STEPS) x E x N numbers,
+never L x E x N. Softplus, bias, D and the gate are computed on the way. All sums have a fixed order: two runs on one
+GPU agree to the last bit.
 """
 
 import functools
@@ -30,39 +30,39 @@ from torch.autograd.function import once_differentiable
 
 from memamba_core.model.scan.chunked import chunked_scan
 
-__all__ = ["triton_is_missing", "triton_scan"]
+__all__ = ["load_kernels", "triton_is_missing", "triton_scan"]
 
 STEPS: Final = 8
-"""Steps of a chunk. With more there is less to carry over, and too few registers for programs side by side."""
+"""Steps of a chunk. With more, less is carried over, but registers do not suffice for several programs at a time."""
 CHANNELS: Final = 32
-"""Channels of a program: one for each lane of a warp."""
+"""Channels of a program: one per lane of a warp."""
 REGISTERS: Final[int | None] = 128
-"""Most that a thread of the last kernel may take: with fewer, more programs run side by side and wait less."""
+"""Limit of registers per thread of the last kernel: with fewer, more programs run at a time and wait less."""
 GROUP: Final = 32
-"""Chunks that are read at a time when states are carried over."""
+"""Chunks read at a time when states are carried over."""
 _OLDEST: Final = (3, 4)
-"""Version of triton from which on the kernels compile: they need tuples that a loop carries on."""
+"""Oldest version of triton that compiles the kernels: they need tuples that a loop carries from step to step."""
 
 
 @functools.cache
 def triton_is_missing() -> str | None:
-    """What the kernels need and this installation lacks, with what to do; None if nothing.
+    """Return the missing requirement of the kernels, with a remedy; None if they can run.
 
-    Triton compiles kernels by itself, but the small program that launches them with a C compiler and Python's
-    headers. They are looked for and not tried: that would take seconds.
+    Triton compiles kernels itself, but compiles the small program that launches them with a C compiler and Python's
+    headers. This function looks for these without trying them, which would take seconds.
     """
     try:
         import triton
     except ImportError:
         return "triton is not installed; pip install triton, or a CUDA build of torch, which brings it"
     if torch.version.hip:
-        return "the kernels have been made for GPUs of NVIDIA only"
+        return "the triton kernels support only GPUs of NVIDIA"
     if tuple(map(int, triton.__version__.split(".")[:2])) < _OLDEST:
-        return f"triton is {triton.__version__}, and the kernels need 3.4; pip install --upgrade torch"
+        return f"triton is {triton.__version__}; expected 3.4 or newer; pip install --upgrade torch"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "triton finds no C compiler; apt install gcc, or name one in the environment variable CC"
+        return "triton finds no C compiler; apt install gcc, or set the environment variable CC to one"
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        return "a C compiler would not find Python.h; apt install python3-dev"
+        return "Python.h is missing, which triton's C compiler needs; apt install python3-dev"
     return None
 
 
@@ -77,7 +77,7 @@ def triton_scan(
     delta_bias: Float[Tensor, " E"] | None,
     delta_softplus: bool,
 ) -> Float[Tensor, "B E L"]:
-    """The selective scan (`selective_scan` says what it means) on a GPU; float64 goes to `chunked_scan`."""
+    """Compute the selective scan (defined in `selective_scan`) on a GPU; float64 by `chunked_scan`."""
     if u.dtype == torch.float64:
         return chunked_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     given = (u, delta, A, B, C, D, z, delta_bias)
@@ -89,7 +89,7 @@ def triton_scan(
 
 
 class _Kernels(NamedTuple):
-    """What triton compiles, at the first launch."""
+    """Kernels, which triton compiles at their first launch."""
 
     chunk_states: Any
     carry_over: Any
@@ -99,8 +99,8 @@ class _Kernels(NamedTuple):
 
 
 @functools.cache
-def _load_kernels() -> _Kernels:
-    """The kernels, not yet compiled. Importing triton takes a second, so it waits for the first scan."""
+def load_kernels() -> _Kernels:
+    """Load the kernels without compiling them. Importing triton takes a second, so the first scan does it."""
     from memamba_core.model.scan.triton import backward, forward
 
     return _Kernels(
@@ -109,7 +109,7 @@ def _load_kernels() -> _Kernels:
 
 
 class _Sequence(NamedTuple):
-    """A (B, L, ...) tensor whose last axis is contiguous, and how far apart patients and steps lie."""
+    """A (B, L, ...) tensor whose last axis is contiguous, with the strides of patients and steps."""
 
     rows: Tensor | None
     patient: int
@@ -117,7 +117,7 @@ class _Sequence(NamedTuple):
 
     @classmethod
     def of(cls, sequence_BEL: Tensor | None) -> "_Sequence":
-        """A view wherever channels lie beside each other."""
+        """Transpose to (B, L, ...): a view if channels are contiguous, a copy otherwise."""
         if sequence_BEL is None:
             return cls(None, 0, 0)
         rows = sequence_BEL.detach().transpose(1, 2)
@@ -128,7 +128,7 @@ class _Sequence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """The arguments of a scan as the kernels take them, and the three steps of the forward pass."""
+    """Arguments of a scan in the form that kernels take, and the three steps of the forward pass."""
 
     u: _Sequence
     delta: _Sequence
@@ -180,59 +180,59 @@ class _Inputs:
 
     @property
     def chunks(self) -> int:
-        """In how many the sequence is cut."""
+        """Number of chunks of a sequence."""
         return -(-self.length // STEPS)
 
     @property
     def blocks(self) -> int:
-        """In how many the channels are."""
+        """Number of blocks of channels."""
         return -(-self.channels // CHANNELS)
 
     def empty(self, *shape: int) -> Tensor:
-        """Memory where the inputs are."""
+        """Return uninitialised memory of shape (batch, *shape) on the device of the inputs."""
         return torch.empty(self.batch, *shape, device=self.A_NE.device)
 
     def launch(self, kernel: Any, *arguments: object, registers: int | None = None) -> None:
-        """One program for each chunk, block of channels and patient; registers: most of a thread."""
+        """Launch one program per chunk, block of channels and patient; `registers` limits those of a thread."""
         options = {"SOFTPLUS": self.softplus, "STEPS": STEPS, "maxnreg": registers}
         self._start(kernel, self.chunks, *arguments, *self.sizes, **options)
 
     def carry_over(self, totals: Tensor, ends: Tensor, *, reverse: bool) -> None:
-        """From chunk to chunk, in place: one program for each state, block of channels and patient."""
+        """Carry states from chunk to chunk, in place: one program per state, block of channels and patient."""
         arguments = (self.A_NE, totals, ends, self.chunks, *self.sizes[1:])
-        self._start(_load_kernels().carry_over, len(self.A_NE), *arguments, REVERSE=reverse, GROUP=GROUP)
+        self._start(load_kernels().carry_over, len(self.A_NE), *arguments, REVERSE=reverse, GROUP=GROUP)
 
     def _start(self, kernel: Any, programs: int, *arguments: object, **options: int | None) -> None:
         with torch.cuda.device_of(self.A_NE):  # type: ignore[no-untyped-call]
             kernel[programs, self.blocks, self.batch](*arguments, **options, CHANNELS=CHANNELS, num_warps=1)
 
     def states(self) -> tuple[Tensor, Tensor]:
-        """The state after each chunk, (B, chunks, N, E), and the sum of its step sizes, (B, chunks, E)."""
+        """Compute the state after each chunk, (B, chunks, N, E), and the sum of its step sizes, (B, chunks, E)."""
         states = self.empty(self.chunks, *self.A_NE.shape)
         totals = self.empty(self.chunks, self.channels)
-        self.launch(_load_kernels().chunk_states, *self.u, *self.delta, self.A_NE, *self.B, self.bias_E, states, totals)
+        self.launch(load_kernels().chunk_states, *self.u, *self.delta, self.A_NE, *self.B, self.bias_E, states, totals)
         self.carry_over(totals, states, reverse=False)
         return states, totals
 
     def outputs(self, states: Tensor) -> Tensor:
-        """What the scan returns, (B, E, L)."""
+        """Compute the outputs of the scan, (B, E, L)."""
         y_BLE = self.empty(self.length, self.channels)
         self.launch(
-            _load_kernels().outputs,
+            load_kernels().outputs,
             *self.u, *self.delta, self.A_NE, *self.B, *self.C, self.D_E, *self.z, self.bias_E, states, y_BLE,
         )  # fmt: skip
         return y_BLE.transpose(1, 2)
 
 
 class _Scan(torch.autograd.Function):
-    """The scan with all that is fused into it; differentiable once."""
+    """Scan with bias, softplus, bypass and gate fused into it; differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *given, ctx.softplus = arguments
         inputs = _Inputs.of(*given, softplus=ctx.softplus)
         states, totals = inputs.states()
-        given[2] = inputs.A_NE.t()  # once turned is enough
+        given[2] = inputs.A_NE.t()  # already transposed and contiguous
         ctx.save_for_backward(*given, states, totals)
         return inputs.outputs(states)
 
@@ -240,15 +240,15 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y_BEL: Tensor) -> tuple[Tensor | None, ...]:
         *given, states, totals = ctx.saved_tensors
-        i, kernels = _Inputs.of(*given, softplus=ctx.softplus), _load_kernels()
+        i, kernels = _Inputs.of(*given, softplus=ctx.softplus), load_kernels()
         grad_y = _Sequence.of(grad_y_BEL)
-        adjoints = torch.empty_like(states)  # parts of A's gradient take their place
+        adjoints = torch.empty_like(states)  # overwritten by the parts of A's gradient
         i.launch(kernels.chunk_adjoints, *i.delta, i.A_NE, *i.C, *i.z, i.bias_E, *grad_y, adjoints)
         i.carry_over(totals, adjoints, reverse=True)
         grad_u_BLE, grad_delta_BLE = (i.empty(i.length, i.channels) for _ in range(2))
         grad_z_BLE = None if given[6] is None else i.empty(i.length, i.channels)
         parts_BC = torch.empty(2, i.blocks, i.batch, len(i.A_NE), i.length, device=states.device)
-        parts_E = i.empty(i.chunks, 2, i.channels)  # of D and of the bias
+        parts_E = i.empty(i.chunks, 2, i.channels)  # parts of the gradients of D and of the bias
         i.launch(
             kernels.gradients,
             *i.u, *i.delta, i.A_NE, *i.B, *i.C, i.D_E, *i.z, i.bias_E, *grad_y, states, adjoints,

@@ -1,4 +1,4 @@
-"""Which scan is taken, on which device and with what installed; a name that cannot be had says what to install."""
+"""Choice of the scan by device and installed packages; the error for a missing backend says what to install."""
 
 import itertools
 import logging
@@ -19,7 +19,7 @@ from memamba_core.model.scan.triton import scan as scan_triton
 
 
 class OnGpu(torch.Tensor):
-    """A tensor that says it is on a GPU."""
+    """Stand-in for a tensor on a GPU."""
 
     @property
     def device(self):
@@ -31,14 +31,14 @@ GPU = torch.zeros(1).as_subclass(OnGpu)
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Says what is installed for a GPU."""
+    """Return a function that sets which backends for a GPU are installed."""
 
     def say(*names):
         for name in ("triton", "mamba_ssm"):
             reason = None if name in names else f"no {name} here; pip install {name}"
             monkeypatch.setattr(scan, f"{name}_is_missing", lambda reason=reason: reason)
 
-    scan._tell_that_it_is_slow.cache_clear()
+    scan._warn_once_of_slow_scan.cache_clear()
     return say
 
 
@@ -71,7 +71,7 @@ def test_nothing_for_a_gpu_is_said_once(installed, caplog):
 def test_asked_for_and_not_there(installed, name):
     installed()
     wanted = "pip install (triton|mamba_ssm)" if name == "cuda" else f"pip install {name}"
-    with pytest.raises(MissingBackendError, match=f"^scan_backend is '{name}', and no .*{wanted}"):
+    with pytest.raises(MissingBackendError, match=f"^scan_backend is '{name}', but no .*{wanted}"):
         choose_backend(name, GPU)
 
 
@@ -81,19 +81,19 @@ def test_float64_and_other_devices(installed):
     for name, like in itertools.product(
         ("cuda", "triton", "mamba_ssm"), (None, torch.zeros(1), torch.zeros(1, device="meta"))
     ):
-        with pytest.raises(ConfigError, match=f"^scan_backend is '{name}' .*; choose auto, or device=cuda"):
+        with pytest.raises(ConfigError, match=f"^scan_backend is '{name}' .*; expected them on cuda"):
             choose_backend(name, like)
-    with pytest.raises(ConfigError, match=r"^scan_backend is 'cpu' and the tensors are on cuda; choose auto"):
+    with pytest.raises(ConfigError, match=r"^scan_backend is 'cpu' and the tensors are on cuda; expected them on cpu"):
         choose_backend("cpu", GPU)
     assert choose_backend("chunked", GPU) == "chunked"
 
 
-# ------------------------------------------------------------------------------------------ what triton needs
+# ------------------------------------------------------------------------------------- requirements of triton
 
 
 @pytest.fixture
 def triton(monkeypatch):
-    """A triton that is installed, with a compiler; each test takes something away."""
+    """Install a stand-in for triton, with a compiler; each test removes a requirement."""
     module = ModuleType("triton")
     module.__version__ = "3.7.1"
     monkeypatch.setitem(sys.modules, "triton", module)
@@ -104,7 +104,7 @@ def triton(monkeypatch):
     scan_triton.triton_is_missing.cache_clear()
 
 
-def test_triton_with_all_it_needs(triton, monkeypatch):
+def test_triton_with_all_requirements(triton, monkeypatch):
     monkeypatch.setattr(scan_triton.Path, "is_file", lambda path: True)
     assert scan_triton.triton_is_missing() is None
 
@@ -116,7 +116,7 @@ def test_no_triton(triton, monkeypatch):
 
 def test_an_old_triton(triton):
     triton.__version__ = "3.2.0"
-    assert "triton is 3.2.0, and the kernels need 3.4" in scan_triton.triton_is_missing()
+    assert "triton is 3.2.0; expected 3.4 or newer" in scan_triton.triton_is_missing()
 
 
 def test_no_compiler(triton, monkeypatch):
@@ -138,7 +138,7 @@ def test_no_headers(triton, monkeypatch):
 
 @pytest.fixture
 def mamba_ssm(monkeypatch):
-    """The package as far as this project knows it; its scan is the reference."""
+    """Install a stand-in for the package with the names that this project uses; its scan is the reference."""
     interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
     interface.selective_scan_fn = lambda u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False: (
         reference_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
@@ -146,10 +146,10 @@ def mamba_ssm(monkeypatch):
     for name in ("mamba_ssm", "mamba_ssm.ops", "selective_scan_cuda"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, interface.__name__, interface)
-    for cached in (scan_mamba_ssm.mamba_ssm_is_missing, scan_mamba_ssm._load_scan):
+    for cached in (scan_mamba_ssm.mamba_ssm_is_missing, scan_mamba_ssm.load_scan):
         cached.cache_clear()
     yield
-    for cached in (scan_mamba_ssm.mamba_ssm_is_missing, scan_mamba_ssm._load_scan):
+    for cached in (scan_mamba_ssm.mamba_ssm_is_missing, scan_mamba_ssm.load_scan):
         cached.cache_clear()
 
 

@@ -1,4 +1,4 @@
-"""The compiled scan: what it computes (against float64), and that neither threads nor forks change it."""
+"""The compiled scan: accuracy against float64, and equality with any number of threads and after forks."""
 
 import multiprocessing
 import threading
@@ -22,7 +22,7 @@ SEQUENCES = ("u", "delta", "z", "B", "C")
 
 
 def arguments(batch, channels, states, length, seed=0):
-    """Arguments as in a trained block: steps between 0.001 and 1, rates between 0.1 and 16."""
+    """Draw arguments as in a trained block: steps between 0.001 and 1, rates between 0.1 and 16."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -42,7 +42,7 @@ def arguments(batch, channels, states, length, seed=0):
 
 
 def run(tensors, backend="cpu", softplus=True):
-    """The output, and the gradient of a fixed, uneven weighting of it at every argument."""
+    """Return the output, and the gradient of a fixed, uneven weighting of it at every argument."""
     y = selective_scan(**tensors, delta_softplus=softplus, backend=backend)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
     gradients = torch.autograd.grad((y * weights).sum(), tensors.values())
@@ -54,7 +54,7 @@ def in_float64(tensors):
 
 
 def errors(got, wanted):
-    """Norm of the difference relative to the norm of what is wanted, by name."""
+    """Return the norm of the difference relative to that of the expected value, by name."""
     return {name: ((got[name] - value).norm() / value.norm()).item() for name, value in wanted.items()}
 
 
@@ -114,7 +114,7 @@ def test_every_shape_and_optional_argument(sizes, absent, softplus, seed):
 @pytest.mark.parametrize("raw_step", [-200.0, -90.0, -20.0, 0.0, 20.0, 90.0, 1e4])
 @pytest.mark.parametrize("rate", [0.0, -1e-12, -1.0, -1e4])
 def test_extreme_steps_and_rates(raw_step, rate):
-    """Softplus from nothing to a line, states that never fade and states that fade at once."""
+    """Softplus from 0 to its linear range, states that never decay and states that decay at once."""
     tensors = arguments(1, 17, 3, 40)
     tensors["A"] = torch.full((17, 3), rate, requires_grad=True)
     tensors["delta"] = torch.full((1, 17, 40), raw_step, requires_grad=True)
@@ -209,7 +209,7 @@ def test_a_frozen_argument_gets_no_gradient():
 
 
 def test_memory_between_the_passes():
-    """The inputs, and N / 32 times the size of u."""
+    """Kept are the inputs, and N / 32 times the size of u."""
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         tensors = arguments(1, 32, 16, 4096)
@@ -223,9 +223,9 @@ def test_memory_between_the_passes():
 
 @pytest.fixture
 def threads(monkeypatch):
-    """Lets a test set the number of threads, and makes small work worth them."""
+    """Let a test set the number of threads, and run small work in threads too."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(thread_pool, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(thread_pool, "MIN_WORK_PER_THREAD", 1)
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
@@ -236,7 +236,7 @@ def test_threads_change_no_bit(threads):
     wanted = run(tensors)
     for number in (2, 3, 8):
         threads(number)
-        scan_passes_cpu._Plan.of.cache_clear()  # as in a process that has had this number all along
+        scan_passes_cpu._Plan.of.cache_clear()  # as in a process that always had this number
         got = run(tensors)
         assert all(torch.equal(got[name], value) for name, value in wanted.items())
 
@@ -261,7 +261,7 @@ def test_callers_at_a_time(threads):
 
 
 def _put_gradient(queue, tensors, grad_y):
-    """Nothing but the scan: torch's own threads (OpenMP) do not survive a fork, ours have to."""
+    """Run only the scan: torch's own threads (OpenMP) do not survive a fork, those of this project must."""
     y = selective_scan(**tensors, delta_softplus=True, backend="cpu")
     queue.put(torch.autograd.grad(y, tensors["A"], grad_y)[0].tolist())
 
@@ -288,7 +288,7 @@ def test_choice(monkeypatch):
     assert choose_backend("auto") == choose_backend("auto", torch.zeros(1)) == "cpu"
     assert choose_backend("auto", torch.zeros(1).double()) == "chunked"
     assert choose_backend("auto", torch.zeros(1, device="meta")) == "chunked"
-    monkeypatch.setattr(scan, "numba_is_here", lambda: False)
+    monkeypatch.setattr(scan, "numba_is_installed", lambda: False)
     assert choose_backend("auto") == "chunked"
     with pytest.raises(MissingBackendError, match=r"pip install 'numba>=0\.62'"):
         choose_backend("cpu")

@@ -1,4 +1,4 @@
-"""Kernels are kept on the disk where that is possible, made anew where it is not, and fit the processor."""
+"""Kernels are cached on the disk if possible, compiled again if not, and match the processor."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ pytest.importorskip("numba")
 
 _DOUBLE = """
 from typing import no_type_check
-from memamba_core.model.cpu.compiler import ROW, kernel
+from memamba_core.model.scan.cpu.compiler import ROW, kernel
 
 @kernel
 @no_type_check
@@ -32,7 +32,7 @@ print(values.tolist(), sum(double.stats.cache_hits.values()))
 
 
 def run(script, *arguments, **environment):
-    """What a new process prints, with folders of its own to cache in."""
+    """Run a program in a new process with its own cache folders, and return what it prints."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA", "XDG"))}
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
@@ -47,7 +47,7 @@ def run(script, *arguments, **environment):
 
 @pytest.fixture
 def module(tmp_path):
-    """Folder of a module with a kernel."""
+    """Make the folder of a module with a kernel."""
     (tmp_path / "double.py").write_text(_DOUBLE, encoding="utf-8")
     return tmp_path
 
@@ -62,15 +62,15 @@ def test_the_next_process_takes_the_code_from_the_disk(module):
 
 @pytest.mark.ci_slow
 def test_without_a_folder_to_write_to(module):
-    """numba refuses to cache where it cannot; then kernels are compiled and not kept."""
+    """Without a writable folder numba refuses to cache; kernels are then compiled and not kept."""
     no_folder = module / "__pycache__"
-    no_folder.touch()  # a file where the folder would be; HOME, too: root may write anywhere
+    no_folder.touch()  # a file in place of the folder, also of HOME: root may write anywhere
     assert run(_CALL, module, HOME=str(no_folder)) == "[2.0, 2.0] 0"
 
 
 @pytest.mark.ci_slow
 def test_a_folder_that_is_named_and_cannot_be_written_to(module):
-    """Then the folder beside the source is taken."""
+    """The folder next to the source is used then."""
     no_folder = module / "file"
     no_folder.touch()
     assert run(_CALL, module, NUMBA_CACHE_DIR=str(no_folder)) == "[2.0, 2.0] 0"
@@ -78,7 +78,7 @@ def test_a_folder_that_is_named_and_cannot_be_written_to(module):
 
 
 def test_a_change_in_a_helper_makes_a_new_kernel(tmp_path):
-    """numba compares only the file in which a kernel is written; this goes into its name."""
+    """numba compares only the file of the kernel itself; the digest of the others is in the kernel's name."""
     from memamba_core.model.scan.cpu.compiler import digest_of_sources
 
     (tmp_path / "vectors.py").write_text("LANES = 16\n", encoding="utf-8")
@@ -89,7 +89,7 @@ def test_a_change_in_a_helper_makes_a_new_kernel(tmp_path):
 
 _ACCURACY = """
 import torch
-from memamba_core.model.cpu.kernels import conv_backward, conv_forward, scan_backward, scan_forward
+from memamba_core.model.scan.cpu.kernels import conv_backward, conv_forward, scan_backward, scan_forward
 from memamba_core.model.mamba import Mamba
 from memamba_core.model.scan import selective_scan
 
@@ -120,6 +120,6 @@ print(right, any("ymm" in text for text in assembly), any("zmm" in text for text
     ],
 )
 def test_a_processor_without_avx512(processor, has_ymm, tmp_path):
-    """AVX2 and a fused multiply-add; and one that has neither. Their exponential does not become infinite by itself."""
+    """Processors with AVX2 and a fused multiply-add, and with neither. Their exponential has no built-in limits."""
     found = run(_ACCURACY, NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
     assert found == f"True {has_ymm} False"

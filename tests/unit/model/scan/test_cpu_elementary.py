@@ -1,4 +1,4 @@
-"""Powers and quotients of vectors, as any processor computes them and as one with AVX-512 does: against float64."""
+"""Powers and quotients of vectors against float64, in the versions for any processor and for AVX-512."""
 
 import importlib
 
@@ -22,7 +22,7 @@ SIZE = 4096
     ],
 )
 def elementary(request):
-    """A module, and a compiled function of two arrays: 2^(a b), e^-|b|, a / (1 + |b|)."""
+    """Return a module, and a compiled function of two arrays: 2^(a b), e^-|b|, a / (1 + |b|)."""
     module = importlib.import_module(f"memamba_core.model.scan.cpu.{request.param}")
     exp2_constants, exp2_of_product = module.exp2_constants, module.exp2_of_product
     exp_of_negative, quotient = module.exp_of_negative, module.quotient

@@ -48,7 +48,7 @@ def check_conv(batch, length, channels, width, ordered, seed=0):
     assert got.x is grad_half
     assert torch.equal(x_half, x_BLE)
     for name, value in zip(("x", "weight", "bias"), gradients, strict=True):
-        # Sums over time may cancel: what they are made of is as large as the gradient that came in.
+        # Sums over time may cancel: their terms are as large as the incoming gradient.
         scale = max(value.norm(), grad_y_BLE.norm())
         assert (getattr(got, name) - value).norm() < 1e-6 * scale, name
 
@@ -86,7 +86,7 @@ def test_an_infinite_input_reaches_only_the_steps_that_a_tap_leads_to():
 
 
 def gradients_of(block, tokens_BLD, order_BL=None):
-    """Output, and the gradient of an uneven weighting of it at the tokens and all parameters."""
+    """Return the output, and the gradient of an uneven weighting of it at the tokens and all parameters."""
     tokens_BLD = tokens_BLD.clone().requires_grad_()
     y_BLD = block(tokens_BLD, order_BL)
     weights = torch.randn(y_BLD.shape, generator=torch.Generator().manual_seed(1)).to(y_BLD.dtype)
@@ -156,8 +156,8 @@ def test_second_derivatives_are_refused():
 
 @pytest.mark.parametrize("ordered", [False, True])
 def test_threads_change_no_bit(ordered, monkeypatch):
-    """The compiled steps alone: a product of torch may sum in another order."""
-    monkeypatch.setattr(thread_pool, "_WORTH_A_THREAD", 1)
+    """Only the compiled steps: a product of torch may sum in another order."""
+    monkeypatch.setattr(thread_pool, "MIN_WORK_PER_THREAD", 1)
     x_BLE, grad_y_BLE = torch.randn(2, 2, 700, 40)
     weight_E1W, bias_E = torch.randn(40, 1, 4), torch.randn(40)
     order_BL = orders(2, 700) if ordered else None

@@ -1,4 +1,4 @@
-"""What takes minutes: a bag of 100,000 patches, a long run, many threads and processes at a time."""
+"""Tests that take minutes: a bag of 100,000 patches, a long run, many threads and processes at a time."""
 
 import multiprocessing
 import random
@@ -65,7 +65,7 @@ _SCAN = """
 import torch
 from memamba_core.model.scan import selective_scan
 
-def peak():  # of this program: what `getrusage` tells begins with that of the process that started it
+def peak():  # of this program: the peak of `getrusage` includes that of the parent process
     with open("/proc/self/status") as file:
         lines = dict(line.split(":", 1) for line in file)
     return int(lines["VmHWM"].split()[0]) * 1024
@@ -81,7 +81,7 @@ def scan(length, channels=512, states=16):
     gradients = torch.autograd.grad(y, list(given.values()), grad_y)
     return peak() - before
 
-scan(64)  # code, and what is needed once
+scan(64)  # load code and make one-time allocations
 print(scan(4096), 4096 * 512 * 4)
 """
 
@@ -93,21 +93,21 @@ def run(script):
 
 
 def test_a_bag_of_100_000_patches_within_4_gigabytes():
-    """The whole process through two training steps: 1024 features, d_model 256, AdamW, the bag itself in float16."""
+    """Peak of the whole process in two training steps: 1024 features, d_model 256, AdamW, the bag in float16."""
     (peak,) = run(_BAG)
     assert peak < 4 * 10**9
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_scan_takes_less_than_five_tensors_beside_its_arguments():
-    """Output and gradients, which are four of them, included."""
+    """Included are output and gradients, which make four of them."""
     extra, tensor = run(_SCAN)
     assert 4 * tensor < extra < 5 * tensor
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_long_run_does_not_grow():
-    """Freed memory is kept for the next allocation, whatever its size, and not piled up."""
+    """Freed memory is reused by the next allocation of any size, and does not pile up."""
     after_the_first, after_the_last = run(_LONG_RUN)
     assert after_the_last < 1.1 * after_the_first
 
@@ -116,7 +116,7 @@ def test_a_long_run_does_not_grow():
 
 
 def inputs(seed, length):
-    """u, delta, A, B, C of a scan, and the gradient at its output."""
+    """Draw u, delta, A, B, C of a scan, and the gradient at its output."""
     generator = torch.Generator().manual_seed(seed)
     shapes = [(2, 40, length), (2, 40, length), (40, 5), (2, 5, length), (2, 5, length), (2, 40, length)]
     u, delta, A, B, C, grad_y = (torch.randn(*shape, generator=generator) for shape in shapes)
@@ -124,7 +124,7 @@ def inputs(seed, length):
 
 
 def gradient_at_A(u, delta, A, B, C, grad_y):
-    """To the last bit a function of the arguments. Nothing but the scan: torch's own threads do not survive a fork."""
+    """Run only the scan, whose bits depend on the arguments alone: torch's own threads do not survive a fork."""
     y = selective_scan(u, delta, A, B, C, delta_softplus=True, backend="cpu")
     return torch.autograd.grad(y, A, grad_y)[0].tolist()
 
@@ -136,7 +136,7 @@ def gradient_of_seed(seed, length):
 @pytest.fixture
 def three_threads(monkeypatch):
     before = torch.get_num_threads()
-    monkeypatch.setattr(thread_pool, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(thread_pool, "MIN_WORK_PER_THREAD", 1)
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
@@ -168,7 +168,7 @@ def _answer(queue, given):
 
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_forks_while_threads_work(three_threads):
-    """Children are forked while the parent's crew is at work."""
+    """Children are forked while the parent's thread pool is at work."""
     context, stop = multiprocessing.get_context("fork"), threading.Event()
     given, others = inputs(1, 300), inputs(2, 400)
     wanted = gradient_at_A(*given)
@@ -195,7 +195,7 @@ def test_forks_while_threads_work(three_threads):
 
 
 def _answer_of_block(queue, block, tokens_BLD):
-    torch.set_num_threads(1)  # torch's own threads are not there in a forked child, and it would wait for them
+    torch.set_num_threads(1)  # torch's own threads do not exist in a forked child, which would wait for them
     queue.put(torch.autograd.grad(block(tokens_BLD).square().sum(), block.A_log)[0].tolist())
 
 
@@ -221,7 +221,7 @@ def test_spawned_workers():
 
 
 def test_a_block_in_a_thread_that_is_not_the_first():
-    """Autograd, allocation and crew from a thread of its own, which ends."""
+    """Autograd, allocation and thread pool are used from a separate thread, which ends."""
     block, tokens_BLD = Mamba(16), torch.randn(1, 3000, 16)
 
     def gradient():

@@ -1,4 +1,4 @@
-"""A wrong argument of the scan is named, with what was got and what was wanted."""
+"""Errors for wrong arguments of the scan: each names the argument, the value, and the expected one."""
 
 import pytest
 import torch
@@ -40,16 +40,16 @@ def test_shape_of_the_two_that_set_the_others(tensors, name, shape):
 
 def test_dtype(tensors):
     tensors["C"] = tensors["C"].to(torch.complex64)
-    with pytest.raises(TypeError, match=r"^C has dtype torch\.complex64; wanted a real"):
+    with pytest.raises(TypeError, match=r"^C has dtype torch\.complex64; expected a real"):
         selective_scan(**tensors)
 
 
 def test_device(tensors):
     tensors["B"] = tensors["B"].to("meta")
-    with pytest.raises(ValueError, match=r"^B is on meta, u is on cpu"):
+    with pytest.raises(ValueError, match=r"^B is on meta; expected cpu, the device of u"):
         selective_scan(**tensors)
 
 
 def test_backend(tensors):
-    with pytest.raises(ConfigError, match=r"'warp'; this installation has: auto, cuda, reference, chunked"):
+    with pytest.raises(ConfigError, match=r"'warp'; expected one of auto, cuda, reference, chunked"):
         selective_scan(**tensors, backend="warp")

@@ -15,7 +15,7 @@ pytestmark = [
 
 def need(*backends):
     for name in backends:
-        if (missing := scan._missing(name)) is not None:
+        if (missing := scan.missing_requirement(name)) is not None:
             pytest.skip(missing)
 
 
@@ -26,7 +26,7 @@ def backend(request):
 
 
 def arguments(batch, channels, states, length, seed=0):
-    """Arguments as in a trained block: steps between 0.001 and 1, rates between 0.1 and 16."""
+    """Draw arguments as in a trained block: steps between 0.001 and 1, rates between 0.1 and 16."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -46,11 +46,11 @@ def arguments(batch, channels, states, length, seed=0):
 
 
 NEAR = 2e-5
-"""Relative to float64. Both backends take exp2 from the hardware, which is right to 2^-22 or so in every step."""
+"""Bounds relative to float64. Both backends use the hardware's exp2, whose error is about 2^-22 in every step."""
 
 
 def run(tensors, backend, softplus=True):
-    """The output, and the gradient of a fixed, uneven weighting of it at every argument."""
+    """Return the output, and the gradient of a fixed, uneven weighting of it at every argument."""
     y = selective_scan(**tensors, delta_softplus=softplus, backend=backend)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
     gradients = torch.autograd.grad((y * weights).sum(), tensors.values())
@@ -62,7 +62,7 @@ def in_float64(tensors):
 
 
 def assert_near(got, wanted, bound):
-    """Norm of the difference relative to the norm of what is wanted; nothing but 0 is near 0."""
+    """Return the norm of the difference relative to that of the expected value; only 0 is near 0."""
     least = torch.finfo(torch.float64).tiny
     found = {n: ((got[n] - value).norm() / value.norm().clamp(min=least)).item() for n, value in wanted.items()}
     assert all(error < bound for error in found.values()), found
@@ -105,7 +105,7 @@ def test_a_long_sequence(backend):
 
 
 def test_a_bag_of_two_hundred_thousand(backend):
-    """Nothing of length x channels x states is kept: that would be 16 tensors alone."""
+    """No array of length x channels x states is kept, which alone would be 16 tensors."""
     tensors = arguments(1, 512, 16, 200_000)
     weights = torch.randn_like(tensors["u"])
     torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""The fast selective scan says what the slow, obvious one says: values and gradients."""
+"""The fast selective scans equal the slow, obvious one in values and gradients."""
 
 import threading
 
@@ -16,7 +16,7 @@ TOLERANCE = {torch.float64: {"rtol": 1e-10, "atol": 1e-11}, torch.float32: {"rto
 
 
 def arguments(batch, channels, states, length, dtype=torch.float64, seed=0):
-    """Random arguments of a scan, all of them, requiring gradients."""
+    """Draw all arguments of a scan, with gradients required."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -36,7 +36,7 @@ def arguments(batch, channels, states, length, dtype=torch.float64, seed=0):
 
 
 def run(tensors, backend, **options):
-    """The output, and the gradient of a fixed weighting of it at every argument."""
+    """Return the output, and the gradient of a fixed weighting of it at every argument."""
     y = selective_scan(**tensors, **options, backend=backend)
     weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
     return {
@@ -56,7 +56,7 @@ def assert_alike(got, wanted, **tolerance):
 )
 @pytest.mark.parametrize("length", [1, 2, 7, 513])
 def test_equals_the_reference(backend, dtype, length, monkeypatch):
-    monkeypatch.setattr(scan_chunked, "_SEGMENT_ELEMENTS", 2000)  # many segments, the last one shorter
+    monkeypatch.setattr(scan_chunked, "SEGMENT_ELEMENTS", 2000)  # many segments, the last one shorter
     tensors = arguments(2, 5, 3, length, dtype)
     assert_alike(
         run(tensors, backend, delta_softplus=True),
@@ -99,7 +99,7 @@ def test_every_optional_argument(sizes, optional, softplus, seed):
 
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 def test_gradcheck(backend, monkeypatch):
-    monkeypatch.setattr(scan_chunked, "_SEGMENT_ELEMENTS", 12)  # two steps a segment
+    monkeypatch.setattr(scan_chunked, "SEGMENT_ELEMENTS", 12)  # two steps a segment
     assert torch.autograd.gradcheck(
         lambda *tensors: selective_scan(*tensors, True, backend=backend),
         tuple(arguments(1, 2, 3, 5).values()),
@@ -109,8 +109,8 @@ def test_gradcheck(backend, monkeypatch):
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize(("rate", "step"), [(-1e-12, 1.0), (-1e4, 50.0), (-1.0, 1e4), (-1e-6, 1e5), (-5.0, 1e-9)])
 def test_stays_finite_and_right_at_extremes(backend, rate, step, monkeypatch):
-    """States that never fade, that fade at once, and step sizes far outside of training."""
-    monkeypatch.setattr(scan_chunked, "_SEGMENT_ELEMENTS", 256)
+    """States that never decay, that decay at once, and step sizes far outside of those in training."""
+    monkeypatch.setattr(scan_chunked, "SEGMENT_ELEMENTS", 256)
     tensors = arguments(2, 3, 4, 50, torch.float32)
     tensors["A"] = torch.full((3, 4), rate).requires_grad_()
     tensors["delta"] = torch.full((2, 3, 50), step).requires_grad_()
@@ -144,7 +144,7 @@ def test_computes_in_float32_under_autocast(backend):
 @pytest.mark.parametrize("backend", FAST)
 def test_two_passes_at_a_time(backend, monkeypatch):
     """Work memory is shared between calls, but not between a pass and the next, nor between threads."""
-    monkeypatch.setattr(scan_chunked, "_scratch", threading.local())  # or what tests before left would be large enough
+    monkeypatch.setattr(scan_chunked, "_scratch", threading.local())  # not the memory of earlier tests
     one, two = (arguments(2, 3, 4, 8, torch.float32, seed) for seed in (1, 2))
     wanted = [run(tensors, backend)["A"] for tensors in (one, two)]
     with torch.inference_mode():
@@ -165,8 +165,8 @@ def test_two_passes_at_a_time(backend, monkeypatch):
 
 
 def test_memory_of_a_long_scan_is_not_length_times_state(monkeypatch):
-    """Between the passes: the inputs, and one state per segment."""
-    monkeypatch.setattr(scan_chunked, "_SEGMENT_ELEMENTS", 64 * 8)
+    """Kept between the passes are the inputs, and one state per segment."""
+    monkeypatch.setattr(scan_chunked, "SEGMENT_ELEMENTS", 64 * 8)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         tensors = arguments(1, 4, 2, 1024, torch.float32)

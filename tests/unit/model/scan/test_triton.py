@@ -1,4 +1,4 @@
-"""The triton kernels say what the reference says, in triton's interpreter: on any machine, for small shapes."""
+"""The triton kernels equal the reference, in triton's interpreter: on any machine, for small shapes."""
 
 import importlib.util
 import subprocess
@@ -22,14 +22,14 @@ _OURS = ("scan_triton_rows", "scan_triton_forward", "scan_triton_backward")
 
 
 def _modules():
-    """Triton's modules, and ours made with it. Its compiled part cannot be loaded twice in a process."""
+    """Return triton's modules, and those of this project that use it. Its compiled part can be loaded only once."""
     names = ("triton", *(f"memamba_core.model.{name}" for name in _OURS))
     return [n for n in sys.modules if f"{n}.".startswith(tuple(f"{m}." for m in names)) and "._C" not in n]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _interpreted():
-    """A triton that interprets, and kernels in small tiles, for each operation takes its time; then all as before."""
+    """Switch triton to its interpreter, and kernels to small tiles because each operation is slow; undo both after."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         for name in _modules():
@@ -39,17 +39,17 @@ def _interpreted():
         patch.setattr(scan_triton, "STEPS", 2)
         patch.setattr(scan_triton, "CHANNELS", 8)
         patch.setattr(scan_triton, "GROUP", 2)
-        scan_triton._load_kernels.cache_clear()
+        scan_triton.load_kernels.cache_clear()
         yield
         for name in _OURS:
             vars(model).pop(name, None)
         for name in _modules():
             del sys.modules[name]
-    scan_triton._load_kernels.cache_clear()
+    scan_triton.load_kernels.cache_clear()
 
 
 def arguments(batch, channels, states, length, seed=0):
-    """Arguments as in a trained block, with steps between 0.001 and 3."""
+    """Draw arguments as in a trained block, with steps between 0.001 and 3."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -69,7 +69,7 @@ def arguments(batch, channels, states, length, seed=0):
 
 
 def run(scan, tensors, softplus=True):
-    """The output, and the gradient of a fixed, uneven weighting of it at every argument."""
+    """Return the output, and the gradient of a fixed, uneven weighting of it at every argument."""
     y = scan(*(tensors.get(name) for name in arguments(1, 1, 1, 1)), softplus)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
     gradients = torch.autograd.grad((y * weights).sum(), tensors.values())
@@ -117,7 +117,7 @@ def test_every_shape_and_optional_argument(sizes, absent, softplus, seed):
 
 @pytest.mark.ci_slow
 def test_extreme_steps_and_rates():
-    """A channel for each: softplus from nothing to a line, states that never fade and states that fade at once."""
+    """One channel each: softplus from 0 to its linear range, states that never decay and states that decay at once."""
     steps, rates = torch.tensor([-200.0, -20.0, 0.0, 20.0, 1e4]), torch.tensor([0.0, -1e-12, -1.0, -1e4])
     pairs = torch.cartesian_prod(steps, rates)[::2]
     tensors = arguments(1, len(pairs), 1, 5)
@@ -129,7 +129,7 @@ def test_extreme_steps_and_rates():
 
 @pytest.mark.ci_slow
 def test_steps_past_the_end_stay_out_of_it():
-    """They have a bias and no input; where states grow, 0 times infinity would be all that is left."""
+    """These steps have a bias and no input; if states grow, 0 times infinity would be the result."""
     tensors = arguments(1, 2, 1, 5)
     with torch.no_grad():
         tensors["delta_bias"].fill_(100.0)
@@ -145,7 +145,7 @@ def test_layout_of_the_inputs_changes_nothing():
     wanted = run(triton_scan, tensors)
     sequences = ("u", "delta", "z", "B", "C")
     wide = {n: torch.stack([t.detach(), t.detach()], -1)[..., 0].requires_grad_() for n, t in tensors.items()}
-    views = {  # as the block has them: channels beside each other, halves of something wider
+    views = {  # as in the block: contiguous channels, halves of a wider tensor
         n: torch.cat([t.detach().transpose(1, 2)] * 2, 2)[..., : t.shape[1]].transpose(1, 2) if n in sequences else t
         for n, t in wide.items()
     }
@@ -179,7 +179,7 @@ def test_without_gradients_and_with_them_twice():
 
 
 def test_what_is_kept_is_not_length_times_state():
-    """Between the passes: the inputs, and for each chunk a state and a sum of steps."""
+    """Kept between the passes are the inputs, and for each chunk a state and a sum of steps."""
     tensors, kept = arguments(1, 4, 3, 8), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         triton_scan(*tensors.values(), True)
@@ -197,11 +197,11 @@ import re, sys
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from memamba_core.model import scan_triton
+from memamba_core.model.scan.triton import scan as scan_triton
 
 fixed = {"SOFTPLUS": True, "REVERSE": True, "STEPS": scan_triton.STEPS, "CHANNELS": scan_triton.CHANNELS}
 fixed |= {"GROUP": scan_triton.GROUP, "E": 512, "N": 16, "B_l": 48, "C_l": 48, "z_l": 1024}
-for name, kernel in scan_triton._load_kernels()._asdict().items():
+for name, kernel in scan_triton.load_kernels()._asdict().items():
     signature, constants = {}, {}
     for place, argument in enumerate(kernel.arg_names):
         if argument in fixed or argument.endswith("_l"):
@@ -212,7 +212,7 @@ for name, kernel in scan_triton._load_kernels()._asdict().items():
     options = {"num_warps": 1, "maxnreg": scan_triton.REGISTERS if name == "gradients" else None}
     code = compile(ASTSource(kernel, signature, constants), target, options=options)
     # A lane is a channel. Lanes exchange what all channels of a step share, B and C, and the sums of their gradients,
-    # which halve what is left with each exchange: STEPS - 1, and then as often as there are twice as many lanes.
+    # each of which halves the remaining work: STEPS - 1 exchanges, then one per doubling of the lanes.
     exchanges = scan_triton.STEPS - 1 + (scan_triton.CHANNELS // scan_triton.STEPS).bit_length() - 1
     wanted = {"carry_over": 0, "outputs": 2 * scan_triton.STEPS, "gradients": 2 * (scan_triton.STEPS + exchanges)}
     shuffles = len(re.findall("shfl", code.asm["ptx"]))
@@ -225,7 +225,7 @@ for name, kernel in scan_triton._load_kernels()._asdict().items():
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [75, 90])
 def test_compiles_without_a_gpu(capability, tmp_path, monkeypatch):
-    """For Turing and Hopper, in registers alone; the compiler and the assembler come with triton."""
+    """Compile for Turing and Hopper, without spilled registers; compiler and assembler come with triton."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("TRITON_INTERPRET")
     command = [sys.executable, "-c", _COMPILE, str(capability)]
