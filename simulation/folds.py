@@ -62,7 +62,8 @@ def assign_folds(
         _report_strangers(cohort, fold_of, splits)
     else:
         fold_of = _draw(cohort, num_folds, np.random.default_rng(seed))
-    return replace(cohort, records=tuple(replace(r, fold=fold_of.get(r.case_id)) for r in cohort.records))
+    records = tuple(replace(r, fold=fold_of.get(r.case_id)) for r in cohort.records)
+    return replace(cohort, records=records, has_folds=True)
 
 
 def _draw(cohort: Cohort, num_folds: int, rng: np.random.Generator) -> dict[str, int]:

@@ -49,7 +49,7 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
         _check_features(records, features, config.features, config.root)
     if config.folds is not None:
         records = _join_folds(records, config.folds, config.root)
-    cohort = Cohort(tuple(records), genes, features)
+    cohort = Cohort(tuple(records), genes, features, has_folds=config.folds is not None)
     kept = tuple(r for r in records if cohort.has_genes(r) or cohort.has_slides(r))
     absent = len(records) - len(kept)
     log.info("patients: %d, and %d left out who have neither molecular data nor features", len(kept), absent)

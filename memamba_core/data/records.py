@@ -91,11 +91,20 @@ class FeatureStore(Protocol):
 
 @dataclass(frozen=True)
 class Cohort:
-    """Patients with what is needed to read them. A hospital of a simulation is a subset (a view, nothing is copied)."""
+    """Patients with what is needed to read them. A site of a simulation is a subset (a view, nothing is copied).
+
+    Attributes:
+        records: the patients.
+        genes: molecular values, None without a molecular table.
+        features: bags of patches or slide vectors, None without features.
+        has_folds: True if a fold table, split files or the simulation assigned the test folds. A patient whose `fold`
+            is None is then neither trained on nor tested. False: a site draws the folds by a hash (`client.site`).
+    """
 
     records: tuple[PatientRecord, ...]
     genes: GeneTable | None = None
     features: FeatureStore | None = None
+    has_folds: bool = False
 
     def subset(self, case_ids: Collection[str]) -> Self:
         """The patients named, in the order of this cohort."""

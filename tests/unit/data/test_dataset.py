@@ -63,6 +63,15 @@ def test_a_huge_value_is_clipped_and_an_unmeasured_one_is_the_mean():
     assert PatientDataset(cohort(), AGREEMENT, far).load(0).genes_C.tolist() == [0.0, 1.5]
 
 
+@pytest.mark.parametrize("value", [-1e30, 1e30])
+def test_scaled_genes_stay_within_the_clip_on_both_sides(value):
+    values = VALUES.copy()
+    values[0, 1] = value  # B_cnv of patient q
+    genes = GeneTable(("A_rnaseq", "B_cnv", "UNUSED_mut"), values)
+    scaled = PatientDataset(Cohort(RECORDS, genes), AGREEMENT, CONFIG).load(1).genes_C
+    assert scaled[0] == np.sign(value) * CONFIG.scaled_clip
+
+
 def test_missing_modalities_are_none():
     data = dataset()
     assert [data.load(i).bag is None for i in range(4)] == [True, False, False, True]

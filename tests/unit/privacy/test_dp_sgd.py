@@ -120,6 +120,30 @@ def test_noise_is_drawn_anew_in_every_step(model):
     assert not torch.equal(step(model, [], random=SecureRandom()), step(model, [], random=SecureRandom()))
 
 
+class Recorder(SecureRandom):
+    """Notes when noise is drawn and when the key is replaced."""
+
+    def __init__(self):
+        self.calls = []
+        super().__init__()
+
+    def normal(self, num):
+        self.calls.append("noise")
+        return super().normal(num)
+
+    def rekey(self):
+        self.calls.append("new key")
+        super().rekey()
+
+
+def test_the_key_of_the_noise_is_forgotten_after_each_step(model):
+    """Otherwise the noise of a step could be computed again from the memory of the process."""
+    random, num = Recorder(), len(list(model.parameters()))
+    step(model, cohort(2), random=random)
+    step(model, [], random=random)
+    assert random.calls == ["new key", *["noise"] * num, "new key", *["noise"] * num, "new key"]
+
+
 def test_a_patient_whose_gradient_is_not_finite_counts_as_zero(model):
     broken = patient(3)
     broken.bag.patches_PF[0, 0] = float("nan")
