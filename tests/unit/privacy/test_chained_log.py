@@ -28,7 +28,7 @@ def test_a_line_of_another_log_with_the_same_key_is_noticed(tmp_path, number):
     lines = lines_of(log)
     lines[number] = lines_of(other)[number]
     log.path.write_bytes(b"".join(lines))
-    with pytest.raises(TamperedLogError, match="line [12] was edited, or lines before it are missing, added or moved"):
+    with pytest.raises(TamperedLogError, match=r"line [12] was edited, or lines before it are missing, added or moved"):
         log.read()
 
 
