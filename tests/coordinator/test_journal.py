@@ -10,6 +10,8 @@ from memamba_core.data.agreement import Agreement
 from memamba_core.errors import CheckpointError
 from server.federation.journal import Journal, JournalEntry, RoundRecord
 
+pytestmark = pytest.mark.durable
+
 AGREEMENT = Agreement(
     time_bin_edges=(6.0, 12.0),
     gene_columns=("A_cnv",),

@@ -19,6 +19,8 @@ from memamba_core.privacy.plan import plan_of
 from memamba_core.wire.protocol import Refusal
 from server.federation.rounds import run_federation
 
+pytestmark = pytest.mark.durable
+
 
 @pytest.fixture(scope="module")
 def plan():

@@ -5,6 +5,8 @@ import pytest
 from memamba_core.errors import TamperedLogError
 from memamba_core.privacy.chained_log import ChainedLog
 
+pytestmark = pytest.mark.durable
+
 KEY = b"k" * 32
 
 

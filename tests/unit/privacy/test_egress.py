@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from memamba_core.privacy.egress import EgressLog, describe_answer, describe_refusal
 from memamba_core.wire.message import Payload
 
+pytestmark = pytest.mark.durable
+
 NUM = 100_000
 
 

@@ -19,6 +19,8 @@ from memamba_core.privacy import chained_log
 from memamba_core.privacy.accounting import NoisyStep, epsilon_of
 from memamba_core.privacy.ledger import Ledger, epsilon_in_sites, read_spending
 
+pytestmark = pytest.mark.durable
+
 STEP = NoisyStep(2.0, 0.1)
 DELTA = 1e-5
 
