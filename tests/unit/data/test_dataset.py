@@ -148,7 +148,7 @@ def test_an_agreed_column_that_is_gone_is_named():
 
 
 def test_features_of_another_width_are_refused():
-    with pytest.raises(AgreementError, match="3 wide, the agreement says 2"):
+    with pytest.raises(AgreementError, match="width 3; expected 2, as agreed"):
         PatientDataset(cohort(MemoryFeatures(3, {})), AGREEMENT, CONFIG)
 
 

@@ -187,8 +187,8 @@ def test_patients_are_joined_and_only_counts_are_logged(tmp_path, caplog):
     assert cohort.features.width == 4
     assert "molecular data: 1 of 3 patients, from 3 rows" in caplog.text
     assert "features: 2 of 3 patients; absent for 1 of 3 slides" in caplog.text
-    assert "patients: 2, and 1 left out" in caplog.text
-    assert "folds: 2 of 3 patients are in none" in caplog.text
+    assert "patients: 2; 1 left out" in caplog.text
+    assert "folds: 2 of 3 patients are in no fold" in caplog.text
     assert not any(secret in caplog.text for secret in ("p1", "p9", "12.5", str(tmp_path)))
 
 

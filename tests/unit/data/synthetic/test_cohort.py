@@ -89,7 +89,7 @@ def test_few_patients_for_many_sites(num_patients, num_sites):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ConfigError, match=r"num_sites=61 hospitals for num_patients=60; lower num_sites"):
+    with pytest.raises(ConfigError, match=r"num_sites is 61; expected at most num_patients=60, .* Lower num_sites"):
         generate_cohort(SMALL.model_copy(update={"num_sites": 61}))
     with pytest.raises(ConfigError, match=r"add up to more than 1.*lower one"):
         generate_cohort(SMALL.model_copy(update={"missing_genes": 0.6, "missing_slides": 0.5}))
