@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from memamba_core.config.strategy import StrategyConfig
+from memamba_core.config.strategy import FedAvgConfig
 from memamba_core.wire.protocol import TrainReply
 from server.federation.strategy import GroupedStrategy
+from simulation.grid.local import LocalGrid
 
 NAMES = ["genomics.a", "pathology.b", "head.c"]
 
@@ -18,7 +19,8 @@ def aggregate(trained):
         )
         for number, counts in enumerate(trained)
     }
-    strategy = GroupedStrategy(StrategyConfig.model_validate({"name": "fedavg"}), NAMES)
+    strategy = GroupedStrategy(FedAvgConfig(name="fedavg"), NAMES)
+    strategy.configure(1, sent, LocalGrid([], runner=None))
     return {name: float(array[0]) for name, array in strategy.aggregate(1, replies, sent).items()}
 
 
