@@ -1,4 +1,4 @@
-"""What a simulation reports as spent: the largest epsilon of its sites, read from their ledgers."""
+"""Spent budget in the results of a simulation: the largest epsilon of its sites, read from their ledgers."""
 
 from types import SimpleNamespace
 

@@ -158,7 +158,7 @@ def test_a_table_whose_columns_changed_places_is_refused():
         PatientDataset(cohort(MemoryFeatures(2, {}, columns=("q", "p"))), agreed, CONFIG)
 
 
-def test_nobody_is_an_empty_data_set():
+def test_no_patients_are_an_empty_data_set():
     empty = PatientDataset(cohort().subset([]), AGREEMENT, CONFIG)
     assert len(empty) == 0
     assert empty.times.shape == empty.events.shape == (0,)

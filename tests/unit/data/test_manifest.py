@@ -62,8 +62,8 @@ def test_a_table_with_a_row_per_slide_is_the_same(tmp_path):
 
 def test_censoring_is_turned_into_events_here(tmp_path):
     text = "case_id,survival_months,censorship\np1,1,0\np2,2,1.0\np3,3,false\n"
-    told = clinical(tmp_path, text, event="censorship", event_means="censored")
-    assert [r.event for r in told] == [True, False, True]
+    records = clinical(tmp_path, text, event="censorship", event_means="censored")
+    assert [r.event for r in records] == [True, False, True]
 
 
 def test_parquet_and_spreadsheet_exports_are_read(tmp_path):
@@ -219,7 +219,7 @@ def test_clinical_columns_are_no_genes(tmp_path):
         ({"slides": ("x",)}, ("features", "none of the 3 patients", "3 slides", "data.clinical.slides")),
     ],
 )
-def test_tables_that_fit_nobody_are_refused(tmp_path, site, words):
+def test_tables_without_a_known_patient_are_refused(tmp_path, site, words):
     with pytest.raises(NoPatientsError) as raised:
         load_cohort(make_site(tmp_path, **site))
     for word in (str(tmp_path), *words):

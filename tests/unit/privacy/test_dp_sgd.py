@@ -64,7 +64,7 @@ def gradient(model, one):
 
 
 def step(model, patients, *, noise=1.0, random=None, optimizer_class=PatientOptimizer):
-    """What a step moves the weights by, over minus the learning rate."""
+    """Return the change of the weights in one step, divided by minus the learning rate."""
     sgd = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     optimizer = optimizer_class(
         sgd, noise_multiplier=noise, max_norm=MAX_NORM, divisor=DIVISOR, random=random or NoNoise()
@@ -114,7 +114,7 @@ def test_a_step_without_patients_is_noise_of_the_right_size_everywhere(model):
         assert float(values.std()) == pytest.approx(wanted, rel=6 / math.sqrt(2 * values.numel()))
 
 
-def test_noise_is_drawn_anew_in_every_step(model):
+def test_every_step_draws_new_noise(model):
     random = SecureRandom()
     assert not torch.equal(step(model, [], random=random), step(model, [], random=random))
     assert not torch.equal(step(model, [], random=SecureRandom()), step(model, [], random=SecureRandom()))
@@ -207,7 +207,7 @@ MUTANTS = {
     WithoutNoise: test_a_step_without_patients_is_noise_of_the_right_size_everywhere,
     NoiseOverBatch: test_a_step_without_patients_is_noise_of_the_right_size_everywhere,
     WithoutClipping: test_leaving_a_patient_out_moves_the_sum_by_at_most_the_norm,
-    OneSeed: test_noise_is_drawn_anew_in_every_step,
+    OneSeed: test_every_step_draws_new_noise,
 }
 
 

@@ -74,7 +74,7 @@ def test_a_patient_in_two_sites_has_spent_twice():
     assert epsilon_in_sites(spent, 2, DELTA) == epsilon_of([(STEP, 200)], DELTA)
 
 
-def test_spending_is_told_by_run_and_in_all(folder):
+def test_spending_is_reported_by_run_and_in_total(folder):
     for run, server_round in (("b", 1), ("a", 1), ("b", 2)):
         ledger(folder).charge(run, server_round, STEP, 10, max_epsilon=8)
     spending = read_spending(folder, "st-elsewhere", DELTA)
@@ -89,7 +89,7 @@ def test_reading_makes_no_ledger(folder):
     assert not folder.exists()
 
 
-def test_spending_of_an_edited_ledger_is_not_told(folder):
+def test_spending_of_an_edited_ledger_is_not_reported(folder):
     edit(*filled(folder))
     with pytest.raises(TamperedLogError):
         read_spending(folder, "st-elsewhere", DELTA)

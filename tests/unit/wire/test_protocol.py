@@ -192,7 +192,7 @@ def test_refusals_keep_their_codes():
         "VERSION": 101,
         "MESSAGE": 102,
         "CONFIG": 103,
-        "OVERRIDE": 104,
+        "SETTINGS": 104,
         "AGREEMENT": 105,
         "AGREEMENT_FIELD": 106,
         "POLICY": 107,

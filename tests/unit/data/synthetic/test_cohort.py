@@ -96,7 +96,7 @@ def test_impossible_settings_are_refused():
 
 
 @pytest.mark.parametrize(("genes", "slides"), [(0.0, 0.0), (0.2, 0.3), (0.5, 0.5), (0.99, 0.0)])
-def test_modalities_are_missing_as_often_as_asked_and_nobody_lacks_both(genes, slides):
+def test_modalities_are_missing_as_often_as_asked_and_no_patient_lacks_both(genes, slides):
     config = SMALL.model_copy(update={"num_patients": 100, "missing_genes": genes, "missing_slides": slides})
     cohort = generate_cohort(config).cohort
     assert sum(not cohort.has_genes(r) for r in cohort.records) == round(100 * genes)
