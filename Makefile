@@ -59,6 +59,10 @@ simulate: $(READY) ## train the embedded example federation on this machine; say
 test: $(READY) ## the fast tests, one to three minutes on two cores
 	$(PYTEST) $(ARGS)
 
+.PHONY: coverage
+coverage: $(READY) ## the fast tests, and the share of the lines of memamba_core that they run
+	$(PYTEST) --cov --cov-report=term $(ARGS)
+
 .PHONY: test-ci
 test-ci: $(READY) ## the short slow tests that CI runs as well
 	$(PYTEST) -m ci_slow $(ARGS)

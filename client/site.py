@@ -14,7 +14,7 @@ from memamba_core.training.seeding import derive_seed
 __all__ = ["HASH_FOLDS", "Site", "open_site"]
 
 HASH_FOLDS = 5
-"""Number of folds where the site has no fold table: a hash of seed, site and case id assigns the fold."""
+"""Number of folds of a cohort without fold assignments: a hash of seed, site and case id decides."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Site:
         return round(holdout * len(self._outside(fold, seed)))
 
     def _fold_of(self, record: PatientRecord, seed: int) -> int | None:
-        if record.fold is not None or self.config.data.folds is not None:
+        """Return the test fold that holds a patient; None: the fold table has no row for the patient."""
+        if self.cohort.has_folds:
             return record.fold
         return derive_seed(seed, self.name, record.case_id, "fold") % HASH_FOLDS
 

@@ -61,7 +61,7 @@ def assign_folds(
     else:
         fold_of = _draw(cohort, num_folds, np.random.default_rng(seed))
     records = tuple(replace(r, fold=fold_of.get(r.case_id)) for r in cohort.records)
-    return replace(cohort, records=records), warnings
+    return replace(cohort, records=records, has_folds=True), warnings
 
 
 def _draw(cohort: Cohort, num_folds: int, rng: np.random.Generator) -> dict[str, int]:

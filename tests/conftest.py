@@ -1,6 +1,6 @@
-"""What all tests share: checked tensor shapes, one torch thread, the real data where they are.
+"""Set up all tests: checked tensor shapes, one torch thread, a disk that need not keep, the real data where they are.
 
-Shapes in signatures (jaxtyping) are enforced here and free in production. A numba kernel in a checked package
+Shapes in signatures (jaxtyping) are enforced in every test and free in production. A numba kernel in a checked package
 needs `@typing.no_type_check` as its innermost decorator: numba cannot compile the checking wrapper.
 """
 
@@ -25,44 +25,54 @@ if TYPE_CHECKING:
 # Before anything imports these packages: the hook rewrites them as they are imported.
 install_import_hook(["memamba_core.model", "memamba_core.survival"], "beartype.beartype")
 
-os.fsync = lambda _descriptor: None  # nobody cuts a test's power: what it writes need not wait for the disk
+_FSYNC = os.fsync
 
-gc.disable()  # until all is collected: what is imported stays, and to look through it is a sixth of the imports' time
+# Modules that tests import, and objects that live as long as the process, are out of the collector's way: to look
+# through them takes a sixth of the time of the imports.
+gc.disable()
 
-# Time limits of single examples say more about the machine than about the code. A third of the usual examples: the fast
-# set has two minutes.
+# Time limits of single examples say more about the machine than about the code. A third of the usual number of examples
+# keeps the fast set under 90 s.
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=30)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-_NO_DATA = "the TCGA tables are not here; name their folder in the environment variable MEMAMBA_DATA"
+_NO_DATA = "the TCGA tables are absent; name their folder in the environment variable MEMAMBA_DATA"
+
+
+def _skip_fsync(_descriptor: int) -> None:
+    """Return at once: no test cuts the power, and a busy disk takes most of the time of a test that writes."""
+
+
+os.fsync = _skip_fsync  # also for fixtures of a session or module, and for what is written at import
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Give torch one thread, whatever the test before set."""
-    import torch  # here, because the process that hands out the tests to others runs none
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give the test one torch thread; tests marked `durable` get the real `os.fsync`, all others a stub."""
+    import torch  # here, because the process of pytest-xdist that hands out the tests runs none
 
     torch.set_num_threads(1)  # pytest-xdist uses the cores
+    os.fsync = _FSYNC if item.get_closest_marker("durable") else _skip_fsync
 
 
 def _find_data_root() -> Path | None:
-    """The folder that holds `cohorts/`: $MEMAMBA_DATA, or shared/data beside the repository."""
+    """Return the folder that holds `cohorts/`: $MEMAMBA_DATA, or shared/data next to the repository; None if absent."""
     named = os.environ.get("MEMAMBA_DATA")
     root = Path(named) if named else REPOSITORY.parent / "shared" / "data"
     return root if (root / "cohorts").is_dir() else None
 
 
 def pytest_collection_finish() -> None:
-    """Garbage is collected again, but only among what the tests make, and seldom: whole libraries lie about."""
+    """Collect garbage again, but seldom, and only among objects that tests make: libraries stay loaded anyway."""
     gc.freeze()
     gc.set_threshold(20_000)
     gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `real_data` where the data are not."""
+    """Skip tests marked `real_data` on a machine without the TCGA tables."""
     if _find_data_root() is None:
         for item in items:
             if item.get_closest_marker("real_data"):
@@ -71,7 +81,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """A command sets up logging for its own process; here that would be for every test after it."""
+    """Restore levels and handlers of all loggers after a test: commands set up logging for their whole process."""
     loggers = [logging.root, *(x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger))]
     before = [(logger, logger.level, tuple(logger.handlers)) for logger in loggers]
     yield
@@ -84,7 +94,7 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def interrupts(monkeypatch: pytest.MonkeyPatch) -> Iterator["Interrupts"]:
-    """The client's signal handlers for one test, without their end of the process after a time of grace."""
+    """Install the signal handlers of the client for one test; they do not end the process after the time of grace."""
     from client import interrupts as module
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -97,13 +107,13 @@ def interrupts(monkeypatch: pytest.MonkeyPatch) -> Iterator["Interrupts"]:
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """The root of the checkout."""
+    """Return the root of the checkout."""
     return REPOSITORY
 
 
 @pytest.fixture(scope="module")
 def benchmarks(repository: Path) -> Iterator[Callable[[str], ModuleType]]:
-    """Imports a script of `benchmarks/`. They import each other by name, as they do when one of them is run."""
+    """Import a script of `benchmarks/`; scripts import each other by name, as when one of them is run."""
     folder = repository / "benchmarks"
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
@@ -114,7 +124,7 @@ def benchmarks(repository: Path) -> Iterator[Callable[[str], ModuleType]]:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The folder of the TCGA tables; skips where there is none. Mark such tests `real_data`."""
+    """Return the folder of the TCGA tables; skip the test where there is none. Mark such tests `real_data`."""
     root = _find_data_root()
     if root is None:
         pytest.skip(_NO_DATA)

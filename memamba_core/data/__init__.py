@@ -1,16 +1,18 @@
-"""A site's files become patients: read once, checked at the door, unscaled.
+"""Read a site's files into patients: each file once, with all checks on reading, values unscaled.
 
-From the bottom up: `tables` (named columns of a CSV or parquet file), `slide_names`, `row_choice` (which rows
-of a large bag are kept); `clinical` (patients, times, events: the one place where a censoring column becomes
-`event`), `genomics` (molecular columns and their groups), `patch_files` and `feature_layouts` (the files of
-an encoder and the folders they lie in); `features` and `slide_tables` (the two kinds of `FeatureStore`);
-`records` (what comes out); and `manifest`, which joins all of it into a `Cohort`. `synthetic` makes a cohort
-of which the truth is known.
+Modules from the bottom up:
 
-Nothing of this is estimated from data. What the sites agree on (time bins, gene columns, scaling) is
-`agreement`, and `dataset` applies it.
+* `tables` (named columns of a CSV or parquet file), `slide_names`, `row_choice` (which rows of a large bag to keep);
+* `clinical` (patients, times, events: the one place where a censoring column becomes `event`), `genomics` (molecular
+  columns and their groups), `patch_files` and `feature_layouts` (the files of an encoder and their folders);
+* `features` and `slide_tables`, the two kinds of `FeatureStore`;
+* `records`, the classes of patients and cohorts, and `manifest`, which joins all tables into a `Cohort`;
+* `synthetic`, which generates a cohort whose risk is known.
 
-Every complaint about a file is a `DataError` that names the file, the column and the rows (the first below
-the header is row 1) and says what to do. Log lines hold only counts, and no complaint a value or a case id; but the
-name of a slide's file often begins with one. So complaints stay at the site, and a fixed text leaves it.
+None of these modules estimates anything from data. `agreement` holds what the sites agree on (time bins, gene columns,
+scaling), and `dataset` applies it.
+
+Every error about a file is a `DataError` that names the file, the column and the rows (row 1 is the first below the
+header) and says what to do. Log lines hold only counts. No error text holds a value or a case id, but the name of a
+slide file often begins with a case id: error texts therefore stay at the site, and a fixed text leaves it.
 """

@@ -1,7 +1,7 @@
-"""What sites agree on before round 1: time bins, gene columns and groups, scaling.
+"""Agreement of the sites before round 1: time bins, gene columns and groups, scaling.
 
 A site never computes bins or scaling from its own data alone: it sends sums (`memamba_core.data.statistics`), the
-coordinator makes one `Agreement` of them (`server.federation.agreement`). Its digest travels with every later message.
+coordinator builds one `Agreement` from them (`server.federation.agreement`). Every later message holds its digest.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Agreement:
-    """What everybody works with. Compared and sent by `digest`.
+    """Time bins, columns and scaling that all sites work with; identified by `digest`.
 
     Attributes:
         time_bin_edges: the K-1 inner edges in months, ascending.
@@ -59,15 +59,17 @@ class Agreement:
             ("feature_scale", self.feature_scale, {0, self.feature_width}),
         ):
             if array.shape not in {(n,) for n in allowed}:
-                raise AgreementError(f"{name} has shape {array.shape}, wanted one of lengths {sorted(allowed)}")
+                raise AgreementError(f"{name} has shape {array.shape}, expected one of the lengths {sorted(allowed)}")
             if not np.isfinite(array).all() or (name.endswith("scale") and (array <= 0).any()):
                 raise AgreementError(f"{name} holds values that are not finite, or a scale that is not positive")
         if self.feature_center.shape != self.feature_scale.shape:
             lengths = f"{len(self.feature_center)} and {len(self.feature_scale)}"
-            raise AgreementError(f"feature_center and feature_scale have {lengths} values; wanted both or none")
+            raise AgreementError(
+                f"feature_center and feature_scale have {lengths} values; expected as many of both, or none"
+            )
         if len(self.feature_columns) not in (0, self.feature_width):
             raise AgreementError(
-                f"there are {len(self.feature_columns)} feature_columns, wanted {self.feature_width} or none"
+                f"there are {len(self.feature_columns)} feature_columns; expected {self.feature_width} or none"
             )
         edges = self.time_bin_edges
         if not edges or not all(a < b < math.inf for a, b in zip((0.0, *edges), edges, strict=False)):
@@ -75,7 +77,7 @@ class Agreement:
         self.input_spec()
 
     def input_spec(self) -> InputSpec:
-        """The sizes that the model is built for."""
+        """Return the sizes that the model is built for."""
         return InputSpec(
             num_bins=len(self.time_bin_edges) + 1,
             num_genes=len(self.gene_columns),
@@ -85,7 +87,7 @@ class Agreement:
         )
 
     def scaling(self) -> dict[str, FloatArray]:
-        """The arrays, as they travel."""
+        """Return the arrays by the names that they have in a message."""
         return {
             "gene-center": self.gene_center,
             "gene-scale": self.gene_scale,
@@ -94,7 +96,7 @@ class Agreement:
         }
 
     def to_json(self) -> str:
-        """Everything but the arrays, as canonical JSON."""
+        """Return everything but the arrays as canonical JSON."""
         plain: dict[str, Any] = {
             "time_bin_edges": self.time_bin_edges,
             "gene_columns": self.gene_columns,
@@ -104,11 +106,11 @@ class Agreement:
             "feature_columns": self.feature_columns,
             "feature_groups": self.feature_groups,
         }
-        return json.dumps(plain, separators=(",", ":"))  # groups keep their order: it is the order of tokens
+        return json.dumps(plain, separators=(",", ":"))  # groups are not sorted: their order is the order of tokens
 
     @classmethod
     def from_json(cls, text: str, scaling: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """The inverse of `to_json` and `scaling`.
+        """Build the agreement from the results of `to_json` and `scaling`.
 
         Raises:
             AgreementError: a field is missing, unknown or does not fit the others.
@@ -132,11 +134,11 @@ class Agreement:
             AttributeError,
             ValueError,
             OverflowError,
-        ) as error:  # any shape that JSON can have
+        ) as error:  # the JSON may be of any shape
             raise AgreementError(f"the agreement does not have the agreed fields: {error}") from None
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the fields and the scaling."""
+        """Return the SHA-256 (hex) over the fields and the scaling."""
         return self._digest
 
     @cached_property

@@ -1,6 +1,6 @@
-"""The clinical table: who the patients are and what happened to them.
+"""Read the clinical table: patients, follow-up times and events.
 
-The one place where a column that marks censoring becomes `event`.
+A column that marks censoring becomes `event` here and nowhere else.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from memamba_core.data.tables import Table, open_table
 __all__ = ["DAYS_PER_MONTH", "read_clinical"]
 
 DAYS_PER_MONTH = 30.4375
-"""A twelfth of 365.25 days."""
+"""Days of a month: a twelfth of 365.25 days."""
 EVENT_CODES = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
@@ -39,8 +39,8 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
 
     Raises:
         DataError: a column is missing; an identifier is empty; a time is empty, no number or negative; an
-            event is neither 0 nor 1; a patient is repeated without another slide, or with another time, event
-            or tissue source site; a slide is listed twice.
+            event is neither 0 nor 1; a patient has several rows that name no further slide, or that differ in time,
+            event or tissue source site; a slide is listed twice.
     """
     table = open_table(root / config.file)
     columns = {"case_id": config.case_id, "time": config.time, "event": config.event}
@@ -58,9 +58,9 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
     if config.slides is None:
         remedy = "Keep one row per patient, or name the column of slides in data.clinical.slides"
         table.refuse(config.case_id, repeated, "repeats a patient", remedy)
-    told: dict[str, npt.NDArray[Any]] = {config.time: months, config.event: events}
+    constant: dict[str, npt.NDArray[Any]] = {config.time: months, config.event: events}
     first = _first_rows(case_ids)
-    for column, values in (told if config.tss is None else told | {config.tss: np.asarray(codes)}).items():
+    for column, values in (constant if config.tss is None else constant | {config.tss: np.asarray(codes)}).items():
         what = "contradicts an earlier row of the same patient"
         remedy = "Correct it: the rows of one patient differ in the slide only"
         table.refuse(column, values != values[first], what, remedy)
@@ -78,7 +78,7 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
 
 
 def _parse_months(table: Table, text: "pd.Series[str]", config: ClinicalTable) -> npt.NDArray[np.float64]:
-    """Follow-up in months."""
+    """Return the follow-up of each row in months."""
     remedy = f"Write the time to the event or the last visit in {config.time_unit}, or take the row out"
     times = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
     table.refuse(config.time, text == "", "is empty", remedy)
@@ -88,7 +88,7 @@ def _parse_months(table: Table, text: "pd.Series[str]", config: ClinicalTable) -
 
 
 def _parse_events(table: Table, text: "pd.Series[str]", config: ClinicalTable) -> npt.NDArray[np.bool_]:
-    """True where the event happened. Nowhere else is the coding of a censoring column turned around."""
+    """Return True where the event happened; the coding of a censoring column is inverted here and nowhere else."""
     marked = text.str.lower().map(EVENT_CODES)
     what = "is neither 0 nor 1 (nor true or false)"
     remedy = f"Write 1 where the event {_MEANS[config.event_means]}, else 0, or take the row out"
@@ -101,7 +101,7 @@ _MEANS = {"happened": "happened", "censored": "did not happen (data.clinical.eve
 
 
 def _first_rows(case_ids: "pd.Series[str]") -> npt.NDArray[np.int64]:
-    """For each row, the first row of the same patient."""
+    """Return for each row the first row of the same patient."""
     codes, unique = pd.factorize(case_ids)
     first = np.full(len(unique), len(codes), np.int64)
     np.minimum.at(first, codes, np.arange(len(codes)))
@@ -111,7 +111,7 @@ def _first_rows(case_ids: "pd.Series[str]") -> npt.NDArray[np.int64]:
 def _parse_slides(
     table: Table, case_ids: "pd.Series[str]", column: str, text: "pd.Series[str]"
 ) -> dict[str, tuple[str, ...]]:
-    """Case id -> names of the patient's slides, in the table's order; patients without a slide are absent."""
+    """Return case id -> names of the slides in the order of the table; a patient without a slide has no entry."""
     listed = pd.DataFrame({"case": case_ids, "slide": text.str.split(";"), "row": np.arange(len(text))})
     listed = listed.explode("slide", ignore_index=True)
     listed["slide"] = listed["slide"].map(slide_name)

@@ -1,4 +1,4 @@
-"""A site's patients as the model sees them: scaled genes, bags read when asked for, survival in agreed bins."""
+"""Patients of a site as model inputs: scaled genes, bags read on request, survival in agreed time bins."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,13 +18,13 @@ __all__ = ["PatientDataset"]
 
 
 class PatientDataset:
-    """Patients by index. Genes are scaled once and kept; a bag is read each time and kept by nobody.
+    """Patients by index. Genes are scaled once and kept in memory; a bag is read on each request and not kept.
 
     Args:
         cohort: the patients, in the order of the indices.
         agreement: columns, scaling and bins of the federation.
         config: transform and clip of gene values.
-        max_patches: the site's own limit on patches of one patient in memory; None for none.
+        max_patches: limit of the site on patches of one patient in memory; None: no limit.
 
     Raises:
         AgreementError: the cohort lacks an agreed gene column, or its features have another width or other columns.
@@ -45,7 +45,7 @@ class PatientDataset:
 
     @property
     def records(self) -> Sequence[PatientRecord]:
-        """The patients' records, in the order of the indices."""
+        """Records of the patients in the order of the indices."""
         return self.cohort.records
 
     @property
@@ -55,18 +55,18 @@ class PatientDataset:
 
     @property
     def events(self) -> np.ndarray:
-        """Whether the event happened, bool."""
+        """Events, bool: True if the event happened at the end of the follow-up."""
         return np.array([r.event for r in self.records], dtype=bool)
 
     def load(
         self, index: int, *, max_patches: int | None = None, rng: np.random.Generator | None = None
     ) -> PatientInputs:
-        """One patient.
+        """Return the model inputs of one patient.
 
         Args:
             index: 0...len-1.
-            max_patches: cap for this call, on top of the site's own limit.
-            rng: samples patches at random where a cap applies; None takes them evenly spaced.
+            max_patches: limit of this call; the smaller of this limit and that of the site applies.
+            rng: samples patches at random if a limit applies; None takes them evenly spaced.
 
         Raises:
             DataError: the patient's features cannot be read.
@@ -100,7 +100,7 @@ class PatientDataset:
         return Bag(torch.from_numpy(rows.astype(np.float32)), bag.coords_P2)
 
     def _scale_genes(self) -> tuple[torch.Tensor, list[int | None]]:
-        """Scaled values of the patients that have them, and for each patient their row in it."""
+        """Return the scaled values of the patients who have genes, and for each patient the row in them."""
         table, agreement = self.cohort.genes, self.agreement
         rows = [r.gene_row if agreement.gene_columns else None for r in self.records]
         if table is None or not agreement.gene_columns:
@@ -110,7 +110,7 @@ class PatientDataset:
         if absent:
             raise AgreementError(
                 f"{len(absent)} of {len(agreement.gene_columns)} agreed gene columns are not in the site's table, for "
-                f"example {absent[0]}; the table changed since its columns were declared: start the run anew"
+                f"example {absent[0]}; the table changed since the site declared its columns. Start the run again"
             )
         columns = [position[column] for column in agreement.gene_columns]
         present = [row for row in rows if row is not None]
@@ -121,7 +121,7 @@ class PatientDataset:
             self.config.scaled_clip,
         )
         index = iter(range(len(present)))
-        # a value that was not measured becomes the federation's mean
+        # a value that was not measured becomes the mean of the federation
         genes_NC = torch.from_numpy(np.nan_to_num(scaled, nan=0.0).astype(np.float32))
         return genes_NC, [None if row is None else next(index) for row in rows]
 
@@ -131,11 +131,11 @@ class PatientDataset:
             return
         if features.width != agreement.feature_width:
             raise AgreementError(
-                f"the site's features are {features.width} wide, the agreement says {agreement.feature_width}; "
-                "all sites need features of one encoder"
+                f"the site's features have width {features.width}; expected {agreement.feature_width}, as agreed. "
+                "All sites need features of one encoder"
             )
         if features.columns != agreement.feature_columns:
             raise AgreementError(
-                "the columns of the site's table of slide features, or their order, are not those that were agreed on; "
-                "the table changed since its columns were declared: start the run anew"
+                "the columns of the site's table of slide features, or their order, differ from the agreement; the "
+                "table changed since the site declared its columns. Start the run again"
             )

@@ -1,4 +1,4 @@
-"""In which folder an encoder's files lie: CLAM's, TRIDENT's, or a plain folder of files."""
+"""Find the files of an encoder in the folder layouts of CLAM and TRIDENT, or in a plain folder."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ __all__ = ["find_patch_files"]
 CLAM_FOLDERS = ("pt_files", "h5_files")
 TRIDENT_PREFIX = "features_"
 TRIDENT_MAGNIFICATION = re.compile(r"(\d+(?:\.\d+)?)x_")
-"""At the start of TRIDENT's folder of a patch size: `20x_256px_0px_overlap`."""
+"""Magnification at the start of the name of a TRIDENT folder for one patch size: `20x_256px_0px_overlap`."""
 
 
 def find_patch_files(path: Path, encoder: str, magnification: float | None) -> dict[str, Path]:
@@ -23,7 +23,7 @@ def find_patch_files(path: Path, encoder: str, magnification: float | None) -> d
     * CLAM: `h5_files/*.h5` and `pt_files/*.pt` below `path`;
     * plain: `.h5` or `.pt` files directly in `path` (CLAM's or TRIDENT's innermost folder, or any other);
     * TRIDENT: `features_ENCODER` below `path` or below a folder of it such as `20x_256px_0px_overlap`. The
-      folder named after the declared encoder is taken, at the declared magnification.
+      folder with the name of the declared encoder is used, at the declared magnification.
 
     A slide with both an `.h5` and a `.pt` file is read from the `.h5`, which has coordinates.
 
@@ -40,7 +40,9 @@ def find_patch_files(path: Path, encoder: str, magnification: float | None) -> d
             slide.
     """
     if not path.is_dir():
-        raise DataError(f"{path}: no such folder; wanted patch features in CLAM's or TRIDENT's layout. {_CORRECT_PATH}")
+        raise DataError(
+            f"{path}: no such folder; expected patch features in CLAM's or TRIDENT's layout. {_CORRECT_PATH}"
+        )
     clam = [path / name for name in CLAM_FOLDERS if (path / name).is_dir()]
     folders = clam or ([path] if _files(path) else [_choose_trident(path, encoder, magnification)])
     found: dict[str, Path] = {}
@@ -61,12 +63,12 @@ _CORRECT_PATH = "Correct data.features.path, or extract features first"
 
 
 def _files(folder: Path) -> list[Path]:
-    """Feature files directly in the folder. Hidden ones are left out: macOS leaves `._name.h5` behind."""
+    """Return the feature files directly in the folder, without hidden ones: macOS leaves `._name.h5` behind."""
     return sorted(f for f in folder.iterdir() if f.suffix in PATCH_SUFFIXES and not f.name.startswith("."))
 
 
 def _choose_trident(path: Path, encoder: str, magnification: float | None) -> Path:
-    """The TRIDENT folder of the declared encoder and magnification."""
+    """Return the TRIDENT folder of the declared encoder and magnification."""
     candidates = sorted(
         folder
         for pattern in (f"{TRIDENT_PREFIX}*", f"*/{TRIDENT_PREFIX}*")
@@ -82,8 +84,8 @@ def _choose_trident(path: Path, encoder: str, magnification: float | None) -> Pa
     named = [folder for folder in candidates if folder.name.casefold() == f"{TRIDENT_PREFIX}{encoder}".casefold()]
     if not named:
         raise DataError(
-            f"{path}: no folder {TRIDENT_PREFIX}{encoder}; found {listed}. Set data.features.encoder to what "
-            "made the features, or point data.features.path to the folder itself"
+            f"{path}: no folder {TRIDENT_PREFIX}{encoder}; found {listed}. Set data.features.encoder to the "
+            "encoder of the features, or point data.features.path to the folder itself"
         )
     if len(named) > 1 and magnification is not None:
         named = [folder for folder in named if _magnification(folder) == magnification] or named

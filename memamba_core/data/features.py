@@ -25,32 +25,32 @@ def open_features(config: FeatureFolder, root: Path) -> FeatureStore:
     """Open a site's features: a folder of patch features, or a table with one vector per slide.
 
     Args:
-        config: what the site.yaml says of them.
+        config: the section `features` of site.yaml.
         root: folder that `config.path` is relative to.
 
     Raises:
-        DataError: nothing is there, or it is not what is declared.
+        DataError: the features are absent or differ from the declaration.
     """
     path = root / config.path
     if path.name.endswith(TABLE_SUFFIXES):
         return open_slide_table(config, root)
     if path.is_file() and path.suffix in PATCH_SUFFIXES:
         raise DataError(
-            f"{path}: is a single file; wanted the folder that holds it. Set data.features.path to {path.parent}"
+            f"{path}: is a single file; expected the folder that holds it. Set data.features.path to {path.parent}"
         )
     return open_patch_folder(config, root)
 
 
 @dataclass(eq=False)
 class PatchFolder:
-    """Patch features, one file per slide, read when asked for; no file is kept open.
+    """Patch features, one file per slide, read on request; no file stays open.
 
     Attributes:
         encoder: declared encoder, with the magnification where one is declared (`uni_v1@20x`).
-        width: width F of a patch, as the first readable file has it.
+        width: width F of a patch in the first readable file.
         files: name of a slide -> its file.
-        declared: the settings that every file is compared with.
-        width_source: the file that `width` was read from.
+        declared: settings that every file is compared with.
+        width_source: file that `width` was read from.
         columns: empty; the columns of an encoder have no names.
         families: empty; a patch is one token.
     """
@@ -64,11 +64,11 @@ class PatchFolder:
     families: tuple[str, ...] = ()
 
     def has(self, record: PatientRecord) -> bool:
-        """Whether any slide of the patient has a file. It may turn out to be empty."""
+        """Return True if any slide of the patient has a file; the file may hold no patch."""
         return any(slide in self.files for slide in record.slides)
 
     def inspect(self, record: PatientRecord) -> dict[Path, PatchFileFacts]:
-        """What the patient's files say of themselves, in the record's order of slides; no features are read.
+        """Return the facts of the patient's files in the order of the record's slides, without reading features.
 
         Raises:
             DataError: a file is damaged, or of another width, encoder or magnification.
@@ -86,11 +86,10 @@ class PatchFolder:
     def load(
         self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
     ) -> Bag | None:
-        """The patches of all slides of the patient that have a file, in the record's order of slides.
+        """Read the patches of all slides of the patient that have a file, in the order of the record's slides.
 
-        Within a slide they come row by row, sorted by (y, x), where coordinates are known. With a cap, each
-        slide keeps its share (`choose_rows`). Coordinates are those of each slide by itself; they are None if
-        one slide has none.
+        Within a slide, patches are sorted by (y, x) where coordinates are known. Under a limit, each slide keeps its
+        share (`choose_rows`). Coordinates are relative to their own slide; they are None if one slide has none.
 
         Args:
             record: the patient.
@@ -114,7 +113,7 @@ class PatchFolder:
         )
 
     def rows_of(self, record: PatientRecord, max_patches: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
-        """Where the rows of `load(record, max_patches)` come from: name of a slide -> rows of its file, in their order.
+        """Return the origin of the rows of `load(record, max_patches)`: slide name -> rows of its file, in their order.
 
         Raises:
             DataError: as `load`.
@@ -126,7 +125,7 @@ class PatchFolder:
     def _chosen(
         self, record: PatientRecord, max_patches: int | None, rng: np.random.Generator | None
     ) -> list[tuple[Path, npt.NDArray[np.int64]]]:
-        """Files of the patient with at least one patch that is kept, and its places in slide order."""
+        """Return the files with at least one patch to keep, and the positions of these patches in slide order."""
         facts = self.inspect(record)
         ends = np.cumsum([fact.num_patches for fact in facts.values()], dtype=np.int64)
         rows = choose_rows(int(ends[-1]) if len(ends) else 0, max_patches, rng)
@@ -138,7 +137,7 @@ class PatchFolder:
 
 
 def open_patch_folder(config: FeatureFolder, root: Path) -> PatchFolder:
-    """Find an encoder's files (`find_patch_files`) and its width; reads no features.
+    """Find the files of an encoder (`find_patch_files`) and its width, without reading features.
 
     Raises:
         DataError: no files are found, none of them is readable, or the first readable one has TRIDENT
@@ -149,7 +148,7 @@ def open_patch_folder(config: FeatureFolder, root: Path) -> PatchFolder:
     for path in files.values():
         try:
             facts = inspect_patch_file(path)
-        except DataError as error:  # one bad slide must not hide the others; reading that patient will say so again
+        except DataError as error:  # one bad slide must not hide the others; reading that patient raises it again
             damaged = damaged or error
             continue
         if facts.num_patches:
@@ -163,7 +162,7 @@ def open_patch_folder(config: FeatureFolder, root: Path) -> PatchFolder:
 
 
 def _check_declared(path: Path, facts: PatchFileFacts, declared: FeatureFolder) -> None:
-    """Compare what TRIDENT wrote into the file with what the site.yaml says."""
+    """Compare the attributes that TRIDENT wrote into the file with site.yaml."""
     if facts.encoder is not None and facts.encoder.casefold() != declared.encoder.casefold():
         raise DataError(
             f"{path}: was made by encoder {facts.encoder!r}, but data.features.encoder says "

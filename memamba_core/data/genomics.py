@@ -1,4 +1,4 @@
-"""Molecular columns of a table, and the groups of genes that become the model's tokens."""
+"""Read molecular columns, and groups of genes that become tokens of the model."""
 
 import csv
 import re
@@ -26,7 +26,7 @@ CLINICAL_COLUMNS = frozenset().union(
     {"dead", "death", "deceased", "os", "dss", "pfi", "dfi", "dfs", "pfs"},
     {"train", "val", "test", "fold", "split"},
 )
-"""Lower-case names that are never taken for a bare gene symbol: an outcome among the genes is an answer."""
+"""Lower-case names that are never read as a bare gene symbol: an outcome among the genes would leak the answer."""
 
 
 def read_genes(
@@ -45,14 +45,14 @@ def read_genes(
     Args:
         config: the file and how to read it.
         root: folder that `config.file` is relative to.
-        clinical_columns: names that are no bare gene symbols, beside `CLINICAL_COLUMNS`.
+        clinical_columns: further names that are no bare gene symbols, in addition to `CLINICAL_COLUMNS`.
 
     Returns:
         The case ids, one per row, and the unscaled values in the table's order of rows and columns.
 
     Raises:
-        DataError: a cell is neither empty nor a finite number; two rows are of one patient; no molecular
-            column is there.
+        DataError: a cell is neither empty nor a finite number; two rows belong to one patient; the table has no
+            molecular column.
     """
     table = open_table(root / config.file)
     table.require(config.case_id, "data.genomics.case_id")
@@ -68,8 +68,8 @@ def read_genes(
         for column in table.binary_columns(bare):
             if f"{column}_mut" in names:
                 raise DataError(
-                    f"{table.path}: columns {column!r} and '{column}_mut' both say which patients are "
-                    "mutated. Keep one, or set data.genomics.bare_columns to ignore"
+                    f"{table.path}: columns {column!r} and '{column}_mut' both hold the mutations of one "
+                    "gene. Keep one, or set data.genomics.bare_columns to ignore"
                 )
             names[column] = f"{column}_mut"
     if not names:
@@ -97,7 +97,7 @@ def read_signatures(path: Path) -> dict[str, tuple[str, ...]]:
             name.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; wanted a CSV with one column of gene symbols per group")
+        raise DataError(f"{path}: no such file; expected a CSV with one column of gene symbols per group")
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
@@ -114,36 +114,36 @@ def read_signatures(path: Path) -> dict[str, tuple[str, ...]]:
             groups[name] = symbols
         elif name or symbols:
             what = f"group {name!r} has no gene symbol" if name else f"column {index + 1} has symbols but no name"
-            raise DataError(f"{path}: {what}. Wanted the group's name in the header and its symbols below")
+            raise DataError(f"{path}: {what}. Write the name of the group into the header and its symbols below")
     if not groups:
-        raise DataError(f"{path}: is empty; wanted a CSV with one column of gene symbols per group")
+        raise DataError(f"{path}: is empty; expected a CSV with one column of gene symbols per group")
     return groups
 
 
 def build_gene_groups(
     columns: Sequence[str], signatures: Mapping[str, Sequence[str]] | None, by: Literal["signatures", "kind"]
 ) -> dict[str, tuple[int, ...]]:
-    """Which columns belong to which group.
+    """Assign columns to groups.
 
     Args:
         columns: `SYMBOL_rnaseq`, `SYMBOL_cnv` or `SYMBOL_mut`.
-        signatures: group name -> gene symbols; needed by `signatures` only.
+        signatures: group name -> gene symbols; needed for `by="signatures"` only.
         by: `signatures`: a group catches all kinds of measurement of its symbols, and a column may be in
             several groups or in none; `kind`: one group per kind of measurement.
 
     Returns:
         Group name -> ascending indices into `columns`, in the order of the signatures (or of `KINDS`). Groups
-        that catch no column are left out.
+        without a column are left out.
 
     Raises:
-        ConfigError: `signatures` is asked for and not given.
+        ConfigError: `by="signatures"` without signatures.
         DataError: a column is not molecular, or no group catches one.
     """
     parts = []
     for column in columns:
         match = MOLECULAR.fullmatch(column)
         if match is None:
-            raise DataError(f"column {column!r} is not molecular; wanted SYMBOL_rnaseq, SYMBOL_cnv or SYMBOL_mut")
+            raise DataError(f"column {column!r} is not molecular; expected SYMBOL_rnaseq, SYMBOL_cnv or SYMBOL_mut")
         parts.append((match["symbol"], match["kind"]))
     if by == "kind":
         caught = {kind: [i for i, (_, k) in enumerate(parts) if k == kind] for kind in KINDS}

@@ -1,4 +1,4 @@
-"""A site's tables become a cohort: patients joined with their molecular data, features and test fold."""
+"""Join the tables of a site into a cohort: patients with their molecular data, features and test fold."""
 
 import logging
 from dataclasses import replace
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 
 def load_cohort(config: SiteDataConfig) -> Cohort:
-    """Read a site's patients and join what belongs to them. Values are unscaled; bags are read later.
+    """Read the patients of a site and join their data. Values are unscaled; bags are read later.
 
-    The clinical table decides who the patients are (`read_clinical`: its columns and units). A patient
-    without a row in the molecular table, or with nothing measured in it, has no molecular data; a slide
-    without features is passed over; a patient without either is left out. What is logged are counts.
+    The clinical table defines the patients (`read_clinical`: its columns and units). A patient without a row in the
+    molecular table, or with no value in this row, has no molecular data. A slide without features is skipped. A patient
+    without molecular data and without features is left out. Log lines hold only counts.
 
     Args:
-        config: what the site.yaml says of the tables.
+        config: the section `data` of site.yaml.
 
     Returns:
         The patients in the order of the clinical table. `gene_row` counts those with molecular data, in that
@@ -36,8 +36,8 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
 
     Raises:
         DataError: a file, column or cell is not as described, or tables contradict each other.
-        NoPatientsError: the molecular table, or the features, have nothing on any patient. That is an error
-            even where the other has: identifiers that do not match look just like data that are missing.
+        NoPatientsError: the molecular table, or the features, hold no patient of the clinical table. This is an error
+            even if the other one does: identifiers that do not match look like missing data.
     """
     records = read_clinical(config.clinical, config.root)
     genes: GeneTable | None = None
@@ -49,10 +49,10 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
         _check_features(records, features, config.features, config.root)
     if config.folds is not None:
         records = _join_folds(records, config.folds, config.root)
-    cohort = Cohort(tuple(records), genes, features)
+    cohort = Cohort(tuple(records), genes, features, has_folds=config.folds is not None)
     kept = tuple(r for r in records if cohort.has_genes(r) or cohort.has_slides(r))
     absent = len(records) - len(kept)
-    log.info("patients: %d, and %d left out who have neither molecular data nor features", len(kept), absent)
+    log.info("patients: %d; %d left out, without molecular data and features", len(kept), absent)
     return replace(cohort, records=kept)
 
 
@@ -62,7 +62,7 @@ def _join_genes(
     root: Path,
     clinical: ClinicalTable,
 ) -> tuple[list[PatientRecord], GeneTable]:
-    """Records that know their row of the molecular table, which is cut to these patients."""
+    """Return the records with their row of the molecular table, and the table cut to these patients."""
     not_genes = [c for c in (clinical.case_id, clinical.time, clinical.event, clinical.slides, clinical.tss) if c]
     case_ids, table = read_genes(config, root, clinical_columns=not_genes)
     measured = np.flatnonzero(~np.isnan(table.values_NC).all(axis=1)).tolist()
@@ -81,7 +81,7 @@ def _join_genes(
 
 
 def _check_features(records: list[PatientRecord], features: FeatureStore, config: FeatureFolder, root: Path) -> None:
-    """Log how many patients and slides have features; refuse features that fit nobody."""
+    """Log how many patients and slides have features; refuse features that belong to no patient."""
     found = sum(features.has(r) for r in records)
     slides = [replace(r, slides=(slide,)) for r in records for slide in r.slides]
     absent = sum(not features.has(slide) for slide in slides)
@@ -96,7 +96,7 @@ def _check_features(records: list[PatientRecord], features: FeatureStore, config
 
 
 def _join_folds(records: list[PatientRecord], config: FoldTable, root: Path) -> list[PatientRecord]:
-    """Records with their test fold; patients who are not in the table stay without."""
+    """Return the records with their test fold; None for patients who are not in the table."""
     table = open_table(root / config.file)
     table.require(config.case_id, "data.folds.case_id")
     table.require(config.fold, "data.folds.fold")
@@ -105,9 +105,9 @@ def _join_folds(records: list[PatientRecord], config: FoldTable, root: Path) -> 
     bad = folds.isna() | (folds < 0) | (folds % 1 != 0)
     remedy = "Write the number of the test fold that holds the patient"
     table.refuse(config.fold, bad, "is not a whole number from 0 on", remedy)
-    remedy = "Keep one row per patient: everybody is in one test fold"
+    remedy = "Keep one row per patient: each patient is in one test fold"
     table.refuse(config.case_id, text[config.case_id].duplicated(), "repeats a patient", remedy)
     fold_of = dict(zip(text[config.case_id], folds.astype(int).tolist(), strict=True))
     joined = [replace(r, fold=fold_of.get(r.case_id)) for r in records]
-    log.info("folds: %d of %d patients are in none", sum(r.fold is None for r in joined), len(joined))
+    log.info("folds: %d of %d patients are in no fold", sum(r.fold is None for r in joined), len(joined))
     return joined

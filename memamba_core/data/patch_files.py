@@ -1,4 +1,4 @@
-"""One file of patch features, `.h5` or `.pt`: its facts without its data, and its rows in slide order."""
+"""Read one file of patch features, `.h5` or `.pt`: its facts without its data, and its rows in slide order."""
 
 import pickle
 import warnings
@@ -25,13 +25,13 @@ CHUNK_CACHE_BYTES = 1 << 25  # holds a compressed chunk while its rows are read 
 
 @dataclass(frozen=True)
 class PatchFileFacts:
-    """What a file says of itself without its data being read.
+    """Facts of a file that are known without reading its data.
 
     Attributes:
         num_patches: rows; 0 for a slide without tissue.
-        width: width F of a row; 0 where an empty file does not say.
-        encoder: TRIDENT's attribute `encoder`, where it is set.
-        magnification: TRIDENT's attribute `target_magnification`, where it is set.
+        width: width F of a row; 0 for an empty file without a width.
+        encoder: attribute `encoder` of TRIDENT, None if it is not set.
+        magnification: attribute `target_magnification` of TRIDENT, None if it is not set.
     """
 
     num_patches: int
@@ -56,23 +56,22 @@ def inspect_patch_file(path: Path) -> PatchFileFacts:
 def read_patches(
     path: Path, positions: npt.NDArray[np.int64] | None = None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | None]:
-    """Read patches of one slide in slide order: row by row (sorted by y, then x) where coordinates are known.
+    """Read patches of one slide in slide order: sorted by y, then x, where coordinates are known.
 
     Args:
         path: `.h5` with a dataset `features` (or `feats`) and, where known, `coords`; or `.pt` with a tensor
             of features, or a dictionary of these names. Features are float16, float32 or float64 of shape [N,
             F] or [1, N, F] (a `.pt` may hold bfloat16); coordinates are integers of shape [N, 2] or [1, N,
             2], x before y, in level-0 pixels.
-        positions: places in slide order of the patches to read, ascending; None reads all. Only these are
-            ever in memory (in blocks, for `.h5`; a `.pt` in the zip format is mapped, an older one is loaded
-            whole).
+        positions: places in slide order of the patches to read, ascending; None reads all. Only these patches are
+            in memory (in blocks, for `.h5`; a `.pt` in the zip format is mapped, an older `.pt` is loaded whole).
 
     Returns:
         Features [len(positions), F] as float32, and coordinates [len(positions), 2] as int64 or None.
 
     Raises:
-        DataError: the file is damaged, is a pickle with code in it, or holds other shapes or types, or values
-            that are not finite in float32.
+        DataError: the file is damaged, is a pickle with code, or holds other shapes or types, or values that are
+            not finite in float32.
     """
     with _opened(path) as content:
         order = content.slide_order()
@@ -81,7 +80,7 @@ def read_patches(
         by_row = np.argsort(rows)
         for start, stop in _runs(rows[by_row]):
             first = int(rows[by_row[start]])
-            with np.errstate(over="ignore"):  # a float64 too large becomes infinite, and is refused below
+            with np.errstate(over="ignore"):  # a float64 that is too large becomes infinite and is refused below
                 block = content.read(first, first + stop - start).astype(np.float32)
             if not np.isfinite(block).all():
                 raise DataError(
@@ -94,7 +93,7 @@ def read_patches(
 
 
 def slide_order(path: Path) -> npt.NDArray[np.int64]:
-    """Rows of the file in slide order: place p of `read_patches` is row `slide_order(path)[p]` of the file.
+    """Return the rows of the file in slide order: place p of `read_patches` is row `slide_order(path)[p]`.
 
     Args:
         path: see `read_patches`.
@@ -107,9 +106,9 @@ def slide_order(path: Path) -> npt.NDArray[np.int64]:
 
 
 def _runs(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Stretches [start, stop) of `rows` (ascending) that are consecutive and no longer than a block.
+    """Yield the runs [start, stop) of `rows` (ascending) that are consecutive and no longer than a block.
 
-    Slices of runs, because h5py takes several times as long for the same rows given as a list of indices.
+    The caller reads slices, because h5py takes several times as long for the same rows given as a list of indices.
     """
     ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
     start = 0
@@ -130,11 +129,11 @@ class _Content:
     coords_P2: npt.NDArray[np.int64] | None
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows [start, stop) as the file holds them."""
+        """Return the rows [start, stop) in the type of the file."""
         return np.asarray(self.features[0, start:stop] if self.leading else self.features[start:stop])
 
     def slide_order(self) -> npt.NDArray[np.int64]:
-        """Rows sorted by (y, x) where coordinates are known, else as they are."""
+        """Return the rows sorted by (y, x) where coordinates are known, else in the order of the file."""
         if self.coords_P2 is None:
             return np.arange(self.facts.num_patches, dtype=np.int64)
         return np.lexsort((self.coords_P2[:, 0], self.coords_P2[:, 1]))
@@ -142,12 +141,12 @@ class _Content:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Content]:
-    """Open a file for a `with` block. Nothing stays open, so that stores can be pickled and forked."""
+    """Open a file for a `with` block. No file stays open, so that stores can be pickled and forked."""
     try:
         if path.suffix.lower() == ".pt":
             yield _content(path, *_load_pt(path), {})
         else:
-            # No lock: the share may be read-only, and nobody writes while a federation reads.
+            # No lock: the share may be read-only, and no process writes while a federation reads.
             with h5py.File(path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE_BYTES) as file:
                 name = next((n for n in FEATURE_NAMES if isinstance(file.get(n), h5py.Dataset)), None)
                 if name is None:
@@ -158,20 +157,20 @@ def _opened(path: Path) -> Iterator[_Content]:
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{path}: the file was there when the folder was read and is gone. Start again") from None
+        raise DataError(f"{path}: the file was removed after the folder was read. Restore it, or start again") from None
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise _damaged(path, error) from error
 
 
 def _load_pt(path: Path) -> tuple[Any, Any]:
-    """Features and coordinates of a `.pt` file. Never runs code from it."""
+    """Return features and coordinates of a `.pt` file, without running code from it."""
     with path.open("rb") as file:
         zipped = file.read(2) == b"PK"
     try:
         with warnings.catch_warnings():
-            # On the way to refusing a foreign pickle, torch asks its user to report a missing feature.
+            # Before torch refuses a foreign pickle, it warns of a missing feature and asks for a report.
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
-            # Mapped where the format allows, so that a capped bag touches only its own pages.
+            # Mapped where the format allows, so that a limited bag touches only its own pages.
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError:
         raise DataError(
@@ -179,7 +178,7 @@ def _load_pt(path: Path) -> tuple[Any, Any]:
             "opened. Save it again with torch.save, from a tensor or from a dictionary of tensors "
             "`features` and `coords`"
         ) from None
-    except Exception as error:  # from a damaged file torch raises whatever its parser stumbles over
+    except Exception as error:  # for a damaged file torch raises errors of any type
         raise _damaged(path, error) from error
     coords = None
     if isinstance(loaded, dict):
@@ -189,10 +188,10 @@ def _load_pt(path: Path) -> tuple[Any, Any]:
             raise DataError(_without_features(path, map(str, loaded)))
     else:
         features = loaded
-    for value, wanted in ((features, torch.Tensor), (coords, torch.Tensor | None)):
-        if not isinstance(value, wanted):
+    for value, expected in ((features, torch.Tensor), (coords, torch.Tensor | None)):
+        if not isinstance(value, expected):
             raise DataError(
-                f"{path}: holds a {type(value).__name__} where a tensor was wanted. Save a tensor, or a "
+                f"{path}: holds a {type(value).__name__}; expected a tensor. Save a tensor, or a "
                 "dictionary of tensors `features` and `coords`"
             )
     if features.dtype == torch.bfloat16:
@@ -201,7 +200,7 @@ def _load_pt(path: Path) -> tuple[Any, Any]:
 
 
 def _content(path: Path, features: Any, coords: Any, attributes: dict[str, Any]) -> _Content:
-    """Check shapes and types."""
+    """Check shapes and types, and return the content of an open file."""
     shape, kind = tuple(features.shape), np.dtype(features.dtype)
     leading = len(shape) == 3 and shape[0] == 1
     if leading:
@@ -210,10 +209,10 @@ def _content(path: Path, features: Any, coords: Any, attributes: dict[str, Any])
         shape = (0, 0)
     if len(shape) != 2 or (shape[0] and not shape[1]):
         raise DataError(
-            f"{path}: features have shape {list(features.shape)}; wanted [patches, width]. Extract this slide again"
+            f"{path}: features have shape {list(features.shape)}; expected [patches, width]. Extract this slide again"
         )
     if kind.kind != "f":
-        raise DataError(f"{path}: features are {kind}; wanted float16, float32 or float64. Extract this slide again")
+        raise DataError(f"{path}: features are {kind}; expected float16, float32 or float64. Extract this slide again")
     if coords is not None:
         coords = np.asarray(coords)
         if coords.ndim == 3 and coords.shape[0] == 1:
@@ -222,7 +221,7 @@ def _content(path: Path, features: Any, coords: Any, attributes: dict[str, Any])
             coords = coords.reshape(0, 2).astype(np.int64)
         if coords.shape != (shape[0], 2) or coords.dtype.kind not in "iu":
             raise DataError(
-                f"{path}: coords are {coords.dtype} of shape {list(coords.shape)}; wanted integers of shape "
+                f"{path}: coords are {coords.dtype} of shape {list(coords.shape)}; expected integers of shape "
                 f"[{shape[0]}, 2], one (x, y) per patch. Extract this slide again"
             )
         coords = coords.astype(np.int64)
@@ -237,7 +236,7 @@ def _content(path: Path, features: Any, coords: Any, attributes: dict[str, Any])
 
 
 def _attribute_text(value: Any) -> str:
-    """An HDF5 attribute as text: writers store text, bytes or numbers."""
+    """Return an HDF5 attribute as text: programs store text, bytes or numbers."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
@@ -251,6 +250,6 @@ def _damaged(path: Path, error: Exception) -> DataError:
 def _without_features(path: Path, names: Any) -> str:
     listed = ", ".join(sorted(names)[:8]) or "nothing"
     return (
-        f"{path}: holds {listed}; wanted a dataset `features` (or `feats`). Point data.features.path to the "
+        f"{path}: holds {listed}; expected a dataset `features` (or `feats`). Point data.features.path to the "
         "encoder's folder, not to the folder of patch coordinates"
     )

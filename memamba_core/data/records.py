@@ -1,4 +1,4 @@
-"""A site's patients before they become tensors: records, the gene table they point into, and where their bags lie."""
+"""Patients of a site before they become tensors: records, the gene table, and the store of their bags."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ __all__ = ["Cohort", "FeatureStore", "GeneTable", "PatientRecord"]
 
 @dataclass(frozen=True)
 class PatientRecord:
-    """One patient as a site's tables describe them. Holds no features; they are read when needed.
+    """One patient as the tables of a site describe them. Features are not part of the record; they are read on request.
 
     Attributes:
-        case_id: identifier, unique within the site. Never leaves it.
+        case_id: identifier, unique within the site. It never leaves the site.
         time_months: follow-up in months, positive or zero.
         event: True if the event happened at `time_months`.
         slides: names of the patient's slides without folder and extension, in the table's order.
         gene_row: row of the site's `GeneTable`, or None without molecular data.
-        fold: test fold that holds the patient, or None (in no split: neither trained on nor tested).
+        fold: test fold that holds the patient, or None (see `Cohort.has_folds`).
         tss: TCGA tissue source site code, where known. Text: `05` and `NA` are codes.
     """
 
@@ -38,7 +38,7 @@ class PatientRecord:
 
 @dataclass(frozen=True)
 class GeneTable:
-    """Molecular values as the source gives them, unscaled.
+    """Molecular values of the source, unscaled.
 
     Attributes:
         columns: `SYMBOL_rnaseq`, `SYMBOL_cnv` or `SYMBOL_mut`.
@@ -50,12 +50,14 @@ class GeneTable:
 
     def __post_init__(self) -> None:
         if self.values_NC.ndim != 2 or self.values_NC.shape[1] != len(self.columns):
-            raise DataError(f"gene table: {len(self.columns)} column names, values of shape {self.values_NC.shape}")
+            raise DataError(
+                f"gene table has values of shape {self.values_NC.shape}; expected {len(self.columns)} columns"
+            )
 
 
 @runtime_checkable
 class FeatureStore(Protocol):
-    """Reads bags of one site, lazily.
+    """Store of the bags of one site, which reads them on request.
 
     Attributes:
         encoder: declared encoder, with the magnification where one is declared (`uni_v1@20x`).
@@ -70,17 +72,17 @@ class FeatureStore(Protocol):
     families: tuple[str, ...]
 
     def has(self, record: PatientRecord) -> bool:
-        """Whether any slide of the patient has features, without reading them."""
+        """Return True if any slide of the patient has features, without reading them."""
         ...
 
     def load(
         self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
     ) -> Bag | None:
-        """The patient's bag, or None where no slide has a patch.
+        """Return the bag of the patient, or None if no slide has a patch.
 
         Args:
             record: the patient.
-            max_patches: most rows to return over all slides; None for all. Only what is returned is kept in memory.
+            max_patches: most rows to return over all slides; None for all. No other rows stay in memory.
             rng: samples rows at random without replacement (kept in slide order); None takes them evenly spaced.
 
         Raises:
@@ -91,26 +93,35 @@ class FeatureStore(Protocol):
 
 @dataclass(frozen=True)
 class Cohort:
-    """Patients with what is needed to read them. A hospital of a simulation is a subset (a view, nothing is copied)."""
+    """Patients with what is needed to read them. A site of a simulation is a subset (a view, nothing is copied).
+
+    Attributes:
+        records: the patients.
+        genes: molecular values, None without a molecular table.
+        features: bags of patches or slide vectors, None without features.
+        has_folds: True if a fold table, split files or the simulation assigned the test folds. A patient whose `fold`
+            is None is then neither trained on nor tested. False: a site draws the folds by a hash (`client.site`).
+    """
 
     records: tuple[PatientRecord, ...]
     genes: GeneTable | None = None
     features: FeatureStore | None = None
+    has_folds: bool = False
 
     def subset(self, case_ids: Collection[str]) -> Self:
-        """The patients named, in the order of this cohort."""
+        """Return the patients with these case ids, in the order of this cohort."""
         wanted = frozenset(case_ids)
         return replace(self, records=tuple(r for r in self.records if r.case_id in wanted))
 
     @property
     def num_events(self) -> int:
-        """How many patients had the event."""
+        """Number of patients with the event."""
         return sum(r.event for r in self.records)
 
     def has_genes(self, record: PatientRecord) -> bool:
-        """Whether the patient has molecular data."""
+        """Return True if the patient has molecular data."""
         return self.genes is not None and record.gene_row is not None
 
     def has_slides(self, record: PatientRecord) -> bool:
-        """Whether the patient has features of at least one slide."""
+        """Return True if the patient has features of at least one slide."""
         return self.features is not None and self.features.has(record)

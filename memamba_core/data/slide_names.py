@@ -1,4 +1,4 @@
-"""One spelling for a slide, whatever list or folder it was found in."""
+"""Bring the name of a slide into one spelling, from any list or folder."""
 
 __all__ = ["slide_name"]
 
@@ -7,15 +7,15 @@ KNOWN_EXTENSIONS = frozenset().union(
     {"zarr", "png", "jpg", "jpeg"},
     {"h5", "hdf5", "pt"},
 )
-"""Of slide scanners, of images and of feature files."""
+"""Extensions of slide scanners, of images and of feature files."""
 
 
 def slide_name(text: str) -> str:
-    """The slide's name without folder and without known extensions.
+    """Return the name of a slide without folder and without known extensions.
 
-    Only known extensions are cut, because names hold dots: `TCGA-2F-A9KO-01Z-00-DX1.195576CF-....svs` ends in
-    `.svs`, and the identifier before it is part of the name. They are cut until none is left (`slide.svs.h5`
-    is `slide`).
+    Only known extensions are removed, because names hold dots: `TCGA-2F-A9KO-01Z-00-DX1.195576CF-....svs` ends in
+    `.svs`, and the identifier before this extension is part of the name. All known extensions are removed
+    (`slide.svs.h5` is `slide`).
     """
     name = text.strip().replace("\\", "/").rstrip("/").rpartition("/")[2]
     while True:

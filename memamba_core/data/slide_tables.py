@@ -1,4 +1,4 @@
-"""Slide-level features: a table with one vector per slide (or per patient), its columns in families."""
+"""Read slide-level features: a table with one vector per slide (or per patient), its columns in families."""
 
 import re
 from collections import defaultdict
@@ -21,7 +21,7 @@ from memamba_core.patient import Bag
 __all__ = ["SlideTable", "build_families", "open_slide_table"]
 
 SMALLEST_FAMILY = 8
-"""Smaller families of one kind of measurement are joined: a token of three columns is hardly a token."""
+"""Families with fewer columns are joined with others of their kind of measurement: three columns carry too little."""
 
 
 @dataclass(eq=False)
@@ -33,8 +33,8 @@ class SlideTable:
         columns: names of the F feature columns.
         families: family of each column; empty where a slide is one token.
         values_SF: float32, one row per slide, unscaled; NaN where not measured.
-        rows_of_slide: name of a slide -> its rows, of those in which anything was measured.
-        rows_of_case: the key as the table writes it, which may be a case id -> the same.
+        rows_of_slide: name of a slide -> its rows that hold at least one value.
+        rows_of_case: key in the spelling of the table, which may be a case id -> such rows.
         width: number F of columns.
     """
 
@@ -50,17 +50,17 @@ class SlideTable:
         self.width = len(self.columns)
 
     def has(self, record: PatientRecord) -> bool:
-        """Whether anything was measured in a row of the patient or of one of the slides."""
+        """Return True if a row of the patient or of one of the slides holds a value."""
         return bool(self._rows_of(record))
 
     def load(
         self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
     ) -> Bag | None:
-        """The patient's slide vectors, in the record's order of slides (in the table's if keyed by patient).
+        """Return the slide vectors of the patient in the order of the record (of the table if keyed by case id).
 
-        Values that were not measured stay NaN: unlike patch features, this bag is not always finite. The
-        centre that the sites agree on takes their place when the values are scaled (`dataset`); a fill-in
-        from this site's own rows would differ from hospital to hospital.
+        Values that were not measured stay NaN: unlike patch features, this bag may hold values that are not finite.
+        Scaling (`dataset`) replaces them by the centre that the sites agreed on; a mean of the own rows would differ
+        from site to site.
 
         Args:
             record: the patient.
@@ -68,7 +68,7 @@ class SlideTable:
             rng: samples them at random without replacement; None takes them evenly spaced.
 
         Returns:
-            float32 vectors without coordinates, or None where nothing was measured of the patient.
+            float32 vectors without coordinates, or None if the table holds no value of the patient.
         """
         rows = self._rows_of(record)
         if not rows:
@@ -82,7 +82,7 @@ class SlideTable:
 
 
 def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
-    """Read a slide-level table. A row in which nothing was measured counts as absent.
+    """Read a slide-level table. A row without a value counts as absent.
 
     Args:
         config: `path` names the table (CSV, CSV.gz or parquet), `key` the column of slide names or case ids
@@ -113,7 +113,7 @@ def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
     families = () if config.groups_file is None else _read_families(root / config.groups_file, columns)
     values_SF = table.numbers(columns)
     measured = np.flatnonzero(~np.isnan(values_SF).all(axis=1)).tolist()
-    # Case ids are compared as they are: what looks like a folder or an extension is a part of them.
+    # Case ids are compared unchanged: a part that looks like a folder or an extension belongs to the case id.
     rows_of_slide, rows_of_case = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
     for row in measured:
         rows_of_slide[slide_name(keys[row])].append(row)
@@ -130,17 +130,17 @@ def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
 
 
 def build_families(names: Sequence[str]) -> tuple[str, ...]:
-    """Sort long feature names into families: what is measured, and of what.
+    """Sort long feature names into families by the kind of measurement and its object.
 
-    What is measured is the text before the first colon or, without a colon, the first word. Of what is the
-    word behind the last ` OF ` of a name with a colon (the stain `_HE` aside), or the first word in brackets
-    of a name without:
+    The kind is the text before the first colon or, without a colon, the first word. The object is the word after the
+    last ` OF ` of a name with a colon (without the stain `_HE`), or the first word in brackets of a name without a
+    colon:
 
     * `REGION PROPERTIES: PERIMETER (MM) OF LARGEST REGION OF TUMOR_HE` -> `REGION PROPERTIES: TUMOR`
     * `DENSITY RATIO [PLASMA CELLS] IN [[TUMOR] OVER [STROMA]]_HE` -> `DENSITY: PLASMA`
 
-    Families with fewer than `SMALLEST_FAMILY` columns are joined under what is measured alone (`AREA`). The
-    607 human-interpretable features of Diao et al. (Nature Communications, 2021) fall into 23 families of 8
+    Families with fewer than `SMALLEST_FAMILY` columns are joined under their kind alone (`AREA`). The 607
+    human-interpretable features of Diao et al. (Nature Communications, 2021) fall into 23 families of 8
     to 92 columns.
 
     Args:
@@ -171,7 +171,7 @@ def _object(name: str) -> str:
 
 
 def _read_families(path: Path, columns: Sequence[str]) -> tuple[str, ...]:
-    """The family of each column, from a table with columns `id` and `name`."""
+    """Return the family of each column, from a table with columns `id` and `name`."""
     table = open_table(path)
     for column in ("id", "name"):
         table.require(column)
@@ -179,7 +179,7 @@ def _read_families(path: Path, columns: Sequence[str]) -> tuple[str, ...]:
     for column in ("id", "name"):
         table.refuse(column, text[column] == "", "is empty", "Write one id and one name per row")
     table.refuse("id", text["id"].duplicated(), "repeats a column", "Keep one row per column")
-    # Over the whole file and not over this site's columns: the same families at every site.
+    # Built over the whole file and not over the columns of this site, so that all sites have the same families.
     families = dict(zip(text["id"], build_families(tuple(text["name"])), strict=True))
     nameless = [column for column in columns if column not in families]
     if nameless:

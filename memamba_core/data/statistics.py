@@ -1,7 +1,7 @@
-"""Sums that a site tells before round 1, and how those of several sites are added up.
+"""Compute the sums that a site discloses before round 1, and merge the sums of several sites.
 
-Scaling and time bins come from these sums alone (`memamba_core.data.agreement`). Values are transformed and clipped
-before they are summed, so that one patient cannot carry a column.
+Scaling and time bins follow from these sums alone (`memamba_core.data.agreement`). Values are transformed and clipped
+before summing, so that one patient cannot dominate a column.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,14 +28,14 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 FEATURE_CLIP: Final = 15.0
-"""Of log-transformed slide-level features, before summing: areas reach 1e8, log1p(1e8) = 18."""
+"""Clip of log-transformed slide-level features before summing: areas reach 1e8, log1p(1e8) = 18."""
 
 
 @dataclass(frozen=True)
 class ColumnMoments:
-    """Count, mean and summed squared deviation (M2) of each column; NaN cells are not counted.
+    """Count, mean and summed squared deviation (M2) of each column, without NaN cells.
 
-    Sums of different sites are added with `merge_moments`.
+    `merge_moments` adds up the moments of different sites.
     """
 
     count: FloatArray
@@ -44,21 +44,21 @@ class ColumnMoments:
 
     @classmethod
     def zeros(cls, width: int) -> Self:
-        """What a site under its floor sends."""
+        """Return the moments that a site under its threshold sends."""
         return cls(np.zeros(width), np.zeros(width), np.zeros(width))
 
     def arrays(self) -> dict[str, FloatArray]:
-        """As they travel."""
+        """Return the arrays by the names that they have in a message."""
         return {"count": self.count, "mean": self.mean, "m2": self.m2}
 
     @property
     def std(self) -> FloatArray:
-        """Population standard deviation; 0 where nothing was counted."""
+        """Population standard deviation; 0 for a column without a value."""
         return np.sqrt(self.m2 / np.maximum(self.count, 1.0))
 
 
 def transform_genes(values_NC: npt.NDArray[Any], config: AgreementConfig) -> FloatArray:
-    """Molecular values before scaling: sign(x) log(1 + |x|) by default, clipped to +-`gene_statistics_clip`."""
+    """Transform molecular values: sign(x) log(1 + |x|) by default, clipped to +-`gene_statistics_clip`; not scaled."""
     values = np.asarray(values_NC, dtype=np.float64)
     if config.gene_transform == "signed_log":
         values = signed_log(values)
@@ -66,17 +66,17 @@ def transform_genes(values_NC: npt.NDArray[Any], config: AgreementConfig) -> Flo
 
 
 def signed_log(values: FloatArray) -> FloatArray:
-    """sign(x) log(1 + |x|): linear near zero, logarithmic in the tails."""
+    """Compute sign(x) log(1 + |x|): linear near zero, logarithmic in the tails."""
     return np.sign(values) * np.log1p(np.abs(values))
 
 
 def transform_features(rows_PF: npt.NDArray[Any]) -> FloatArray:
-    """Features that are scaled, before that: signed log (their scales differ by 1e8), clipped."""
+    """Transform features before scaling: signed log (their scales differ by 1e8), clipped."""
     return np.clip(signed_log(np.asarray(rows_PF, dtype=np.float64)), -FEATURE_CLIP, FEATURE_CLIP)
 
 
 def column_moments(blocks: Iterable[npt.NDArray[Any]], width: int) -> ColumnMoments:
-    """Moments of columns over blocks of rows (each [n, width], NaN where not measured), read one after the other."""
+    """Compute column moments over blocks of rows (each [n, width], NaN where not measured), one block at a time."""
     return merge_moments([_moments_of(np.asarray(block, dtype=np.float64)) for block in blocks], width)
 
 
@@ -89,7 +89,7 @@ def _moments_of(block_NC: FloatArray) -> ColumnMoments:
 
 
 def count_events(times: Sequence[float], events: Sequence[bool], config: AgreementConfig) -> dict[str, IntArray]:
-    """Events and censored patients per cell of the coarse time grid (`grid_step_months` wide, the last cell open)."""
+    """Count events and censored patients per cell of the time grid (`grid_step_months` wide, the last cell open)."""
     cells = grid_cells(np.asarray(times, dtype=np.float64), config.grid_step_months, config.grid_num_cells)
     happened = np.asarray(events, dtype=bool)
     return {

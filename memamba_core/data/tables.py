@@ -1,4 +1,4 @@
-"""Named columns of a CSV, CSV.gz or parquet file, as text or as numbers, and complaints that name the row."""
+"""Read named columns of a CSV, CSV.gz or parquet file as text or numbers, with errors that name the row."""
 
 import csv
 import difflib
@@ -23,13 +23,13 @@ __all__ = ["TABLE_SUFFIXES", "Table", "describe_rows", "open_table"]
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 NOT_MEASURED = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
-"""Empty cells of a column of numbers. In a column of text they are text: `NA` is a TSS code."""
+"""Empty cells of a column of numbers. In a column of text these strings are text: `NA` is a TSS code."""
 BLOCK_BYTES = 1 << 24  # a row must fit into a block; 9,000 columns take about 200 kB
 
 
 @dataclass(frozen=True)
 class Table:
-    """A file of which the header was read; the columns are read when asked for.
+    """File whose header was read; columns are read on request.
 
     Attributes:
         path: the file.
@@ -40,11 +40,14 @@ class Table:
     columns: tuple[str, ...]
 
     def require(self, column: str, setting: str | None = None) -> None:
-        """Refuse the table if it has no such column.
+        """Raise an error if the table has no such column.
 
         Args:
-            column: the wanted name.
-            setting: the setting of the site.yaml that names it; None if the name is fixed.
+            column: the required name.
+            setting: setting of site.yaml that names the column; None if the name is fixed.
+
+        Raises:
+            DataError: the column is absent.
         """
         if column in self.columns:
             return
@@ -58,35 +61,38 @@ class Table:
         )
 
     def refuse(self, column: str, bad: Any, what: str, remedy: str) -> None:
-        """Refuse the table if a row is bad.
+        """Raise an error if a row is bad.
 
         Args:
-            column: where.
-            bad: one truth value per row.
-            what: what is wrong with the cells, after the name of the column.
-            remedy: what to do, as a sentence without full stop.
+            column: name of the column.
+            bad: True for each bad row.
+            what: the fault of the cells, a phrase that follows the name of the column.
+            remedy: the correction, a sentence without full stop.
+
+        Raises:
+            DataError: a row is bad.
         """
         rows = np.asarray(bad, np.bool_)
         if rows.any():
             raise DataError(f"{self.path}: column {column!r} {what} in {describe_rows(rows)}. {remedy}")
 
     def text(self, columns: Sequence[str]) -> pd.DataFrame:
-        """The columns as text without surrounding blanks, one row per row of the table; an empty cell is ''.
+        """Return the columns as text without surrounding blanks, one row per row of the table; an empty cell is ''.
 
-        Nothing is interpreted: `05` keeps its zero and `NA` stays `NA`.
+        Text is not interpreted: `05` keeps its zero and `NA` stays `NA`.
 
         Raises:
-            DataError: there is no row, or a column of a parquet file holds lists, bytes or the like.
+            DataError: the table has no row, or a column of a parquet file holds lists, bytes or the like.
         """
         cells = self._cells(columns, strings_can_be_null=False)
         trimmed = {}
         for column in columns:
             try:
                 trimmed[column] = pa.compute.utf8_trim_whitespace(_as_text(cells[column])).to_pandas()
-            except pa.ArrowException:  # its own text may quote a cell
+            except pa.ArrowException:  # the text of this error may quote a cell
                 kind = cells[column].type
                 raise DataError(
-                    f"{self.path}: column {column!r} is of type {kind}; wanted text or numbers. Export it as text"
+                    f"{self.path}: column {column!r} is of type {kind}; expected text or numbers. Export it as text"
                 ) from None
         frame = pd.DataFrame(trimmed, columns=list(columns))
         if frame.empty:
@@ -94,10 +100,10 @@ class Table:
         return frame
 
     def numbers(self, columns: Sequence[str]) -> npt.NDArray[np.float32]:
-        """The columns as float32, one row per row and one column per name; NaN where not measured.
+        """Return the columns as float32, one row per row and one column per name; NaN where not measured.
 
         Raises:
-            DataError: naming the first column that holds text or an infinite number, and its rows.
+            DataError: a column holds text or an infinite number; the first such column and its rows are named.
         """
         cells = self._cells(columns, strings_can_be_null=True)
         values_NC = np.empty((cells.num_rows, len(columns)), np.float32)
@@ -111,7 +117,7 @@ class Table:
         return values_NC
 
     def binary_columns(self, columns: Sequence[str]) -> tuple[str, ...]:
-        """Those of the columns that hold only 0, 1 and empty cells, and at least one of the former."""
+        """Return the columns that hold only 0, 1 and empty cells, and at least one 0 or 1."""
         cells = self._cells(columns, strings_can_be_null=True)
         found = []
         for column in columns:
@@ -122,7 +128,7 @@ class Table:
         return tuple(found)
 
     def _cells(self, columns: Sequence[str], *, strings_can_be_null: bool) -> pa.Table:
-        """The columns as they lie in the file: text for CSV, whatever the type is for parquet."""
+        """Read the columns in the type of the file: text for CSV, any type for parquet."""
         if self.path.suffix == ".parquet":
             try:
                 return pa.parquet.read_table(self.path, columns=list(columns), use_threads=False)
@@ -148,9 +154,9 @@ class Table:
                 ),
             )
         except (OSError, pa.ArrowException) as error:
-            if ragged:  # pyarrow's own text would quote the row
+            if ragged:  # the text of pyarrow would quote the row
                 raise DataError(
-                    f"{self.path}: row {ragged[0]} has not as many cells as the header "
+                    f"{self.path}: row {ragged[0]} has another number of cells than the header "
                     f"({len(self.columns)}). Put cells that hold a comma into double quotes"
                 ) from None
             raise _unreadable(self.path, error) from None
@@ -163,15 +169,16 @@ def open_table(path: Path) -> Table:
         path: a CSV (comma, UTF-8, first line is the header), a gzipped CSV, or a parquet file.
 
     Raises:
-        DataError: there is no such file, it is of another kind or damaged, it has no header, or a column name
-            twice.
+        DataError: the file is absent, damaged or of another kind, has no header, or has a column name twice.
     """
     if not path.name.endswith(TABLE_SUFFIXES):
-        raise DataError(f"{path}: wanted a table that ends in {', '.join(TABLE_SUFFIXES)}. Export it as one of these")
-    if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*") if p.name.endswith(TABLE_SUFFIXES))[:8]
         raise DataError(
-            f"{path}: no such file; tables in that folder: {', '.join(beside) or 'none'}. "
+            f"{path}: is no table; expected a name that ends in {', '.join(TABLE_SUFFIXES)}. Export it as one of these"
+        )
+    if not path.is_file():
+        others = sorted(p.name for p in path.parent.glob("*") if p.name.endswith(TABLE_SUFFIXES))[:8]
+        raise DataError(
+            f"{path}: no such file; tables in that folder: {', '.join(others) or 'none'}. "
             "Correct data.root or the file's name in the settings"
         )
     try:
@@ -179,7 +186,7 @@ def open_table(path: Path) -> Table:
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
     if not any(columns):
-        raise DataError(f"{path}: is empty; wanted a header of column names and a row per patient")
+        raise DataError(f"{path}: is empty; expected a header of column names and a row per patient")
     if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
         raise DataError(f"{path}: its header has no comma, but a semicolon or tab. Export it with commas between cells")
     twice = next((column for column, count in Counter(columns).items() if count > 1), None)
@@ -189,9 +196,9 @@ def open_table(path: Path) -> Table:
 
 
 def describe_rows(bad: npt.NDArray[np.bool_]) -> str:
-    """The rows where `bad` is true, as a person counts them: `row 3`, or `rows 3, 8, 9 and 14 more`."""
+    """Describe the rows where `bad` is True, counted from 1: `row 3`, or `rows 3, 8, 9 and 14 more`."""
     rows = [str(row + 1) for row in np.flatnonzero(bad)]
-    assert rows, "nothing to complain about"
+    assert rows, "no row is bad"
     more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
     return f"row{'s' if len(rows) > 1 else ''} {', '.join(rows[:3])}{more}"
 
@@ -209,7 +216,7 @@ def _as_text(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _as_float32(cells: pa.ChunkedArray) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """The cells as numbers, NaN where there is none; and where that is because of something that is no number."""
+    """Return the cells as numbers, NaN where there is none, and True for the cells that hold something else."""
     try:
         numbers: npt.NDArray[np.float32] = cells.cast(pa.float32(), safe=False).to_numpy()
         return numbers, np.zeros(len(numbers), np.bool_)
@@ -218,13 +225,13 @@ def _as_float32(cells: pa.ChunkedArray) -> tuple[npt.NDArray[np.float32], npt.ND
             text = pd.Series(_as_text(cells).to_pandas()).str.strip()
         except pa.ArrowException:  # lists, bytes or the like, in a parquet file
             return np.full(len(cells), np.nan, np.float32), cells.is_valid().to_numpy()
-        with np.errstate(over="ignore"):  # too large a number becomes infinite, as in the fast path
+        with np.errstate(over="ignore"):  # a number that is too large becomes infinite, as above
             parsed = pd.to_numeric(text, errors="coerce").to_numpy(np.float32)
         return parsed, np.isnan(parsed) & ~text.isin(NOT_MEASURED).to_numpy()
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    """For a damaged file. The library's own text is left out: it may quote cells."""
+    """Return the error for a damaged file, without the text of the library, which may quote cells."""
     kind = "parquet" if path.suffix == ".parquet" else "CSV in UTF-8"
     return DataError(
         f"{path}: cannot be read as {kind} ({type(error).__name__}); it is damaged or of another kind. Export it again"

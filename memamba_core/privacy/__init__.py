@@ -1,1 +1,1 @@
-"""What may leave a site: floors under counts, noisy steps and the ledger of what they cost, a log of what left."""
+"""Privacy of a site: thresholds of disclosure, noisy training steps and the ledger of their cost, the egress log."""

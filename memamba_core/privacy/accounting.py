@@ -1,10 +1,10 @@
-"""What a plan of noisy steps costs in (epsilon, delta), and how much noise a wanted epsilon needs.
+"""Account for noisy steps in (epsilon, delta), and calibrate the noise for a given epsilon.
 
 The mechanism is the Poisson-subsampled Gaussian (Abadi et al. 2016; Mironov et al. 2019): each patient is drawn
 independently with probability q, and the sum of clipped gradients gets normal noise of standard deviation sigma C.
 Neighbouring data sets differ by one patient, added or removed. Epsilon is the upper bound of Opacus' PRV accountant
-(Gopi et al. 2021); its RDP accountant, an upper bound too, is the fast gate before it. Gaussian DP's central limit
-under-reports, and is not offered.
+(Gopi et al. 2021); the RDP accountant of Opacus, also an upper bound, is the fast check before it. The central limit of
+Gaussian DP reports too small an epsilon and is not offered.
 """
 
 import math
@@ -20,20 +20,21 @@ from memamba_core.errors import ConfigError
 __all__ = ["NOISE_RANGE", "NoisyStep", "calibrate_noise", "epsilon_of"]
 
 NOISE_RANGE: Final = (0.3, 1000.0)
-"""Noise multipliers that are accepted: below, an accountant takes for ever to say that nothing is private."""
+"""Accepted noise multipliers. Below this range an accountant takes very long to find that nothing is private."""
 _MOST_STEPS: Final = 100_000
 _HOPELESS: Final = 50.0
-"""An epsilon by RDP above this is reported as it is: no claim is made of such a number, and PRV would take minutes."""
+"""Epsilon by RDP above which PRV is not computed: such an epsilon supports no claim, and PRV would take minutes."""
 _RDP_ORDERS: Final = (1.25, 1.5, 1.75, *range(2, 65))
-"""Orders of divergence for the gate. Any order bounds; Opacus' hundred fractional ones are slow where q is large."""
+"""Orders of divergence of the fast check. Every order gives a bound; the hundred fractional orders of Opacus are slow
+if q is large."""
 _PRV_ERROR: Final = 0.01
-"""Accuracy of the numerical composition, in epsilon; it is on the safe side."""
+"""Accuracy of the numerical composition, in epsilon; the error is on the safe side."""
 _Spent = tuple[tuple["NoisyStep", int], ...]
 
 
 @dataclass(frozen=True, order=True)
 class NoisyStep:
-    """One step of DP-SGD, as an accountant sees it.
+    """One step of DP-SGD, in the terms of an accountant.
 
     Attributes:
         noise_multiplier: sigma, standard deviation of the noise over the clipping norm.
@@ -52,14 +53,14 @@ class NoisyStep:
 
 
 def epsilon_of(spent: Iterable[tuple[NoisyStep, int]], delta: float) -> float:
-    """Epsilon of all these steps together.
+    """Compute the epsilon of all these steps together.
 
     Args:
         spent: kinds of steps with how many of each; equal kinds are added up.
-        delta: of the claim.
+        delta: delta of the guarantee.
 
     Returns:
-        The lower of the upper bounds of PRV and RDP; where that of RDP is above 50, that one.
+        The lower of the upper bounds by PRV and RDP; the bound by RDP alone if it is above 50.
 
     Raises:
         ConfigError: delta or a number of steps is out of range.
@@ -97,15 +98,15 @@ def _by_accountant(mechanism: str, spent: _Spent, **options: Any) -> float:
     accountant = create_accountant(mechanism)
     accountant.history = [(step.noise_multiplier, step.sampling_rate, count) for step, count in spent]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that other orders of divergence would bound RDP more tightly
+        warnings.simplefilter("ignore", UserWarning)  # it suggests orders of divergence with a tighter bound
         return float(accountant.get_epsilon(**options))
 
 
 def calibrate_noise(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The smallest noise multiplier (to 0.001) with which `steps` steps cost no more than `epsilon`.
+    """Find the smallest noise multiplier (to 0.001) with which `steps` steps cost at most `epsilon`.
 
-    For a whole run: calibrated per round, an epsilon of 8 is one of 26 after 20 rounds. Deterministic, so that a
-    site computes what the coordinator did.
+    `steps` are those of a whole run: calibrated per round, an epsilon of 8 becomes 26 after 20 rounds. The result is
+    deterministic, so that sites and coordinator compute the same.
 
     Raises:
         ConfigError: no noise multiplier in `NOISE_RANGE` reaches it, or an argument is out of range.
@@ -115,7 +116,7 @@ def calibrate_noise(epsilon: float, delta: float, sampling_rate: float, steps: i
     if not 0.0 < epsilon < math.inf:
         raise ConfigError(f"epsilon must be positive and finite, got {epsilon}")
     if not 1 <= steps <= _MOST_STEPS:
-        raise ConfigError(f"the run has {steps} noisy steps; wanted 1 to {_MOST_STEPS}")
+        raise ConfigError(f"the run has {steps} noisy steps; expected 1 to {_MOST_STEPS}")
     return _calibrate(epsilon, delta, sampling_rate, steps)
 
 
@@ -123,18 +124,18 @@ def calibrate_noise(epsilon: float, delta: float, sampling_rate: float, steps: i
 def _calibrate(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
     def suffices(thousandths: int) -> bool:
         spent = ((NoisyStep(thousandths / 1000, sampling_rate), steps),)
-        return _by_rdp(spent, delta) <= epsilon or _epsilon(spent, delta) <= epsilon  # PRV where RDP leaves it open
+        return _by_rdp(spent, delta) <= epsilon or _epsilon(spent, delta) <= epsilon  # PRV only if RDP does not decide
 
     low, high = (round(1000 * bound) for bound in NOISE_RANGE)
     if suffices(low):
         return low / 1000
     top = 2 * low
-    while not suffices(top):  # not at once to the end: an accountant takes long where there is much noise
+    while not suffices(top):  # in steps and not to the end at once: accountants are slow for much noise
         low, top = top, 2 * top
         if top > high:
             raise ConfigError(
                 f"epsilon {epsilon} at delta {delta} in {steps} steps of sampling rate {sampling_rate} needs a noise "
-                f"multiplier above {NOISE_RANGE[1]}; take fewer steps or a larger epsilon"
+                f"multiplier above {NOISE_RANGE[1]}. Take fewer steps or a larger epsilon"
             )
     while top - low > 1:
         middle = (low + top) // 2

@@ -1,9 +1,9 @@
-"""An append-only file in which every line vouches for all lines before it.
+"""Append-only log in which every line authenticates all lines before it.
 
-Each line is a JSON record with its number and a tag: HMAC-SHA256 over the record and the tag of the line before. Beside
-the file lies its head (number of lines and last tag), written after each line, so that a file that lost its last lines
-is noticed as well. What is not noticed: file *and* head taken back together to an earlier state, and lines forged by
-somebody who holds the key. docs/privacy.md says what follows from that.
+Each line is a JSON record with its number and a tag: HMAC-SHA256 over the record and the tag of the previous line. A
+second file, the head (number of lines and last tag), is written after each line and reveals missing lines at the end of
+the log. Two attacks are not detected: log *and* head restored together to an earlier state, and lines forged by the
+holder of the key. docs/privacy.md states the consequences.
 """
 
 import fcntl
@@ -29,10 +29,10 @@ Record = dict[str, Any]
 
 @dataclass
 class OpenLog:
-    """A log that nobody else writes to at the moment.
+    """Log under an exclusive lock: no other process writes to it.
 
     Attributes:
-        records: all lines, oldest first, verified.
+        records: all verified records, oldest first.
     """
 
     records: list[Record]
@@ -43,18 +43,18 @@ class OpenLog:
         """Write a line and wait until it is on the disk.
 
         Raises:
-            OSError: it could not be written; the log is as it was.
+            OSError: the line could not be written; the log is unchanged.
         """
         self._tag = self._log._write(record, len(self.records), self._tag)
         self.records.append(record)
 
 
 class ChainedLog:
-    """One file, its head and its lock.
+    """Log file with its head and its lock.
 
     Args:
-        path: of the file; its folder is made when the first line is written.
-        key: of the tags. With an empty key anybody can verify the log, and anybody can forge it as a whole.
+        path: the log file; its folder is created with the first line.
+        key: key of the tags. With an empty key anyone can verify the log, and anyone can forge the whole log.
     """
 
     def __init__(self, path: Path, key: bytes = b"") -> None:
@@ -64,12 +64,12 @@ class ChainedLog:
         self._lock = path.with_name(path.name + ".lock")
 
     def read(self) -> list[Record]:
-        """All lines, oldest first; none where there is no file. Waits for whoever is writing.
+        """Return all records, oldest first; none without a file. Wait while another process writes.
 
         Raises:
             TamperedLogError: a line was edited, removed, added or moved; the first such line is named.
         """
-        if not self._lock.exists():  # nobody has ever written here: there is no log, or this is a copy of one
+        if not self._lock.exists():  # without a lock, no process has written here: there is no log, or this is a copy
             return self._read()[0]
         with self._lock.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
@@ -77,7 +77,7 @@ class ChainedLog:
 
     @contextmanager
     def open(self) -> Iterator[OpenLog]:
-        """Take the lock, verify, and let the caller look and append before anybody else can.
+        """Take the lock, verify the log, and let the caller read and append until the lock is released.
 
         Raises:
             TamperedLogError: as `read`.
@@ -85,28 +85,28 @@ class ChainedLog:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock.open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released with the file, also by a kill
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
             self._drop_torn_line()
             records, tag = self._read()
             if self._read_head() != (len(records), tag):
                 with self._new_head(len(records), tag):
-                    pass  # a crash had come between line and head; after a second one the head would be two behind
+                    pass  # a crash came between line and head; after a second crash the head would be two lines behind
             yield OpenLog(records, self, tag)
 
     def _read(self) -> tuple[list[Record], str]:
         records: list[Record] = []
         tag = ""
         lines = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
-        torn = lines.pop()  # nothing after the last line break, or what a crash left of a line
+        torn = lines.pop()  # empty, or the part of a line that a crash left
         for number, line in enumerate(lines):
             try:
                 record = json.loads(line)
-                told = record.pop("tag")
+                found = record.pop("tag")
                 written = record.pop("line")
             except (ValueError, AttributeError, KeyError):
                 raise TamperedLogError(f"{self.path}: line {number + 1} is not a line of this log") from None
             tag = self._tag(record, number, tag)
-            if written != number or not hmac.compare_digest(str(told), tag):
+            if written != number or not hmac.compare_digest(str(found), tag):
                 raise TamperedLogError(
                     f"{self.path}: line {number + 1} was edited, or lines before it are missing, added or moved"
                 )
@@ -115,7 +115,7 @@ class ChainedLog:
         return records, tag
 
     def _check_head(self, records: list[Record], tag: str, *, torn: bool) -> None:
-        """The file may be one line ahead of its head (a crash between the two), and never behind it."""
+        """Check that the log is at most one line ahead of its head (a crash between the two), and never behind."""
         if not self._head.exists():
             if len(records) > 1:
                 raise TamperedLogError(f"{self._head} is missing; it is written with every line")
@@ -123,12 +123,12 @@ class ChainedLog:
         lines, last = self._read_head()
         if len(records) < lines or len(records) > lines + 1 or (len(records) == lines and tag != last):
             raise TamperedLogError(
-                f"{self.path} has {len(records)} whole lines and its head says {lines}: lines are missing, or one of "
-                "the two files is older than the other" + (" (the last line is cut short)" if torn else "")
+                f"{self.path} has {len(records)} whole lines; expected {lines} by its head. Lines are missing, or one "
+                "of the two files is older than the other" + (" (the last line is cut short)" if torn else "")
             )
 
     def _read_head(self) -> tuple[int, str]:
-        """Number of lines and last tag; of no line where there is no head."""
+        """Return the number of lines and the last tag; 0 and an empty tag without a head."""
         if not self._head.exists():
             return 0, ""
         try:
@@ -139,13 +139,13 @@ class ChainedLog:
 
     @contextmanager
     def _new_head(self, lines: int, tag: str) -> Iterator[None]:
-        """A head that is written before the block, so that a full disk is noticed, and takes the name after it."""
+        """Write a new head before the block, so that a full disk is detected, and rename it after the block."""
         with write_atomically(self._head) as partial:
             partial.write_text(json.dumps({"lines": lines, "tag": tag}) + "\n", encoding="utf-8")
             yield
 
     def _drop_torn_line(self) -> None:
-        """Remove what a crash left of a line; nothing was done on its account, because it was not on the disk."""
+        """Remove the part of a line that a crash left; no action followed this line, because it was not on the disk."""
         if not self.path.exists():
             return
         content = self.path.read_bytes()
@@ -166,7 +166,7 @@ class ChainedLog:
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:
-                os.ftruncate(file.fileno(), size)  # a full disk may have taken half of it
+                os.ftruncate(file.fileno(), size)  # a full disk may hold a part of the line
                 raise
         return tag
 

@@ -1,9 +1,9 @@
-"""Floors: a number about fewer people than the site allows does not leave it.
+"""Suppress numbers about fewer patients than the thresholds of the site.
 
-A site of one patient makes every sum that patient's own value, and a concordance over two pairs says who died first.
-Eleven patients and eleven events say of each of them that it died: so the floor of events is one of patients without
-the event, too, as is usual for both cells of a table. The floors are the site's own (`site.yaml: disclosure`), strict
-by default; only the simulation, where nothing leaves the machine, loosens them.
+In a site of one patient every sum is the value of this patient, and a concordance over two pairs reveals who died
+first. Eleven events among eleven patients reveal that each of them died: the threshold of events therefore also applies
+to the patients without the event, as is usual for both cells of a table. The thresholds are those of the site
+(`site.yaml: disclosure`) and strict by default; only the simulation, where no number leaves the machine, lowers them.
 """
 
 import numpy as np
@@ -16,18 +16,18 @@ from memamba_core.wire.protocol import Metrics
 __all__ = ["disclose_metrics", "may_disclose_outcomes", "suppress_below"]
 
 
-def suppress_below(count: int, floor: int) -> int | None:
-    """`count` if it reaches the floor, else None."""
-    return count if count >= floor else None
+def suppress_below(count: int, threshold: int) -> int | None:
+    """Return `count` if it reaches the threshold, else None."""
+    return count if count >= threshold else None
 
 
 def may_disclose_outcomes(thresholds: DisclosureConfig, num_patients: int, num_events: int) -> bool:
-    """Whether numbers that are made of who had the event may leave.
+    """Return True if numbers that depend on who had the event may leave the site.
 
     Args:
-        thresholds: the site's own.
+        thresholds: thresholds of the site.
         num_patients: distinct patients in the set.
-        num_events: how many of them had the event.
+        num_events: patients in the set who had the event.
     """
     fewer = min(num_events, num_patients - num_events)
     return num_patients >= thresholds.min_patients and fewer >= thresholds.min_events
@@ -42,13 +42,13 @@ def disclose_metrics(
     pairs: PairCounts,
     histogram: npt.NDArray[np.int64],
 ) -> Metrics:
-    """The aggregates of one set of patients with everything under the floors left out.
+    """Build the aggregates of one set of patients without the numbers below the thresholds.
 
     Args:
-        thresholds: the site's own.
+        thresholds: thresholds of the site.
         num_patients: distinct patients in the set.
-        num_events: how many of them had the event.
-        loss_sum: negative log-likelihood summed over them.
+        num_events: patients in the set who had the event.
+        loss_sum: negative log-likelihood summed over the patients.
         pairs: comparable pairs inside the site.
         histogram: [2, R, T] counts by event, risk and time.
     """

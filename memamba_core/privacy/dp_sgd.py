@@ -1,11 +1,12 @@
 """Patient-level DP-SGD (Abadi et al. 2016): one patient per backward pass, on Opacus' `DPOptimizer`.
 
-A step draws each patient independently, clips the gradient of each to norm C, adds them up, adds noise of standard
-deviation sigma C to every parameter, and divides by an agreed number that does not depend on who was drawn. With one
-patient per backward pass the model needs no hooks: any kernel, any length of bag, any missing modality will do.
-The guarantee is for a neighbouring data set with one patient more or less, all slides of a patient together.
+A step draws each patient independently, clips the gradient of each patient to norm C, sums the gradients, adds noise of
+standard deviation sigma C to every parameter, and divides by an agreed number that does not depend on who was drawn.
+With one patient per backward pass the model needs no hooks: every kernel, every length of a bag and every missing
+modality is supported. The neighbouring data set has one patient more or less, all slides of this patient included.
 
-A batch of nobody is a step like any other: noise alone. A patient whose gradient is not finite counts as zero.
+A step without patients is a step like any other and consists of noise alone. A gradient that is not finite counts as
+zero.
 """
 
 from collections.abc import Sequence
@@ -20,11 +21,11 @@ from memamba_core.privacy.secure_random import SecureRandom
 __all__ = ["PatientOptimizer"]
 
 _CLIP_MARGIN: Final = 1e-4
-"""Norms are taken in float32: patients are clipped to a little less than the C that the noise is made for."""
+"""Margin below C for clipping, because norms are computed in float32 and the noise is scaled to C."""
 
 
 class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no types
-    """Adds up clipped gradients of single patients, then takes one noisy step.
+    """Optimizer that sums clipped gradients of single patients and then takes one noisy step.
 
     ::
 
@@ -34,14 +35,14 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         optimizer.noisy_step()
 
     Args:
-        optimizer: what takes the step; plain SGD in this project.
+        optimizer: optimizer that takes the step; plain SGD in this project.
         noise_multiplier: sigma; noise has standard deviation sigma x `max_norm` before the division.
         max_norm: C, the largest norm of one patient's gradient over all parameters.
         divisor: the agreed expected number of patients in a step; public.
-        random: where noise comes from.
+        random: source of the noise.
 
     Attributes:
-        num_not_finite: patients whose gradient was left out. For the site's own log, and never told.
+        num_not_finite: patients whose gradient counted as zero. Only for the log of the site; never disclosed.
     """
 
     def __init__(
@@ -65,12 +66,12 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         self.zero_grad(set_to_none=True)
 
     def add_patient(self) -> None:
-        """Clip the gradient that a backward pass of one patient has left, and add it to the step."""
+        """Clip the gradient of the last backward pass, which is that of one patient, and add it to the sum."""
         gradients: Sequence[Tensor | None] = [parameter.grad for parameter in self.params]
         finite = all(g is None or bool(torch.isfinite(g).all()) for g in gradients)
         self.num_not_finite += not finite
         for parameter, gradient in zip(self.params, gradients, strict=True):
-            # what a patient does not reach (a missing modality) has a gradient of zero, and gets noise all the same
+            # parameters that the patient does not reach (a missing modality) have a gradient of zero and get noise too
             kept = torch.zeros_like(parameter) if gradient is None or not finite else gradient.detach()
             parameter.grad_sample = kept.unsqueeze(0)
         self.signal_skip_step(True)
@@ -78,7 +79,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         self.zero_grad(set_to_none=True)
 
     def noisy_step(self) -> None:
-        """Add noise to the sum, divide, and step; also after no patient at all."""
+        """Add noise to the sum, divide, and step; also if no patient was added."""
         for parameter in self.params:
             parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
         self.signal_skip_step(False)
@@ -86,7 +87,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         self.zero_grad(set_to_none=True)
 
     def add_noise(self) -> None:
-        """Opacus' hook between summing and dividing. In float64, then rounded once; under a new key afterwards."""
+        """Add noise between sum and division (hook of Opacus), in float64 and rounded once; then replace the key."""
         for parameter in self.params:
             total: Any = parameter.summed_grad
             noise = torch.from_numpy(self._random.normal(parameter.numel()) * self._noise_std).view(parameter.shape)

@@ -1,6 +1,6 @@
-"""What left this hospital: one line per answer, on the disk before the answer goes.
+"""Log of all answers of a site: one line per answer, on the disk before the answer leaves.
 
-A chained log (`chained_log`) without a key, so that anybody who has a copy can verify it.
+The file is a chained log (`chained_log`) without a key, so that anyone with a copy can verify it.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ class EgressRecord:
 
     Attributes:
         time: UTC, ISO 8601.
-        run_id: of the coordinator; empty where the request had none that could be one.
-        phase: of the request, or its message type where it is none of the protocol.
+        run_id: of the coordinator; empty if the request had no valid one.
+        phase: of the request; its message type if the protocol has no such phase.
         server_round: from 1; 0 outside of training.
         kind: class in `memamba_core.wire.protocol`, or `Refusal`.
-        fields: names of the fields that were filled; for a set of arrays its name and how many it holds.
-        text: of a refusal; empty otherwise.
-        num_bytes: of all fields and arrays.
-        sha256: over all fields and arrays (`digest_of`).
+        fields: names of the fields; for a set of arrays its name and the number of arrays.
+        text: code and text of a refusal; empty otherwise.
+        num_bytes: size of all fields and arrays.
+        sha256: digest over all fields and arrays (`describe_answer`).
     """
 
     time: str
@@ -46,28 +46,28 @@ class EgressRecord:
 
 
 class EgressLog:
-    """The log of one site.
+    """Egress log of one site.
 
     Args:
-        state: folder of the site's state volume.
+        state: folder of the state volume of the site.
     """
 
     def __init__(self, state: Path) -> None:
         self.path = state / "egress.jsonl"
         self._log = ChainedLog(self.path)
 
-    def append(self, departure: EgressRecord) -> None:
+    def append(self, record: EgressRecord) -> None:
         """Write a line and wait until it is on the disk. Only then may the answer leave.
 
         Raises:
-            OSError: it could not be written, for example because the disk is full.
-            TamperedLogError: the log is not as this site left it.
+            OSError: the line could not be written, for example because the disk is full.
+            TamperedLogError: the log was changed since this site last wrote it.
         """
         with self._log.open() as log:
-            log.append(asdict(departure))
+            log.append(asdict(record))
 
     def read(self) -> tuple[EgressRecord, ...]:
-        """All lines, oldest first, after verifying the chain.
+        """Verify the chain and return all records, oldest first.
 
         Raises:
             TamperedLogError: a line was edited, removed, added or moved; the first such line is named.
@@ -76,13 +76,16 @@ class EgressLog:
 
 
 def describe_answer(payload: Payload, *, run_id: str, phase: str, server_round: int, kind: str) -> EgressRecord:
-    """The line for an answer of the protocol."""
+    """Build the record of an answer of the protocol.
+
+    Its digest is SHA-256 over the fields as canonical JSON and over name, dtype, shape and bytes of each array.
+    """
     fields = (*payload.fields, *(f"{name} ({len(arrays)} arrays)" for name, arrays in payload.arrays.items()))
     return EgressRecord(_now(), run_id, phase, server_round, kind, fields, "", *_size_and_digest(payload))
 
 
 def describe_refusal(code: int, text: str, *, run_id: str, phase: str, server_round: int) -> EgressRecord:
-    """The line for a refusal."""
+    """Build the record of a refusal."""
     size, digest = _size_and_digest(Payload({"code": code, "text": text}))
     return EgressRecord(
         _now(), run_id, phase, server_round, "Refusal", ("code", "text"), f"{code}: {text}", size, digest
@@ -90,7 +93,7 @@ def describe_refusal(code: int, text: str, *, run_id: str, phase: str, server_ro
 
 
 def _size_and_digest(payload: Payload) -> tuple[int, str]:
-    """Bytes, and SHA-256 over the fields as canonical JSON and over each array's name, dtype, shape and bytes."""
+    """Return the size in bytes and the SHA-256 of all parts, each preceded by its length."""
     sha, size = hashlib.sha256(), 0
     for part in _parts(payload):
         sha.update(len(part).to_bytes(8, "little"))

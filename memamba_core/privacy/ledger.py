@@ -1,10 +1,10 @@
-"""What a hospital's patients have spent of their privacy, on the hospital's own disk.
+"""Ledger of the privacy budget of a cohort, on the disk of its site.
 
-One ledger per cohort, not per run: a second study on the same patients is charged to the same one. A round is charged
-*before* any patient is read, so that a crash can only count too much. The cap is the hospital's own.
+A cohort has one ledger for all runs: a second study on the same patients is charged to the same ledger. A round is
+charged *before* any patient is read, so that a crash can only overcount. The cap is set by the site.
 
-Under parallel composition over hospitals whose patients are disjoint, the federation's epsilon is the largest of its
-hospitals'. A patient who is in two of them has spent both: `epsilon_in_sites`.
+Under parallel composition over sites with disjoint patients, the epsilon of the federation is the largest epsilon of
+its sites. A patient of two sites has spent the budgets of both: `epsilon_in_sites`.
 """
 
 import os
@@ -30,9 +30,9 @@ class Charge:
     """One round of one run.
 
     Attributes:
-        run_id, server_round: as the coordinator names them.
-        noise_multiplier, sampling_rate, steps: what was charged.
-        time: seconds since 1970 by this machine's clock; for reading only, nothing depends on it.
+        run_id, server_round: names given by the coordinator.
+        noise_multiplier, sampling_rate, steps: charged steps.
+        time: seconds since 1970 by the clock of this machine; for people only, no computation uses it.
     """
 
     run_id: str
@@ -44,20 +44,20 @@ class Charge:
 
     @property
     def spent(self) -> tuple[NoisyStep, int]:
-        """As the accountant takes it."""
+        """Kind and number of the steps, for the accountant."""
         return NoisyStep(self.noise_multiplier, self.sampling_rate), self.steps
 
 
 @dataclass(frozen=True)
 class Spending:
-    """What a cohort has spent, for people to read.
+    """Spent budget of a cohort, for people to read.
 
     Attributes:
-        delta: of every epsilon here.
-        rounds: how many were charged, by run, in the order in which the runs began.
-        epsilon_of_run: what each run cost by itself. They do not add up to `epsilon`: composed they cost less.
-        epsilon: what all runs cost a patient of this hospital together.
-        epsilon_in_two_sites: the same for a patient who is also in a second hospital that took part alike.
+        delta: delta of every epsilon here.
+        rounds: number of charged rounds of each run, in the order in which the runs began.
+        epsilon_of_run: cost of each run alone. These do not add up to `epsilon`: composed, the runs cost less.
+        epsilon: cost of all runs together for a patient of this site.
+        epsilon_in_two_sites: the same for a patient of two sites that were charged alike.
     """
 
     delta: float
@@ -68,15 +68,16 @@ class Spending:
 
 
 class Ledger:
-    """The ledger of one cohort.
+    """Ledger of one cohort.
 
     Args:
-        folder: on the site's state volume; made if it is not there.
+        folder: folder on the state volume of the site; created if absent.
         site: name of the site, written into the first line; a ledger of another site is refused.
-        delta: of the claim; fixed with the first charge.
+        delta: delta of the guarantee; fixed with the first charge.
 
     Raises:
-        TamperedLogError: the files were edited, cut, taken back, or are of another site or delta.
+        TamperedLogError: the files were edited, cut or restored to an earlier state, or belong to another site or
+            delta.
     """
 
     def __init__(self, folder: Path, site: str, delta: float) -> None:
@@ -87,33 +88,34 @@ class Ledger:
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
-        """Whether anything was ever charged there."""
+        """Return True if the folder holds a ledger, that is, at least one charge was made."""
         return (folder / "ledger.jsonl").exists()
 
     def charges(self) -> tuple[Charge, ...]:
-        """All charges, oldest first."""
+        """Return all charges, oldest first."""
         return self._charges(self._log.read())
 
     def epsilon(self, run_id: str | None = None) -> float:
-        """What was spent: in all, or by one run."""
+        """Compute the spent epsilon: of all runs, or of one run."""
         return epsilon_of([c.spent for c in self.charges() if run_id in (None, c.run_id)], self.delta)
 
     def charge(self, run_id: str, server_round: int, step: NoisyStep, steps: int, max_epsilon: float) -> float:
         """Charge a round, on disk, before anything is computed for it.
 
         Args:
-            run_id: of the coordinator.
-            server_round: a round that was charged before is refused: its stored reply is sent again instead.
-            step: kind of the round's steps.
-            steps: their number.
-            max_epsilon: the site's cap on everything this cohort ever spends.
+            run_id: name given by the coordinator.
+            server_round: number of the round. A round is charged once; for a second request the site sends its stored
+                reply again.
+            step: kind of the steps of the round.
+            steps: number of steps.
+            max_epsilon: cap of the site on everything this cohort ever spends.
 
         Returns:
-            Epsilon spent in all, this round included.
+            Epsilon spent by all runs, this round included.
 
         Raises:
-            BudgetError: the round was charged, or the cap would be passed; nothing was written.
-            ConfigError: parameters that no accountant should be asked about.
+            BudgetError: the round was charged before, or would exceed the cap; nothing was written.
+            ConfigError: parameters outside the range of the accountants.
             OSError: the charge could not be written; the round must not be computed.
         """
         with self._log.open() as log:
@@ -135,19 +137,19 @@ class Ledger:
     def _charges(self, records: list[dict[str, object]]) -> tuple[Charge, ...]:
         if records and records[0] != self._header:
             raise TamperedLogError(
-                f"{self._log.path} is the ledger of {records[0]}, wanted {self._header}: a cohort has one site name "
-                "and one delta for good"
+                f"{self._log.path} is the ledger of {records[0]}; expected {self._header}. A cohort keeps its site "
+                "name and its delta"
             )
         return tuple(Charge(**record) for record in records[1:])  # type: ignore[arg-type]
 
 
 def read_spending(folder: Path, site: str, delta: float) -> Spending:
-    """What was spent by run and in all; reads only, and makes nothing where there is no ledger.
+    """Read the spent budget by run and in total, without creating a ledger.
 
     Args:
-        folder: of the ledger.
-        site: whose it must be.
-        delta: of the claim, which must be the ledger's.
+        folder: folder of the ledger.
+        site: name of the site in the ledger.
+        delta: delta of the guarantee, which must be that of the ledger.
 
     Raises:
         TamperedLogError: as `Ledger`.
@@ -168,28 +170,30 @@ def read_spending(folder: Path, site: str, delta: float) -> Spending:
 
 
 def epsilon_in_sites(spent: list[tuple[NoisyStep, int]], sites: int, delta: float) -> float:
-    """Epsilon of a patient who is in that many hospitals, each of which took these steps (sequential composition)."""
+    """Compute the epsilon of a patient of several sites, each of which took these steps (sequential composition)."""
     return epsilon_of(spent * sites, delta)
 
 
 def _key_of(folder: Path) -> bytes:
-    """The key of the tags: made once, readable by its owner only."""
+    """Return the key of the tags; create it on first use, readable by its owner only."""
     path = folder / "ledger.key"
     if not path.exists():
         if Ledger.exists(folder):
-            raise TamperedLogError(f"{path} is missing beside its ledger; restore it from a backup of the state volume")
+            raise TamperedLogError(
+                f"{path} is missing next to its ledger. Restore it from a backup of the state volume"
+            )
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, fresh = tempfile.mkstemp(dir=folder, prefix=".ledger.key.")  # for its owner only
+        descriptor, fresh = tempfile.mkstemp(dir=folder, prefix=".ledger.key.")  # readable by its owner only
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(os.urandom(_KEY_BYTES))
                 file.flush()
                 os.fsync(file.fileno())
-            with suppress(FileExistsError):  # another process was first: its key counts
+            with suppress(FileExistsError):  # another process was first: use the key of that process
                 os.link(fresh, path)
         finally:
             Path(fresh).unlink()
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
-        raise TamperedLogError(f"{path} has {len(key)} bytes, wanted {_KEY_BYTES}; restore it from a backup")
+        raise TamperedLogError(f"{path} has {len(key)} bytes; expected {_KEY_BYTES}. Restore it from a backup")
     return key

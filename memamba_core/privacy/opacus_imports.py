@@ -1,4 +1,4 @@
-"""The names of Opacus that are used here. Imported where differential privacy begins, because Opacus is an extra.
+"""Import the names of Opacus that this project uses, in one place, because Opacus is an optional requirement.
 
 Raises:
     MissingBackendError: on import, where Opacus is not installed.
@@ -18,9 +18,9 @@ try:
 except ImportError:
     raise MissingBackendError("differential privacy needs Opacus; pip install 'memamba-federated[privacy]'") from None
 for _handler in [h for h in logging.root.handlers if h not in _handlers]:
-    logging.root.removeHandler(_handler)  # importing it makes every program print its log
+    logging.root.removeHandler(_handler)  # importing Opacus makes every program print its log
 
 
 def create_accountant(mechanism: str) -> Any:
-    """Opacus' accountant of that name: `prv` or `rdp`."""
+    """Return the accountant of Opacus with this name: `prv` or `rdp`."""
     return _create_accountant(mechanism=mechanism)

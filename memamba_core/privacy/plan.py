@@ -1,4 +1,4 @@
-"""What an experiment with differential privacy asks of every site: the same public numbers everywhere."""
+"""Plan of the noisy steps of an experiment with differential privacy: the same public numbers for every site."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,16 @@ __all__ = ["PrivacyPlan", "plan_of"]
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """The noisy steps of a site in one round.
+    """Noisy steps of a site in one round.
 
     Attributes:
-        step: noise multiplier and sampling rate of each.
-        steps_per_round: their number in a round.
-        num_rounds: rounds of the run, for which the noise was calibrated together.
-        only_last_layers: the linear skips and the last layer of the head learn, the rest stays as it was drawn.
-        max_norm: C, to which each patient's gradient is clipped.
-        epsilon, delta: what the whole run costs each patient of a site that takes part in every round.
+        step: noise multiplier and sampling rate of each step.
+        steps_per_round: number of steps in a round.
+        num_rounds: rounds of the run; the noise is calibrated for all of them together.
+        only_last_layers: True: only the linear skips and the last layer of the head are trained, all other parameters
+            keep their initial values.
+        max_norm: C, the norm to which the gradient of each patient is clipped.
+        epsilon, delta: cost of the whole run for each patient of a site that takes part in every round.
     """
 
     step: NoisyStep
@@ -31,18 +32,19 @@ class PrivacyPlan:
     delta: float
 
     def divisor(self, size_band: int) -> float:
-        """Expected patients in a step of a site, by the lower end of its public size band: nothing else depends on n.
+        """Return the expected patients in a step of a site, by the lower end of its public size band.
 
-        At least one: in the smallest band the noise would be divided by almost nothing.
+        No other number depends on the size of the site. The divisor is at least one: in the smallest band the noise
+        would otherwise be divided by almost zero.
         """
         return max(1.0, self.step.sampling_rate * size_band)
 
 
 def plan_of(experiment: Experiment) -> PrivacyPlan | None:
-    """The plan of an experiment, None without differential privacy. Coordinator and sites each compute it.
+    """Compute the plan of an experiment, None without differential privacy; coordinator and sites each compute it.
 
     Raises:
-        ConfigError: the settings ask for more steps than are accounted for, or for an epsilon out of reach.
+        ConfigError: the settings have more steps than the accountants allow, or an epsilon out of reach.
         MissingBackendError: Opacus is not installed.
     """
     privacy, rounds = experiment.privacy, experiment.federation.num_rounds

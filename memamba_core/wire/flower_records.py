@@ -39,8 +39,8 @@ def from_records(records: RecordDict) -> Payload:
     Raises:
         ProtocolError: there are records of a kind that no message of this protocol has, or bytes that are no arrays.
     """
-    strange = [name for name in records.config_records if name != _FIELDS] + list(records.metric_records)
-    if strange or _FIELDS not in records.config_records:
+    unknown = [name for name in records.config_records if name != _FIELDS] + list(records.metric_records)
+    if unknown or _FIELDS not in records.config_records:
         raise ProtocolError(f"got records {sorted(records)}; wanted one config record {_FIELDS!r} and arrays")
     arrays = {name: _unpack(name, record) for name, record in records.array_records.items()}
     fields: Mapping[str, Any] = records.config_records[_FIELDS]

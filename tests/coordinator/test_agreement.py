@@ -232,9 +232,9 @@ def test_the_digest_depends_on_every_field():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"feature_scale": np.zeros(0)}, "2 and 0 values; wanted both or none"),
-        ({"feature_center": np.zeros(0)}, "0 and 2 values; wanted both or none"),
-        ({"feature_columns": ("p",)}, "there are 1 feature_columns, wanted 2 or none"),
+        ({"feature_scale": np.zeros(0)}, "2 and 0 values; expected as many of both, or none"),
+        ({"feature_center": np.zeros(0)}, "0 and 2 values; expected as many of both, or none"),
+        ({"feature_columns": ("p",)}, "there are 1 feature_columns; expected 2 or none"),
     ],
 )
 def test_parts_that_do_not_fit_each_other_are_refused(changes, words):

@@ -11,6 +11,8 @@ from memamba_core.errors import CheckpointError
 from server.federation.journal import Journal, JournalEntry, RoundRecord
 from server.federation.outcome import Failed, SiteMetrics, Trained
 
+pytestmark = pytest.mark.durable
+
 AGREEMENT = Agreement(
     time_bin_edges=(6.0, 12.0),
     gene_columns=("A_cnv",),

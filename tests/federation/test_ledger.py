@@ -20,6 +20,8 @@ from memamba_core.wire.protocol import Refusal
 from server.federation.outcome import Failed
 from server.federation.rounds import run_federation
 
+pytestmark = pytest.mark.durable
+
 
 @pytest.fixture(scope="module")
 def plan():

@@ -16,7 +16,7 @@ pytest.importorskip("opacus", reason="differential privacy needs the extra `priv
 from client.session import RefusedError
 from memamba_core.wire.protocol import Refusal
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.durable]
 
 POINTS = {
     "before the charge": "before(Ledger, 'charge')",

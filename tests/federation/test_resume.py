@@ -11,6 +11,8 @@ from memamba_core.errors import CheckpointError
 from memamba_core.training.seeding import derive_seed
 from server.federation.journal import Journal
 
+pytestmark = pytest.mark.durable
+
 BOTH = tiny("federation.num_rounds=3", "federation.curve_holdout=0.25")
 FAST = tiny(*GENES_ONLY, "federation.curve_holdout=0.25")
 

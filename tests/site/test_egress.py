@@ -13,6 +13,8 @@ from memamba_core.privacy.egress import EgressLog, describe_answer, describe_ref
 from memamba_core.wire.message import Payload
 from memamba_core.wire.protocol import Refusal
 
+pytestmark = pytest.mark.durable
+
 ABOUT = {"run_id": "run-1", "phase": "train", "server_round": 1}
 
 

@@ -1,19 +1,19 @@
-"""A generated cohort with planted risk: the best reachable C-index is known, and a model can be held to it.
+"""Generate a cohort with planted risk, whose best reachable C-index is known as a standard for models.
 
 Every patient has scores of genes and scores of patches; the log hazard ratio is `effect` times a score made from these.
-Where the risk lies is `risk`:
+The setting `risk` decides what carries the risk:
 
-* `genes`: in a few genes of one group. `patches`: in how much of the tissue is of a rare kind. `both`: in their sum.
-* `interaction`: in the product of the two signs (XOR). Neither alone says anything.
+* `genes`: a few genes of one group. `patches`: the share of a rare kind of tissue. `both`: the sum of these two scores.
+* `interaction`: the product of the two signs (XOR). Genes alone and patches alone carry no information.
 * `correspondence`: six kinds of patches belong to the six gene groups, and every patient has all of them. Each kind
-  looks active or at rest, and the risk is in how well looks and genes agree: a pathway that the genes show to be active
-  is bad where its kind of tissue looks so too, and good where it looks at rest. It is a sum of six products; genes
-  alone, patches alone and how active all the tissue is say nothing.
-* `order`: in whether the patches of one kind huddle together or are scattered over the slide, as immune cells may be
-  shut out of a tumour or infiltrate it. Everybody has the same share of them, so without their order they say nothing.
+  looks active or at rest, and the risk is the agreement of looks and genes: a pathway that is active by its genes is
+  bad if its kind of tissue looks active as well, and good if this tissue looks at rest. The score is a sum of six
+  products; genes alone, patches alone and the activity of the whole tissue carry no information.
+* `order`: the patches of one kind cluster or are scattered over the slide, as immune cells may be excluded from a
+  tumour or infiltrate it. All patients have the same share of this kind, so only the order carries information.
 
-Hospitals differ in size and shift what they measure, but never along the planted directions: the scores can be read
-from the observed values exactly, whatever the hospital.
+Sites differ in size and shift their measurements, but never along the planted directions: at every site, the scores can
+be read exactly from the observed values.
 """
 
 from collections.abc import Collection, Mapping
@@ -34,8 +34,8 @@ __all__ = ["SyntheticCohort", "generate_cohort"]
 
 BoolArray = npt.NDArray[np.bool_]
 
-_HANDFUL = 5  # fewest patients of a hospital, where there are enough
-_MOST_SCATTERED = 0.2  # share of the patches; more could not all stand by themselves
+_HANDFUL = 5  # fewest patients of a site, if the cohort has enough
+_MOST_SCATTERED = 0.2  # share of the patches; more patches could not all be isolated
 _FEWEST_SCATTERED = 4
 
 
@@ -47,7 +47,7 @@ class SyntheticCohort:
     them was measured.
 
     Attributes:
-        cohort: the patients; `tss` is the two-letter code of the hospital, `fold` is None.
+        cohort: the patients; `tss` is the two-letter code of the site, `fold` is None.
         signatures: gene group -> symbols. Neighbouring groups share a symbol, as published tables do.
         driver_columns: the gene columns that make the gene scores.
         gene_scores: of each planted group, mean 0, variance 1: of the first group, or, for `risk=correspondence`, of
@@ -70,19 +70,19 @@ class SyntheticCohort:
 
     @property
     def oracle_c_index(self) -> float:
-        """Harrell's C of `observed_risk` on the whole cohort: what a perfect model of observed data reaches.
+        """Harrell's C of `observed_risk` on the whole cohort: the C-index of a perfect model of the observed data.
 
-        Chance is in it (these patients, these censored outcomes), so a model may score slightly above on a
-        small subset. Of `true_risk` it would be higher wherever a modality is missing, and out of any model's
-        reach.
+        This C-index depends on chance (these patients, these censored outcomes), so a model may score slightly higher
+        on a small subset. The C-index of `true_risk` would be higher wherever a modality is missing, and out of reach
+        for any model.
         """
         return self.oracle_c_index_of([r.case_id for r in self.cohort.records])
 
     def oracle_c_index_of(self, case_ids: Collection[str]) -> float:
-        """`oracle_c_index` on some patients only, for example a test fold.
+        """Compute `oracle_c_index` on some patients only, for example a test fold.
 
         Raises:
-            NoComparablePairError: nobody among them had an event before another one's last visit.
+            NoComparablePairError: none of them had an event before the last visit of another.
         """
         records = self.cohort.subset(case_ids).records
         return concordance_index(
@@ -96,13 +96,13 @@ def generate_cohort(config: SyntheticConfig) -> SyntheticCohort:
     """Generate the cohort of `config`: the same settings and seed give the same patients, bit by bit.
 
     Times are exponential (proportional hazards, `median_months` at average risk), censored at random by an
-    independent exponential time whose rate gives the wanted share in expectation.
+    independent exponential time whose rate gives the requested share in expectation.
 
     Raises:
-        ConfigError: more hospitals than patients, or missing shares that leave patients with nothing.
+        ConfigError: more sites than patients, or missing shares that leave patients without any modality.
     """
     _check(config)
-    # One stream per purpose: a change of the censoring, say, leaves the slides as they were.
+    # One stream per purpose: for example, other settings of the censoring do not change the slides.
     for_sites, for_genes, for_patches, for_missing, for_times = (
         np.random.default_rng(s) for s in np.random.SeedSequence(config.seed).spawn(5)
     )
@@ -150,11 +150,11 @@ def generate_cohort(config: SyntheticConfig) -> SyntheticCohort:
 
 
 def _check(config: SyntheticConfig) -> None:
-    """Checks across fields that only matter where a cohort is generated."""
+    """Check settings across fields that matter only for generating a cohort."""
     if config.num_sites > config.num_patients:
         raise ConfigError(
-            f"synthetic cohort: num_sites={config.num_sites} hospitals for "
-            f"num_patients={config.num_patients}; lower num_sites, every hospital has at least one patient"
+            f"synthetic cohort: num_sites is {config.num_sites}; expected at most num_patients="
+            f"{config.num_patients}, because every site has at least one patient. Lower num_sites"
         )
     if config.missing_genes + config.missing_slides > 1:
         raise ConfigError(
@@ -166,7 +166,7 @@ def _check(config: SyntheticConfig) -> None:
     if config.risk == "correspondence" and (share * NUM_GROUPS > 1 or config.feature_width <= NUM_GROUPS):
         raise ConfigError(
             f"synthetic cohort: risk=correspondence plants {NUM_GROUPS} kinds of patches, each rare_fraction={share} "
-            f"of the tissue, and tells them and their looks apart by directions of feature_width="
+            f"of the tissue, and separates kinds and looks by directions of feature_width="
             f"{config.feature_width}; it needs rare_fraction <= {1 / NUM_GROUPS:.2f} and feature_width > {NUM_GROUPS}"
         )
     few = [n for n in range(config.patches[0], config.patches[1] + 1) if NUM_GROUPS * patches_of_kind(share, n) > n]
@@ -178,26 +178,26 @@ def _check(config: SyntheticConfig) -> None:
     if config.risk == "order" and (share > _MOST_SCATTERED or fewest < _FEWEST_SCATTERED):
         raise ConfigError(
             f"synthetic cohort: risk=order with rare_fraction={share} of at least {config.patches[0]} patches; patches "
-            f"that can huddle or scatter need rare_fraction <= {_MOST_SCATTERED}, and {_FEWEST_SCATTERED} of them in "
+            f"that can cluster or scatter need rare_fraction <= {_MOST_SCATTERED}, and {_FEWEST_SCATTERED} of them in "
             "every patient: take more patches"
         )
 
 
 def _letters(index: int) -> str:
-    """Two-letter code of a hospital: AA, AB, ..., ZZ."""
+    """Return the two-letter code of a site: AA, AB, ..., ZZ."""
     return chr(ord("A") + index // 26) + chr(ord("A") + index % 26)
 
 
 def _site_sizes(num_patients: int, num_sites: int) -> npt.NDArray[np.int64]:
-    """Uneven, as tissue source sites are: a handful for each, and the r-th largest gets 1/r of the first."""
-    floor = min(_HANDFUL, num_patients // num_sites)
+    """Return uneven sizes, like those of tissue source sites: a few patients each, and the rest as 1 : 1/2 : 1/3..."""
+    smallest = min(_HANDFUL, num_patients // num_sites)
     share = 1.0 / np.arange(1, num_sites + 1)
-    edges = np.round(np.cumsum(share) / share.sum() * (num_patients - floor * num_sites))
-    return np.asarray(floor + np.diff(edges, prepend=0), dtype=np.int64)
+    edges = np.round(np.cumsum(share) / share.sum() * (num_patients - smallest * num_sites))
+    return np.asarray(smallest + np.diff(edges, prepend=0), dtype=np.int64)
 
 
 def _draw_missing(config: SyntheticConfig, rng: np.random.Generator) -> tuple[BoolArray, BoolArray]:
-    """Who has genes and who has slides: the configured shares exactly (rounded), nobody without both."""
+    """Draw who has genes and who has slides: exactly the configured shares (rounded), at least one for each patient."""
     order = rng.permutation(config.num_patients)
     num_without_genes = round(config.missing_genes * config.num_patients)
     num_without_slides = min(round(config.missing_slides * config.num_patients), len(order) - num_without_genes)

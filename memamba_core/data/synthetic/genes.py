@@ -1,4 +1,4 @@
-"""Genes of a generated cohort: columns, groups, and the scores that may carry risk."""
+"""Draw the genes of a generated cohort: columns, groups, and the scores that may carry risk."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ _COEXPRESSION = 0.5  # correlation of the expression of two genes of a group
 
 @dataclass(frozen=True)
 class GeneratedGenes:
-    """Molecular measurements of all patients, whether or not they will be shown to a model.
+    """Molecular measurements of all patients, also of those whose genes count as missing.
 
     Attributes:
         columns: names, `SYMBOL_rnaseq`, `SYMBOL_cnv`, `SYMBOL_mut`.
@@ -34,7 +34,7 @@ class GeneratedGenes:
 
 
 def gene_groups(symbols: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Six runs of symbols; each but the last also holds the first symbol of the next."""
+    """Cut the symbols into six groups; each but the last also holds the first symbol of the next."""
     edges = _group_edges(len(symbols))
     return {f"Pathway {g + 1}": symbols[edges[g] : edges[g + 1] + (g + 1 < NUM_GROUPS)] for g in range(NUM_GROUPS)}
 
@@ -46,10 +46,10 @@ def draw_genes(
     num_planted: int,
     rng: np.random.Generator,
 ) -> GeneratedGenes:
-    """Draw everybody's genes; the first `num_planted` groups have a score.
+    """Draw the genes of all patients; the first `num_planted` groups have a score.
 
-    Expression is normal, and genes of a group go together. Copy number (of every third symbol) is -2...2, a
-    mutation (of every sixth) 0 or 1; both say nothing about the risk.
+    Expression is normal, and genes of a group are correlated. Copy number (of every third symbol) is -2...2, a mutation
+    (of every sixth) 0 or 1; both carry no information on the risk.
     """
     num = config.num_patients
     group_C = np.searchsorted(_group_edges(len(symbols))[1:], np.arange(len(symbols)), side="right")
@@ -80,10 +80,10 @@ def draw_genes(
 
 
 def without_direction(rows: FloatArray, direction: FloatArray) -> FloatArray:
-    """The rows without their part along a unit vector."""
+    """Return the rows without their part along a unit vector."""
     return rows - np.outer(rows @ direction, direction)
 
 
 def _group_edges(num_symbols: int) -> list[int]:
-    """Where each run of symbols begins, and the end of the last."""
+    """Return the index at which each group of symbols begins, and the end of the last."""
     return [num_symbols * g // NUM_GROUPS for g in range(NUM_GROUPS + 1)]

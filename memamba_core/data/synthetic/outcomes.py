@@ -1,4 +1,4 @@
-"""Risk and follow-up of a generated cohort."""
+"""Draw risk and follow-up of a generated cohort."""
 
 from typing import assert_never
 
@@ -21,9 +21,9 @@ def planted_risk(
     has_genes_N: BoolArray,
     has_slides_N: BoolArray,
 ) -> tuple[FloatArray, FloatArray]:
-    """Log hazard ratio of every patient, and its expectation given what was measured.
+    """Compute the log hazard ratio of every patient, and its expectation given the measured modalities.
 
-    `config.risk` says how it is made from the scores of the planted gene groups and kinds of patches.
+    `config.risk` decides how the scores of the planted gene groups and kinds of patches make the log hazard ratio.
     """
     has_both_N = has_genes_N & has_slides_N
     gene_score_N, patch_score_N = gene_scores_NG[:, 0], slides.scores_NK[:, 0]
@@ -50,7 +50,7 @@ def planted_risk(
 def draw_outcomes(
     config: SyntheticConfig, log_hazard_N: FloatArray, rng: np.random.Generator
 ) -> tuple[FloatArray, BoolArray]:
-    """Follow-up in months, and whether the event happened at its end."""
+    """Draw the follow-up in months, and whether the event happened at its end."""
     rate_N = np.log(2) / config.median_months * np.exp(log_hazard_N)
     event_time_N = rng.exponential(1.0 / rate_N)
     draw_N = rng.exponential(1.0, size=config.num_patients)
@@ -61,11 +61,11 @@ def draw_outcomes(
 
 
 def _censoring_rate(rate_N: FloatArray, share: float) -> float:
-    """Rate c of an exponential censoring time with mean over patients of c / (c + rate) = share.
+    """Solve for the rate c of an exponential censoring time: the mean over patients of c / (c + rate) is `share`.
 
-    c / (c + rate) is the chance that an exponential time of rate c comes before one of rate `rate`. It grows
-    with c, and c = share / (1 - share) * rate solves it for one patient, so the solution lies between the
-    extremes.
+    c / (c + rate) is the probability that an exponential time of rate c comes before one of rate `rate`. This
+    probability grows with c, and c = share / (1 - share) * rate is the solution for one patient, so the solution for
+    all lies between the extremes.
     """
     odds = share / (1 - share)
     low, high = np.log(odds * rate_N.min()), np.log(odds * rate_N.max())

@@ -1,4 +1,4 @@
-"""Slides of a generated cohort: kinds of patches, where they lie, and the scores that may carry risk."""
+"""Draw the slides of a generated cohort: kinds of patches, their places, and the scores that may carry risk."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _NUM_TISSUES = 3  # ordinary kinds of patches
 _NUM_BAG_SIZES = 4
 _TISSUE_SPREAD = 0.5  # standard deviation of their centres, in every feature
 _PLANTED_SHIFT = 6.0  # distance of a planted kind, in standard deviations of a patch
-_LOOK_SHIFT = 3.0  # how far an active kind is from its middle, and one at rest on the other side
+_LOOK_SHIFT = 3.0  # distance of an active kind from its middle; a kind at rest is as far on the other side
 _PATCH_SIZE = 512  # level-0 pixels between neighbouring patches
 
 
@@ -43,7 +43,7 @@ class SlideFeatures:
 
 @dataclass
 class MemoryFeatures:
-    """A `FeatureStore` whose slides lie in memory; attributes as there, and the slides by name."""
+    """`FeatureStore` in memory; the attributes are those of the protocol, and the slides by name."""
 
     width: int
     slides: Mapping[str, SlideFeatures]
@@ -52,13 +52,13 @@ class MemoryFeatures:
     families: tuple[str, ...] = ()
 
     def has(self, record: PatientRecord) -> bool:
-        """Whether any slide of the patient has features."""
+        """Return True if any slide of the patient has features."""
         return any(slide in self.slides for slide in record.slides)
 
     def load(
         self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
     ) -> Bag | None:
-        """The patient's bag, see `FeatureStore.load`."""
+        """Return the bag of the patient, as `FeatureStore.load` describes."""
         found = [self.slides[slide] for slide in record.slides if slide in self.slides]
         if not found:
             return None
@@ -70,13 +70,13 @@ class MemoryFeatures:
 
 @dataclass(frozen=True)
 class GeneratedSlides:
-    """Slides of all patients, whether or not they will be shown to a model.
+    """Slides of all patients, also of those whose slides count as missing.
 
     Attributes:
         slides_of: case id -> name -> slide.
         scores_NK: score of each planted kind. Mean 0 and variance 1 over the cohort, or, for
             `risk=correspondence`, 1 where the kind looks active and -1 where it looks at rest.
-        high_NK: whether each planted kind is above its typical share, or looks active.
+        high_NK: True if the planted kind is above its typical share, or looks active.
     """
 
     slides_of: dict[str, dict[str, SlideFeatures]]
@@ -86,7 +86,7 @@ class GeneratedSlides:
 
 @dataclass(frozen=True)
 class _Planted:
-    """What one patient's tissue holds: patches of each kind, and how many of the first kind stand by themselves."""
+    """Planted patches of one patient: number of each kind, and how many of the first kind are isolated."""
 
     counts: tuple[int, ...]
     num_isolated: int = 0
@@ -95,13 +95,13 @@ class _Planted:
 def draw_slides(
     config: SyntheticConfig, case_ids: Sequence[str], site_N: IntArray, rng: np.random.Generator
 ) -> GeneratedSlides:
-    """Draw everybody's slides.
+    """Draw the slides of all patients.
 
-    What is planted depends on `config.risk`. `correspondence`: six kinds with the same share in everybody; each looks
-    active or at rest, by a fair coin of its own, along one direction that all kinds have in common. `order`: one kind
-    with the same share in everybody, huddled together or scattered. Otherwise: one kind whose share differs; half of
-    the patients are above `rare_fraction`, half below, and rounding to whole patches moves nobody to the other side:
-    the sign of the score, which the XOR needs, is fair and can be read from the bag.
+    The planted kinds depend on `config.risk`. `correspondence`: six kinds with the same share in all patients; each
+    looks active or at rest, by a fair coin of its own, along one direction that all kinds have in common. `order`: one
+    kind with the same share in all patients, clustered or scattered. Otherwise: one kind whose share differs; half of
+    the patients are above `rare_fraction`, half below, and rounding to whole patches moves no patient to the other
+    side: the sign of the score, which the XOR needs, is fair and can be read from the bag.
     """
     width, num = config.feature_width, len(case_ids)
     num_kinds = NUM_GROUPS if config.risk == "correspondence" else 1
@@ -112,7 +112,7 @@ def draw_slides(
     for axis_F in axes_AF:
         tissue_TF, shift_SF = without_direction(tissue_TF, axis_F), without_direction(shift_SF, axis_F)
 
-    # A few sizes only: bags of one size are computed together, and an example should not take an hour on a laptop.
+    # Few sizes only, because bags of one size are computed together: an example must not take an hour on a laptop.
     sizes_of_bags = np.unique(np.linspace(*config.patches, _NUM_BAG_SIZES).astype(np.int64))
     high_NK = rng.random((num, num_kinds)) < 0.5
     slides_of: dict[str, dict[str, SlideFeatures]] = {}
@@ -141,12 +141,12 @@ def draw_slides(
 
 
 def patches_of_kind(share: float, num: int) -> int:
-    """Patches of each of the six kinds of `correspondence` in a patient with `num` patches."""
+    """Return the number of patches of each of the six kinds of `correspondence` in a patient with `num` patches."""
     return max(1, round(share * num))
 
 
 def _orthonormal(rows_KF: FloatArray) -> FloatArray:
-    """The rows, each without its part along those before it, of length 1 (Gram and Schmidt)."""
+    """Make the rows orthogonal and of length 1, in place (Gram and Schmidt)."""
     for k in range(len(rows_KF)):
         for before_F in rows_KF[:k]:
             rows_KF[k] -= (rows_KF[k] @ before_F) * before_F
@@ -155,39 +155,39 @@ def _orthonormal(rows_KF: FloatArray) -> FloatArray:
 
 
 def _plant(config: SyntheticConfig, num: int, high_K: npt.NDArray[np.bool_], rng: np.random.Generator) -> _Planted:
-    """How many patches of each kind a patient with `num` patches has."""
+    """Draw the number of patches of each kind in a patient with `num` patches."""
     typical = config.rare_fraction * num
     if config.risk == "correspondence":
         return _Planted((patches_of_kind(config.rare_fraction, num),) * len(high_K))
     if config.risk == "order":
         count = round(typical)
-        # Symmetric around one half whatever the count, so that the size of a bag says nothing: a single patch cannot
-        # huddle, hence not count - 1, and for symmetry not 1.
+        # Symmetric around one half for every count, so that the size of a bag carries no information: a single patch
+        # cannot be clustered, hence not count - 1, and for symmetry not 1.
         return _Planted((count,), int(rng.choice([0, *range(2, count - 1), count])))
-    distance = rng.random()  # of the share from `rare_fraction`, uniform, so that the share is uniform
+    distance = rng.random()  # of the share from `rare_fraction`; uniform, so that the share is uniform
     if high_K[0]:
         return _Planted((min(num, int(np.ceil(typical * (1 + distance)))),))
     return _Planted((int(np.floor(typical * (1 - distance))),))
 
 
 def _sizes_of_slides(num: int, rng: np.random.Generator) -> list[int]:
-    """Every fifth patient has a second slide, with a third of the patches."""
+    """Draw the sizes of the slides: every fifth patient has a second slide, with a third of the patches."""
     if num > 1 and rng.random() < 0.2:
         return [num - num // 3, num // 3] if num >= 3 else [1, 1]
     return [num]
 
 
 def _place(num: int, left: list[int], num_isolated: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """Coordinates on a square grid, row by row, and the kind of each patch.
+    """Place patches on a square grid: return coordinates, row by row, and the kind of each patch.
 
-    Patches of a kind are those nearest to a random patch, but for `num_isolated` of the first kind, which touch none
-    of their kind as long as there is room.
+    Patches of a kind are the nearest ones to a random patch, except `num_isolated` of the first kind, which touch no
+    patch of their kind as long as there is room.
 
     Args:
         num: patches of the slide.
-        left: patches of each kind still to be placed; what is placed is taken off.
-        num_isolated: see above.
-        rng: of the places.
+        left: patches of each kind still to be placed; reduced in place by those placed here.
+        num_isolated: number of isolated patches of the first kind.
+        rng: source of the places.
     """
     side = int(np.ceil(np.sqrt(num)))
     cells_P2 = np.stack([np.arange(num) % side, np.arange(num) // side], axis=1)
@@ -202,18 +202,18 @@ def _place(num: int, left: list[int], num_isolated: int, rng: np.random.Generato
             if isolated and kind_P[cell] == 0 and not (_touching(cells_P2, cells_P2[cell]) & (kind_P == kind)).any():
                 kind_P[cell] = kind
                 isolated -= 1
-        kind_P[free[kind_P[free] == 0][:isolated]] = kind  # for whom no room was left
+        kind_P[free[kind_P[free] == 0][:isolated]] = kind  # isolated patches without room
         left[kind - 1] -= int((kind_P == kind).sum())
     return (cells_P2 * _PATCH_SIZE).astype(np.int64), kind_P
 
 
 def _touching(cells_P2: IntArray, cell_2: IntArray) -> npt.NDArray[np.bool_]:
-    """Which cells share an edge with this one."""
+    """Return True for the cells that share an edge with this one."""
     return np.asarray(np.abs(cells_P2 - cell_2).sum(axis=1) == 1)
 
 
 def _share_together(slides: Iterable[SlideFeatures]) -> float:
-    """Share of the planted patches that share an edge with another one."""
+    """Return the share of the planted patches that have an edge in common with another planted patch."""
     together = planted = 0
     for slide in slides:
         cells_K2 = slide.coords_P2[slide.kind_P > 0] // _PATCH_SIZE

@@ -63,6 +63,15 @@ def test_a_huge_value_is_clipped_and_an_unmeasured_one_is_the_mean():
     assert PatientDataset(cohort(), AGREEMENT, far).load(0).genes_C.tolist() == [0.0, 1.5]
 
 
+@pytest.mark.parametrize("value", [-1e30, 1e30])
+def test_scaled_genes_stay_within_the_clip_on_both_sides(value):
+    values = VALUES.copy()
+    values[0, 1] = value  # B_cnv of patient q
+    genes = GeneTable(("A_rnaseq", "B_cnv", "UNUSED_mut"), values)
+    scaled = PatientDataset(Cohort(RECORDS, genes), AGREEMENT, CONFIG).load(1).genes_C
+    assert scaled[0] == np.sign(value) * CONFIG.scaled_clip
+
+
 def test_missing_modalities_are_none():
     data = dataset()
     assert [data.load(i).bag is None for i in range(4)] == [True, False, False, True]
@@ -139,7 +148,7 @@ def test_an_agreed_column_that_is_gone_is_named():
 
 
 def test_features_of_another_width_are_refused():
-    with pytest.raises(AgreementError, match="3 wide, the agreement says 2"):
+    with pytest.raises(AgreementError, match="width 3; expected 2, as agreed"):
         PatientDataset(cohort(MemoryFeatures(3, {})), AGREEMENT, CONFIG)
 
 
@@ -149,7 +158,7 @@ def test_a_table_whose_columns_changed_places_is_refused():
         PatientDataset(cohort(MemoryFeatures(2, {}, columns=("q", "p"))), agreed, CONFIG)
 
 
-def test_nobody_is_an_empty_data_set():
+def test_no_patients_are_an_empty_data_set():
     empty = PatientDataset(cohort().subset([]), AGREEMENT, CONFIG)
     assert len(empty) == 0
     assert empty.times.shape == empty.events.shape == (0,)

@@ -51,7 +51,7 @@ def test_columns_of_another_kind_are_ignored_or_refused_by_name(tmp_path, kind):
     frame.to_parquet(tmp_path / "g.parquet", index=False)
     table = GenomicsTable(file="g.parquet", bare_columns="mut")
     assert read_genes(table, tmp_path)[1].columns == ("TP53_mut",)
-    with pytest.raises(DataError, match=r"column 'other' is of type .*; wanted text"):
+    with pytest.raises(DataError, match=r"column 'other' is of type .*; expected text"):
         read_genes(table.model_copy(update={"case_id": "other"}), tmp_path)
     frame.rename(columns={"other": "A_cnv"}).to_parquet(tmp_path / "g.parquet", index=False)
     with pytest.raises(DataError, match="column 'A_cnv' holds text that is no number in rows 1, 2"):
@@ -117,7 +117,7 @@ def test_signatures_refusals(tmp_path, text, words):
 
 
 def test_signatures_that_are_absent_or_no_text(tmp_path):
-    with pytest.raises(DataError, match=r"none\.csv: no such file; wanted a CSV with one column"):
+    with pytest.raises(DataError, match=r"none\.csv: no such file; expected a CSV with one column"):
         read_signatures(tmp_path / "none.csv")
     (tmp_path / "z.csv").write_bytes(gzip.compress(b"A\nX\n"))
     with pytest.raises(DataError, match=r"z\.csv: cannot be read as CSV.*Export it again"):
@@ -156,7 +156,7 @@ def test_groups_refuse_what_they_cannot_use():
         build_gene_groups(("A_cnv",), None, "signatures")
     with pytest.raises(DataError, match=r"none of the 1 gene groups .* any of the 1 .* agreement\.gene_groups=kind"):
         build_gene_groups(("A_cnv",), {"x": ("B",)}, "signatures")
-    with pytest.raises(DataError, match="column 'age' is not molecular; wanted SYMBOL_rnaseq"):
+    with pytest.raises(DataError, match="column 'age' is not molecular; expected SYMBOL_rnaseq"):
         build_gene_groups(("age",), None, "kind")
 
 

@@ -62,8 +62,8 @@ def test_a_table_with_a_row_per_slide_is_the_same(tmp_path):
 
 def test_censoring_is_turned_into_events_here(tmp_path):
     text = "case_id,survival_months,censorship\np1,1,0\np2,2,1.0\np3,3,false\n"
-    told = clinical(tmp_path, text, event="censorship", event_means="censored")
-    assert [r.event for r in told] == [True, False, True]
+    records = clinical(tmp_path, text, event="censorship", event_means="censored")
+    assert [r.event for r in records] == [True, False, True]
 
 
 def test_parquet_and_spreadsheet_exports_are_read(tmp_path):
@@ -187,8 +187,8 @@ def test_patients_are_joined_and_only_counts_are_logged(tmp_path, caplog):
     assert cohort.features.width == 4
     assert "molecular data: 1 of 3 patients, from 3 rows" in caplog.text
     assert "features: 2 of 3 patients; absent for 1 of 3 slides" in caplog.text
-    assert "patients: 2, and 1 left out" in caplog.text
-    assert "folds: 2 of 3 patients are in none" in caplog.text
+    assert "patients: 2; 1 left out" in caplog.text
+    assert "folds: 2 of 3 patients are in no fold" in caplog.text
     assert not any(secret in caplog.text for secret in ("p1", "p9", "12.5", str(tmp_path)))
 
 
@@ -219,7 +219,7 @@ def test_clinical_columns_are_no_genes(tmp_path):
         ({"slides": ("x",)}, ("features", "none of the 3 patients", "3 slides", "data.clinical.slides")),
     ],
 )
-def test_tables_that_fit_nobody_are_refused(tmp_path, site, words):
+def test_tables_without_a_known_patient_are_refused(tmp_path, site, words):
     with pytest.raises(NoPatientsError) as raised:
         load_cohort(make_site(tmp_path, **site))
     for word in (str(tmp_path), *words):

@@ -66,9 +66,9 @@ def test_long_files_are_read_in_blocks_of_any_length(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("features", "coords", "name", "words"),
     [
-        (np.zeros((2, 3, 4), "f4"), None, "features", ("shape [2, 3, 4]", "wanted [patches, width]")),
+        (np.zeros((2, 3, 4), "f4"), None, "features", ("shape [2, 3, 4]", "expected [patches, width]")),
         (np.zeros(5, "f4"), None, "features", ("shape [5]", "Extract")),
-        (np.zeros((2, 4), "i4"), None, "features", ("int32", "wanted float16")),
+        (np.zeros((2, 4), "i4"), None, "features", ("int32", "expected float16")),
         (
             np.zeros((2, 4), "f4"),
             np.zeros((3, 2), "i4"),
@@ -115,8 +115,8 @@ def test_damaged_files_are_refused(tmp_path):
     content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
     overwritten.write_bytes(content)
     assert "truncated or damaged" in refusal(read_patches, overwritten)
-    assert "is gone. Start again" in refusal(read_patches, tmp_path / "absent.h5")
-    assert "is gone. Start again" in refusal(read_patches, tmp_path / "absent.pt")
+    assert "was removed after the folder was read" in refusal(read_patches, tmp_path / "absent.h5")
+    assert "was removed after the folder was read" in refusal(read_patches, tmp_path / "absent.pt")
 
 
 class Trap:
@@ -142,8 +142,8 @@ def test_a_pickle_dressed_up_as_tensors_is_not_run(tmp_path):
 
 
 def test_a_pt_of_something_else_says_what_was_wanted(tmp_path):
-    assert "holds a list where a tensor was wanted" in refusal(read_patches, write_pt(tmp_path / "a.pt", [1, 2]))
-    assert "holds labels; wanted" in refusal(read_patches, write_pt(tmp_path / "b.pt", {"labels": torch.zeros(1)}))
-    assert "holds a NoneType where" in refusal(read_patches, write_pt(tmp_path / "n.pt", None))
+    assert "holds a list; expected a tensor" in refusal(read_patches, write_pt(tmp_path / "a.pt", [1, 2]))
+    assert "holds labels; expected" in refusal(read_patches, write_pt(tmp_path / "b.pt", {"labels": torch.zeros(1)}))
+    assert "holds a NoneType; expected a tensor" in refusal(read_patches, write_pt(tmp_path / "n.pt", None))
     path = write_pt(tmp_path / "c.pt", {"features": torch.zeros(1, 2), "coords": [1]})
-    assert "holds a list where a tensor was wanted" in refusal(read_patches, path)
+    assert "holds a list; expected a tensor" in refusal(read_patches, path)

@@ -1,4 +1,4 @@
-"""What scans and the synergistic expert are for: on risk that only they can see, they win by a margin over seeds.
+"""Use of scans and the synergistic expert: on risk that only they can find, they win by a margin over seeds.
 
 The settings are those of `benchmarks/results.py planted`, so that docs/RESULTS.md and this test speak of the same runs.
 """

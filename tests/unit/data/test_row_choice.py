@@ -30,5 +30,5 @@ def test_evenly_spaced_rows_give_each_slide_its_share(sizes, cap):
 
 
 def test_a_cap_of_zero_is_refused():
-    with pytest.raises(ValueError, match="max_patches is 0; wanted at least 1, or None"):
+    with pytest.raises(ValueError, match="max_patches is 0; expected at least 1, or None"):
         choose_rows(5, 0, None)

@@ -1,4 +1,4 @@
-"""Sums of sites, added up, are the sums of the pooled table: nobody's rows are needed."""
+"""Sums of sites, added up, are the sums of the pooled table: no rows of a site are needed."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_sites_under_their_floor_change_nothing():
         np.testing.assert_array_equal(merged.arrays()[name], array)
 
 
-def test_nobody_at_all_gives_zeros_and_no_warning():
+def test_no_rows_give_zeros_and_no_warning():
     merged = merge_moments([], 2)
     assert merged.count.tolist() == merged.std.tolist() == [0.0, 0.0]
 

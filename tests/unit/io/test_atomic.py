@@ -4,6 +4,8 @@ import pytest
 
 from memamba_core.io.atomic import fill_atomically, write_atomically, write_secret
 
+pytestmark = pytest.mark.durable
+
 
 def test_the_file_appears_only_when_it_is_whole(tmp_path):
     path = tmp_path / "a.json"

@@ -1,4 +1,4 @@
-"""Every number has a floor: one below it, the number is not there; on it, it is."""
+"""Thresholds of disclosure: a number below its threshold is suppressed, a number on its threshold is disclosed."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def disclosed(num_patients=10, num_events=5, pairs=PAIRS):
     return values, set(metrics.counts)
 
 
-def test_on_all_floors_everything_is_told():
+def test_on_all_thresholds_every_number_is_disclosed():
     values, counts = disclosed()
     assert values == {
         "num_patients": 10,
@@ -38,11 +38,11 @@ def test_on_all_floors_everything_is_told():
     assert counts == {"histogram"}
 
 
-def test_under_the_floor_of_patients_nothing_is_told():
+def test_below_the_threshold_of_patients_no_number_is_disclosed():
     assert disclosed(num_patients=9) == ({}, set())
 
 
-def test_under_the_floor_of_events_nothing_that_is_made_of_events_is_told():
+def test_below_the_threshold_of_events_no_number_that_depends_on_events_is_disclosed():
     assert disclosed(num_events=4) == ({"num_patients": 10, "loss_sum": 3.5}, set())
 
 
@@ -55,11 +55,11 @@ def test_too_few_without_the_event_are_as_telling_as_too_few_with_it(num_patient
     ("num_patients", "num_events", "answer"),
     [(10, 5, True), (9, 5, False), (10, 4, False), (10, 6, False), (11, 6, True), (11, 11, False), (0, 0, False)],
 )
-def test_outcomes_are_told_from_both_cells_on(num_patients, num_events, answer):
+def test_outcomes_are_disclosed_if_both_cells_reach_the_threshold(num_patients, num_events, answer):
     assert may_disclose_outcomes(THRESHOLDS, num_patients, num_events) is answer
 
 
-def test_under_the_floor_of_pairs_no_pair_is_told():
+def test_below_the_threshold_of_pairs_no_pair_is_disclosed():
     values, counts = disclosed(pairs=PairCounts(30, 15, 4))
     assert set(values) == {"num_patients", "num_events", "loss_sum"}
     assert counts == {"histogram"}

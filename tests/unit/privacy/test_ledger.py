@@ -19,6 +19,8 @@ from memamba_core.privacy import chained_log
 from memamba_core.privacy.accounting import NoisyStep, epsilon_of
 from memamba_core.privacy.ledger import Ledger, epsilon_in_sites, read_spending
 
+pytestmark = pytest.mark.durable
+
 STEP = NoisyStep(2.0, 0.1)
 DELTA = 1e-5
 
@@ -72,7 +74,7 @@ def test_a_patient_in_two_sites_has_spent_twice():
     assert epsilon_in_sites(spent, 2, DELTA) == epsilon_of([(STEP, 200)], DELTA)
 
 
-def test_spending_is_told_by_run_and_in_all(folder):
+def test_spending_is_reported_by_run_and_in_total(folder):
     for run, server_round in (("b", 1), ("a", 1), ("b", 2)):
         ledger(folder).charge(run, server_round, STEP, 10, max_epsilon=8)
     spending = read_spending(folder, "st-elsewhere", DELTA)
@@ -87,7 +89,7 @@ def test_reading_makes_no_ledger(folder):
     assert not folder.exists()
 
 
-def test_spending_of_an_edited_ledger_is_not_told(folder):
+def test_spending_of_an_edited_ledger_is_not_reported(folder):
     edit(*filled(folder))
     with pytest.raises(TamperedLogError):
         read_spending(folder, "st-elsewhere", DELTA)
@@ -160,7 +162,7 @@ def test_tampering_is_noticed(folder, tamper):
 def test_a_ledger_of_another_site_or_delta_is_refused(folder):
     filled(folder)
     for other in ({"site": "elsewhere"}, {"delta": 1e-6}):
-        with pytest.raises(TamperedLogError, match="wanted"):
+        with pytest.raises(TamperedLogError, match="expected"):
             ledger(folder, **other)
 
 
@@ -169,7 +171,7 @@ def test_a_file_taken_back_alone_is_noticed(folder):
     old = file.read_bytes()
     ledger(folder).charge("run", 3, STEP, 10, 8)
     file.write_bytes(old)
-    with pytest.raises(TamperedLogError, match="lines are missing"):
+    with pytest.raises(TamperedLogError, match="Lines are missing"):
         ledger(folder)
 
 

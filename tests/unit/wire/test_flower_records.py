@@ -77,7 +77,7 @@ def records(**extra):
 
 
 @pytest.mark.parametrize(
-    ("strange", "word"),
+    ("foreign", "word"),
     [
         (records(notes=ConfigRecord({"patient": "Doe"})), "notes"),
         (records(metrics=MetricRecord({"loss": 1.0})), "metrics"),
@@ -86,9 +86,9 @@ def records(**extra):
     ],
     ids=["second config record", "metric record", "other name", "nothing"],
 )
-def test_foreign_records_are_refused(strange, word):
+def test_foreign_records_are_refused(foreign, word):
     with pytest.raises(ProtocolError, match=word):
-        from_records(strange)
+        from_records(foreign)
 
 
 def safetensors(claim, data=b""):
@@ -117,7 +117,7 @@ def test_bytes_that_are_no_arrays_are_refused(data):
 
 
 @pytest.mark.parametrize(
-    "strange",
+    "foreign",
     [
         {"w": Array(np.zeros(2, np.float32))},
         {"safetensors": Array(dtype="uint8", shape=(0,), stype="torch.pickle", data=b"")},
@@ -125,9 +125,9 @@ def test_bytes_that_are_no_arrays_are_refused(data):
     ],
     ids=["an array by itself", "another serialisation", "none"],
 )
-def test_arrays_in_another_form_are_refused(strange):
+def test_arrays_in_another_form_are_refused(foreign):
     with pytest.raises(ProtocolError, match="wanted one, with the bytes of safetensors"):
-        from_records(records(weights=ArrayRecord(strange)))
+        from_records(records(weights=ArrayRecord(foreign)))
 
 
 def test_a_set_of_many_arrays_is_one_array_of_flowers():

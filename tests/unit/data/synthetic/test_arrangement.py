@@ -54,10 +54,10 @@ def counts_of_kinds(cohort: SyntheticCohort, num_kinds: int) -> np.ndarray:
     )
 
 
-def assert_says_nothing(cohort: SyntheticCohort, **told: np.ndarray) -> None:
+def assert_says_nothing(cohort: SyntheticCohort, **scores: np.ndarray) -> None:
     """Four standard errors, at 2,000 patients."""
     true = in_order(cohort, cohort.true_risk)
-    for name, values in told.items():
+    for name, values in scores.items():
         assert abs(np.corrcoef(values, true)[0, 1]) < 0.09, name
         assert c_index(cohort, values.astype(np.float64)) == pytest.approx(0.5, abs=0.035), name
 
@@ -69,9 +69,9 @@ def test_correspondence_is_the_sum_of_six_products_and_no_factor_tells_anything(
     true = in_order(cohort, cohort.true_risk)
     assert np.corrcoef(true, (genes * kinds).sum(axis=1))[0, 1] == pytest.approx(1)
     assert true.std() == pytest.approx(1.5)
-    told = {f"gene group {g}": genes[:, g] for g in range(6)} | {f"kind {k}": kinds[:, k] for k in range(6)}
-    told |= {"all genes": genes.sum(axis=1), "all kinds": kinds.sum(axis=1), "extremes": np.abs(genes).sum(axis=1)}
-    assert_says_nothing(cohort, **told, crossed=genes[:, 0] * kinds[:, 1])
+    scores = {f"gene group {g}": genes[:, g] for g in range(6)} | {f"kind {k}": kinds[:, k] for k in range(6)}
+    scores |= {"all genes": genes.sum(axis=1), "all kinds": kinds.sum(axis=1), "extremes": np.abs(genes).sum(axis=1)}
+    assert_says_nothing(cohort, **scores, crossed=genes[:, 0] * kinds[:, 1])
     for g in range(6):  # each of the six products carries its part
         assert np.corrcoef(genes[:, g] * kinds[:, g], true)[0, 1] == pytest.approx(6**-0.5, abs=0.08)
     assert c_index(cohort, true) == cohort.oracle_c_index > 0.7
@@ -150,12 +150,12 @@ def test_patches_out_of_their_order_tell_nothing_of_the_order_risk():
     cohort = generated("order")
     counts = counts_of_kinds(cohort, 1)[:, 0]
     sizes = np.array([sum(len(s.kind_P) for s in slides) for slides in slides_by_patient(cohort)])
-    np.testing.assert_array_equal(counts, np.round(0.2 * sizes))  # the same share in everybody
+    np.testing.assert_array_equal(counts, np.round(0.2 * sizes))  # the same share in all patients
     patches = [np.concatenate([s.patches_PF for s in slides]) for slides in slides_by_patient(cohort)]
     mean_NF = np.array([p.mean(axis=0) for p in patches])
     spread_NF = np.array([p.std(axis=0) for p in patches])
-    told = {f"mean {f}": mean_NF[:, f] for f in range(8)} | {f"spread {f}": spread_NF[:, f] for f in range(8)}
-    assert_says_nothing(cohort, **told, size=sizes, count=counts, slides=in_order(cohort, num_slides(cohort)))
+    scores = {f"mean {f}": mean_NF[:, f] for f in range(8)} | {f"spread {f}": spread_NF[:, f] for f in range(8)}
+    assert_says_nothing(cohort, **scores, size=sizes, count=counts, slides=in_order(cohort, num_slides(cohort)))
 
 
 def num_slides(cohort: SyntheticCohort) -> dict[str, int]:
@@ -185,8 +185,8 @@ def test_a_patient_without_what_carries_the_risk_is_of_average_risk_to_any_model
     for record in cohort.cohort.records:
         true, known = cohort.true_risk[record.case_id], cohort.observed_risk[record.case_id]
         has_both = cohort.cohort.has_genes(record) and cohort.cohort.has_slides(record)
-        told = has_both if risk == "correspondence" else cohort.cohort.has_slides(record)
-        assert known == (true if told else 0)
+        is_known = has_both if risk == "correspondence" else cohort.cohort.has_slides(record)
+        assert known == (true if is_known else 0)
 
 
 @pytest.mark.parametrize(

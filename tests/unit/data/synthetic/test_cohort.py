@@ -89,14 +89,14 @@ def test_few_patients_for_many_sites(num_patients, num_sites):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ConfigError, match=r"num_sites=61 hospitals for num_patients=60; lower num_sites"):
+    with pytest.raises(ConfigError, match=r"num_sites is 61; expected at most num_patients=60, .* Lower num_sites"):
         generate_cohort(SMALL.model_copy(update={"num_sites": 61}))
     with pytest.raises(ConfigError, match=r"add up to more than 1.*lower one"):
         generate_cohort(SMALL.model_copy(update={"missing_genes": 0.6, "missing_slides": 0.5}))
 
 
 @pytest.mark.parametrize(("genes", "slides"), [(0.0, 0.0), (0.2, 0.3), (0.5, 0.5), (0.99, 0.0)])
-def test_modalities_are_missing_as_often_as_asked_and_nobody_lacks_both(genes, slides):
+def test_modalities_are_missing_as_often_as_asked_and_no_patient_lacks_both(genes, slides):
     config = SMALL.model_copy(update={"num_patients": 100, "missing_genes": genes, "missing_slides": slides})
     cohort = generate_cohort(config).cohort
     assert sum(not cohort.has_genes(r) for r in cohort.records) == round(100 * genes)
