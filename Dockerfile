@@ -1,4 +1,5 @@
-# Image for coordinator and sites: flower-server, flower-client, flower-simulate. How to run it: docs/deployment.md.
+# Image for coordinator and sites: flower-server, flower-client, flower-simulate.
+# How to run it: docs/how_to/deployment.md.
 #
 #   docker build -t memamba-federated:0.1.0 .
 #   docker build -t memamba-federated:0.1.0-gpu --build-arg GPU=yes \

@@ -1,4 +1,4 @@
-"""What cheaper products of matrices cost in accuracy, as the table of docs/model.md. Prints Markdown.
+"""What cheaper products of matrices cost in accuracy, as the table of docs/explanation/model.md. Prints Markdown.
 
     python benchmarks/precision_error.py
 

@@ -2,8 +2,9 @@
 
     python benchmarks/scan_speed.py [--write] [--minutes 9.5] [--only scan block layers model cold]
 
-With --write the tables become docs/BENCHMARKS.md as well, with a picture beside it. `race.py` says how is measured,
-`contestants.py` what. What this machine has not the time or the memory for is left out with a word.
+With --write the tables become docs/results/benchmarks.md as well, with a picture in the same folder.
+`race.py` says how is measured, `contestants.py` what. What this machine has not the time or the memory for
+is left out with a word.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 from race import Clock, Contestant, Measured, peak_memory, products, race
 from speed_page import bytes_of_tensors, draw, gigaflops, header, megabytes, ratios, seconds, section, table
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "BENCHMARKS.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "benchmarks.md"
 FIGURE = PAGE.with_name("benchmarks.png")
 _DRAWN = FIGURE.with_suffix(".new.png")  # until the page beside it is written
 THREADS = (1, 2)
@@ -103,7 +104,7 @@ def layers(clock: Clock) -> str:
         "Four blocks against two layers of attention",
         f"""
 Milliseconds of a forward and backward pass at L = 4096, d_model {D_MODEL}: four Mamba blocks (`cpu`, `chunked`) or two
-layers of attention without feed-forward ([attention_rivals.py](../benchmarks/attention_rivals.py)); in brackets how
+layers of attention without feed-forward ([attention_rivals.py](../../benchmarks/attention_rivals.py)); in brackets how
 many times `cpu`. Precision is that of `torch.set_float32_matmul_precision`.
 """,
         table(("precision", "threads", *names), rows),
@@ -232,7 +233,7 @@ SECTIONS: dict[str, tuple[Callable[[Clock], str], float]] = {
 def main() -> None:
     """Measure, print, and with --write keep it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--write", action="store_true", help="also write docs/BENCHMARKS.md and its picture")
+    parser.add_argument("--write", action="store_true", help="also write docs/results/benchmarks.md and its picture")
     parser.add_argument("--minutes", type=float, default=9.5, help="what is not measured by then is left out")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections (default all)")
     arguments = parser.parse_args()

@@ -32,9 +32,9 @@ Printed by `{command}` on {date}.
 * Processor: {processor}, {cores} cores; {system}
 * Python {python}, {libraries}
 * Times are medians; the contestants of a row take turns in one process. Memory is the peak of resident memory of a
-  process of its own. [race.py](../benchmarks/race.py) says how exactly. On a machine that does other work as well the
-  times are worth little, the ratios in brackets more.
-* For graphics cards see [BENCHMARKS-GPU.md](BENCHMARKS-GPU.md)."""
+  process of its own. [race.py](../../benchmarks/race.py) says how exactly. On a machine that does other work as well
+  the times are worth little, the ratios in brackets more.
+* For graphics cards see [benchmarks_gpu.md](benchmarks_gpu.md)."""
 
 
 def header(command: str) -> str:

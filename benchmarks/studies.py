@@ -1,4 +1,4 @@
-"""The studies of docs/RESULTS.md: which settings are run on which cohorts, with which seeds."""
+"""The studies of docs/results/survival.md: which settings are run on which cohorts, with which seeds."""
 
 import json
 from collections.abc import Iterable

@@ -143,7 +143,7 @@ PartitionConfig = Annotated[
 
 
 class AuditConfig(Settings):
-    """Attacks on the product's own answers, in place of a simulation (docs/privacy.md)."""
+    """Attacks on the product's own answers, in place of a simulation (docs/explanation/privacy.md)."""
 
     attacks: tuple[Literal["membership", "canary", "inversion"], ...] = ()
     """Which are run; none makes it a simulation."""

@@ -1,7 +1,7 @@
 """An expert: scores tokens, scans them in two orders, pools them.
 
 The abstract of ME-Mamba (arXiv 2509.16900) says that both unimodal experts are Mamba with conventional and
-with attention-based scanning. How the two are made and merged is this project's reading (docs/model.md).
+with attention-based scanning. How the two are made and merged is this project's reading (docs/explanation/model.md).
 """
 
 from collections.abc import Collection

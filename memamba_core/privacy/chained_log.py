@@ -3,7 +3,7 @@
 Each line is a JSON record with its number and a tag: HMAC-SHA256 over the record and the tag of the line before. Beside
 the file lies its head (number of lines and last tag), written after each line, so that a file that lost its last lines
 is noticed as well. What is not noticed: file *and* head taken back together to an earlier state, and lines forged by
-somebody who holds the key. docs/privacy.md says what follows from that.
+somebody who holds the key. docs/explanation/privacy.md says what follows from that.
 """
 
 import fcntl

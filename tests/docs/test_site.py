@@ -16,7 +16,7 @@ from memamba_core.config.site import SiteConfig
 from memamba_core.wire.protocol import Refusal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [(REPOSITORY / "docs" / name).read_text(encoding="utf-8") for name in ("site.md", "data.md")]
+PAGES = [(REPOSITORY / "docs" / name).read_text(encoding="utf-8") for name in ("how_to/site.md", "reference/data.md")]
 SITE = PAGES[0]
 
 
