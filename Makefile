@@ -118,18 +118,18 @@ imports: $(READY) ## import-linter: who may import whom
 check: lint types imports test ## all that must pass before a commit
 
 .PHONY: bench
-bench: $(READY) ## speed of scan, block and model, ten minutes; ARGS=--write also into docs/BENCHMARKS.md
+bench: $(READY) ## speed of scan, block and model, ten minutes; ARGS=--write also into docs/results/benchmarks.md
 	@$(BIN)/python -c 'import mambapy' 2>/dev/null || \
 	  $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]' || \
 	  echo 'mambapy could not be installed: measured without it' >&2
 	$(BIN)/python benchmarks/scan_speed.py $(ARGS)
 
 .PHONY: bench-gpu
-bench-gpu: $(READY) ## speed of the scans for a GPU, and what is built of them; ARGS=--write also into docs/BENCHMARKS-GPU.md
+bench-gpu: $(READY) ## speed of the scans for a GPU, and what is built of them; ARGS=--write also into docs/results/benchmarks_gpu.md
 	$(BIN)/python benchmarks/gpu_speed.py $(ARGS)
 
 .PHONY: bench-federation
-bench-federation: $(READY) ## the cost of federating, and baselines; the studies of docs/RESULTS.md: see benchmarks/README.md
+bench-federation: $(READY) ## the cost of federating, and baselines; the studies of docs/results/survival.md: see benchmarks/README.md
 	$(BIN)/python benchmarks/federation_overhead.py
 	$(BIN)/python benchmarks/baselines.py $(ARGS)
 

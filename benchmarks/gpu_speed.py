@@ -2,9 +2,9 @@
 
     python benchmarks/gpu_speed.py [--write] [--minutes 8] [--only scan layers model cold]
 
-With --write the tables are also written to docs/BENCHMARKS-GPU.md. The program needs a CUDA device. `race.py` describes
-the measurement, `contestants.py` the contestants. Packages that are not installed, and rows for which no time is left,
-are left out with a reason.
+With --write the tables are also written to docs/results/benchmarks_gpu.md. The program needs a CUDA device. `race.py`
+describes the measurement, `contestants.py` the contestants. Packages that are not installed, and rows for which no time
+is left, are left out with a reason.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import torch
 from race import Clock, Contestant, Measured, race
 from speed_page import bytes_of_tensors, megabytes, ratios, seconds, section, table
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "BENCHMARKS-GPU.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "benchmarks_gpu.md"
 D_MODEL = 256
 LENGTHS = (1_000, 4_000, 16_000, 64_000)
 _LEAST = 25.0
@@ -51,7 +51,7 @@ Printed by `python benchmarks/gpu_speed.py{written}` on {date}.
 * Times are medians of whole calls, the wait for the GPU included; the contestants of a row take turns in one process.
   Memory is the peak of what torch hands out on the GPU beyond the inputs.
 * Rows for which no time was left are left out.
-* For processors see [BENCHMARKS.md](BENCHMARKS.md)."""
+* For processors see [benchmarks.md](benchmarks.md)."""
 
 
 def header(*, written: bool) -> str:
@@ -109,7 +109,7 @@ def layers(clock: Clock) -> str:
         "Four blocks against two layers of attention",
         f"""
 Milliseconds of a forward and backward pass, d_model {D_MODEL}: four Mamba blocks (`triton`, `mamba_ssm`) or two layers
-of attention without feed-forward ([attention_rivals.py](../benchmarks/attention_rivals.py)); in brackets the ratio to
+of attention without feed-forward ([attention_rivals.py](../../benchmarks/attention_rivals.py)); in brackets the ratio to
 `triton`. Precision is that of `torch.set_float32_matmul_precision`; `high` is TF32.
 """,
         table(("precision", "L", *_LAYERS), rows),
@@ -212,7 +212,7 @@ SECTIONS: dict[str, Callable[[Clock], str]] = {
 def main() -> None:
     """Measure, print, and with --write write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--write", action="store_true", help="also write docs/BENCHMARKS-GPU.md")
+    parser.add_argument("--write", action="store_true", help="also write docs/results/benchmarks_gpu.md")
     parser.add_argument("--minutes", type=float, default=8, help="time limit; later measurements are left out")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections (default all)")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Errors of less precise matrix products: the table of docs/model.md. Prints Markdown.
+"""Errors of less precise matrix products: the table of docs/explanation/model.md. Prints Markdown.
 
     python benchmarks/precision_error.py
 

@@ -1,4 +1,4 @@
-"""Run the studies of docs/RESULTS.md and print their tables.
+"""Run the studies of docs/results/survival.md and print their tables.
 
     python benchmarks/results.py genomics            # 1. Genomics Expert alone, pooled, with ablations
     python benchmarks/results.py federated           # 2. federated, pooled and alone, by tissue source site

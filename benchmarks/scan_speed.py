@@ -2,9 +2,9 @@
 
     python benchmarks/scan_speed.py [--write] [--minutes 9.5] [--only scan block layers model cold]
 
-With --write the tables are also written to docs/BENCHMARKS.md, with a picture next to it. `race.py` describes the
-measurement, `contestants.py` the contestants. Measurements that exceed this machine's time or memory are left out with
-a reason.
+With --write the tables are also written to docs/results/benchmarks.md, with a picture next to it. `race.py` describes
+the measurement, `contestants.py` the contestants. Measurements that exceed this machine's time or memory are left out
+with a reason.
 """
 
 import argparse
@@ -24,7 +24,7 @@ if __name__ == "__main__":
 from race import Clock, Contestant, Measured, peak_memory, products, race
 from speed_page import bytes_of_tensors, draw, gigaflops, header, megabytes, ratios, seconds, section, table
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "BENCHMARKS.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "benchmarks.md"
 FIGURE = PAGE.with_name("benchmarks.png")
 _DRAWN = FIGURE.with_suffix(".new.png")  # until the page is written
 THREADS = (1, 2)
@@ -109,7 +109,7 @@ def layers(clock: Clock) -> str:
         "Four blocks against two layers of attention",
         f"""
 Milliseconds of a forward and backward pass at L = 4096, d_model {D_MODEL}: four Mamba blocks (`cpu`, `chunked`) or two
-layers of attention without feed-forward ([attention_rivals.py](../benchmarks/attention_rivals.py)); in brackets
+layers of attention without feed-forward ([attention_rivals.py](../../benchmarks/attention_rivals.py)); in brackets
 the ratio to `cpu`. Precision is that of `torch.set_float32_matmul_precision`.
 """,
         table(("precision", "threads", *names), rows),
@@ -240,7 +240,7 @@ SECTIONS: dict[str, tuple[Callable[[Clock], str], float]] = {
 def main() -> None:
     """Measure, print, and with --write write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--write", action="store_true", help="also write docs/BENCHMARKS.md and its picture")
+    parser.add_argument("--write", action="store_true", help="also write docs/results/benchmarks.md and its picture")
     parser.add_argument("--minutes", type=float, default=9.5, help="time limit; later measurements are left out")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections (default all)")
     arguments = parser.parse_args()

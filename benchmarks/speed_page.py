@@ -32,9 +32,9 @@ Printed by `{command}` on {date}.
 * Processor: {processor}, {cores} cores; {system}
 * Python {python}, {libraries}
 * Times are medians; the contestants of a row take turns in one process. Memory is the peak of resident memory of a
-  process of its own. [race.py](../benchmarks/race.py) describes the measurement. If the machine does other work as
+  process of its own. [race.py](../../benchmarks/race.py) describes the measurement. If the machine does other work as
   well, the ratios in brackets are more reliable than the times.
-* For graphics cards see [BENCHMARKS-GPU.md](BENCHMARKS-GPU.md)."""
+* For graphics cards see [benchmarks_gpu.md](benchmarks_gpu.md)."""
 
 
 def header(command: str) -> str:

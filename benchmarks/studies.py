@@ -1,4 +1,4 @@
-"""Studies of docs/RESULTS.md: their settings, cohorts and seeds."""
+"""Studies of docs/results/survival.md: their settings, cohorts and seeds."""
 
 import json
 from collections.abc import Iterable

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     meanings = "\n".join(f"  {code.value:3d}  {code.meaning}" for code in ExitCode)
     parser = argparse.ArgumentParser(
         prog="flower-client",
-        description="Run a site of a federation. docs/site.md describes the steps from a kit to a run.",
+        description="Run a site of a federation. docs/how_to/site.md describes the steps from a kit to a run.",
         epilog=f"exit codes:\n{meanings}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "predict",
         help="predict risk and survival of this site's patients with a trained model; nothing leaves",
         description="Predict risk and survival of this site's patients with a trained model, into a new folder on this "
-        "machine. For research only: not a medical device. docs/site.md describes the files.",
+        "machine. For research only: not a medical device. docs/how_to/site.md describes the files.",
     )
     _takes_site(predict)
     predict.add_argument(

@@ -93,7 +93,7 @@ class _Parser(argparse.ArgumentParser):
         return (
             f"{super().format_help()}\ngroups (group=file):\n{groups}\n\n"
             "settings (key=value; these values are in force, "
-            f"docs/simulation.md lists all settings with units and ranges):\n{settings}"
+            f"docs/reference/simulation.md lists all settings with units and ranges):\n{settings}"
         )
 
 

@@ -122,7 +122,8 @@ class ProgressReporter:
         )
         if config.experiment.privacy.name == "none":
             say(
-                "no differential privacy: weights of a small round can be turned back into patients (docs/privacy.md); "
+                "no differential privacy: weights of a small round can be turned back into patients "
+                "(docs/explanation/privacy.md); "
                 f"rounds from {thresholds.min_round_patients} patients on are allowed here"
             )
 

@@ -43,7 +43,7 @@ def examine(site_yaml: Path, part: Part | None = None) -> Iterator[Finding]:
     try:
         config = load_site_config(site_yaml)
     except MemambaError as failure:
-        yield error("settings", str(failure), "correct the file; docs/data.md describes every setting")
+        yield error("settings", str(failure), "correct the file; docs/reference/data.md describes every setting")
         return
     yield ok("settings", f"{site_yaml.name} of {config.name}")
     if part != "network":
@@ -136,7 +136,9 @@ def _data(config: SiteConfig) -> Iterator[Finding]:
             site = open_site(config)
         except MemambaError as failure:
             yield error(
-                "tables", str(failure), "docs/data.md describes the tables, and lists every message with its remedy"
+                "tables",
+                str(failure),
+                "docs/reference/data.md describes the tables, and lists every message with its remedy",
             )
             return
         yield from check_data(site)

@@ -1,4 +1,4 @@
-"""What the sites settle before round 1: time bins, gene columns, scaling, groups (docs/contract.md)."""
+"""What the sites settle before round 1: time bins, gene columns, scaling, groups (docs/explanation/contract.md)."""
 
 from typing import Literal, Self
 

@@ -18,7 +18,7 @@ class FederationConfig(Settings):
     """Passes over a site's patients in a round."""
     optimizer: OptimizerConfig = SGDConfig(learning_rate=0.3, weight_decay=0.0, skip_weight_decay=0.0)
     """At the sites; its state is new each round. Plain SGD did better than AdamW where sites have a handful of patients
-    (docs/RESULTS.md); its weight decay is not decoupled from so large a learning rate, hence none."""
+    (docs/results/survival.md); its weight decay is not decoupled from so large a learning rate, hence none."""
     min_results: int = Field(1, ge=1)
     """Fewest accepted answers for a round to count."""
     round_timeout_s: float = Field(3600.0, gt=0)

@@ -1,4 +1,7 @@
-"""The shape of ME-Mamba, and how it is computed (docs/model.md says what is the paper's and what is this project's)."""
+"""The shape of ME-Mamba, and how it is computed.
+
+docs/explanation/model.md says what is the paper's and what is this project's.
+"""
 
 from typing import Literal, Self
 

@@ -1,4 +1,4 @@
-"""Differential privacy of what a site sends, for each of its patients (docs: Privacy)."""
+"""Differential privacy of what a site sends, for each of its patients (docs/explanation/privacy.md)."""
 
 from typing import Annotated, Literal
 

@@ -143,7 +143,7 @@ PartitionConfig = Annotated[
 
 
 class AttacksConfig(Settings):
-    """Attacks on the product's own answers (docs/privacy.md)."""
+    """Attacks on the product's own answers (docs/explanation/privacy.md)."""
 
     names: tuple[Literal["membership", "canary", "inversion"], ...] = Field(
         ("membership", "canary", "inversion"), min_length=1

@@ -162,11 +162,11 @@ class DisclosureConfig(Settings):
     min_pairs: int = Field(50, ge=1)
     min_round_patients: int = Field(32, ge=1)
     """Fewest patients for a training round without differential privacy: the weights that come back from a round of a
-    few patients can be turned into those patients' molecular values (docs/privacy.md)."""
+    few patients can be turned into those patients' molecular values (docs/explanation/privacy.md)."""
 
 
 class SitePrivacy(Settings):
-    """Differential privacy, demanded by the site: without it no weights leave (docs/privacy.md)."""
+    """Differential privacy, demanded by the site: without it no weights leave (docs/explanation/privacy.md)."""
 
     max_epsilon: float = Field(8.0, gt=0)
     """The most that this cohort may ever spend, over all runs."""

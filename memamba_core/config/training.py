@@ -67,7 +67,8 @@ class TrainingConfig(Settings):
     """`bfloat16`: autocast around the forward pass; weights and optimizer stay float32."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """Matrix products of float32 in training: `medium` rounds their operands to bfloat16 where the processor has units
-    for that, `high` to TF32 on a GPU (nothing on a CPU). docs/model.md says what it costs. Sums stay float32."""
+    for that, `high` to TF32 on a GPU (nothing on a CPU). docs/explanation/model.md says what it costs.
+    Sums stay float32."""
     max_patches: int | None = Field(None, ge=1)
     """Patches sampled per patient and epoch in training; None takes all. Evaluation takes all, up to a site's limit."""
     loss: LossConfig = LossConfig()

@@ -1,7 +1,7 @@
 """Expert: a module that scores tokens, scans them in two orders and pools them.
 
 The abstract of ME-Mamba (arXiv 2509.16900) says that both unimodal experts are Mamba with conventional and
-with attention-based scanning. How the two scans are made and merged is this project's reading (docs/model.md).
+with attention-based scanning. How the scans are made and merged is this project's reading (docs/explanation/model.md).
 """
 
 from collections.abc import Collection

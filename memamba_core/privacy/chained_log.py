@@ -3,7 +3,7 @@
 Each line is a JSON record with its number and a tag: HMAC-SHA256 over the record and the tag of the previous line. A
 second file, the head (number of lines and last tag), is written after each line and reveals missing lines at the end of
 the log. Two attacks are not detected: log *and* head restored together to an earlier state, and lines forged by the
-holder of the key. docs/privacy.md states the consequences.
+holder of the key. docs/explanation/privacy.md states the consequences.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""docs/coordinator.md is held to the code: its tables of settings, exit codes and commands are complete."""
+"""docs/how_to/coordinator.md is held to the code: its tables of settings, exit codes and commands are complete."""
 
 import re
 
@@ -11,7 +11,7 @@ from server.exit_codes import ExitCode
 
 @pytest.fixture(scope="module")
 def page(repository):
-    return (repository / "docs" / "coordinator.md").read_text(encoding="utf-8")
+    return (repository / "docs" / "how_to" / "coordinator.md").read_text(encoding="utf-8")
 
 
 def rows(page, head):

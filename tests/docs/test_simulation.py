@@ -1,4 +1,4 @@
-"""docs/simulation.md lists every setting of a simulation with its default: here it is held to that."""
+"""docs/reference/simulation.md lists every setting of a simulation with its default: here it is held to that."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import AttacksConfig, CohortConfig, SimulationConfig, SyntheticConfig
 from memamba_core.config.training import TrainingConfig
 
-PAGE = Path(__file__).parents[2] / "docs" / "simulation.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "simulation.md"
 ROW = re.compile(r"^\| `(?P<key>[a-z_.*0-9]+)` \| (?P<default>[^|]*) \| [^|]*\| [^|]+\|$", re.MULTILINE)
 
 
@@ -64,7 +64,7 @@ def settings() -> dict[str, object]:
 def commands() -> list[str]:
     """The `flower-simulate` of every page and of the README, in consoles and in sentences; a choice is its first."""
     shown = []
-    for page in (PAGE.parents[1] / "README.md", *sorted(PAGE.parent.glob("*.md"))):
+    for page in (PAGE.parents[2] / "README.md", *sorted(PAGE.parents[1].rglob("*.md"))):
         text = page.read_text(encoding="utf-8")
         blocks = "".join(re.findall(r"```(?:console|bash)\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
         shown += re.findall(r"^(?:\$ )?(flower-simulate .*?)(?:\s\s+#.*)?$", blocks, re.MULTILINE)

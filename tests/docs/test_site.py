@@ -16,7 +16,7 @@ from memamba_core.config.site import SiteConfig
 from memamba_core.wire.protocol import Refusal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [(REPOSITORY / "docs" / name).read_text(encoding="utf-8") for name in ("site.md", "data.md")]
+PAGES = [(REPOSITORY / "docs" / name).read_text(encoding="utf-8") for name in ("how_to/site.md", "reference/data.md")]
 SITE = PAGES[0]
 
 
@@ -29,7 +29,8 @@ def commands():
 
 def texts():
     """What the client can say: its strings, with `...` for what is filled in."""
-    for path in sorted((REPOSITORY / "client").rglob("*.py")):
+    inference = (REPOSITORY / "memamba_core").glob("inference.py")
+    for path in sorted([*(REPOSITORY / "client").rglob("*.py"), *inference]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value

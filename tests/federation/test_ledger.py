@@ -133,7 +133,7 @@ def test_a_ledger_older_than_a_kept_answer_keeps_the_site_out(federation, how, t
 
 
 def test_a_state_volume_taken_back_as_a_whole_is_not_noticed(federation, tmp_path):
-    """A limit that docs/privacy.md states: nothing on the volume can know what was after it."""
+    """A limit that docs/explanation/privacy.md states: nothing on the volume can know what was after it."""
     request, site = a_training_request(federation), federation.sites[0]
     shutil.copytree(federation.folder / site, tmp_path / "backup")
     federation.workers[site].train(request)

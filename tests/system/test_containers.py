@@ -297,7 +297,7 @@ def test_a_container_ends_in_time_on_sigterm(federation):
 
 def certify(coordinator, site):
     """Create certificates by the commands of the page, and hand them to site and coordinator."""
-    page = (REPOSITORY / "docs" / "deployment.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "how_to" / "deployment.md").read_text(encoding="utf-8")
     for command in re.findall(r"^\$ (openssl (?:[^\\\n]|\\\n)*)", page, re.MULTILINE):
         call("sh", "-c", command, cwd=site.folder)
     shutil.copy(site.folder / "clients.crt", coordinator.folder)

@@ -165,7 +165,7 @@ def test_what_the_dockerfile_imports_and_runs_is_there():
 
 
 def test_the_page_names_tests_and_arguments_that_exist():
-    page = (REPOSITORY / "docs" / "deployment.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "how_to" / "deployment.md").read_text(encoding="utf-8")
     folder = REPOSITORY / "tests"
     tests = {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("test_*.py")}
     everything = "\n".join(tests.values())

@@ -1,6 +1,6 @@
 """Mutual TLS as in deploy/, with a real nginx at both ends: flower-server is unreachable without a certificate.
 
-The commands of docs/deployment.md create the certificates.
+The commands of docs/how_to/deployment.md create the certificates.
 """
 
 import re

@@ -1,6 +1,7 @@
 """Use of scans and the synergistic expert: on risk that only they can find, they win by a margin over seeds.
 
-The settings are those of `benchmarks/results.py planted`, so that docs/RESULTS.md and this test speak of the same runs.
+The settings are those of `benchmarks/results.py planted`, so that docs/results/survival.md and this test
+speak of the same runs.
 """
 
 import numpy as np
