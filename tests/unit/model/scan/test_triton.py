@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memamba_core import model
+from memamba_core.model.scan import triton as kernels
 from memamba_core.model.scan.reference import reference_scan
 from memamba_core.model.scan.triton import scan as scan_triton
 from memamba_core.model.scan.triton.scan import triton_scan
@@ -18,12 +18,12 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not here (it has no wheels for this platform)", allow_module_level=True)
 
 
-_OURS = ("scan_triton_rows", "scan_triton_forward", "scan_triton_backward")
+_OURS = ("rows", "forward", "backward")
 
 
 def _modules():
     """Return triton's modules, and those of this project that use it. Its compiled part can be loaded only once."""
-    names = ("triton", *(f"memamba_core.model.{name}" for name in _OURS))
+    names = ("triton", *(f"{kernels.__name__}.{name}" for name in _OURS))
     return [n for n in sys.modules if f"{n}.".startswith(tuple(f"{m}." for m in names)) and "._C" not in n]
 
 
@@ -35,14 +35,14 @@ def _interpreted():
         for name in _modules():
             patch.delitem(sys.modules, name)
         for name in _OURS:
-            patch.delattr(model, name, raising=False)
+            patch.delattr(kernels, name, raising=False)
         patch.setattr(scan_triton, "STEPS", 2)
         patch.setattr(scan_triton, "CHANNELS", 8)
         patch.setattr(scan_triton, "GROUP", 2)
         scan_triton.load_kernels.cache_clear()
         yield
         for name in _OURS:
-            vars(model).pop(name, None)
+            vars(kernels).pop(name, None)
         for name in _modules():
             del sys.modules[name]
     scan_triton.load_kernels.cache_clear()
