@@ -159,7 +159,7 @@ PATCHES = (
 @pytest.mark.parametrize("planted", [GENES, PATCHES], ids=["genes", "patches"])
 def test_what_was_planted_is_learned(planted, tmp_path, monkeypatch):
     monkeypatch.setattr("simulation.run.draw_figures", lambda *_: None)
-    summary = run(tmp_path / "out", *PLANTED, *planted)
+    summary = run(tmp_path / "out", *PLANTED, *planted).summary
     federated, pooled = (getattr(summary.c_index, method).mean for method in ("federated", "pooled"))
     oracle = summary.oracle_c_index
     assert oracle > 0.8
