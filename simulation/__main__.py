@@ -1,4 +1,4 @@
-"""`flower-simulate`, also as `python -m simulation`: from the first import on, Ctrl-C ends it without a traceback."""
+"""`flower-simulate`, also as `python -m simulation`: Ctrl-C ends it without a traceback from the first import on."""
 
 import sys
 
@@ -6,15 +6,15 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line; exit with 130 on Ctrl-C."""
     try:
         from memamba_core.io.process_setup import set_up_process
 
         set_up_process()  # before anything imports torch
-        from .cli import main as command  # here, so that it is not yet imported when Ctrl-C may come
+        from .cli import main as command  # imported here, so that a Ctrl-C during the import is caught, too
 
         command()
-    except KeyboardInterrupt:  # before the command had its own word on it
+    except KeyboardInterrupt:  # before the command handles Ctrl-C itself
         sys.exit(130)
 
 

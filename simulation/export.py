@@ -1,7 +1,6 @@
-"""Writing a cohort as folders that hospitals could serve: `flower-simulate export-sites`.
+"""Write a cohort as folders that sites could serve: `flower-simulate export-sites`.
 
-What the simulation does with views of one cohort can so be tried with real clients, each with its own
-`site.yaml`.
+A run of the simulation over views of one cohort can be repeated with real clients, each with its own `site.yaml`.
 """
 
 import logging
@@ -28,8 +27,8 @@ __all__ = ["export_sites"]
 _log = logging.getLogger(__name__)
 
 _HEADER = """\
-# One hospital of a simulation, ready for a client of its own.
-# Paths are relative to this file. Disclosure floors are strict here, unlike in the simulation.
+# One site of a simulation, ready for its own client.
+# Paths are relative to this file. Disclosure thresholds are strict here, unlike in the simulation.
 """
 _FEATURES = "features"
 _FEATURE_TABLE = "features.csv.gz"
@@ -39,26 +38,25 @@ _GZIP = {"method": "gzip", "mtime": 0}  # no time stamp: the same cohort gives t
 def export_sites(
     cohort: Cohort, cohort_config: CohortConfig, sites: Mapping[str, tuple[str, ...]], output_dir: Path
 ) -> tuple[Path, ...]:
-    """Write each hospital of a partition as a folder with everything its client needs.
+    """Write each site of a partition as a folder with everything its client needs.
 
-    A folder holds `site.yaml`, `clinical.csv`, and as far as its patients have them `genomics.csv.gz`,
-    features and `folds.csv`. Files of patch features are linked where the file system allows it (no disk
-    space is used; do not edit them in place), else copied; bags that are not files are written as such in
-    CLAM's layout. Slide-level tables are cut to the patients of the site and keyed by patient; their
-    `groups_file` is copied whole, because families are made from all its names.
+    A folder holds `site.yaml` and `clinical.csv`, and `genomics.csv.gz`, features and `folds.csv` if its patients have
+    them. Files of patch features are linked where the file system allows it (no disk space is used; do not edit them in
+    place), else copied. Bags that are not files are written as files in CLAM's layout. Slide-level tables are cut to
+    the patients of the site and keyed by patient; their `groups_file` is copied whole, because families are made from
+    all its names.
 
     Reading a folder back with `load_cohort` gives the patients of the site, their values and their bags.
 
     Args:
-        cohort: the patients; the folds they have are written.
-        cohort_config: where it came from; says what the features are called.
+        cohort: the patients; their folds are written.
+        cohort_config: settings of the cohort, which name its features.
         sites: site name -> case ids, as `partition_cohort` gives them.
-        output_dir: a folder that does not exist or is empty. It appears when everything is written, or not at
-            all.
+        output_dir: a folder that does not exist or is empty. It appears only when everything is written.
 
     Returns:
-        The folders, in the order of `sites`. Where the cohort has folds, a hospital with nobody in one is
-        left out, and a warning says so: it would neither train nor be tested.
+        The folders, in the order of `sites`. Where the cohort has folds, a site without a patient in a fold is left
+        out with a warning: it would neither train nor be tested.
 
     Raises:
         ConfigError: the folder is not empty, or cannot be written.
@@ -87,7 +85,7 @@ def export_sites(
 
 
 def _write_site(site: Cohort, cohort_config: CohortConfig, name: str, folder: Path, with_folds: bool) -> None:
-    """One hospital."""
+    """Write one site."""
     folder.mkdir()
     config = SiteConfig(
         name=name,
@@ -105,7 +103,7 @@ def _write_site(site: Cohort, cohort_config: CohortConfig, name: str, folder: Pa
 
 
 def _write_clinical(site: Cohort, folder: Path) -> ClinicalTable:
-    """Months and events, whatever units and coding the source had."""
+    """Write months and events, independent of the units and the coding of the source."""
     records = site.records
     columns: dict[str, list[Any]] = {
         "case_id": [r.case_id for r in records],
@@ -123,7 +121,7 @@ def _write_clinical(site: Cohort, folder: Path) -> ClinicalTable:
 
 
 def _write_genes(site: Cohort, folder: Path) -> GenomicsTable | None:
-    """Molecular values of those who have them, unscaled."""
+    """Write the unscaled molecular values of the patients who have them."""
     if site.genes is None:
         return None
     row_of = {r.case_id: r.gene_row for r in site.records if r.gene_row is not None}
@@ -137,7 +135,7 @@ def _write_genes(site: Cohort, folder: Path) -> GenomicsTable | None:
 
 
 def _write_features(site: Cohort, cohort_config: CohortConfig, folder: Path) -> FeatureFolder | None:
-    """Features of those who have them."""
+    """Write the features of the patients who have them."""
     store, source = site.features, cohort_config.features
     if store is None or not any(store.has(r) for r in site.records):
         return None
@@ -157,7 +155,7 @@ def _write_features(site: Cohort, cohort_config: CohortConfig, folder: Path) -> 
 
 
 def _write_feature_table(site: Cohort, store: FeatureStore, path: Path) -> None:
-    """One row per slide vector, keyed by patient, in the order in which the store gives them."""
+    """Write one row per slide vector, keyed by patient, in the order of the store."""
     case_ids: list[str] = []
     blocks: list[np.ndarray[Any, Any]] = []
     for record in site.records:
@@ -171,7 +169,7 @@ def _write_feature_table(site: Cohort, store: FeatureStore, path: Path) -> None:
 
 
 def _link_patch_files(site: Cohort, store: PatchFolder, folder: Path) -> None:
-    """The source's own files: types and attributes stay, and gigabytes are not read."""
+    """Link or copy the source's own files: types and attributes stay, and gigabytes are not read."""
     for slide in (slide for r in site.records for slide in r.slides if slide in store.files):
         source = store.files[slide].resolve()
         target = folder / ("pt_files" if source.suffix == ".pt" else "h5_files") / f"{slide}{source.suffix}"
@@ -183,7 +181,7 @@ def _link_patch_files(site: Cohort, store: PatchFolder, folder: Path) -> None:
 
 
 def _write_patch_files(site: Cohort, store: FeatureStore, folder: Path) -> None:
-    """One file per slide, from bags in memory."""
+    """Write one file per slide from bags in memory."""
     folder.mkdir(parents=True)
     for record in site.records:
         for slide in record.slides:
@@ -196,7 +194,7 @@ def _write_patch_files(site: Cohort, store: FeatureStore, folder: Path) -> None:
 
 
 def _write_folds(site: Cohort, folder: Path) -> FoldTable:
-    """Who is in which test fold. A patient in none has no row."""
+    """Write the test fold of each patient. A patient without a fold has no row."""
     folds = [(r.case_id, r.fold) for r in site.records if r.fold is not None]
     pd.DataFrame(folds, columns=pd.Index(["case_id", "fold"])).to_csv(folder / "folds.csv", index=False)
     return FoldTable(file="folds.csv")

@@ -1,4 +1,4 @@
-"""Cutting a cohort into hospitals: by the tissue source site of its patients, or at random."""
+"""Cut a cohort into sites: by the tissue source site of its patients, or at random."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -27,29 +27,29 @@ _LONGEST_NAME = 64  # of a site
 
 
 def partition_cohort(cohort: Cohort, config: PartitionConfig, *, tss_table: Path | None = None, seed: int = 0) -> Sites:
-    """Give every patient of the cohort to one hospital.
+    """Give every patient of the cohort to one site.
 
     * ``tss``: one per tissue source site; named ``tss-2F``.
     * ``tss_merged``: sites of `min_patients` or more as they are. Smaller ones are joined, in alphabetical
       order of region and code, until the minimum is met; a remainder below it joins the last of these groups.
       Looks at codes and counts only, never at outcomes. Named ``tss-2F_5N`` or ``tss-01_02_04_and_7_more``.
     * ``region``: one per `flamby_region` of the tss table; named ``europe``. A code without a region is an
-      error: guessing one would say something untrue about a hospital. In BRCA there is, beside FLamby's six
-      regions, ``other`` with 6 patients from Brazil, Nigeria and Pakistan.
+      error: a guessed region would say something untrue about a site. BRCA has FLamby's six regions, and
+      ``other`` with 6 patients from Brazil, Nigeria and Pakistan.
     * ``iid``: `num_sites` of equal size, at random; named ``site-01``.
     * ``dirichlet``: `num_sites`. The patients with event fall to them by shares drawn from a symmetric
-      Dirichlet(`alpha`), those without by shares drawn anew: sizes and event rates are uneven. A site that
-      got nobody gets one patient of the largest. Named ``site-01``.
+      Dirichlet(`alpha`), those without by shares drawn a second time: sizes and event rates are uneven. A site
+      without a patient gets one from the largest site. Named ``site-01``.
 
     Args:
         cohort: the patients; the order of its records does not matter.
-        config: which partition.
+        config: kind of partition.
         tss_table: CSV with columns `tss` and `flamby_region`. Needed by ``region``; without it,
             ``tss_merged`` orders by code alone.
-        seed: of ``iid`` and ``dirichlet``.
+        seed: seed of ``iid`` and ``dirichlet``.
 
     Returns:
-        Site name (valid in a site.yaml) -> case ids; both sorted, no site empty, everybody in one site.
+        Site name (valid in a site.yaml) -> case ids; both sorted, no site empty, each patient in one site.
 
     Raises:
         ConfigError: a setting does not fit the cohort.
@@ -72,7 +72,7 @@ def partition_cohort(cohort: Cohort, config: PartitionConfig, *, tss_table: Path
 
 
 def _by_code(cohort: Cohort) -> dict[str, list[str]]:
-    """Tissue source site code -> case ids."""
+    """Return the case ids of each tissue source site code."""
     by_code: dict[str, list[str]] = {}
     unknown = 0
     for record in cohort.records:
@@ -95,7 +95,7 @@ def _by_code(cohort: Cohort) -> dict[str, list[str]]:
 
 
 def _read_regions(path: Path) -> dict[str, str]:
-    """Code -> region, for the codes that have one."""
+    """Read the region of each code that has one."""
     table = open_table(path)
     for column in ("tss", "flamby_region"):
         table.require(column)
@@ -105,7 +105,7 @@ def _read_regions(path: Path) -> dict[str, str]:
 
 
 def _by_region(by_code: Mapping[str, list[str]], tss_table: Path | None) -> dict[str, list[str]]:
-    """One site per region."""
+    """Cut into one site per region."""
     if tss_table is None:
         raise ConfigError(
             "partition=region needs a table of tissue source sites: set data.tss_table to a CSV with columns "
@@ -158,15 +158,14 @@ def _merge_small(
         name = _merged_name(group)
         if name in sites:  # a and b joined, and a_b
             raise DataError(
-                f"partition=tss_merged: two hospitals would be named {name}; rename a site in the column "
-                "data.clinical.tss"
+                f"partition=tss_merged: two sites would be named {name}; rename a site in the column data.clinical.tss"
             )
         sites[name] = [i for code in group for i in by_code[code]]
     return sites
 
 
 def _merged_name(codes: list[str]) -> str:
-    """The codes of a group, or the first of them and how many more there are where the name would be too long."""
+    """Join the codes of a group; where the name would be too long, the first codes and the number of the others."""
     num_shown = len(codes) if len(codes) <= _MOST_CODES_IN_A_NAME else _MOST_CODES_IN_A_NAME - 1
     while True:
         more = f"_and_{len(codes) - num_shown}_more" if num_shown < len(codes) else ""
@@ -179,7 +178,7 @@ def _merged_name(codes: list[str]) -> str:
 def _random_sites(
     cohort: Cohort, config: IIDPartition | DirichletPartition, rng: np.random.Generator
 ) -> dict[str, list[str]]:
-    """`iid` and `dirichlet`."""
+    """Cut at random: `iid` and `dirichlet`."""
     num_sites = config.num_sites
     if num_sites > len(cohort.records):
         raise ConfigError(
@@ -198,13 +197,13 @@ def _random_sites(
             for site, start, stop in zip(members, [0, *edges], [*edges, len(stratum)], strict=True):
                 site.extend(stratum[start:stop])
         for site in members:
-            if not site:  # the largest gives a patient away, and there are enough patients that it keeps one
+            if not site:  # the largest site gives one patient away; there are enough patients that it keeps one
                 site.append(max(members, key=len).pop())
     digits = max(2, len(str(num_sites)))
     return {f"site-{i + 1:0{digits}d}": case_ids for i, case_ids in enumerate(members)}
 
 
 def _shuffled(case_ids: Iterable[str], rng: np.random.Generator) -> list[str]:
-    """Shuffled from alphabetical order, so that the order of the source table plays no part."""
+    """Shuffle from alphabetical order, so that the order of the source table does not matter."""
     ordered = sorted(case_ids)
     return [ordered[i] for i in rng.permutation(len(ordered))]

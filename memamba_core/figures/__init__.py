@@ -1,1 +1,1 @@
-"""Figures of a run that a simulation and a deployment draw alike; their common look."""
+"""Figures that a simulation and a deployment share, and their common style."""

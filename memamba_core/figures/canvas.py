@@ -1,6 +1,6 @@
-"""What all figures share: colours, style, small print, and a PNG that is written whole or not at all.
+"""Common parts of all figures: colours, style, captions, and a PNG that is written whole or not at all.
 
-Matplotlib is imported where a figure is drawn: a command that draws none starts without it.
+Matplotlib is imported where a figure is drawn: a command without figures starts without it.
 """
 
 import textwrap
@@ -36,7 +36,7 @@ __all__ = [
     "with_gaps",
 ]
 
-# Okabe & Ito (2008): told apart with any colour vision, and by lightness in grey print.
+# Okabe & Ito (2008): distinguishable with any colour vision, and by lightness in grey print.
 BLUE, VERMILION, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9"
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#C9C9C9"
 SERIES = (BLUE, VERMILION, GREEN, PURPLE, SKY)
@@ -75,7 +75,7 @@ LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8
 
 @contextmanager
 def figure_file(path: Path, width: float, height: float) -> "Iterator[Figure]":
-    """A figure of so many inches, written whole when the block ends without an error."""
+    """Open a figure of a size in inches; write it whole when the block ends without an error."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -93,12 +93,12 @@ def figure_file(path: Path, width: float, height: float) -> "Iterator[Figure]":
 
 
 def with_gaps(values: Sequence[float | None]) -> npt.NDArray[np.float64]:
-    """A line to plot that is broken where a value is None."""
+    """Return a line to plot that is broken where a value is None."""
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
 def label_above(axes: "Axes", x: float, text: str, color: str, side: Literal["left", "right"]) -> None:
-    """A name above the panel at `x`; `side` is the end of the text that stands there."""
+    """Write a name above the panel at `x`; `side` is the end of the text that stands at `x`."""
     axes.annotate(
         text,
         (x, 1),
@@ -112,16 +112,16 @@ def label_above(axes: "Axes", x: float, text: str, color: str, side: Literal["le
 
 
 def say(axes: "Axes", text: str) -> None:
-    """Words in place of what could not be drawn, so that an empty panel is not taken for a fault."""
+    """Write a sentence into a panel without data, so that an empty panel is not taken for a fault."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=MUTED)
 
 
 def caption(figure: "Figure", text: str) -> None:
-    """Small print under a figure, wrapped to its width."""
+    """Write a caption under a figure, wrapped to its width."""
     text = "\n".join(textwrap.wrap(text, width=int(16 * figure.get_figwidth())))  # characters per inch
     figure.supxlabel(text, fontsize=7.5, color=MUTED, x=0.01, ha="left")
 
 
 def readable(name: str) -> str:
-    """A key of the summary as words."""
+    """Turn a key of the summary into words."""
     return name.replace("c_index", "C-index").replace("_", " ")

@@ -1,4 +1,4 @@
-"""Learning curves by round, of training and of held-out patients."""
+"""Draw learning curves by round, of training and of held-out patients."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ _INCOMING = ("num_patients", "loss_sum", "concordant", "discordant", "tied_risk"
 
 
 def draw_rounds(path: Path, lines: Sequence[Mapping[str, Any]], name: str) -> None:
-    """The learning curves of a run, or of the folds of one.
+    """Draw the learning curves of a run, or of its folds.
 
-    No file where there is nothing to draw: under differential privacy hospitals tell neither losses nor metrics.
+    No file is written without values: under differential privacy, sites disclose neither losses nor metrics.
 
     Args:
         path: PNG to write.
-        lines: of `metrics.jsonl`; at least one.
-        name: of the run.
+        lines: lines of `metrics.jsonl`; at least one.
+        name: name of the run.
     """
     rounds, train_loss, holdout = _learning_curve(lines)
     if not any(value is not None for values in (train_loss, *holdout.values()) for value in values):
@@ -42,15 +42,15 @@ def draw_learning_curves(
     holdout: Mapping[str, Sequence[float | None]] | None,
     title: str,
 ) -> None:
-    """Training loss by round and, below it, what was measured on held-out patients.
+    """Draw training loss by round and, below it, the metrics of held-out patients.
 
     Args:
         path: PNG to write.
-        rounds: the server's rounds, ascending.
-        train_loss: mean loss per patient in each of them; None where it was not told.
-        holdout: name -> values by round, with None gaps. A name with "loss" in it is drawn beside the
+        rounds: numbers of the rounds, ascending.
+        train_loss: mean loss per patient in each round; None where it was suppressed.
+        holdout: name -> values by round, with None for gaps. A name with "loss" in it is drawn with the
             training loss, all others (a C-index) below.
-        title: of the figure.
+        title: title of the figure.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -74,7 +74,7 @@ def draw_learning_curves(
 def _draw_lines(
     axes: "Axes", rounds: Sequence[int], lines: Mapping[str, Sequence[float | None]], colors: Sequence[str]
 ) -> None:
-    """Lines with gaps where a value is None; markers show a value that stands between two gaps."""
+    """Draw lines with gaps where a value is None; markers show a value between two gaps."""
     handles = []
     for number, (name, values) in enumerate(lines.items()):
         points = with_gaps(values)
@@ -97,10 +97,10 @@ def _draw_lines(
 def _learning_curve(
     lines: Sequence[Mapping[str, Any]],
 ) -> tuple[list[int], list[float | None], dict[str, list[float | None]]]:
-    """Rounds, training loss and, where a holdout was evaluated, its loss and C-index inside sites.
+    """Return rounds, training loss and, where a holdout was evaluated, its loss and C-index inside sites.
 
-    Means are over patients, whatever their site. Metrics in line r are of the weights that came into round r, so they
-    are drawn at r - 1.
+    Means are over patients of all sites. Metrics in line r belong to the weights that came into round r, so they are
+    drawn at r - 1.
     """
     table = pd.json_normalize([dict(line) for line in lines], sep=".")
     for column in ("train_loss", "trained.head", *(f"incoming.{c}" for c in _INCOMING)):

@@ -48,7 +48,7 @@ class CanaryReport(JsonModel):
     @pydantic.computed_field  # type: ignore[prop-decorator]  # mypy cannot see that a property is decorated
     @property
     def passed(self) -> bool:
-        """Whether the canaries do not contradict the claim."""
+        """True if the canaries do not contradict the claim."""
         return self.lower_bound <= self.claimed_epsilon
 
 

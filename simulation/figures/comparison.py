@@ -1,4 +1,4 @@
-"""C-index of several methods on the same folds."""
+"""Draw the C-index of several methods on the same folds."""
 
 import statistics
 import textwrap
@@ -27,12 +27,12 @@ __all__ = ["draw_comparison"]
 
 
 def draw_comparison(path: Path, table: Mapping[str, Sequence[float | None]], oracle: float | None) -> None:
-    """C-index of each method: test folds as points, the same fold joined by a line, mean and spread beside.
+    """Draw the C-index of each method: test folds as points, the same fold joined by a line, mean and spread.
 
     Args:
         path: PNG to write.
         table: method -> C-index per fold, folds in the same order everywhere; None where a method has none.
-        oracle: the best index that can be reached (known for planted data only), dashed; None draws no line.
+        oracle: best reachable index (known for planted data only), dashed; None draws no line.
     """
     methods = list(table)
     num_folds = max((len(values) for values in table.values()), default=0)
@@ -103,7 +103,7 @@ def draw_comparison(path: Path, table: Mapping[str, Sequence[float | None]], ora
 
 
 def _label_level(axes: "Axes", y: float, text: str) -> None:
-    """A name on a horizontal line, at its left end."""
+    """Write a name on a horizontal line, at its left end."""
     axes.annotate(
         text,
         (0, y),
@@ -116,5 +116,5 @@ def _label_level(axes: "Axes", y: float, text: str) -> None:
 
 
 def _wrapped(name: str) -> str:
-    """Words of a method's name on lines of their own, so that neighbours do not run into each other."""
+    """Break a method's name into lines, so that neighbours do not overlap."""
     return "\n".join(textwrap.wrap(readable(name), width=14)) or name

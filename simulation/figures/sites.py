@@ -1,4 +1,4 @@
-"""C-index inside each site."""
+"""Draw the C-index inside each site."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ __all__ = ["SiteBar", "draw_site_bars"]
 
 @dataclass(frozen=True)
 class SiteBar:
-    """One site in `draw_site_bars`.
+    """Site in `draw_site_bars`.
 
     Attributes:
-        name: as enrolled.
-        num_patients: of the evaluated set.
-        num_events: how many of them had the event.
+        name: name of the site.
+        num_patients: patients of the evaluated set.
+        num_events: patients of this set with the event.
         num_pairs: comparable pairs inside the site.
-        c_index: of these pairs; None where there is none, or where it is under the site's floor.
+        c_index: C-index of these pairs; None with too few pairs.
     """
 
     name: str
@@ -41,11 +41,10 @@ class SiteBar:
 
 
 def draw_site_bars(path: Path, sites: Sequence[SiteBar], overall: float | None) -> None:
-    """C-index inside each site, the largest on top, against guessing and the index over all patients.
+    """Draw the C-index inside each site, the largest on top, against guessing and the index over all patients.
 
-    Bars start at 0.5: their length is what was gained (or lost) against guessing. There are no error bars,
-    because counts of pairs do not give them (pairs share patients); the number of events beside each bar says
-    how much to trust it.
+    Bars start at 0.5: their length is the gain (or loss) against guessing. There are no error bars, because counts of
+    pairs do not give them (pairs share patients); the number of events next to each bar says how much to trust it.
 
     Args:
         path: PNG to write.
@@ -121,7 +120,7 @@ def draw_site_bars(path: Path, sites: Sequence[SiteBar], overall: float | None) 
 
 
 def _shortened(name: str, longest: int) -> str:
-    """Both ends of a long name: hospitals of one family differ in the last word as often as in the first."""
+    """Keep both ends of a long name: sites of one family differ in the last word as often as in the first."""
     if len(name) <= longest:
         return name
     head = (longest - 1) * 2 // 3

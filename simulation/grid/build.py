@@ -1,4 +1,4 @@
-"""The grid of a simulation: every hospital's own worker behind one ClientApp, in this process or in a few others."""
+"""Build the grid of a simulation: one worker per site behind one ClientApp, in this process or in a few others."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,15 +30,15 @@ def open_grid(
     on_reply: Callable[[str], None] | None = None,
     state: Path | None = None,
 ) -> LocalGrid:
-    """A grid over the simulated hospitals, in this process or in `config.workers` others.
+    """Build a grid over the simulated sites, in this process or in `config.workers` others.
 
     Args:
-        config: of the simulation.
-        cohort: its hospitals.
-        on_reply: told the hospital after each answer.
-        state: new folder for what the hospitals keep; differential privacy needs one, for their ledgers. None keeps
-            everything in memory, or in a temporary folder where they are in other processes: a process that takes the
-            place of one that died goes on from it.
+        config: settings of the simulation.
+        cohort: the simulated sites.
+        on_reply: called with the name of the site after each answer.
+        state: new folder for the state of the sites; differential privacy needs one, for their ledgers. None keeps
+            everything in memory, or with worker processes in a temporary folder, from which the replacement of a
+            process that died continues.
     """
     if not config.workers:
         workers = _workers(config, cohort, state)
@@ -51,7 +51,7 @@ def open_grid(
 
 
 def build_worker_app(settings: dict[str, Any], state: Path) -> ClientApp:
-    """The ClientApp of a worker process, which reads the cohort again: only plain settings cross the border."""
+    """Build the ClientApp of a worker process, which reads the cohort again: only plain settings are sent to it."""
     set_up_process()  # the environment is inherited, the allocator's setting is not
     torch.set_num_threads(1)
     config = SimulationConfig.parse(settings, "worker")
@@ -68,7 +68,7 @@ def _workers(config: SimulationConfig, cohort: SimulatedCohort, state: Path | No
 
 
 def _with_state(site: Site, state: Path, privacy: PrivacyConfig) -> Site:
-    """The hospital with a folder, and with a budget that is just enough for the run."""
+    """Give the site a state folder, and a budget that is just enough for the run."""
     budget = None
     if isinstance(privacy, DPSGDConfig):
         budget = SitePrivacy(max_epsilon=privacy.epsilon, delta=privacy.delta)

@@ -1,8 +1,7 @@
-"""Flower's Grid in one process, or a few: messages go straight to the ClientApp, without Ray or a network.
+"""Flower's Grid in one process, or a few: messages go directly to the ClientApp, without Ray or a network.
 
-Every message is a copy, as over a network: clients that shared record objects would see each other's changes. Uses
-three names of Flower that are not public (`Run`, `TaskIdentity`, the message id in the metadata); they are used
-nowhere else here.
+Every message is a copy, as over a network: clients that shared record objects would see each other's changes. This
+module uses three names of Flower that are not public (`Run`, `TaskIdentity`, the message id in the metadata).
 """
 
 import copy
@@ -32,19 +31,19 @@ _FIRST_NODE = 2  # 1 is the SuperLink's own
 
 
 class Runner(Protocol):
-    """Computes a site's answer to a message."""
+    """Computation of a site's answer to a message."""
 
     def submit(self, site: str, message: Message) -> "Future[Message]":
-        """Begin; the future holds the answer."""
+        """Begin the computation; the future holds the answer."""
         ...
 
     def close(self) -> None:
-        """Release what was started."""
+        """Release processes that were started."""
         ...
 
 
 class InlineRunner:
-    """One site after the other, in this process."""
+    """Runner of one site after the other, in this process."""
 
     def __init__(self, client_app: ClientApp) -> None:
         self._client_app = client_app
@@ -56,7 +55,7 @@ class InlineRunner:
         return future
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: no process was started."""
 
 
 _client_app_of_worker: ClientApp | None = None
@@ -74,14 +73,14 @@ def _answer_in_worker(site: str, message: Message) -> Message:
 
 
 class ProcessRunner:
-    """Sites spread over a few processes; a site stays in its process, where its session is.
+    """Runner of sites spread over a few processes; a site stays in its process, which holds its session.
 
     Args:
         build: importable function that makes the ClientApp in a worker.
-        arguments: plain data for it.
-        sites: names, dealt out in turn.
+        arguments: plain data for `build`.
+        sites: names of the sites, dealt to the processes in turn.
         workers: number of processes.
-        scratch: a folder of theirs that goes with them.
+        scratch: folder of the processes, which is removed with them.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class ProcessRunner:
         self._pool_of = {site: index % len(self._pools) for index, site in enumerate(sites)}
 
     def submit(self, site: str, message: Message) -> "Future[Message]":
-        """Begin in the site's process; a process that died is replaced."""
+        """Begin the computation in the site's process; a process that died is replaced."""
         index = self._pool_of[site]
         try:
             return self._pools[index].submit(_answer_in_worker, site, message)
@@ -107,7 +106,7 @@ class ProcessRunner:
             return self._pools[index].submit(_answer_in_worker, site, message)
 
     def close(self) -> None:
-        """End the processes, also one that is still at work: nobody waits for its answer any more."""
+        """End the processes, also one that is still at work, because its answer is no longer needed."""
         for pool in self._pools:
             pool.shutdown(wait=False, cancel_futures=True)
         self._processes.end()
@@ -115,19 +114,19 @@ class ProcessRunner:
             self._scratch.cleanup()
 
     def _start(self) -> ProcessPoolExecutor:
-        # one process each: a pool of several would give a site's messages to whichever is free
+        # one process each: a pool of several would give a site's messages to any process that is free
         return ProcessPoolExecutor(
             1, mp_context=self._processes, initializer=_start_worker, initargs=(self._build, self._arguments)
         )
 
 
 class LocalGrid(Grid):
-    """A Grid over sites on this machine.
+    """Grid over sites on this machine.
 
     Args:
-        sites: names; node ids are given in this order.
+        sites: names of the sites; node ids are given in this order.
         runner: computes the answers.
-        on_reply: told the site after each answer, for progress.
+        on_reply: called with the name of the site after each answer, for progress.
     """
 
     def __init__(self, sites: Sequence[str], runner: Runner, on_reply: Callable[[str], None] | None = None) -> None:
@@ -148,32 +147,31 @@ class LocalGrid(Grid):
         return {site: node for node, site in self._sites.items()}
 
     def set_run(self, run: Run) -> None:
-        """Take another description of the run."""
+        """Replace the description of the run."""
         self._run = run
 
     def get_node_ids(self) -> Iterable[int]:
-        """All sites; in a simulation nobody is away."""
+        """Return all sites; in a simulation every site is connected."""
         return list(self._sites)
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """A message from the coordinator."""
+        """Create a message from the coordinator."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Not offered: in one process an exchange is one call."""
+        """Refuse: in one process an exchange is one call."""
         raise TypeError("LocalGrid exchanges messages by send_and_receive only")
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Not offered: in one process an exchange is one call."""
+        """Refuse: in one process an exchange is one call."""
         raise TypeError("LocalGrid exchanges messages by send_and_receive only")
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Give each site its message and collect the answers.
 
-        A site that is slower than `timeout` is waited for only where it runs in another process; one in this process
-        cannot be interrupted.
+        `timeout` holds for sites in other processes only; a site in this process cannot be interrupted.
         """
         futures: dict[Future[Message], Message] = {}
         answers: list[Message] = []
@@ -204,7 +202,7 @@ class LocalGrid(Grid):
 
 
 def _result(future: "Future[Message]", message: Message) -> Message:
-    """The answer, or what stands for it when the site's process ended."""
+    """Return the answer, or an internal refusal if the site's process ended."""
     try:
         return future.result()
     except Exception:
@@ -218,7 +216,7 @@ def _answer(client_app: ClientApp, site: str, message: Message) -> Message:
     _act_as(node)
     try:
         return client_app(message=message, context=context)
-    except Exception as error:  # the app answers with refusals; this is Flower's own plumbing
+    except Exception as error:  # the app itself answers with refusals; an error comes from Flower's own code
         _log.exception("%s: no answer", site)
         return Message(Error(Refusal.INTERNAL.code, type(error).__name__), reply_to=message)
     finally:
@@ -226,5 +224,5 @@ def _answer(client_app: ClientApp, site: str, message: Message) -> Message:
 
 
 def _act_as(node: int) -> None:
-    """Flower stamps messages with the identity of the process; here one process plays all parts."""
+    """Set the identity that Flower stamps on messages; here one process acts as every node."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, node

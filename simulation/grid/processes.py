@@ -1,7 +1,7 @@
-"""The processes behind `workers=N`: out of reach of Ctrl-C, ended by whoever started them, and never left behind.
+"""Processes of `workers=N`: out of reach of Ctrl-C, ended by the simulation that started them, and never left behind.
 
-A terminal sends Ctrl-C to everything that runs in it. The simulation alone takes it and ends its workers; they would
-only put the words of an interrupted import, or of an interrupted hospital, on the screen.
+A terminal sends Ctrl-C to every process that runs in it. Only the simulation handles it and ends its workers, which
+would print nothing but the traceback of an interrupted import or of an interrupted site.
 """
 
 import multiprocessing
@@ -18,21 +18,21 @@ __all__ = ["WorkerContext", "end_with_parent"]
 
 
 class _Worker(SpawnProcess):
-    """A process in which Ctrl-C is blocked from its first instruction on."""
+    """Process in which Ctrl-C is blocked from its first instruction on."""
 
     def start(self) -> None:
-        """Start it whole: a Ctrl-C of this very moment is taken afterwards, by the process that calls."""
-        resource_tracker.ensure_running()  # before: on its own start it unblocks what is blocked here
+        """Start the process; a Ctrl-C during the start is handled afterwards, by the calling process."""
+        resource_tracker.ensure_running()  # before the block: on its own start it unblocks the signal
         with _ctrl_c_held_back():
             super().start()
 
 
 @contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
-    """Block the signal, which a new process inherits; and put it off here, where another thread may receive it."""
+    """Block the signal, which a new process inherits, and delay it here, where another thread may receive it."""
     came = threading.Event()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    takes_it = threading.current_thread() is threading.main_thread()  # no other thread may have, or set, a handler
+    takes_it = threading.current_thread() is threading.main_thread()  # no other thread may have or set a handler
     handler = signal.signal(signal.SIGINT, lambda *_: came.set()) if takes_it else None
     try:
         yield
@@ -45,10 +45,10 @@ def _ctrl_c_held_back() -> Iterator[None]:
 
 
 class WorkerContext(SpawnContext):
-    """Where a pool gets its processes from.
+    """Context from which a pool gets its processes.
 
     Attributes:
-        started: all of them, also those that ended.
+        started: all processes, also those that ended.
     """
 
     def __init__(self) -> None:
@@ -56,19 +56,19 @@ class WorkerContext(SpawnContext):
         self.started: list[_Worker] = []
 
     def Process(self, *args: Any, **kwargs: Any) -> _Worker:  # type: ignore[override]  # noqa: N802 - the name that pools call
-        """A new one, not yet started."""
+        """Make a new process, not yet started."""
         self.started.append(_Worker(*args, **kwargs))
         return self.started[-1]
 
     def end(self) -> None:
-        """End all, whatever they are doing. What they keep on disk is whole at any time."""
+        """End all processes at once. Their files on disk are whole at any time."""
         for process in self.started:
             if process.pid is not None:  # Ctrl-C came before it was started
                 process.terminate()
 
 
 def end_with_parent() -> None:
-    """Called in a worker: let it end when the process that started it does, also by a kill."""
+    """End this worker when the process that started it ends, also by a kill."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "called in a worker"
 

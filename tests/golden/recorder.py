@@ -289,7 +289,7 @@ def machine() -> dict[str, str]:
 
 
 IGNORED = re.compile(
-    r"(^|\.)(seconds|versions|command|digests|settings|agreement_digest|bytes_per_round|bytes_sent|bytes_received|code)(\.|$)"
+    r"(^|\.)(seconds|versions|command|overrides|digests|settings|agreement_digest|bytes_per_round|bytes_sent|bytes_received|code)(\.|$)"
 )
 """Times, versions, settings and digests over settings; sizes of messages, which hold settings as text."""
 LOOSE = re.compile(r"(^|\.)(auc|brier|integrated_brier)")

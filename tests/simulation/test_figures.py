@@ -46,7 +46,7 @@ def _patients(num: int):
             id="gaps",
         ),
         pytest.param([1], [1.2], {"c_index_histogram": [0.5]}, id="one round", marks=pytest.mark.ci_slow),
-        pytest.param([1, 2], [None, None], {"c_index_histogram": [None, None]}, id="nothing told"),
+        pytest.param([1, 2], [None, None], {"c_index_histogram": [None, None]}, id="nothing disclosed"),
         pytest.param([], [], None, id="no round", marks=pytest.mark.ci_slow),
     ],
 )
@@ -56,17 +56,17 @@ def test_learning_curves(tmp_path, rounds, train_loss, holdout):
 
 
 def test_the_rounds_of_a_run_are_drawn_with_those_that_failed(tmp_path):
-    told = {"trained": {"head": 40}, "train_loss": 1.5, "incoming": {"num_patients": None}}
-    lines = [{"fold": -1, "round": r, "site": site, **told} for r in (1, 2) for site in ("county", "mercy")]
+    outcome = {"trained": {"head": 40}, "train_loss": 1.5, "incoming": {"num_patients": None}}
+    lines = [{"fold": -1, "round": r, "site": site, **outcome} for r in (1, 2) for site in ("county", "mercy")]
     lines[3] = {"fold": -1, "round": 2, "site": "mercy", "failure": "no answer", "code": 0}
-    draw_rounds(tmp_path / "curves.png", lines, "first, 2 hospitals")
+    draw_rounds(tmp_path / "curves.png", lines, "first, 2 sites")
     _assert_png(tmp_path / "curves.png")
 
 
 def test_rounds_in_which_nothing_was_told_are_not_drawn(tmp_path):
     """Under differential privacy."""
-    told = {"trained": {"head": 40}, "train_loss": None, "incoming": {"num_patients": None}}
-    draw_rounds(tmp_path / "curves.png", [{"fold": 0, "round": 1, "site": "county", **told}], "first, 1 hospital")
+    outcome = {"trained": {"head": 40}, "train_loss": None, "incoming": {"num_patients": None}}
+    draw_rounds(tmp_path / "curves.png", [{"fold": 0, "round": 1, "site": "county", **outcome}], "first, 1 site")
     draw_rounds(tmp_path / "curves.png", [{"fold": 0, "round": 1, "site": "county", "failure": "no"}], "first")
     assert not list(tmp_path.iterdir())
 
@@ -74,7 +74,7 @@ def test_rounds_in_which_nothing_was_told_are_not_drawn(tmp_path):
 @pytest.mark.parametrize(
     "case",
     [
-        *("ordinary", "mostly tied risk", "nobody"),
+        *("ordinary", "mostly tied risk", "no patient"),
         *(
             pytest.param(c, marks=pytest.mark.ci_slow)
             for c in ("no event", "all events", "equal risk", "two patients", "one")
@@ -82,7 +82,7 @@ def test_rounds_in_which_nothing_was_told_are_not_drawn(tmp_path):
     ],
 )
 def test_kaplan_meier(tmp_path, case):
-    num = {"two patients": 2, "one": 1, "nobody": 0}.get(case, 80)
+    num = {"two patients": 2, "one": 1, "no patient": 0}.get(case, 80)
     time_months, event, risk = _patients(num)
     if case in ("no event", "all events"):
         event = np.full(num, case == "all events")

@@ -1,4 +1,4 @@
-"""Test folds: nobody is tested twice, folds are even, and contradictory split files are refused."""
+"""Test folds: no patient is tested twice, folds are even, and contradictory split files are refused."""
 
 import pytest
 from hypothesis import given
@@ -89,13 +89,13 @@ def test_without_split_files_the_cohort_source_is_random():
 
 
 def test_the_fold_is_the_file_whose_val_holds_the_patient(tmp_path):
-    a, b, c, d, stranger = "P0000", "P0001", "P0002", "P0003", "P9999"
-    folds = ([b, c, stranger], [a]), ([a, stranger], [b, c]), ([a, b, c], [stranger])
+    a, b, c, d, outsider = "P0000", "P0001", "P0002", "P0003", "P9999"
+    folds = ([b, c, outsider], [a]), ([a, outsider], [b, c]), ([a, b, c], [outsider])
     splits = write_splits(tmp_path / "splits", *folds)
     cohort, warnings = assigned(cohort_of([True, False, True, False]), "cohort", splits=splits)
     assert folds_of(cohort) == {a: 0, b: 1, c: 1, d: None}
     assert [warning.partition(" in ")[0] for warning in warnings] == ["1 patients are", "1 patients of the splits"]
-    assert not any(case_id in warning for case_id in (a, b, c, d, stranger) for warning in warnings)
+    assert not any(case_id in warning for case_id in (a, b, c, d, outsider) for warning in warnings)
 
 
 def test_split_files_that_contradict_each_other_are_refused(tmp_path):

@@ -1,6 +1,6 @@
 """Golden numbers of one tiny run, so that a refactoring that changes results is noticed.
 
-A change that is meant to change them (initialisation, order of random draws, defaults) writes them anew:
+A change that is meant to change them (initialisation, order of random draws, defaults) writes them again:
 `MEMAMBA_WRITE_GOLDEN=1 pytest tests/simulation/test_golden.py`, and the commit says why.
 """
 
@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "simulation.json"
 
 
 def statistics(weights):
-    """Of each parameter group: enough to see a change, coarse enough for another BLAS."""
+    """Statistics of each parameter group: enough to see a change, coarse enough for another BLAS."""
     groups = {}
     for name, array in weights.items():
         groups.setdefault(name.partition(".")[0], []).append(array.ravel().astype(np.float64))

@@ -1,4 +1,4 @@
-"""A cohort of tables and patch files with one thing wrong: told before anything is computed, and nothing is left."""
+"""A cohort of tables and patch files with one mistake: an error before anything is computed, and nothing is left."""
 
 import h5py
 import numpy as np
@@ -16,7 +16,7 @@ NUM = 24
 
 @pytest.fixture
 def overrides(tmp_path):
-    """Settings of a simulation of three hospitals on the tables that it writes."""
+    """Settings of a simulation of three sites on the tables that it writes."""
     rng = np.random.default_rng(0)
     (tmp_path / "bags").mkdir()
     names = [f"P{i:02d}" for i in range(NUM)]

@@ -1,4 +1,4 @@
-"""A simulation with odd hospitals in it: without an event, of one patient, strict, or a test fold without an event."""
+"""A simulation with odd sites: without an event, of one patient, strict, or a test fold without an event."""
 
 import dataclasses
 import io
@@ -23,7 +23,7 @@ def _few_figures(monkeypatch):
 
 
 def with_records(monkeypatch, change):
-    """Simulations of a cohort whose records were changed after the cut into hospitals."""
+    """Simulations of a cohort whose records were changed after the cut into sites."""
 
     def changed(config):
         cohort = prepare_cohort(config)

@@ -178,7 +178,7 @@ def test_a_joined_name_fits_a_site_and_is_the_only_one():
     (name,) = partition_cohort(long, MergedTSSPartition(min_patients=6))
     assert name == f"tss-{'a' * 30}0_and_5_more"
     alike = cohort_of(["a", "b", "a_b", "a_b"])
-    with pytest.raises(DataError, match="two hospitals would be named tss-a_b"):
+    with pytest.raises(DataError, match="two sites would be named tss-a_b"):
         partition_cohort(alike, MergedTSSPartition(min_patients=2))
 
 

@@ -157,7 +157,7 @@ def changed(experiment: Experiment, *overrides: str) -> Experiment:
 
 @pytest.fixture(scope="module")
 def learned_before(plain):
-    """What is learned without the change, once for each context."""
+    """Train without the change, once for each context."""
     experiment, dataset = plain
     return functools.cache(lambda context: learned(changed(experiment, *context), dataset))
 

@@ -1,4 +1,4 @@
-"""What needs processes or a minute: Ctrl-C of a real run, worker processes, learning what was planted."""
+"""Tests that need processes or a minute: Ctrl-C of a real run, worker processes, learning what was planted."""
 
 import json
 import multiprocessing
@@ -57,15 +57,15 @@ def test_ctrl_c_leaves_a_folder_with_which_the_run_is_finished_to_the_same_numbe
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert f"finished rounds are kept; continue with: flower-simulate resume={folder}" in told
-    assert "Traceback" not in told
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130, shown
+    assert f"finished rounds are kept; continue with: flower-simulate resume={folder}" in shown
+    assert "Traceback" not in shown
     assert not (folder / "summary.json").exists()
     assert not list(folder.rglob("*.partial"))
     process = start(f"resume={folder}", "threads=1")
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
+    _, shown = process.communicate(timeout=120)
+    assert process.returncode == 0, shown
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["c_index"] == undisturbed.summary.model_dump(mode="json")["c_index"]
     assert summary["folds"] == undisturbed.summary.model_dump(mode="json")["folds"]
@@ -82,8 +82,8 @@ def test_a_kill_leaves_a_folder_with_which_the_run_is_finished(tmp_path):
     process.kill()
     process.communicate()
     process = start(f"resume={folder}")
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
+    _, shown = process.communicate(timeout=120)
+    assert process.returncode == 0, shown
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 40 * 4
 
@@ -159,7 +159,7 @@ PATCHES = (
 @pytest.mark.parametrize("planted", [GENES, PATCHES], ids=["genes", "patches"])
 def test_what_was_planted_is_learned(planted, tmp_path, monkeypatch):
     monkeypatch.setattr("simulation.run.draw_figures", lambda *_: None)
-    summary = run(tmp_path / "out", *PLANTED, *planted)
+    summary = run(tmp_path / "out", *PLANTED, *planted).summary
     federated, pooled = (getattr(summary.c_index, method).mean for method in ("federated", "pooled"))
     oracle = summary.oracle_c_index
     assert oracle > 0.8

@@ -1,4 +1,4 @@
-"""What a simulation says: numbers under their heading, doubts about the tables, how to repeat it, how to go on."""
+"""Texts of a simulation: numbers under their heading, warnings about the tables, how to repeat it, how to continue."""
 
 import io
 import json
@@ -215,9 +215,9 @@ def test_a_full_disk_is_a_sentence_and_how_to_go_on(tmp_path, monkeypatch, capsy
     with monkeypatch.context() as full:
         full.setattr(Journal, "write", no_space_in_round_2)
         assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 2
-    told = capsys.readouterr().err
-    assert "continue with: flower-simulate resume=out" in told
-    assert told.splitlines()[-1] == "error: [Errno 28] No space left on device"
+    shown = capsys.readouterr().err
+    assert "continue with: flower-simulate resume=out" in shown
+    assert shown.splitlines()[-1] == "error: [Errno 28] No space left on device"
     assert call(monkeypatch, "resume=out") == 0
 
 

@@ -51,7 +51,7 @@ def test_ctrl_c_is_blocked_in_a_worker_and_not_in_who_starts_it(pool):
 
 
 def test_a_ctrl_c_of_the_moment_in_which_a_worker_is_started_comes_afterwards():
-    """In a process of its own: whoever runs tests has a way with Ctrl-C, too."""
+    """In a process of its own, because the test runner handles Ctrl-C, too."""
     program = """
 import signal
 from simulation.grid.processes import _ctrl_c_held_back

@@ -43,7 +43,7 @@ class NoiseOverBatch(PatientOptimizer):
 
 
 class KnownNoise(PatientOptimizer):
-    """Of a seed that the attacker has as well, and takes off: as if it were always the same number."""
+    """Noise of a seed that the attacker also has and subtracts, as if the noise were always the same number."""
 
     def add_noise(self):
         super().add_noise()

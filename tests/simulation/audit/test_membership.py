@@ -30,7 +30,7 @@ def test_without_a_leak_both_attacks_guess():
 
 
 def test_few_models_do_not_turn_the_attack_against_the_attacker():
-    """Of eight models three others have seen a member and four have not: a mean of three is the less certain one."""
+    """With eight models, three others have seen a member and four have not: a mean of three is less certain."""
     seen = observations(0.0, 0.0, num_models=8, num_patients=4000)
     for leak in leaks(attack_by_likelihood_ratio(seen), seen).values():
         assert leak.auc == pytest.approx(0.5, abs=0.015)
