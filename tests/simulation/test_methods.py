@@ -7,6 +7,7 @@ from fixtures.simulation import FAST, run
 
 from memamba_core.survival.concordance import concordance_index
 from memamba_core.training.trainer import Predictions
+from server.federation.handshake import perform_handshake
 from simulation import methods
 from simulation import run as run_module
 from simulation.methods import MIN_PAIRS, train_local, train_pooled
@@ -21,7 +22,8 @@ class Prepared:
     def __init__(self, *overrides):
         federation = Federation(tiny(*overrides))
         self.cohort, self.experiment = federation.cohort, federation.config.experiment
-        self.agreement = federation.train().agreement
+        run, signatures = federation.run(), federation.cohort.signatures
+        self.agreement = perform_handshake(federation.grid(), run, signatures).agreement
 
     def arguments(self):
         return self.cohort, self.experiment, self.agreement, 0, "cpu"
