@@ -11,11 +11,17 @@ from memamba_core.patient import Bag, InputSpec, PatientInputs, SurvivalTarget
     ("spec", "words"),
     [
         ({"num_bins": 1, "feature_width": 3}, "num_bins is 1"),
-        ({"num_bins": 4}, "neither gene groups nor slide features"),
+        ({"num_bins": 4}, "no gene groups and no slide features"),
         ({"num_bins": 4, "num_genes": 2, "gene_groups": {"a": ()}}, "gene group 'a' is empty"),
-        ({"num_bins": 4, "num_genes": 2, "gene_groups": {"a": (0, 2)}}, "'a' points outside the 2 agreed columns"),
-        ({"num_bins": 4, "num_genes": 2, "gene_groups": {"a": (-1, 0)}}, "'a' points outside"),
-        ({"num_bins": 4, "feature_width": 3, "feature_groups": {"f": (3,)}}, "feature group 'f' points outside the 3"),
+        (
+            {"num_bins": 4, "num_genes": 2, "gene_groups": {"a": (0, 2)}},
+            "'a' has columns 0 to 2; expected columns within the 2 agreed",
+        ),
+        ({"num_bins": 4, "num_genes": 2, "gene_groups": {"a": (-1, 0)}}, "'a' has columns -1 to 0"),
+        (
+            {"num_bins": 4, "feature_width": 3, "feature_groups": {"f": (3,)}},
+            "feature group 'f' has columns 3 to 3; .* the 3 agreed",
+        ),
     ],
 )
 def test_a_specification_without_a_model_is_refused(spec, words):
