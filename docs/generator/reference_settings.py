@@ -157,7 +157,7 @@ def _settings_classes(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _discriminator(members: list[type[BaseModel]]) -> str:
-    """Return the field by which the members of a union are told apart: the one that is a Literal in all of them."""
+    """Return the field that distinguishes the members of a union: the one that is a Literal in all of them."""
     (key,) = (
         name
         for name in members[0].model_fields
