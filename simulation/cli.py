@@ -24,6 +24,8 @@ from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
 from memamba_core.errors import ConfigError, MemambaError
 from memamba_core.wire.versions import version_line
 
+from .exit_codes import ExitCode
+
 if TYPE_CHECKING:
     from .multirun import Multirun
     from .run import SimulationResult

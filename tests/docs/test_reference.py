@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 import client.exit_codes
 import server.exit_codes
+import simulation.exit_codes
 from memamba_core import errors
 from memamba_core.config.compose import config_groups
 from memamba_core.config.coordinator import CoordinatorConfig, RunSettings
@@ -113,12 +114,15 @@ def test_every_file_of_every_group_is_listed():
         assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(files)
 
 
-@pytest.mark.parametrize("codes", [server.exit_codes.ExitCode, client.exit_codes.ExitCode])
-def test_exit_codes_are_listed_with_their_meanings(codes):
+@pytest.mark.parametrize("side", [server, client, simulation])
+def test_exit_codes_are_listed_with_their_meanings(side):
     text = (REFERENCE / "commands.md").read_text(encoding="utf-8")
-    part = text[text.index(f"### Exit codes of flower-{codes.__module__.partition('.')[0]}") :].split("\n\n")[1]
+    command = {"server": "flower-server", "client": "flower-client", "simulation": "flower-simulate"}[side.__name__]
+    part = text[text.index(f"### Exit codes of {command}") :].split("\n\n")[1]
     listed = re.findall(r"^\| (\d+) \| (.+) \|$", part, re.MULTILINE)
-    assert [(int(code), meaning) for code, meaning in listed] == [(code.value, code.meaning) for code in codes]
+    assert [(int(code), meaning) for code, meaning in listed] == [
+        (c.value, c.meaning) for c in side.exit_codes.ExitCode
+    ]
 
 
 def test_the_contract_has_the_text_of_every_refusal():
