@@ -109,8 +109,8 @@ def layers(clock: Clock) -> str:
         "Four blocks against two layers of attention",
         f"""
 Milliseconds of a forward and backward pass, d_model {D_MODEL}: four Mamba blocks (`triton`, `mamba_ssm`) or two layers
-of attention without feed-forward ([attention_rivals.py](../../benchmarks/attention_rivals.py)); in brackets the ratio to
-`triton`. Precision is that of `torch.set_float32_matmul_precision`; `high` is TF32.
+of attention without feed-forward ([attention_rivals.py](../../benchmarks/attention_rivals.py)); in brackets the ratio
+to `triton`. Precision is that of `torch.set_float32_matmul_precision`; `high` is TF32.
 """,
         table(("precision", "L", *_LAYERS), rows),
     )

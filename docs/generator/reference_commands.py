@@ -60,13 +60,6 @@ def subcommands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse
 
 def exit_codes(package: str) -> list[tuple[int, str]]:
     """Return the exit codes of a command with their meanings."""
-    if package == "simulation":
-        cli = importlib.import_module("simulation.cli")
-        return [
-            (0, "success"),
-            (cli.EXIT_ERROR, "a mistake in the command, a setting or a file"),
-            (cli.EXIT_INTERRUPTED, "interrupted by Ctrl-C or SIGTERM; a run can be continued with resume=FOLDER"),
-        ]
     codes = importlib.import_module(f"{package}.exit_codes").ExitCode
     return [(code.value, code.meaning) for code in codes]
 

@@ -23,7 +23,7 @@ def commands():
 
 
 def texts():
-    """What the client can say: its strings, with `...` for what is filled in."""
+    """Texts that the client can print: its strings, with `...` for what is filled in."""
     inference = (REPOSITORY / "memamba_core").glob("inference.py")
     for path in sorted([*(REPOSITORY / "client").rglob("*.py"), *inference]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
