@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt
 	  echo 'Python 3.11 or newer is needed; "$(PYTHON)" is older or not there. Name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[dev]'
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[dev,docs]'
 	@touch $@
 
 .PHONY: install
@@ -113,6 +113,19 @@ types: $(READY) ## mypy, strict
 .PHONY: imports
 imports: $(READY) ## import-linter: who may import whom
 	$(BIN)/lint-imports
+
+.PHONY: reference
+reference: $(READY) ## write the pages of docs/reference that are made from the code
+	$(BIN)/python docs/generator
+
+.PHONY: notebook
+notebook: $(READY) ## execute the tutorial notebook and store its outputs
+	$(BIN)/python docs/generator/notebook.py
+
+.PHONY: docs
+docs: $(READY) ## build the documentation into build/docs, strictly and without a network
+	$(BIN)/python docs/generator --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .PHONY: check
 check: lint types imports test ## all that must pass before a commit

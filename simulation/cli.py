@@ -24,14 +24,13 @@ from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
 from memamba_core.errors import ConfigError, MemambaError
 from memamba_core.wire.versions import version_line
 
+from .exit_codes import ExitCode
+
 if TYPE_CHECKING:
     from .multirun import Multirun
     from .run import SimulationResult
 
 __all__ = ["main"]
-
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 _CONFIG_DIR = "--config-dir="
 _COMMANDS = {
@@ -70,9 +69,9 @@ def _guarded(work: Callable[[], int]) -> int:
         raise
     except (MemambaError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_ERROR
+        return ExitCode.MISTAKE
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return ExitCode.INTERRUPTED
 
 
 # Arguments
@@ -85,7 +84,7 @@ class _Parser(argparse.ArgumentParser):
     settings_file = "simulate"
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_ERROR, f"error: {message}. See `flower-simulate --help`\n")
+        self.exit(ExitCode.MISTAKE, f"error: {message}. See `flower-simulate --help`\n")
 
     def format_help(self) -> str:
         groups = "\n".join(f"  {name}: {', '.join(files)}" for name, files in config_groups().items())
@@ -93,7 +92,7 @@ class _Parser(argparse.ArgumentParser):
         return (
             f"{super().format_help()}\ngroups (group=file):\n{groups}\n\n"
             "settings (key=value; these values are in force, "
-            f"docs/reference/simulation.md lists all settings with units and ranges):\n{settings}"
+            f"docs/reference/settings.md lists all settings with units and ranges):\n{settings}"
         )
 
 
@@ -216,11 +215,11 @@ def _multirun(overrides: tuple[str, ...], config_dir: Path | None, options: tupl
             work = partial(_run_of_many, multirun, swept, config.model_copy(update={"output_dir": folder}), words)
             status = _guarded(work)
             failed = failed or status != 0
-            if status == EXIT_INTERRUPTED:
+            if status == ExitCode.INTERRUPTED:
                 return status
     finally:
         multirun.show(Console())
-    return EXIT_ERROR if failed else 0
+    return ExitCode.MISTAKE if failed else 0
 
 
 def _run_of_many(

@@ -43,7 +43,7 @@ def examine(site_yaml: Path, part: Part | None = None) -> Iterator[Finding]:
     try:
         config = load_site_config(site_yaml)
     except MemambaError as failure:
-        yield error("settings", str(failure), "correct the file; docs/reference/data.md describes every setting")
+        yield error("settings", str(failure), "correct the file; docs/reference/site_yaml.md describes every setting")
         return
     yield ok("settings", f"{site_yaml.name} of {config.name}")
     if part != "network":

@@ -1,4 +1,4 @@
-"""What the sites settle before round 1: time bins, gene columns, scaling, groups (docs/explanation/contract.md)."""
+"""Settings of the handshake before round 1: time bins, gene columns, scaling, groups (docs/explanation/contract.md)."""
 
 from typing import Literal, Self
 
@@ -16,7 +16,7 @@ class AgreementConfig(Settings):
     """Number K of time intervals of the discrete-time model."""
     time_bins: Literal["event_quantiles", "public"] = "event_quantiles"
     """`event_quantiles`: edges at quantiles of the federation's event times, read off summed counts on a coarse grid.
-    `public`: `public_edges` as given, nothing is asked from data."""
+    `public`: `public_edges` as given; nothing is computed from patients."""
     public_edges: tuple[float, ...] = (12.0, 24.0, 48.0)
     """Months, ascending, K-1 of them. Also the fall-back when the data give fewer than K-1 distinct edges."""
     grid_step_months: float = Field(6.0, gt=0)
@@ -24,7 +24,7 @@ class AgreementConfig(Settings):
     grid_num_cells: int = Field(60, ge=2, le=1000)
     """Number of cells; the last is open."""
     gene_groups: Literal["signatures", "kind"] = "signatures"
-    """`signatures`: groups of the coordinator's signatures table, a symbol joins with all its kinds of measurement.
+    """`signatures`: groups of the coordinator's signatures table; a symbol joins with all its kinds of measurement.
     `kind`: one group for each of RNA, copy number and mutations."""
     gene_transform: Literal["signed_log", "none"] = "signed_log"
     """Before scaling: sign(x) log(1 + |x|), or nothing."""
@@ -32,14 +32,14 @@ class AgreementConfig(Settings):
     """Transformed values are clipped to +-this before they are summed (RNA z-scores reach 36,893)."""
     gene_scaling: Literal["statistics", "public"] = "statistics"
     """`statistics`: centred and divided by mean and standard deviation of the federation's patients. `public`: left as
-    they are after the transform, so that nothing is asked from data."""
+    they are after the transform, so that nothing is computed from patients."""
     gene_scale_floor: float = Field(0.3, gt=0)
-    """Lower bound of the pooled standard deviation: a rare mutation is not blown up."""
+    """Lower bound of the pooled standard deviation, so that a rare mutation is not scaled up."""
     scaled_clip: float = Field(5.0, gt=0)
     """Scaled values, of genes and of scaled features, are clipped to +-this."""
     feature_scaling: Literal["auto", "none", "zscore", "public"] = "auto"
     """`auto`: z-scores for slide-level tables, nothing for patch features of an encoder. `public`: slide-level tables
-    are brought into +-`scaled_clip` by a signed log and a constant, so that nothing is asked from data."""
+    are mapped into +-`scaled_clip` by a signed log and a constant, so that nothing is computed from patients."""
 
     @model_validator(mode="after")
     def _edges_fit(self) -> Self:

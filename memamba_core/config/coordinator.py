@@ -22,7 +22,7 @@ _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 
 
 def check_address(address: str) -> str:
-    """A host name or an IP address, as it may stand in a certificate.
+    """Check and normalise a host name or an IP address, as it may stand in a certificate.
 
     Returns:
         The host name in small letters, or the IP address in its usual form.
@@ -38,7 +38,7 @@ def check_address(address: str) -> str:
         pass
     else:
         if number.is_unspecified or number.is_multicast:
-            raise ValueError(f"got {address}: nobody can connect to that; wanted the address that hospitals use")
+            raise ValueError(f"got {address}, to which no site can connect; expected the address that sites use")
         return str(number)
     if ":" in address:
         raise ValueError(f"got {address!r}: wanted a host name or IP address alone; the port is a setting of its own")
@@ -50,19 +50,20 @@ def check_address(address: str) -> str:
 
 
 class CoordinatorConfig(Settings):
-    """The coordinating site, as hospitals and its own programs find it."""
+    """Addresses and ports of the coordinator, for its sites and its own programs."""
 
     addresses: tuple[str, ...]
-    """Host names and IP addresses by which hospitals reach it, all of them in the server certificate; the first is
-    written into kits. After a change: `flower-server renew`."""
+    """Host names and IP addresses by which sites reach the coordinator, all of them in the server certificate; the
+    first is written into kits. After a change: `flower-server renew`."""
     port: int = Field(8443, ge=1, le=65535)
-    """That hospitals connect to, on the firewall or the machine itself."""
+    """TCP port that sites connect to, on the firewall or on the machine itself."""
     listen_host: str = _EVERYWHERE[0]
-    """Address of this machine on which hospitals are awaited: all by default, `127.0.0.1` behind a proxy."""
+    """Address of this machine to listen on: all by default, `127.0.0.1` behind a proxy."""
     listen_port: int | None = Field(None, ge=1, le=65535)
-    """None: the same as `port`. Another one where a firewall or a container maps the port."""
+    """TCP port to listen on, if a firewall or a container maps `port` to another one. None: the same as `port`."""
     loopback_port: int = Field(18000, ge=1, le=65535)
-    """On 127.0.0.1, for the SuperLink's other interfaces. They have no authentication of their own: never map it."""
+    """TCP port on 127.0.0.1 for the SuperLink's other interfaces. They have no authentication of their own: never map
+    this port."""
 
     @field_validator("addresses")
     @classmethod
@@ -91,7 +92,7 @@ class CoordinatorConfig(Settings):
 
     @property
     def public_listener(self) -> tuple[str, int]:
-        """Host and port on which hospitals are awaited."""
+        """Host and port on which the coordinator listens for sites."""
         return self.listen_host, self.port if self.listen_port is None else self.listen_port
 
     def address_for_sites(self, host: str | None = None) -> str:
@@ -116,21 +117,21 @@ class CoordinatorConfig(Settings):
 
 
 class RunSettings(Settings):
-    """What `flower-server run` takes besides the settings of the experiment, in the same `key=value` form."""
+    """Settings of one `flower-server run` that do not belong to the experiment, in the same `key=value` form."""
 
     name: RunName | None = None
-    """Of the new folder in `runs/`; None: made from date and time."""
+    """Name of the new folder in `runs/`; None: made from date and time."""
     resume: RunName | None = None
-    """An interrupted run, to go on with."""
+    """Name of an interrupted run to continue."""
     sites: tuple[SiteName, ...] | None = None
-    """Hospitals that are asked, as in `sites=st-elsewhere,county`; None: all of the roster."""
+    """Sites that receive requests, as in `sites=st-elsewhere,county`; None: all of the roster."""
     min_sites: int | None = Field(None, ge=1)
-    """Begin without the rest when this many are connected at the end of the wait; None: all are needed. How many
-    answers a round needs is another setting: `federation.min_results`."""
+    """Fewest connected sites at the end of the wait to begin without the others; None: all are needed. The fewest
+    replies of a round are another setting: `federation.min_results`."""
     wait_s: float = Field(600.0, gt=0)
-    """Longest wait for the hospitals to connect, in seconds."""
+    """Longest wait for the sites to connect, in seconds."""
     fold: int = Field(-1, ge=-1)
-    """Test fold, for hospitals whose site.yaml names folds; -1 trains on every patient."""
+    """Test fold, for sites whose site.yaml names folds; -1 trains on every patient and tests on none."""
     signatures: Path | None = None
     """CSV of gene groups (a column per group, its symbols below), for `agreement.gene_groups=signatures`."""
 

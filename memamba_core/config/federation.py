@@ -14,27 +14,31 @@ class FederationConfig(Settings):
     """Rounds, and what the sites do in one."""
 
     num_rounds: int = Field(20, ge=1, le=10_000)
+    """Number of training rounds."""
     local_epochs: int = Field(1, ge=1, le=100)
     """Passes over a site's patients in a round."""
     optimizer: OptimizerConfig = SGDConfig(learning_rate=0.3, weight_decay=0.0, skip_weight_decay=0.0)
-    """At the sites; its state is new each round. Plain SGD did better than AdamW where sites have a handful of patients
-    (docs/results/survival.md); its weight decay is not decoupled from so large a learning rate, hence none."""
+    """The sites' optimizer; its state is new in each round. Plain SGD did better than AdamW where sites have a handful
+    of patients (docs/results/survival.md). Its weight decay is not decoupled from so large a learning rate, so the
+    default is none."""
     min_results: int = Field(1, ge=1)
-    """Fewest accepted answers for a round to count."""
+    """Fewest accepted replies for a round to count."""
     round_timeout_s: float = Field(3600.0, gt=0)
-    """Longest wait for the answers of a training round, in seconds."""
+    """Longest wait for the replies of a training round, in seconds."""
     agreement_timeout_s: float = Field(3600.0, gt=0)
     """Longest wait for each step of the agreement, in seconds (statistics may read every bag once)."""
     curve_holdout: float = Field(0.0, ge=0, le=0.5)
-    """Share of each site's training patients kept out of training for learning curves; 0: curves show training loss."""
+    """Share of each site's training patients kept out of training for learning curves; with 0, curves show training
+    loss."""
     curve_on_test_fold: bool = False
-    """Also evaluate every round on the test fold. For looking only: nothing is chosen by it."""
+    """Also evaluate every round on the test fold. For inspection only: nothing is chosen by it."""
     max_patients_per_site: int = Field(100_000, ge=1)
-    """A site that claims to have trained on more is not believed."""
+    """Most patients that a reply may claim to have trained on; a reply that claims more is rejected."""
     max_update_norm: float | None = Field(None, gt=0)
-    """A site whose update has a larger L2 norm is left out of the round; None sets no bound."""
+    """Largest L2 norm of a site's update; a larger update is left out of the round. None sets no bound."""
     wire: Literal["float32", "bfloat16_delta"] = "float32"
-    """How weights come back from a site: as they are, or as the rounded change, which is half the size."""
+    """Format of the weights that a site returns: `float32`, unchanged; `bfloat16_delta`, the rounded change, which is
+    half the size."""
 
     @model_validator(mode="after")
     def _one_curve(self) -> Self:

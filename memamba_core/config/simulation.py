@@ -1,4 +1,4 @@
-"""Settings of a simulation: which cohort, how it is cut into hospitals, and what is run on it."""
+"""Settings of a simulation: the cohort, its partition into sites, and the methods that are run on them."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -32,22 +32,25 @@ class SyntheticConfig(Settings):
     """A generated cohort with planted risk, of which the best reachable C-index is known."""
 
     num_patients: int = Field(480, ge=20)
+    """Patients of all sites together."""
     num_sites: int = Field(8, ge=1, le=200)
-    """Hospitals of unequal size."""
+    """Number of sites, of unequal size."""
     risk: Literal["genes", "patches", "both", "interaction", "correspondence", "order"] = "both"
-    """Where the risk lies: in genes, in a rare kind of patch, in the sum of both, in an interaction of both (XOR) that
-    has no marginal effect, in the agreement of six gene groups with six kinds of patches (none with a marginal effect),
-    or in the order of the patches (huddled or scattered, with equal shares)."""
+    """Source of the risk: genes; a rare kind of patch; the sum of both; an interaction of both (XOR) that has no
+    marginal effect; the agreement of six gene groups with six kinds of patches (none with a marginal effect); or the
+    order of the patches (clustered or scattered, with equal shares)."""
     effect: float = Field(1.5, ge=0)
     """Log hazard ratio per standard deviation of the planted score."""
     num_genes: int = Field(60, ge=6)
+    """Genes with expression; some of them have copy number and mutations, too."""
     patches: tuple[int, int] = (48, 96)
     """Fewest and most patches of a patient; bags come in four sizes between them."""
     feature_width: int = Field(32, ge=4)
+    """Width of a patch feature."""
     rare_fraction: float = Field(0.1, gt=0, le=0.5)
     """Typical share of the patches that carry the risk."""
     batch_effect: float = Field(0.3, ge=0)
-    """Standard deviation of each hospital's shift of its patch features and genes."""
+    """Standard deviation of each site's shift of its patch features and genes."""
     missing_genes: float = Field(0.1, ge=0, lt=1)
     """Share of patients without molecular data (a patient keeps at least one modality)."""
     missing_slides: float = Field(0.1, ge=0, lt=1)
@@ -57,7 +60,7 @@ class SyntheticConfig(Settings):
     median_months: float = Field(60.0, gt=0)
     """Median time to event of a patient of average risk, in months."""
     seed: int = Field(7, ge=0)
-    """Of the cohort, so that runs with several `seed` see the same patients."""
+    """Seed of the cohort, so that runs with several `seed` see the same patients."""
 
     @model_validator(mode="after")
     def _range(self) -> Self:
@@ -70,20 +73,22 @@ class CohortConfig(Settings):
     """A cohort: tables and features below `root`, in the formats that a site may have; or a generated one."""
 
     name: str
+    """Name of the cohort, in tables and in the names of result folders."""
     root: Path | None = None
     """Folder of the data; the configs take it from the environment variable MEMAMBA_DATA."""
     clinical: ClinicalTable | None = None
     genomics: GenomicsTable | None = None
     features: FeatureFolder | None = None
     signatures: str | None = None
-    """CSV of gene groups: a column per group, its symbols below."""
+    """CSV of gene groups: a column per group, with the symbols of its genes."""
     splits: str | None = None
-    """Folder of `splits_K.csv` with columns `train` and `val`, as MCAT and PORPOISE publish them."""
+    """Folder of `splits_K.csv` with columns `train` and `val` (the test fold), as MCAT and PORPOISE publish them."""
     tss_table: str | None = None
     """CSV of tissue source sites: `tss`, `source_site` and, for partition=region, `flamby_region`."""
     complete_cases: bool = False
     """Keep only patients with both modalities."""
     synthetic: SyntheticConfig | None = None
+    """The generated cohort; excludes `clinical`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -124,6 +129,7 @@ class IIDPartition(Settings):
 
     name: Literal["iid"] = "iid"
     num_sites: int = Field(ge=1)
+    """Number of sites."""
 
 
 class DirichletPartition(Settings):
@@ -131,6 +137,7 @@ class DirichletPartition(Settings):
 
     name: Literal["dirichlet"] = "dirichlet"
     num_sites: int = Field(ge=1)
+    """Number of sites."""
     alpha: float = Field(gt=0)
     """Concentration of the events among sites; small is uneven."""
 
@@ -164,7 +171,7 @@ class AttacksConfig(Settings):
 
 
 class SimulatedDisclosure(DisclosureConfig):
-    """Floors in a simulation: permissive, because nothing leaves this machine. Each can be set by itself."""
+    """Thresholds in a simulation: permissive, because nothing leaves this machine. Each can be set by itself."""
 
     min_patients: int = Field(1, ge=1)
     min_events: int = Field(0, ge=0)
@@ -179,32 +186,33 @@ class SimulationConfig(Settings):
     data: CohortConfig
     partition: PartitionConfig = TSSPartition()
     fold_source: Literal["cohort", "random", "site_grouped"] = "cohort"
-    """`cohort`: the cohort's split files (random ones where it has none). `site_grouped`: whole hospitals held out."""
+    """`cohort`: the split files of the cohort (random folds if it has none). `site_grouped`: whole sites held out."""
     num_folds: int = Field(5, ge=2)
-    """For random and site_grouped folds."""
+    """Number of random or site_grouped folds."""
     folds: tuple[int, ...] = (0,)
     """Test folds to run, one after the other."""
     methods: tuple[Literal["federated", "pooled", "local"], ...] = ("federated",)
-    """What is run on each fold: the federation, one model on pooled data, each hospital alone; same folds and
-    budget."""
+    """Methods to run on each fold, with the same folds and budget: the federation, one model on pooled data, each site
+    alone."""
     compare: bool = False
     """Short for all three methods."""
     disclosure: SimulatedDisclosure = SimulatedDisclosure()
-    """Permissive, in simulation only: nothing leaves this machine."""
+    """Thresholds; permissive in a simulation only, because nothing leaves this machine."""
     attacks: AttacksConfig | None = None
     """Attacks of an audit, chosen by `flower-simulate audit attacks=FILE`; None in a simulation."""
     workers: int = Field(0, ge=0)
     """Processes for the sites; 0 runs them one after the other in this process."""
     threads: int | None = Field(None, ge=1)
-    """Torch threads; None lets torch decide."""
+    """Torch threads; None leaves the number to torch."""
     device: Device = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda`, or one GPU: `cuda:1`."""
     output_dir: Path | None = None
     """New folder for the results; None makes one below `outputs/`."""
     resume: Path | None = None
-    """Output folder of an interrupted run with the same settings, to go on with."""
+    """Output folder of an interrupted run with the same settings, to continue that run."""
 
     def runs(self, method: str) -> bool:
-        """Whether `method` is run."""
+        """Return whether `method` is run."""
         return self.compare or method in self.methods
 
     @model_validator(mode="after")
@@ -216,7 +224,7 @@ class SimulationConfig(Settings):
         if self.fold_source != "cohort" and max(self.folds) >= self.num_folds:
             raise ValueError(f"fold {max(self.folds)} does not exist with num_folds={self.num_folds}")
         if self.resume is not None and self.output_dir is not None:
-            raise ValueError("resume and output_dir exclude each other: a resumed run goes on in its own folder")
+            raise ValueError("resume and output_dir exclude each other: a resumed run continues in its own folder")
         return self
 
     @model_validator(mode="after")

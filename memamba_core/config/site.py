@@ -1,4 +1,4 @@
-"""`site.yaml`: one hospital's word on its own data, machine and limits. It outranks the coordinator."""
+"""`site.yaml`: a site's own data, machine and limits. These settings outrank the coordinator's."""
 
 import re
 from pathlib import Path
@@ -37,7 +37,7 @@ def _check_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_check_name)]
 """Of what has a folder of that name: letters, digits, `-`, `_`, `.`."""
 SiteName = Name
-"""Of a hospital, as enrolled: letters, digits, `-`, `_`, `.`."""
+"""Name of a site, as enrolled: letters, digits, `-`, `_`, `.`."""
 
 
 def _check_device(name: str) -> str:
@@ -47,13 +47,14 @@ def _check_device(name: str) -> str:
 
 
 Device = Annotated[str, AfterValidator(_check_device)]
-"""What is computed on; whether a GPU is there is seen when one is wanted."""
+"""Device of the computation. The presence of a GPU is checked when it is used."""
 
 
 class ClinicalTable(Settings):
-    """Who the patients are and what happened to them. CSV, CSV.gz or parquet; columns are named here."""
+    """Table of the patients and their follow-up: CSV, CSV.gz or parquet; these settings name its columns."""
 
     file: str
+    """CSV, CSV.gz or parquet."""
     case_id: str = "case_id"
     """Column of the patient's identifier, unique within the site."""
     slides: str | None = None
@@ -62,22 +63,26 @@ class ClinicalTable(Settings):
     time: str = "survival_months"
     """Column of the follow-up time."""
     time_unit: Literal["months", "days"] = "months"
+    """Unit of the follow-up time; 30.4375 days are a month."""
     event: str = "event"
     """Column of 0/1 (or true/false)."""
     event_means: Literal["happened", "censored"] = "happened"
-    """What a 1 in that column says. `censored` is the coding of MCAT's `censorship` column."""
+    """Meaning of a 1 in that column. `censored` is the coding of MCAT's `censorship` column."""
     tss: str | None = None
-    """Column of the TCGA tissue source site code, where there is one; read as text (leading zeros, and `NA` is a
-    code)."""
+    """Column of the tissue source site or hospital, if the table has one, by which a simulation partitions the cohort;
+    read as text of at most 40 letters, digits, `-`, `_` (leading zeros stay, and `NA` is a code)."""
 
 
 class GenomicsTable(Settings):
     """Molecular data, one row per patient. Columns are `SYMBOL_rnaseq`, `SYMBOL_cnv`, `SYMBOL_mut`."""
 
     file: str
+    """CSV, CSV.gz or parquet."""
     case_id: str = "case_id"
+    """Column of the patient's identifier, as in the clinical table."""
     bare_columns: Literal["ignore", "mut"] = "ignore"
-    """Numeric columns without a suffix: left out, or mutations written as the bare gene symbol (MCAT's full tables)."""
+    """Numeric columns without a suffix: `ignore` leaves them out, `mut` reads them as mutations (MCAT's full tables
+    write those as the bare gene symbol)."""
 
 
 class FeatureFolder(Settings):
@@ -86,7 +91,7 @@ class FeatureFolder(Settings):
     path: str
     """Folder or file below `root`."""
     encoder: str
-    """Name of the network (or table) that made the features; sites must agree on it."""
+    """Name of the network (or table) that computed the features; all sites must agree."""
     magnification: float | None = Field(None, gt=0)
     """Objective magnification of the patches, for example 20."""
     key: str = "case_id"
@@ -100,17 +105,21 @@ class FeatureFolder(Settings):
 
 
 class FoldTable(Settings):
-    """In which test fold each patient is. Without such a table a seeded hash of the case id decides."""
+    """Table of the test fold of each patient. Without such a table a seeded hash of the case id decides."""
 
     file: str
+    """CSV, CSV.gz or parquet."""
     case_id: str = "case_id"
+    """Column of the patient's identifier, as in the clinical table."""
     fold: str = "fold"
+    """Column of the test fold, a whole number from 0 on."""
 
 
 class SiteDataConfig(Settings):
-    """Where the site's tables and features lie, below one root."""
+    """Tables and features of the site, below one root."""
 
     root: Path
+    """Folder of the tables and features."""
     clinical: ClinicalTable
     genomics: GenomicsTable | None = None
     features: FeatureFolder | None = None
@@ -124,18 +133,19 @@ class SiteDataConfig(Settings):
 
 
 class LimitsConfig(Settings):
-    """What the coordinator may ask of this site at most."""
+    """Limits on what the coordinator may ask of this site."""
 
     local_epochs: int = Field(5, ge=1)
+    """Most passes over the patients in a round; the site refuses a run that asks for more."""
     minutes_per_round: float = Field(60.0, gt=0)
-    """Longest that this site trains in one round. Past it training is cut off and nothing of it leaves; the round goes
-    on without the site."""
+    """Longest training of this site in one round, in minutes. After that training is cut off, nothing of it leaves, and
+    the site replies with refusal 112; the round continues without the site."""
     max_patches: int = Field(20_000, ge=1)
-    """Patches of one patient held in memory; a larger bag is sampled evenly over the slide."""
+    """Most patches of one patient held in memory; a larger bag is sampled evenly over its slides."""
     strategies: tuple[StrategyName, ...] = STRATEGY_NAMES
     """Strategies this site takes part in."""
     max_parameters: int = Field(50_000_000, ge=1)
-    """Parameters of the model that this site trains at most."""
+    """Most parameters of a model that this site trains."""
     settings: tuple[str, ...] | None = None
     """Settings in which a run may differ from the installed defaults: a setting (`federation.num_rounds`), a group
     (`federation` allows all of its settings), `*` for all, or a setting with a bound (`training.gradient_clip<=1.0`).
@@ -154,33 +164,35 @@ class LimitsConfig(Settings):
 
 
 class DisclosureConfig(Settings):
-    """Floors below which a number does not leave the site. Strict by default."""
+    """Thresholds below which a number does not leave the site. Strict by default."""
 
     min_patients: int = Field(10, ge=1)
+    """Fewest patients behind a sum or a count."""
     min_events: int = Field(5, ge=0)
     """Fewest patients with the event, and fewest without."""
     min_pairs: int = Field(50, ge=1)
+    """Fewest comparable pairs of patients behind a concordance."""
     min_round_patients: int = Field(32, ge=1)
     """Fewest patients for a training round without differential privacy: the weights that come back from a round of a
     few patients can be turned into those patients' molecular values (docs/explanation/privacy.md)."""
 
 
 class SitePrivacy(Settings):
-    """Differential privacy, demanded by the site: without it no weights leave (docs/explanation/privacy.md)."""
+    """Differential privacy, required by the site: without it no weights leave (docs/explanation/privacy.md)."""
 
     max_epsilon: float = Field(8.0, gt=0)
-    """The most that this cohort may ever spend, over all runs."""
+    """Largest epsilon that this cohort ever spends, over all runs."""
     delta: float = Field(1e-5, gt=0, lt=1)
-    """At which the ledger's epsilon is counted; fixed with the first charge."""
+    """Delta at which the ledger computes epsilon; fixed with the first charge."""
 
 
 class CoordinatorAddress(Settings):
-    """Where the coordinator is, and what this site proves itself with."""
+    """Address of the coordinator, and the files by which the two identify each other."""
 
     address: str = Field(pattern=r"^([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$")
-    """`host:port`, as the coordinator's certificate names the host."""
+    """`host:port`, with the host name of the coordinator's certificate."""
     ca: Path = Path("ca.crt")
-    """The certificate authority that the coordinator sent: no other is believed."""
+    """Certificate of the authority that the coordinator sent; no other is trusted."""
     keys: Path = Path("keys")
     """Folder of `flower-client keygen`."""
 
@@ -192,20 +204,22 @@ class CoordinatorAddress(Settings):
 
 
 class SiteConfig(Settings):
-    """One hospital."""
+    """One site."""
 
     name: SiteName
-    """As enrolled: letters, digits, `-`, `_`, `.`."""
+    """Name as enrolled: at most 64 letters, digits, `-`, `_`, `.`; starts with a letter or digit."""
     data: SiteDataConfig
     state: Path | None = None
-    """The one writable folder; None keeps state in memory (simulation)."""
+    """The one writable folder: settings and agreement of each run, final model, egress log, private log, ledger. None
+    keeps everything in memory: for a simulation only, `flower-client` does not run without the folder."""
     device: Device = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`."""
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, or one GPU: `cuda:1`."""
     threads: int = Field(2, ge=1)
+    """Torch threads of the client."""
     limits: LimitsConfig = LimitsConfig()
     disclosure: DisclosureConfig = DisclosureConfig()
     privacy: SitePrivacy | None = None
-    """None: the site takes part without differential privacy only."""
+    """None: the site takes part in runs without differential privacy only."""
     coordinator: CoordinatorAddress | None = None
     """None: the site is in no federation over a network (simulation)."""
 

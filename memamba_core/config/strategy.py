@@ -51,8 +51,8 @@ class FedProxConfig(_Strategy):
 
     name: Literal["fedprox"] = "fedprox"
     proximal_mu: float = Field(0.01, gt=0)
-    """Weight of the proximal term at the sites. The term acts from the second step of a round on: where a site takes
-    one step a round, it changes nothing."""
+    """Weight of the proximal term at the sites. The term acts from the second step of a round on and changes nothing
+    where a site takes one step: then lower `training.batch_size` or raise `federation.local_epochs`."""
 
 
 class FedAvgMConfig(_Strategy):
@@ -107,7 +107,7 @@ class KrumConfig(_Strategy):
 
     name: Literal["krum"] = "krum"
     num_malicious_sites: int = Field(0, ge=0)
-    """Number f of sites that may be hostile. A run then needs 2f + 3 sites, and a round as many answers."""
+    """Number f of sites that may be hostile. A run then needs 2f + 3 sites, and a round as many replies."""
 
     @property
     def min_answers(self) -> int:

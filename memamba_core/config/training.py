@@ -28,7 +28,7 @@ class _Optimizer(Settings):
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of the schedule."""
     weight_decay: float = Field(0.01, ge=0)
-    """Decoupled for AdamW. `A_log`, `D`, biases and norms are free of it."""
+    """Weight decay, decoupled for AdamW. `A_log`, `D`, biases and norms have none."""
     skip_weight_decay: float = Field(0.3, ge=0)
     """Weight decay of the linear skip alone."""
 
@@ -58,7 +58,7 @@ class TrainingConfig(Settings):
     batch_size: int = Field(64, ge=1)
     """Patients per optimizer step."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate over the whole run (in a federation: over all rounds)."""
+    """Schedule of the learning rate over the whole run (in a federation: over all rounds)."""
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the run in which the learning rate rises linearly."""
     gradient_clip: float = Field(1.0, gt=0)
@@ -66,9 +66,9 @@ class TrainingConfig(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16`: autocast around the forward pass; weights and optimizer stay float32."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """Matrix products of float32 in training: `medium` rounds their operands to bfloat16 where the processor has units
-    for that, `high` to TF32 on a GPU (nothing on a CPU). docs/explanation/model.md says what it costs.
-    Sums stay float32."""
+    """Precision of float32 matrix products in training: `medium` rounds their operands to bfloat16 where the processor
+    has units for that, `high` to TF32 on a GPU (no effect on a CPU). Sums stay float32. Cost:
+    docs/explanation/model.md."""
     max_patches: int | None = Field(None, ge=1)
-    """Patches sampled per patient and epoch in training; None takes all. Evaluation takes all, up to a site's limit."""
+    """Patches sampled per patient and epoch in training; None uses all. Evaluation uses all, up to a site's limit."""
     loss: LossConfig = LossConfig()

@@ -4,15 +4,10 @@ import ast
 import re
 import shlex
 from pathlib import Path
-from typing import get_args
 
 import pytest
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from client.cli import _parser
-from client.exit_codes import ExitCode
-from memamba_core.config.site import SiteConfig
 from memamba_core.wire.protocol import Refusal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -28,7 +23,7 @@ def commands():
 
 
 def texts():
-    """What the client can say: its strings, with `...` for what is filled in."""
+    """Texts that the client can print: its strings, with `...` for what is filled in."""
     inference = (REPOSITORY / "memamba_core").glob("inference.py")
     for path in sorted([*(REPOSITORY / "client").rglob("*.py"), *inference]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -36,37 +31,6 @@ def texts():
                 yield node.value
             elif isinstance(node, ast.JoinedStr):
                 yield "".join(str(p.value) if isinstance(p, ast.Constant) else "..." for p in node.values)
-
-
-def fields(cls, prefix=""):
-    """Dotted names of a section's settings with their defaults; those of sections inside it."""
-    for name, field in cls.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
-        sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
-        if sections:
-            yield from fields(sections[0], f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", default
-
-
-def test_every_field_of_site_yaml_is_listed_with_its_default():
-    table = PAGES[1][PAGES[1].index("## site.yaml, every field") :].partition("`genomics`, `features` and `folds`")[0]
-    told = dict(re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \|", table, flags=re.MULTILINE))
-    known = dict(fields(SiteConfig))
-    assert told.keys() == known.keys()
-    for name, default in known.items():
-        text = told[name].strip("`")
-        if default is PydanticUndefined:
-            assert text.startswith("required"), name
-        elif default is None:
-            assert text in ("none", "any"), name
-        elif isinstance(default, tuple):
-            assert (text, len(default)) == ("all eight", 8), name
-        elif isinstance(default, int | float):
-            assert float(text) == default, name
-        else:
-            assert text == str(default), name
 
 
 @pytest.mark.parametrize("command", commands())
@@ -88,8 +52,3 @@ def test_the_refusals_that_the_page_explains_exist():
     named = {int(code) for code in re.findall(r"\((1\d\d)[:)]", SITE)}
     assert named <= {refusal.code for refusal in Refusal}
     assert (len(Refusal), "fifteen fixed texts" in SITE) == (15, True)
-
-
-def test_every_exit_code_is_on_the_page():
-    sentence = SITE[SITE.index("Exit codes:") :].partition("\n\n")[0]
-    assert {int(code) for code in re.findall(r"\b(\d+)\s[a-zA-Z]", sentence)} == {code.value for code in ExitCode}
