@@ -102,9 +102,10 @@ test-gpu: $(READY) ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)
 
 .PHONY: lint
-lint: $(READY) ## ruff: rules and format
+lint: $(READY) ## ruff: rules and format; how the project speaks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/docs/check_voice.py
 
 .PHONY: types
 types: $(READY) ## mypy, strict

@@ -45,10 +45,12 @@ _SOURCE = "settings"  # of what is parsed here, for error texts: YAML and overri
 
 
 def config_folder() -> Path:
-    """The folder of the YAML files: beside this package, in a checkout as in an installed wheel.
+    """Return the folder of the YAML files, next to this package in a checkout and in an installed wheel.
 
-    Not looked up by the name `configs` on the import path, where a folder of that name in the working
-    directory would come first.
+    The import path is not searched for `configs`: a folder of that name in the working directory would come first.
+
+    Raises:
+        ConfigError: the installation is damaged.
     """
     folder = Path(__file__).resolve().parents[2] / "configs"
     if not (folder / "experiment.yaml").is_file():
@@ -57,7 +59,7 @@ def config_folder() -> Path:
 
 
 def config_groups() -> dict[str, tuple[str, ...]]:
-    """Every group with its files, by name: `{"strategy": ("fedadam", ...), ...}`."""
+    """Return every group with the names of its files: `{"strategy": ("fedadam", ...), ...}`."""
     folders = sorted(folder for folder in config_folder().iterdir() if folder.is_dir())
     groups = {folder.name: tuple(sorted(file.stem for file in folder.glob("*.yaml"))) for folder in folders}
     return {name: files for name, files in groups.items() if files}
@@ -71,7 +73,7 @@ def compose_experiment(overrides: Sequence[str] = (), config_name: str = "experi
         config_name: a file at the top of `configs/`, without `.yaml`.
 
     Raises:
-        ConfigError: naming what is unknown or out of range, and what is allowed.
+        ConfigError: a setting is unknown or out of range; the text names it and what is allowed.
     """
     return Experiment.parse(_compose(config_name, overrides), _SOURCE)
 
@@ -154,7 +156,7 @@ def expand_sweep(overrides: Sequence[str], config_dir: Path | None = None) -> li
 
 
 def hydra_overrides(overrides: Sequence[str]) -> list[str]:
-    """Overrides as Hydra must get them, so that settings which no YAML file shows can be given too.
+    """Rewrite overrides for Hydra, so that settings which no YAML file shows can be given too.
 
     Hydra refuses a key that the composed YAML does not have. Here the models say which keys exist, so
     `key=value` becomes `++key=value`, and an unknown key reaches the model, which names the known ones. A
@@ -172,7 +174,7 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
 
 
 def _nearest(key: str) -> str:
-    """Settings of the experiment that may have been meant: of the same last word, or nearly the same."""
+    """Suggest settings of the experiment with the same last word, or nearly the same name."""
     settings = sorted(setting_names(Experiment))
     nearest = [s for s in settings if s.endswith(f".{key}")] or get_close_matches(key, settings, cutoff=0.9)
     return f"; nearest {'is' if len(nearest) == 1 else 'are'} {', '.join(nearest)}" if nearest else ""
@@ -273,7 +275,7 @@ def _quote(text: str) -> str:
 
 @contextmanager
 def _hydra_of_our_own(folder: Path) -> Iterator[None]:
-    """A Hydra that finds `folder`, one thread at a time; then that of an outer `@hydra.main` is back."""
+    """Start a Hydra that finds `folder`, one thread at a time; restore an outer Hydra afterwards."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -290,7 +292,7 @@ def _hydra_of_our_own(folder: Path) -> Iterator[None]:
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dictionaries, lists and scalars, everything interpolated: past this no Hydra type exists."""
+    """Convert to dictionaries, lists and scalars with all interpolations resolved; no Hydra type is left."""
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -304,7 +306,7 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sentences(error: Exception) -> str:
-    """What a Hydra error says, on one line, without the lines on where in its machinery it happened."""
+    """Return the text of a Hydra error on one line, without the lines that name places inside Hydra."""
     lines = (line.strip() for line in str(error).splitlines())
     kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type="))]
     return " ".join(kept).replace("'++", "'") or type(error).__name__  # of `hydra_overrides`

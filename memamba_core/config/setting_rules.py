@@ -73,11 +73,11 @@ class SettingRule:
         return cls(name, relation, bound)
 
     def covers(self, setting: str) -> bool:
-        """Whether the rule is about a setting."""
+        """Return True if the rule is about a setting."""
         return self.name == "*" or setting == self.name or setting.startswith(f"{self.name}.")
 
     def allows(self, value: Any) -> bool:
-        """Whether a value lies within the bound: always without a bound, never if it is not a number."""
+        """Return True if a value lies within the bound: always without a bound, never if it is not a number."""
         if not self.relation:
             return True
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,1 +1,1 @@
-"""What crosses the network: messages of the protocol, their encoding, and weights as short deltas."""
+"""Wire format: the messages of the protocol, their encoding as Flower records, and weights as short deltas."""

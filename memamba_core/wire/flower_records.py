@@ -1,10 +1,10 @@
-"""Payloads as Flower records and back: the one file of the core that knows Flower, and only its public message types.
+"""Encoding of messages as Flower records, and decoding. The only file of the core that imports Flower (public types).
 
-Coordinator and sites both need it and are strangers to each other, so its home is below both.
+Coordinator and sites both need this module and do not import each other, so it lies below both.
 
-A set of arrays travels as one array of Flower's, whose bytes are a safetensors file. Flower moves every array by
-requests of its own, over three hops in each direction: a model of a hundred parameters would take a thousand of them
-per site and round.
+A set of arrays travels as one Flower array, whose bytes are a safetensors file. Flower transfers each array in separate
+requests over three hops in each direction: a model of a hundred parameters would take a thousand requests per site and
+round.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _PACKED = "safetensors"
 
 
 def to_records(message: WireMessage) -> RecordDict:
-    """A message as Flower records: one `ArrayRecord` per set of arrays, one `ConfigRecord` named `fields`."""
+    """Encode a message: one `ArrayRecord` per set of arrays, and one `ConfigRecord` named `fields`."""
     payload = message.to_payload()
     records = RecordDict({_FIELDS: ConfigRecord(dict(payload.fields))})
     for name, arrays in payload.arrays.items():
@@ -34,14 +34,14 @@ def to_records(message: WireMessage) -> RecordDict:
 
 
 def from_records(records: RecordDict) -> Payload:
-    """The plain data in Flower records.
+    """Decode Flower records into plain data.
 
     Raises:
-        ProtocolError: there are records of a kind that no message of this protocol has, or bytes that are no arrays.
+        ProtocolError: a record is of a kind that no message of this protocol has, or its bytes are not arrays.
     """
     unknown = [name for name in records.config_records if name != _FIELDS] + list(records.metric_records)
     if unknown or _FIELDS not in records.config_records:
-        raise ProtocolError(f"got records {sorted(records)}; wanted one config record {_FIELDS!r} and arrays")
+        raise ProtocolError(f"got records {sorted(records)}; expected one config record {_FIELDS!r} and arrays")
     arrays = {name: _unpack(name, record) for name, record in records.array_records.items()}
     fields: Mapping[str, Any] = records.config_records[_FIELDS]
     return Payload(dict(fields), arrays)
@@ -53,10 +53,12 @@ def _pack(arrays: Mapping[str, npt.NDArray[Any]]) -> Array:
 
 
 def _unpack(name: str, record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a set, of the bytes that arrived: the reader refuses a header that claims others."""
+    """Read the arrays of a set from the bytes that arrived; safetensors refuses a header that claims other sizes."""
     if list(record) != [_PACKED] or record[_PACKED].stype != _PACKED:
-        raise ProtocolError(f"{name} has {len(record)} arrays of Flower's; wanted one, with the bytes of safetensors")
+        raise ProtocolError(
+            f"{name} has {len(record)} Flower arrays; expected one, with the bytes of a safetensors file"
+        )
     try:
         return dict(load(record[_PACKED].data))
-    except Exception as error:  # foreign bytes: a type that numpy does not have is an error of another kind
+    except Exception as error:  # bytes of another machine: an unknown dtype raises another class of error
         raise ProtocolError(f"{name} cannot be decoded: {type(error).__name__}") from None

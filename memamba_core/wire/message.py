@@ -1,6 +1,6 @@
-"""How a message of the protocol becomes plain data and is made of it again, strictly.
+"""Strict conversion between messages of the protocol and plain data.
 
-Names on the wire are kebab-case; only this file knows both spellings.
+Names on the wire are kebab-case; only this module knows both spellings.
 """
 
 from collections.abc import Mapping
@@ -21,16 +21,16 @@ ArraySets = Mapping[str, Mapping[str, npt.NDArray[Any]]]
 
 @dataclass(frozen=True)
 class Payload:
-    """A message as plain data: named fields, and named sets of named arrays."""
+    """Message as plain data: named fields, and named sets of named arrays."""
 
     fields: Mapping[str, FieldValue]
     arrays: ArraySets = field(default_factory=dict)
 
 
 class WireMessage(pydantic.BaseModel):
-    """Base of the messages: to and from `Payload`, strictly.
+    """Base class of all messages, with strict conversion to and from `Payload`.
 
-    A mapping-valued field travels as one entry per key (`trained.pathology`), a None is not sent.
+    A mapping-valued field travels as one entry per key (`trained.pathology`). A field that is None is not sent.
     """
 
     model_config = pydantic.ConfigDict(
@@ -45,7 +45,7 @@ class WireMessage(pydantic.BaseModel):
     """Names of the fields that hold arrays."""
 
     def to_payload(self) -> Payload:
-        """This message as plain data with the names of the wire."""
+        """Convert the message to plain data with the names of the wire."""
         fields: dict[str, FieldValue] = {}
         arrays: dict[str, Mapping[str, npt.NDArray[Any]]] = {}
         for name, info in type(self).model_fields.items():
@@ -65,7 +65,7 @@ class WireMessage(pydantic.BaseModel):
         """Check plain data and build the message.
 
         Raises:
-            ProtocolError: naming each unknown, missing or ill-typed key.
+            ProtocolError: a key is unknown, missing or of the wrong type; the text names each.
         """
         values: dict[str, Any] = {key: dict(arrays) for key, arrays in payload.arrays.items()}
         for key, value in payload.fields.items():

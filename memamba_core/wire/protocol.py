@@ -1,8 +1,7 @@
-"""What crosses the wire between coordinator and sites: the only list of what may leave a site.
+"""Messages between coordinator and sites: the closed list of everything that can leave a site.
 
-Each message is a frozen class here: fields (numbers, texts, lists of them) and named sets of arrays. How a message
-becomes plain data, and is refused if it has an unknown key, a missing key or a wrong type, is in `message`; Flower
-records are made of that in `wire`.
+Each message is a frozen class: fields (numbers, texts, lists of them) and named sets of arrays. `message` converts a
+message to plain data and refuses unknown keys, missing keys and wrong types; `flower_records` encodes the plain data.
 
 ==============  ============================  ==============================================================
 phase           coordinator -> site           site -> coordinator
@@ -14,7 +13,7 @@ phase           coordinator -> site           site -> coordinator
 ``evaluate``    `EvaluateRequest`: weights    `EvaluateReply`: `Metrics` of the final weights
 ==============  ============================  ==============================================================
 
-An answer is one of these, or a `Refusal` whose text is fixed: no path, value or patient can be in it.
+A reply is one of these, or a `Refusal` with a fixed text, which holds no path, value or patient.
 """
 
 import enum
@@ -49,15 +48,15 @@ __all__ = [
 ]
 
 PROTOCOL_VERSION = 3
-"""Raised whenever a message changes; sites and coordinator must have the same."""
+"""Number of the protocol, increased whenever a message changes. Sites and coordinator must have the same number."""
 
 SIZE_BANDS = (0, 1, 10, 25, 50, 100, 250, 500, 1000)
-"""Lower ends of the public bands in which a site's number of patients is told."""
+"""Lower ends of the public bands that a site gives in place of its number of patients."""
 
 
 @cache
 def package_version() -> str:
-    """The installed version of this distribution (`0+source` when run from an uninstalled checkout)."""
+    """Return the installed version of this distribution (`0+source` in an uninstalled checkout)."""
     try:
         return version("memamba-federated")
     except PackageNotFoundError:
@@ -65,14 +64,14 @@ def package_version() -> str:
 
 
 def size_band(count: int) -> int:
-    """The lower end of the band that holds `count`: 37 -> 25."""
+    """Return the lower end of the band that holds `count`: 37 -> 25."""
     if count < 0:
         raise ValueError(f"a count cannot be negative, got {count}")
     return max(lower for lower in SIZE_BANDS if lower <= count)
 
 
 class Phase(enum.StrEnum):
-    """The phases of a run, in order."""
+    """Phases of a run, in order."""
 
     FACTS = "facts"
     STATISTICS = "statistics"
@@ -82,7 +81,7 @@ class Phase(enum.StrEnum):
 
     @property
     def message_type(self) -> str:
-        """Flower's name for it: training and evaluation have categories of their own, the rest are queries."""
+        """Flower's message type: training and evaluation have their own types, the other phases are queries."""
         return self.value if self in (Phase.TRAIN, Phase.EVALUATE) else f"query.{self.value}"
 
 
@@ -114,7 +113,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class FactsRequest(WireMessage):
-    """Coordinator -> site: who asks, and for which experiment.
+    """Coordinator -> site: identity of the coordinator's software and settings of the run.
 
     Attributes:
         protocol: protocol number of the coordinator.
@@ -134,11 +133,11 @@ class FactsRequest(WireMessage):
 
 
 class FactsReply(WireMessage):
-    """Site -> coordinator: what it declares, before anything is computed from its data.
+    """Site -> coordinator: declarations of the site, before anything is computed from its data.
 
     Attributes:
         site: name as enrolled.
-        time_unit, event_means: as declared in site.yaml, so that a mix-up can be named.
+        time_unit, event_means: as declared in site.yaml, so that the coordinator can name a mix-up.
         encoder: declared encoder with magnification, "" without slides.
         feature_width: width F of a feature row, 0 without slides.
         feature_columns: names of the columns of a slide-level table; empty for patch bags.
@@ -146,7 +145,7 @@ class FactsReply(WireMessage):
         gene_columns: names of the molecular columns.
         size_band: lower end of the band (`SIZE_BANDS`) of its training patients.
         pathology_band, genomics_band: the same for patients with that modality.
-        num_patients, num_events: exact, only where over the site's floors.
+        num_patients, num_events: exact, only at or above the site's thresholds.
     """
 
     site: str
@@ -168,10 +167,10 @@ class StatisticsRequest(WireMessage):
     """Coordinator -> site: sum these columns and count events on this grid, over training patients.
 
     Attributes:
-        config_digest, run_id, fold: as before.
-        gene_columns: the columns that all sites with molecular data have, in this order.
-        scale_features: whether sums over feature columns are asked too.
-        count_events: whether events are counted on the time grid; not with public time bins.
+        config_digest, run_id, fold: as in `FactsRequest`.
+        gene_columns: columns that all sites with molecular data have, in this order.
+        scale_features: True asks for sums over feature columns as well.
+        count_events: True asks for event counts on the time grid; False with public time bins.
     """
 
     run_id: str
@@ -183,7 +182,7 @@ class StatisticsRequest(WireMessage):
 
 
 class StatisticsReply(WireMessage):
-    """Site -> coordinator: sums; all zero from a site under its floor, which receives the agreement none the less.
+    """Site -> coordinator: sums, all zero from a site below its thresholds, which still receives the agreement.
 
     Attributes:
         genes: `count`, `mean`, `m2` per gene column (float64), of transformed and clipped values; `m2` is the sum of
@@ -199,10 +198,10 @@ class StatisticsReply(WireMessage):
 
 
 class AgreementRequest(WireMessage):
-    """Coordinator -> site: what everybody works with from now on.
+    """Coordinator -> site: time bins, genes and scaling that all sites use from now on.
 
     Attributes:
-        run_id, config_digest, fold: as before.
+        run_id, config_digest, fold: as in `FactsRequest`.
         agreement: `memamba_core.data.agreement.Agreement` as canonical JSON, without the scaling.
         agreement_digest: SHA-256 over it and the scaling.
         scaling: `gene-center`, `gene-scale`, `feature-center`, `feature-scale` (float64; empty where unused).
@@ -218,7 +217,7 @@ class AgreementRequest(WireMessage):
 
 
 class AgreementReply(WireMessage):
-    """Site -> coordinator: the digest over what it received and accepted."""
+    """Site -> coordinator: digest over the agreement that the site received and accepted."""
 
     agreement_digest: str
 
@@ -230,7 +229,7 @@ class TrainRequest(WireMessage):
         weights: the whole model by parameter name.
         server_round: from 1.
         proximal_mu: weight of FedProx's term; None without one.
-        config_digest, agreement_digest, run_id, fold: as before.
+        config_digest, agreement_digest, run_id, fold: as in `FactsRequest`.
     """
 
     array_sets: ClassVar[tuple[str, ...]] = ("weights",)
@@ -244,7 +243,7 @@ class TrainRequest(WireMessage):
 
 
 class Metrics(WireMessage):
-    """Aggregates over one set of a site's patients; a number under the site's floors is not there.
+    """Aggregates over one set of a site's patients; a number below the site's thresholds is suppressed (None).
 
     Attributes:
         num_patients, num_events: of the set.
@@ -270,8 +269,8 @@ class TrainReply(Metrics):
     Attributes:
         weights: the whole model by parameter name, also where nothing was trained; with
             `federation.wire=bfloat16_delta` the change of each, as `memamba_core.wire.weight_deltas` writes it.
-        trained: parameter group -> number of patients whose gradient moved it.
-        train_loss: mean loss per patient over the local epochs, if over the floor.
+        trained: parameter group -> number of patients that contributed a gradient to the group.
+        train_loss: mean loss per patient over the local epochs; None below the threshold.
     """
 
     array_sets: ClassVar[tuple[str, ...]] = ("weights", "counts")

@@ -1,7 +1,7 @@
-"""Changes of weights at half the size: what a site learned in a round, rounded to bfloat16.
+"""Weight deltas: the change of the weights in a round, rounded to bfloat16, at half the size of the weights.
 
-The change is sent and not the weights, because bfloat16 keeps three digits: of a change they are enough, of a weight
-that hardly moves they would be coarser than its step. Rounding is to the nearest, ties to even, as torch does it.
+A site sends the change and not the weights, because bfloat16 keeps three digits. For a change they suffice; for a weight
+that hardly moves they would be coarser than its step. Rounding is to the nearest, ties to even, as torch rounds.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ Weights = Mapping[str, npt.NDArray[Any]]
 
 
 def encode_delta(weights: Weights, base: Weights) -> dict[str, npt.NDArray[np.uint16]]:
-    """`weights - base`, each value as the 16 bits of a bfloat16.
+    """Return `weights - base`, each value as the 16 bits of a bfloat16.
 
     Args:
         weights: float32, of the names and shapes of `base`.
@@ -32,22 +32,22 @@ def encode_delta(weights: Weights, base: Weights) -> dict[str, npt.NDArray[np.ui
 
 
 def decode_delta(delta: Weights, base: Weights) -> dict[str, npt.NDArray[np.float32]]:
-    """The float32 weights that a delta leads to.
+    """Return the float32 weights `base + delta`.
 
     Args:
-        delta: of `encode_delta`.
-        base: the same that it was made with.
+        delta: result of `encode_delta`.
+        base: the weights that `encode_delta` subtracted.
 
     Raises:
-        ProtocolError: names, shapes or types are not those of a delta of `base`.
+        ProtocolError: names, shapes or dtypes do not match `base`.
     """
     if set(delta) != set(base):
         first = sorted(set(delta) ^ set(base))[:3]
-        raise ProtocolError(f"a delta with {len(delta)} names, sent {len(base)}; first differences: {first}")
+        raise ProtocolError(f"the delta has {len(delta)} names; expected {len(base)}. First differences: {first}")
     weights = {}
     for name, reference in base.items():
         bits = delta[name]
         if bits.dtype != np.uint16 or bits.shape != reference.shape:
-            raise ProtocolError(f"the delta of {name} is {bits.dtype} {bits.shape}, wanted uint16 {reference.shape}")
+            raise ProtocolError(f"the delta of {name} is {bits.dtype} {bits.shape}; expected uint16 {reference.shape}")
         weights[name] = reference + (bits.astype(np.uint32) << 16).view(np.float32)
     return weights
