@@ -116,7 +116,8 @@ imports: $(READY) ## import-linter: who may import whom
 	$(BIN)/lint-imports
 
 .PHONY: reference
-reference: $(READY) ## write the pages of docs/reference that are made from the code
+reference: $(READY) ## write the schemas and pages of docs/reference that are made from the code
+	$(BIN)/python -m simulation.schemas
 	$(BIN)/python docs/generator
 
 .PHONY: notebook

@@ -92,6 +92,7 @@ def test_the_own_c_index_of_a_site_is_over_its_own_test_patients(monkeypatch):
         num = len(times)
         return Predictions(
             risk=sign * times,
+            hazards_NK=np.ones((num, 2)),
             survival_NK=np.zeros((num, 2)),
             loss=np.zeros(num),
             time_months=times,
@@ -105,25 +106,25 @@ def test_the_own_c_index_of_a_site_is_over_its_own_test_patients(monkeypatch):
     union = predict_fold(None, prepared.cohort.test_cohort(0), None, None)
     everybody = concordance_index(union.risk, union.time_months, union.event)
     assert 0.2 < everybody < 0.8
-    assert {name: line["own_c_index"] for name, line in outcome.sites.items()} == {first: 1.0, second: 0.0}
-    assert [line["c_index"] for line in outcome.sites.values()] == [everybody] * 2
+    assert {name: line.own_c_index for name, line in outcome.sites.items()} == {first: 1.0, second: 0.0}
+    assert [line.c_index for line in outcome.sites.values()] == [everybody] * 2
 
 
 def test_a_site_with_few_comparable_pairs_has_no_c_index_of_its_own():
     outcome = train_local(*Prepared(*GENES_ONLY, "federation.num_rounds=1").arguments())
     assert MIN_PAIRS == 50
-    assert [line["own_c_index"] for line in outcome.sites.values()] == [None] * 4  # three test patients each
-    assert all(line["c_index"] is not None for line in outcome.sites.values())
+    assert [line.own_c_index for line in outcome.sites.values()] == [None] * 4  # three test patients each
+    assert all(line.c_index is not None for line in outcome.sites.values())
 
 
 def test_the_mean_over_sites_is_weighted_by_their_training_patients():
     unequal = ("partition=dirichlet", "partition.alpha=0.5", "data.synthetic.num_patients=80")
     long = ("federation.num_rounds=4", "training.optimizer.learning_rate=0.05")
     outcome = train_local(*Prepared(*GENES_ONLY, *unequal, *long).arguments())
-    lines = [line for line in outcome.sites.values() if line.get("c_index") is not None]
-    sizes = [line["num_patients"] for line in lines]
-    plain = np.mean([line["c_index"] for line in lines])
-    weighted = sum(line["num_patients"] * line["c_index"] for line in lines) / sum(sizes)
+    lines = [line for line in outcome.sites.values() if line.c_index is not None]
+    sizes = [line.num_patients for line in lines]
+    plain = np.mean([line.c_index for line in lines])
+    weighted = sum(line.num_patients * line.c_index for line in lines) / sum(sizes)
     assert abs(weighted - plain) > 1e-3, "the weights matter in this cohort"
     assert outcome.c_index == pytest.approx(weighted, abs=1e-12)
 

@@ -25,17 +25,17 @@ def test_the_largest_epsilon_of_the_sites_is_reported(tmp_path):
             ledger = Ledger(ledger_folder(tmp_path / site), site, plan.delta)
             ledger.charge("run", server_round, plan.step, plan.steps_per_round, max_epsilon=100.0)
     spent = privacy_spent(experiment, SimpleNamespace(sites=ROUNDS), tmp_path)
-    own = spent["epsilon_of_site"]
+    own = spent.epsilon_of_site
     assert list(own) == ["site-01", "site-02", "site-03"]
     assert own["site-01"] < own["site-03"] < own["site-02"]
-    assert spent["epsilon"] == own["site-02"]
+    assert spent.epsilon == own["site-02"]
     of_two = epsilon_in_sites([(plan.step, 3 * plan.steps_per_round)], 2, plan.delta)
-    assert spent["epsilon_in_two_sites"] == pytest.approx(of_two)
-    assert of_two > spent["epsilon"]
+    assert spent.epsilon_in_two_sites == pytest.approx(of_two)
+    assert of_two > spent.epsilon
 
 
 def test_nothing_is_reported_where_nothing_was_charged(tmp_path):
     federation = PrivateFederation(tmp_path)
     spent = privacy_spent(federation.config.experiment, federation.cohort, tmp_path / "empty")
-    assert (spent["epsilon"], spent["epsilon_of_site"]) == (0.0, {})
+    assert (spent.epsilon, spent.epsilon_of_site) == (0.0, {})
     assert privacy_spent(federation.config.experiment, federation.cohort, None) is None
