@@ -126,7 +126,7 @@ def test_bytes_that_are_no_arrays_are_refused(data):
     ids=["an array by itself", "another serialisation", "none"],
 )
 def test_arrays_in_another_form_are_refused(foreign):
-    with pytest.raises(ProtocolError, match="wanted one, with the bytes of safetensors"):
+    with pytest.raises(ProtocolError, match="expected one, with the bytes of a safetensors file"):
         from_records(records(weights=ArrayRecord(foreign)))
 
 
