@@ -1,5 +1,6 @@
 """Checks of requests against the settings of their run: the site's policy was applied to the settings alone."""
 
+from memamba_core.config.agreement import AgreementConfig
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import LimitsConfig
 from memamba_core.config.strategy import FedProxConfig
@@ -7,11 +8,11 @@ from memamba_core.data.agreement import Agreement
 from memamba_core.data.agreement_rules import check_against_settings
 from memamba_core.errors import AgreementError
 from memamba_core.training.checkpoint import count_parameters
-from memamba_core.wire.protocol import Refusal, TrainRequest
+from memamba_core.wire.protocol import Refusal, StatisticsRequest, TrainRequest
 
 from .session import RefusedError
 
-__all__ = ["check_agreement", "check_columns", "check_round"]
+__all__ = ["check_agreement", "check_round", "check_statistics"]
 
 _MAX_GROUPS = 10_000
 
@@ -39,13 +40,28 @@ def check_agreement(experiment: Experiment, agreement: Agreement, limits: Limits
         )
 
 
-def check_columns(columns: tuple[str, ...]) -> None:
-    """Check that statistics are requested once for each column: memory is allocated for every column in the list.
+def check_statistics(config: AgreementConfig, request: StatisticsRequest, *, has_feature_columns: bool) -> None:
+    """Check that statistics are requested only where the settings need them, and once for each column.
+
+    Args:
+        config: time bins and scaling, as in the settings.
+        request: of the coordinator.
+        has_feature_columns: whether the site's features are a slide-level table, which `auto` scales.
 
     Raises:
-        RefusedError: a column is requested twice.
+        RefusedError: the settings say that nothing is requested from data, or a column is requested twice.
     """
-    if len(set(columns)) < len(columns):
+    scales = config.feature_scaling == "zscore" or (config.feature_scaling == "auto" and has_feature_columns)
+    for requested, needed, name in (
+        (request.count_events, config.time_bins == "event_quantiles", "time_bins"),
+        (bool(request.gene_columns), config.gene_scaling == "statistics", "gene_scaling"),
+        (request.scale_features, scales, "feature_scaling"),
+    ):
+        if requested and not needed:
+            raise RefusedError(
+                Refusal.CONFIG, f"statistics are requested that agreement.{name}={getattr(config, name)} does not need"
+            )
+    if len(set(request.gene_columns)) < len(request.gene_columns):  # memory is allocated for every column in the list
         raise RefusedError(Refusal.AGREEMENT_FIELD, "a molecular column is requested twice; expected each once")
 
 

@@ -48,7 +48,7 @@ from memamba_core.wire.weight_deltas import encode_delta
 
 from .model_cache import ModelCache
 from .private_round import train_private_round
-from .request_checks import check_agreement, check_columns, check_round
+from .request_checks import check_agreement, check_round, check_statistics
 from .session import RefusedError, Session, SessionStore
 from .site import Site
 
@@ -103,8 +103,9 @@ class SiteWorker:
         session = self._sessions.get(request.run_id, request.config_digest, request.fold)
         if session.plan is not None:
             raise RefusedError(Refusal.POLICY, "sums over patients do not leave under differential privacy")
-        check_columns(request.gene_columns)
         cohort, thresholds, config = self._training(session), self.site.config.disclosure, session.experiment.agreement
+        has_columns = cohort.features is None or bool(cohort.features.columns)
+        check_statistics(config, request, has_feature_columns=has_columns)
         with_genes = [r for r in cohort.records if cohort.has_genes(r)] if request.gene_columns else []
         with_slides = [r for r in cohort.records if cohort.has_slides(r)] if request.scale_features else []
         genes = ColumnMoments.zeros(len(request.gene_columns))

@@ -32,6 +32,8 @@ GUARDED: Mapping[str, str] = {
     "model.d_state": "<=",
     "model.expand": "<=",
     "model.group_hidden": "<=",
+    "model.mmd_max_tokens": "<=",
+    "model.transport_exact_limit": "<=",
     "agreement.num_bins": "<=",
     "agreement.grid_step_months": ">=",
     "agreement.grid_num_cells": "<=",
@@ -44,7 +46,8 @@ GUARDED: Mapping[str, str] = {
 Crafted weights read single patients through a round with a raised learning rate and clip and without dropout. Momentum,
 and more steps from smaller batches, have the effect of a raised learning rate. `loss.alpha` and `loss.censored_bin`
 leave patients without the event out of the gradient. A finer time grid counts single patients; looser clips and a lower
-floor of the scale let one patient with extreme values dominate a sum."""
+floor of the scale let one patient with extreme values dominate a sum. `mmd_max_tokens` and `transport_exact_limit`
+bound memory and time at the site."""
 
 LARGEST_RATE: Mapping[str, float] = {"adamw": 3e-3}
 """Optimizer -> largest learning rate where a site has no `limits.settings`, of an optimizer that is not the installed
@@ -137,7 +140,7 @@ def _check_bounds(values: Mapping[str, Any], rules: Sequence[SettingRule]) -> It
 
 def _check_guarded(changed: Mapping[str, Any], installed: Experiment) -> Iterator[str]:
     limits, rate = installed.flat(), "federation.optimizer.learning_rate"
-    optimizer = changed.get("federation.optimizer.name")
+    optimizer = str(changed.get("federation.optimizer.name"))
     if optimizer in LARGEST_RATE:
         changed = {rate: limits[rate], **changed}  # the installed rate, too, means more with another optimizer
         limits[rate] = LARGEST_RATE[optimizer]

@@ -83,9 +83,11 @@ class Coordinator:
             )
         )
 
-    def statistics(self, worker, columns):
+    def statistics(self, worker, columns, *, count_events=True, scale_features=False):
         return worker.statistics(
-            StatisticsRequest(gene_columns=columns, scale_features=False, count_events=True, **self._base)
+            StatisticsRequest(
+                gene_columns=columns, scale_features=scale_features, count_events=count_events, **self._base
+            )
         )
 
     def agree(self, worker, **changes):
@@ -171,6 +173,27 @@ def test_gene_groups_that_the_settings_do_not_have_are_refused(worker, federatio
     coordinator = Coordinator(federation.config.experiment.model_copy(update={"agreement": kinds}), agreement)
     coordinator.facts(worker)
     assert refused(coordinator.agree, worker) is Refusal.CONFIG
+
+
+@pytest.mark.parametrize(
+    ("settings", "columns", "count_events", "scale_features"),
+    [
+        ({"time_bins": "public"}, False, True, False),
+        ({"gene_scaling": "public"}, True, False, False),
+        ({"feature_scaling": "none"}, False, False, True),
+        ({}, False, False, True),  # `auto`, and the site has bags of patches
+    ],
+)
+def test_statistics_that_the_settings_do_not_need_are_refused(
+    worker, federation, agreement, settings, columns, count_events, scale_features
+):
+    config = federation.config.experiment.agreement.model_copy(update=settings)
+    coordinator = Coordinator(federation.config.experiment.model_copy(update={"agreement": config}), agreement)
+    coordinator.facts(worker)
+    names = agreement.gene_columns if columns else ()
+    changes = {"count_events": count_events, "scale_features": scale_features}
+    assert refused(coordinator.statistics, worker, names, **changes) is Refusal.CONFIG
+    assert coordinator.statistics(worker, (), count_events=False).events == {}
 
 
 # Past the limits
