@@ -56,7 +56,7 @@ def train_private_round(
         model: with the weights of the request; trained in place.
 
     Raises:
-        RefusedError: the round is not part of the plan, or exceeds the budget.
+        RefusedError: the round exceeds the budget.
         TamperedLogError: the ledger was edited, truncated or replaced by an older one.
     """
     from memamba_core.training.dp_training import train_dp_round  # Opacus is an extra
@@ -64,8 +64,6 @@ def train_private_round(
     config, policy = site.config, site.config.privacy
     assert policy is not None, "the site's policy was checked when the run was opened"
     assert config.state is not None
-    if not 1 <= request.server_round <= plan.num_rounds:
-        raise RefusedError(Refusal.MESSAGE, f"server_round is {request.server_round}; expected 1 to {plan.num_rounds}")
     ledger = Ledger(ledger_folder(config.state), site.name, policy.delta)
     _check_against_answers(ledger, folder.parent)
     kept = folder / f"round-{request.server_round:05d}.npz"

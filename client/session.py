@@ -91,11 +91,15 @@ class SessionStore:
     def open(self, request: FactsRequest) -> Session:
         """Parse the run's settings, check them against this site's policy, and store them.
 
+        An earlier agreement of the run is deleted: it was checked with the settings of then. The handshake sends one.
+
         Raises:
             RefusedError: the version differs, the settings are invalid, or the site's policy does not allow them.
         """
         session = self._begin(request)
         self._session = session
+        if (folder := self.folder(request.run_id)) is not None:
+            (folder / "agreement.json").unlink(missing_ok=True)
         self._write(request.run_id, "facts.json", request.model_dump_json())
         return session
 

@@ -26,7 +26,7 @@ from memamba_core.model import MEMamba
 from memamba_core.privacy.disclosure import disclose_metrics, may_disclose_outcomes, suppress_below
 from memamba_core.survival.concordance import count_pairs
 from memamba_core.survival.histogram import risk_time_histogram
-from memamba_core.training.checkpoint import Checkpoint, code_digest, count_parameters, save_checkpoint, weights_of
+from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint, weights_of
 from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import Predictions, Span, predict, resolve_device, train
 from memamba_core.wire.protocol import (
@@ -48,6 +48,7 @@ from memamba_core.wire.weight_deltas import encode_delta
 
 from .model_cache import ModelCache
 from .private_round import train_private_round
+from .request_checks import check_agreement, check_round, check_statistics
 from .session import RefusedError, Session, SessionStore
 from .site import Site
 
@@ -103,6 +104,8 @@ class SiteWorker:
         if session.plan is not None:
             raise RefusedError(Refusal.POLICY, "sums over patients do not leave under differential privacy")
         cohort, thresholds, config = self._training(session), self.site.config.disclosure, session.experiment.agreement
+        has_columns = cohort.features is None or bool(cohort.features.columns)
+        check_statistics(config, request, has_feature_columns=has_columns)
         with_genes = [r for r in cohort.records if cohort.has_genes(r)] if request.gene_columns else []
         with_slides = [r for r in cohort.records if cohort.has_slides(r)] if request.scale_features else []
         genes = ColumnMoments.zeros(len(request.gene_columns))
@@ -126,24 +129,16 @@ class SiteWorker:
         """Check the federation's agreement against the site's data and store it.
 
         Raises:
-            RefusedError: the agreement does not fit the data, or its digest does not match its content.
+            RefusedError: the agreement does not fit the data or the settings, or its digest does not match its content.
         """
         session = self._sessions.get(request.run_id, request.config_digest, request.fold)
         agreement = Agreement.from_json(request.agreement, request.scaling)
         if agreement.digest() != request.agreement_digest:
             raise RefusedError(Refusal.AGREEMENT, "the digest of the agreement does not match its content")
-        self._check_size(session, agreement)
+        check_agreement(session.experiment, agreement, self.site.config.limits)
         session = self._sessions.agree(session, agreement)
         self._dataset(session, "test")  # checks columns and widths now, not in the first round
         return AgreementReply(agreement_digest=agreement.digest())
-
-    def _check_size(self, session: Session, agreement: Agreement) -> None:
-        """Check the number of parameters before memory for them is allocated."""
-        num, most = count_parameters(session.experiment, agreement), self.site.config.limits.max_parameters
-        if num > most:
-            raise RefusedError(
-                Refusal.POLICY, f"the model has {num} parameters; expected at most limits.max_parameters={most}"
-            )
 
     def train(self, request: TrainRequest) -> TrainReply:
         """Evaluate the received weights, train from them, and return weights with counts per parameter group.
@@ -153,6 +148,7 @@ class SiteWorker:
                 that is not finite.
         """
         session = self._sessions.get(request.run_id, request.config_digest, request.fold, request.agreement_digest)
+        check_round(session.experiment, request)
         reply = self._train(session, request)
         if session.experiment.federation.wire == "bfloat16_delta":
             return reply.model_copy(update={"weights": encode_delta(reply.weights, request.weights)})

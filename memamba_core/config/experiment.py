@@ -8,7 +8,6 @@ refuses what its own policy does not allow. Settings of one machine (paths, devi
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -25,6 +24,7 @@ from memamba_core.errors import ConfigError
 __all__ = ["Experiment", "settings_digest"]
 
 _MAX_JSON = 65_536
+_MAX_REASON = 2_000  # characters of an error text: thousands of unknown keys would fill the site's log
 
 
 class Experiment(Settings):
@@ -115,7 +115,13 @@ class Experiment(Settings):
             raise ConfigError("the settings are not JSON") from None
         if not isinstance(values, dict):
             raise ConfigError(f"the settings are a {type(values).__name__}; expected an object")
-        experiment = cls.parse(values, "received settings")
+        try:
+            experiment = cls.parse(values, "received settings")
+        except RecursionError:
+            raise ConfigError("the settings are nested too deeply") from None
+        except ConfigError as error:
+            reason = str(error)
+            raise ConfigError(reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]}...") from None
         if experiment.to_json() != text:
             raise ConfigError("the settings are not canonical JSON of an experiment: a setting is missing or rewritten")
         return experiment
@@ -125,23 +131,24 @@ class Experiment(Settings):
         return dict(_flat(self.model_dump()))
 
     def differences(self, other: "Experiment") -> dict[str, Any]:
-        """Return each setting (dotted name) in which this experiment differs from another, with its value here."""
-        theirs = other.flat()
-        return {name: value for name, value in self.flat().items() if name not in theirs or theirs[name] != value}
+        """Return each setting (dotted name) in which this experiment differs from another, with its value here.
+
+        Values are compared as they are written: -0.0 differs from 0.0, because the digests differ.
+        """
+        theirs = {name: repr(value) for name, value in other.flat().items()}
+        return {name: value for name, value in self.flat().items() if theirs.get(name) != repr(value)}
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the settings in canonical JSON."""
-        return _digest(self)
+        """SHA-256 (hex) over the settings in canonical JSON.
+
+        It is not cached by the experiment: experiments with 0.0 and -0.0 are equal, and their digests are not.
+        """
+        return settings_digest(self.model_dump(mode="json"))
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
     """Return the SHA-256 (hex) over settings as JSON has them, whichever version wrote them."""
     return hashlib.sha256(_canonical(settings).encode()).hexdigest()
-
-
-@cache
-def _digest(experiment: Experiment) -> str:
-    return settings_digest(experiment.model_dump(mode="json"))
 
 
 def _canonical(settings: Mapping[str, Any]) -> str:

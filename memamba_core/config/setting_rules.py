@@ -1,8 +1,7 @@
 """`limits.settings` of a `site.yaml`: in which settings a run may differ from the site's installed defaults.
 
-Without such a list, a run may choose any setting, with one exception: settings that make a round reveal more of single
-patients (learning rate, gradient clip, dropout, size of the model) may move away from the installed default in the
-harmless direction only.
+Without such a list, a run may choose any setting, with one exception: settings that make a run reveal more of single
+patients (`GUARDED`) may move away from the installed default in the harmless direction only.
 """
 
 import math
@@ -14,14 +13,18 @@ from typing import Any, Self
 from memamba_core.config.base import setting_names
 from memamba_core.config.experiment import Experiment
 
-__all__ = ["GUARDED", "SettingRule", "check_differences"]
+__all__ = ["GUARDED", "LARGEST_RATE", "SettingRule", "check_differences"]
 
 _NAME = r"\*|[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*"
 _RULE = re.compile(rf"(?P<name>{_NAME})\s*(?:(?P<relation><=|>=)\s*(?P<bound>[-+0-9.eE]+))?")
 
 GUARDED: Mapping[str, str] = {
     "federation.optimizer.learning_rate": "<=",
+    "federation.optimizer.momentum": "<=",
     "training.gradient_clip": "<=",
+    "training.batch_size": ">=",
+    "training.loss.alpha": "<=",
+    "training.loss.censored_bin": "==",
     "model.dropout": ">=",
     "model.d_model": "<=",
     "model.num_layers": "<=",
@@ -29,9 +32,27 @@ GUARDED: Mapping[str, str] = {
     "model.d_state": "<=",
     "model.expand": "<=",
     "model.group_hidden": "<=",
+    "model.mmd_max_tokens": "<=",
+    "model.transport_exact_limit": "<=",
+    "agreement.num_bins": "<=",
+    "agreement.grid_step_months": ">=",
+    "agreement.grid_num_cells": "<=",
+    "agreement.gene_statistics_clip": "<=",
+    "agreement.gene_scale_floor": ">=",
+    "agreement.scaled_clip": "<=",
 }
-"""Setting -> direction in which it may leave the installed default where a site has no `limits.settings`. Crafted
-weights read single patients through a round with a raised learning rate and clip and without dropout."""
+"""Setting -> direction in which it may leave the installed default where a site has no `limits.settings`; `==`: none.
+
+Crafted weights read single patients through a round with a raised learning rate and clip and without dropout. Momentum,
+and more steps from smaller batches, have the effect of a raised learning rate. `loss.alpha` and `loss.censored_bin`
+leave patients without the event out of the gradient. A finer time grid counts single patients; looser clips and a lower
+floor of the scale let one patient with extreme values dominate a sum. `mmd_max_tokens` and `transport_exact_limit`
+bound memory and time at the site."""
+
+LARGEST_RATE: Mapping[str, float] = {"adamw": 3e-3}
+"""Optimizer -> largest learning rate where a site has no `limits.settings`, of an optimizer that is not the installed
+default: the rate in its file of the group `federation`. AdamW moves each weight by the rate, whatever the gradient
+clip is."""
 
 
 @dataclass(frozen=True)
@@ -85,43 +106,55 @@ class SettingRule:
         return value <= self.bound if self.relation == "<=" else value >= self.bound
 
     def __str__(self) -> str:
-        return f"{self.name}{self.relation}{self.bound:g}" if self.relation else self.name
+        return f"{self.name}{self.relation}{self.bound!r}" if self.relation else self.name
 
 
 def check_differences(experiment: Experiment, installed: Experiment, rules: Sequence[SettingRule] | None) -> list[str]:
     """Return one sentence for each setting in which a run may not differ from the installed defaults.
 
-    Every difference counts, whichever way it was written: one setting, or the file of a group.
+    Every difference counts, whichever way it was written: one setting, or the file of a group. A bound also holds for a
+    setting that does not differ: the bound can be tighter than the installed default.
 
     Args:
         experiment: of the run.
         installed: what this site composes without overrides.
-        rules: the site's `limits.settings`; None applies `GUARDED`.
+        rules: the site's `limits.settings`; None applies `GUARDED` and `LARGEST_RATE`.
     """
     changed = experiment.differences(installed)
     if rules is None:
         return list(_check_guarded(changed, installed))
-    return list(_check_rules(changed, rules))
+    return [*_check_allowed(changed, rules), *_check_bounds(experiment.flat(), rules)]
 
 
-def _check_rules(changed: Mapping[str, Any], rules: Sequence[SettingRule]) -> Iterator[str]:
+def _check_allowed(changed: Mapping[str, Any], rules: Sequence[SettingRule]) -> Iterator[str]:
     for setting, value in changed.items():
-        own = [rule for rule in rules if rule.covers(setting)]
-        if not own:
+        if not any(rule.covers(setting) for rule in rules):
             yield f"{setting}={_show(value)} differs from the installed default and is not in limits.settings"
-        for rule in own:
-            if not rule.allows(value):
-                yield f"{setting}={_show(value)} is outside {rule} of limits.settings"
+
+
+def _check_bounds(values: Mapping[str, Any], rules: Sequence[SettingRule]) -> Iterator[str]:
+    for rule in rules:
+        if rule.relation and rule.name in values and not rule.allows(values[rule.name]):
+            yield f"{rule.name}={_show(values[rule.name])} is outside {rule} of limits.settings"
 
 
 def _check_guarded(changed: Mapping[str, Any], installed: Experiment) -> Iterator[str]:
-    defaults = installed.flat()
+    limits, rate = installed.flat(), "federation.optimizer.learning_rate"
+    optimizer = str(changed.get("federation.optimizer.name"))
+    if optimizer in LARGEST_RATE:
+        changed = {rate: limits[rate], **changed}  # the installed rate, too, means more with another optimizer
+        limits[rate] = LARGEST_RATE[optimizer]
     for setting, relation in GUARDED.items():
-        if setting in changed and not SettingRule(setting, relation, defaults[setting]).allows(changed[setting]):
-            yield (
-                f"{setting}={_show(changed[setting])}; without limits.settings it must be {relation} "
-                f"{defaults[setting]:g}, the installed default"
-            )
+        if setting not in changed or setting not in limits:
+            continue
+        value, limit = changed[setting], limits[setting]
+        whose = (
+            f"the largest for {optimizer}" if setting == rate and optimizer in LARGEST_RATE else "the installed default"
+        )
+        if relation == "==":
+            yield f"{setting}={_show(value)}; without limits.settings it must be {limit}, {whose}"
+        elif not SettingRule(setting, relation, limit).allows(value):
+            yield f"{setting}={_show(value)}; without limits.settings it must be {relation} {limit:g}, {whose}"
 
 
 def _show(value: Any) -> str:

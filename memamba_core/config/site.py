@@ -148,9 +148,11 @@ class LimitsConfig(Settings):
     """Most parameters of a model that this site trains."""
     settings: tuple[str, ...] | None = None
     """Settings in which a run may differ from the installed defaults: a setting (`federation.num_rounds`), a group
-    (`federation` allows all of its settings), `*` for all, or a setting with a bound (`training.gradient_clip<=1.0`).
-    Absent: any setting, but learning rate, gradient clip, dropout and size of the model may leave the installed default
-    in the harmless direction only (lower rate, clip and size, more dropout)."""
+    (`federation` allows all of its settings), `*` for all, or a setting with a bound (`training.gradient_clip<=1.0`),
+    which also holds where a run does not differ. Absent: any setting, but those that make a run reveal more of single
+    patients may leave the installed default in the harmless direction only: learning rate, momentum, gradient clip,
+    batch size, dropout, size of the model and of its fusion, time bins and grid, clips and scale floor of the
+    agreement, and the loss of patients without the event (`memamba_core.config.setting_rules.GUARDED`)."""
 
     @field_validator("settings")
     @classmethod

@@ -1,8 +1,8 @@
 """The loop over patients: loss, optimizer, schedule, precision."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from memamba_core.config.base import Settings
 
@@ -31,6 +31,17 @@ class _Optimizer(Settings):
     """Weight decay, decoupled for AdamW. `A_log`, `D`, biases and norms have none."""
     skip_weight_decay: float = Field(0.3, ge=0)
     """Weight decay of the linear skip alone."""
+
+    @model_validator(mode="after")
+    def _decay_shrinks(self) -> Self:
+        """Refuse a decay that turns weights around: each step would multiply them, and with them earlier gradients."""
+        largest = max(self.weight_decay, self.skip_weight_decay)
+        if self.learning_rate * largest > 1:
+            raise ValueError(
+                f"learning_rate x weight decay is {self.learning_rate * largest:g}; expected at most 1, because a "
+                "larger product makes weights grow"
+            )
+        return self
 
 
 class AdamWConfig(_Optimizer):

@@ -62,6 +62,8 @@ class Agreement:
                 raise AgreementError(f"{name} has shape {array.shape}, expected one of the lengths {sorted(allowed)}")
             if not np.isfinite(array).all() or (name.endswith("scale") and (array <= 0).any()):
                 raise AgreementError(f"{name} holds values that are not finite, or a scale that is not positive")
+        if len(set(self.gene_columns)) < len(self.gene_columns):
+            raise AgreementError("gene_columns names a column twice; expected each column once")
         if self.feature_center.shape != self.feature_scale.shape:
             lengths = f"{len(self.feature_center)} and {len(self.feature_scale)}"
             raise AgreementError(

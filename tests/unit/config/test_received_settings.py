@@ -84,6 +84,33 @@ def test_hostile_settings_are_refused_and_hydra_never_sees_them(text, monkeypatc
     assert "\n" not in str(caught.value)
 
 
+def test_thousands_of_unknown_keys_do_not_fill_the_log():
+    values = json.loads(HONEST)
+    values["model"] |= {f"{number:04x}": 0 for number in range(5_000)}
+    with pytest.raises(ConfigError) as caught:
+        Experiment.from_json(json.dumps(values, sort_keys=True, separators=(",", ":")))
+    assert len(str(caught.value)) < 2_100
+
+
+@pytest.mark.parametrize("depth", range(900, 1000, 3))
+def test_any_depth_is_refused_by_a_configuration_error(depth):
+    with pytest.raises(ConfigError):
+        Experiment.from_json(HONEST.replace('"seed":0', f'"seed":{"[" * depth}{"]" * depth}'))
+
+
+def test_a_weight_decay_that_makes_weights_grow_is_refused():
+    """Each further step would multiply the first gradient, past the bounds on learning rate and gradient clip."""
+    text = HONEST.replace('"learning_rate":0.3,"momentum":0.0,"name":"sgd","skip_weight_decay":0.0', "X")
+    assert text != HONEST
+    for decay, accepted in ((3.0, True), (4.0, False), (1e300, False)):
+        rewritten = f'"learning_rate":0.3,"momentum":0.0,"name":"sgd","skip_weight_decay":{json.dumps(decay)}'
+        if accepted:
+            assert Experiment.from_json(text.replace("X", rewritten)).federation.optimizer.skip_weight_decay == decay
+        else:
+            with pytest.raises(ConfigError, match="expected at most 1"):
+                Experiment.from_json(text.replace("X", rewritten))
+
+
 def test_honest_settings_are_read():
     assert Experiment.from_json(HONEST) == Experiment() == compose_experiment()
 
