@@ -57,7 +57,7 @@ class PatientPredictions:
     modalities: tuple[tuple[str, ...], ...]
     case_ids: tuple[str, ...] = field(repr=False)
 
-    def survival_at(self, months: float | Sequence[float]) -> npt.NDArray[np.float64]:
+    def survival_at(self, months: float | Sequence[float | int]) -> npt.NDArray[np.float64]:
         """Return the probability of survival to given months.
 
         Between two edges the hazard rate is taken as constant (`memamba_core.survival.interpolation.survival_at`).

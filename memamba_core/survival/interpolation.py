@@ -9,7 +9,7 @@ __all__ = ["survival_at"]
 
 
 def survival_at(
-    survival_BK: Float[np.ndarray, "B K"], edges: Sequence[float], months: float | Sequence[float]
+    survival_BK: Float[np.ndarray, "B K"], edges: Sequence[float], months: float | Sequence[float | int]
 ) -> Float[np.ndarray, "*B"]:
     """Interpolate survival between the inner edges of the time bins.
 

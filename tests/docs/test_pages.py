@@ -103,6 +103,7 @@ SCHEMAS = {
 }
 
 
+@pytest.mark.ci_slow
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_a_file_for_the_hosting_platform_fits_its_schema(schema):
     files = [str(path) for pattern in SCHEMAS[schema] for path in REPOSITORY.glob(pattern)]

@@ -68,7 +68,7 @@ def everything_disclosed(folder, num_patients, caplog):
         result = run_federation(
             federation.grid(), federation.run(), signatures=federation.cohort.signatures, journal=journal
         )
-    rounds = [dataclasses.replace(record, seconds=0.0) for record in result.rounds]
+    rounds = [record.model_copy(update={"seconds": 0.0}) for record in result.rounds]
     log = [r.getMessage() for r in caplog.records if r.name.startswith(("server", "client", "memamba_core"))]
     checkpoint = journal.read()
     assert checkpoint is not None

@@ -111,6 +111,7 @@ def test_a_library_user_can_make_them_before_torch_is_imported():
     assert _run(_LIBRARY.format(keys=_SET)) == "2000 1"
 
 
+@pytest.mark.ci_slow
 def test_worker_processes_make_them():
     assert _run(_WORKER) == "[True] 1"
 
@@ -126,6 +127,7 @@ def test_what_a_person_has_set_stays(chosen, found):
     assert _run(_COMMAND.format(keys=_SET, package="client"), **chosen) == found
 
 
+@pytest.mark.ci_slow
 def test_imports_and_scans_change_nothing_of_the_process():
     """No environment variable, no thread setting; freed 48 MiB go back to the system, as by default."""
     made, threads, faults = _run(_IMPORTS).rsplit(" ", 2)

@@ -1,6 +1,7 @@
 """The YAML files: each composes, none says anything else than the models by surprise."""
 
 import re
+from typing import Annotated
 
 import pytest
 import yaml

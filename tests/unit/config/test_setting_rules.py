@@ -49,6 +49,7 @@ def test_a_list_of_rules_allows_what_it_names_and_nothing_else(overrides, texts,
     assert [sentence.partition("=")[0] for sentence in said] == refused
 
 
+@pytest.mark.ci_slow
 @pytest.mark.parametrize("group", ["model", "federation", "strategy", "privacy", "training", "agreement"])
 def test_a_file_of_a_group_gets_past_no_rule(group):
     for option in config_groups()[group]:
