@@ -72,7 +72,7 @@ test-slow: $(READY) ## all slow tests
 	$(PYTEST) -m 'slow or ci_slow' $(ARGS)
 
 .PHONY: test-faults
-test-faults: $(READY) ## coordinator and hospitals as real processes: what is killed, missing, full or hostile
+test-faults: $(READY) ## coordinator and sites as real processes that are killed, missing, full or hostile
 	$(PYTEST) --dist loadfile -m 'slow or ci_slow' \
 	  tests/coordinator tests/site tests/system/test_mutual_tls.py $(ARGS)
 

@@ -1,9 +1,9 @@
-"""Settings: frozen, closed, checked models, and how they are composed (`compose`).
+"""Settings: frozen, closed, checked models, and their composition (`compose`).
 
-`experiment` is made of `agreement`, `model`, `training`, `federation`, `strategy` and `privacy`, one for each folder of
-`configs/` by that name; `site` is a hospital, `coordinator` the coordinating site, `simulation` a machine that plays
-all of them.
+`experiment` holds `agreement`, `model`, `training`, `federation`, `strategy` and `privacy`; each has a folder of that
+name in `configs/`. `site` describes a site, `coordinator` the coordinator, `simulation` one machine that plays both, and
+`setting_rules` what a run may change at a site.
 
-Hydra reads the YAML under `configs/` and the command line; what comes out of `compose` is one of the frozen models
-here, and no Hydra type goes further.
+Hydra reads the YAML under `configs/` and the command line. `compose` returns one of the frozen models of this package,
+and no Hydra type leaves it.
 """

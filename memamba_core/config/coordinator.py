@@ -69,7 +69,7 @@ class CoordinatorConfig(Settings):
     @classmethod
     def _usable(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
         if not addresses:
-            raise ValueError("at least one host name or IP address is needed, by which hospitals reach this machine")
+            raise ValueError("addresses is empty; expected at least one host name or IP address by which sites reach this machine")
         checked = tuple(check_address(address) for address in addresses)
         if len(set(checked)) < len(checked):
             raise ValueError(f"one address is given twice: {', '.join(checked)}")
@@ -87,7 +87,7 @@ class CoordinatorConfig(Settings):
     def _two_listeners(self) -> Self:
         on_loopback = self.listen_host in (*_EVERYWHERE, "127.0.0.1", "::1")
         if on_loopback and self.public_listener[1] == self.loopback_port:
-            raise ValueError(f"loopback_port={self.loopback_port} is the port on which hospitals are awaited, too")
+            raise ValueError(f"loopback_port={self.loopback_port} is also the port on which sites connect; choose another port")
         return self
 
     @property
@@ -141,7 +141,7 @@ class RunSettings(Settings):
             raise ValueError("resume takes name, fold and signatures from the interrupted run; leave them out")
         if self.sites is not None:
             if not self.sites or len(set(self.sites)) < len(self.sites):
-                raise ValueError(f"sites must name hospitals, each once; got {','.join(self.sites) or 'none'}")
+                raise ValueError(f"sites is {','.join(self.sites) or 'empty'}; expected names of sites, each once")
             if self.min_sites is not None and self.min_sites > len(self.sites):
                 raise ValueError(f"min_sites={self.min_sites}, but only {len(self.sites)} sites are named")
         return self
