@@ -69,7 +69,7 @@ class CoordinatorConfig(Settings):
     @classmethod
     def _usable(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
         if not addresses:
-            raise ValueError("addresses is empty; expected at least one host name or IP address by which sites reach this machine")
+            raise ValueError("addresses is empty; expected a host name or IP address by which sites connect")
         checked = tuple(check_address(address) for address in addresses)
         if len(set(checked)) < len(checked):
             raise ValueError(f"one address is given twice: {', '.join(checked)}")
@@ -87,7 +87,7 @@ class CoordinatorConfig(Settings):
     def _two_listeners(self) -> Self:
         on_loopback = self.listen_host in (*_EVERYWHERE, "127.0.0.1", "::1")
         if on_loopback and self.public_listener[1] == self.loopback_port:
-            raise ValueError(f"loopback_port={self.loopback_port} is also the port on which sites connect; choose another port")
+            raise ValueError(f"loopback_port={self.loopback_port} is also the port for sites; choose another one")
         return self
 
     @property
