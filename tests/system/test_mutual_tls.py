@@ -84,7 +84,7 @@ def nginx(source, folder, port, changes):
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
     """Create certificates by the commands of the page; site and coordinator share one folder here."""
-    page = (REPOSITORY / "docs" / "deployment.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "how_to" / "deployment.md").read_text(encoding="utf-8")
     commands = re.findall(r"^\$ (openssl (?:[^\\\n]|\\\n)*)", page, re.MULTILINE)
     folder = tmp_path_factory.mktemp("certificates")
     (folder / "keys").mkdir()
