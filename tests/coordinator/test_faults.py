@@ -132,7 +132,7 @@ def test_a_run_without_enough_sites_ends_and_says_who_is_missing(federation):
     federation.server("enroll", "late", federation.root / "late-keys" / "node.pub")
     said = federation.server("run", *run_of(federation, "few", "wait_s=20"), code=ExitCode.UNFINISHED)
     assert "3 of 4 sites are connected" in said
-    assert "not connected: late" in said
+    assert "Not connected: late" in said
     assert "resume=few" in said
     federation.server("run", "resume=few", "wait_s=20", "min_sites=3")
     federation.server("remove", "late")
