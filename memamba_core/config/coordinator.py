@@ -69,7 +69,7 @@ class CoordinatorConfig(Settings):
     @classmethod
     def _usable(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
         if not addresses:
-            raise ValueError("addresses is empty; expected a host name or IP address by which sites connect")
+            raise ValueError("addresses is empty; expected at least one host name or IP address for sites")
         checked = tuple(check_address(address) for address in addresses)
         if len(set(checked)) < len(checked):
             raise ValueError(f"one address is given twice: {', '.join(checked)}")
