@@ -1,4 +1,4 @@
-"""Exceptions of this project, all of them.
+"""All exceptions of this project.
 
 ::
 
@@ -24,12 +24,12 @@
     └── client.session.RefusedError         a site refuses a request
 
 `client.session.RefusedError` is defined at the site, because it holds a `Refusal` of `memamba_core.wire`, a layer above
-this module. Three exceptions are no errors but control flow of one process: `client.interrupts.StopRequested`,
-`client.interrupts.TaskLost` and `client.interrupts.TimeOver` leave the work of the main thread in the middle. They
-derive from `BaseException`, so that no `except Exception` of a library swallows them.
+this module. Three exceptions are control flow of one process and not errors: `client.interrupts.StopRequested`,
+`client.interrupts.TaskLost` and `client.interrupts.TimeOver` cancel the work of the main thread. They derive from
+`BaseException`, so that no `except Exception` of a library swallows them.
 
-A message says what was got, what is expected and what to do. It is shown to the person who runs the program on that
-machine. A message may name a file, a column or a patient; therefore no message is ever sent to another site, which gets
+A message names the received value, the expected value and the remedy. The program shows the message to the person who
+runs it. A message may name a file, a column or a patient; therefore no message is sent to the other side, which gets
 the fixed text of a `memamba_core.wire.protocol.Refusal` instead.
 """
 
@@ -117,7 +117,7 @@ class FolderBusyError(MemambaError, RuntimeError):
 
 
 class FederationError(MemambaError, RuntimeError):
-    """The federation stopped early, for example for too few answers; it can be resumed."""
+    """The federation stopped early, for example for too few replies; it can be resumed."""
 
 
 class SuperLinkLostError(MemambaError, ConnectionError):

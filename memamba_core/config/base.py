@@ -1,4 +1,4 @@
-"""The base of every settings class, and how its complaints are put to a person."""
+"""Base of every settings class, and readable error texts for invalid settings."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -54,10 +54,10 @@ def read_yaml(path: Path, wanted: str) -> dict[str, Any]:
 
     Args:
         path: of the file.
-        wanted: what it should be and where one comes from, for the error text.
+        wanted: the expected kind of file and its origin, for the error text.
 
     Raises:
-        ConfigError: the file is absent, cannot be read, is not YAML, or holds something else than keys and values.
+        ConfigError: the file is absent, cannot be read, is not YAML, or holds anything but keys and values.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; wanted {wanted}")
@@ -94,7 +94,7 @@ def setting_names(cls: type[Settings], prefix: str = "") -> Iterator[str]:
 
 
 def _explain(cls: type[Settings], error: Any) -> str:
-    """Return one sentence for one complaint of pydantic: the dotted key, what was got, what is expected."""
+    """Return one sentence for one error of pydantic: the dotted key, the received value, the expected value."""
     key, tag, kinds = _locate(cls, error["loc"])
     group, _, name = key.rpartition(".")
     if error["type"] == "extra_forbidden":
@@ -113,7 +113,7 @@ def _explain(cls: type[Settings], error: Any) -> str:
         return f"{key}.name is {'missing' if got is None else repr(got)}; expected one of {tags}"
     message = error["msg"].removeprefix("Value error, ")
     got = error["input"]
-    if isinstance(got, Mapping | Settings):  # a check across fields: the sentence says it all
+    if isinstance(got, Mapping | Settings):  # a check across fields: its sentence is complete
         return f"{key}: {message}" if key else message
     if error["type"] == "tuple_type":
         return f"{key}: got {got!r}, wanted a list, [a,b] or []"
@@ -121,7 +121,7 @@ def _explain(cls: type[Settings], error: Any) -> str:
 
 
 def _locate(cls: type[Settings], location: tuple[int | str, ...]) -> tuple[str, str | None, tuple[type[Settings], ...]]:
-    """Find what pydantic's location names.
+    """Resolve pydantic's location of an error.
 
     Returns:
         The dotted key; the kind that was chosen where the key lies inside a choice of kinds; and the settings classes
@@ -146,7 +146,7 @@ def _locate(cls: type[Settings], location: tuple[int | str, ...]) -> tuple[str, 
 
 
 def _tags(cls: type[Settings], key: str) -> str:
-    """Return the kinds that may stand at a key."""
+    """Return the kinds that a key accepts."""
     kinds: tuple[type[Settings], ...] = (cls,)
     for part in key.split("."):
         kinds = settings_in(kinds[0].model_fields[part].annotation)

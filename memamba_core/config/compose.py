@@ -1,8 +1,8 @@
-"""Hydra in, frozen settings out: `configs/` and overrides become `Experiment` or `SimulationConfig`.
+"""Composition of settings with Hydra: `configs/` and overrides become `Experiment` or `SimulationConfig`.
 
-The only file that knows Hydra and OmegaConf, which are imported when something is composed. An override is
-`key=value` (`federation.num_rounds=50`) or `group=file` (`model=genomics`). The YAML files show what people
-change; every other setting can be overridden too, because the models and not the files say what exists.
+Only this file imports Hydra and OmegaConf, and only when settings are composed. An override is `key=value`
+(`federation.num_rounds=50`) or `group=file` (`model=genomics`). The YAML files show what people change; every other
+setting can be overridden too, because the models and not the files say what exists.
 
 Settings are composed once, on the machine of the person who begins a run. Over the network they travel as validated
 JSON (`Experiment.to_json`): Hydra never reads text that another machine sent.
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 HYDRA_VERSION_BASE = "1.3"
-"""Behaviour of Hydra that is relied on. The same wherever Hydra is started: it keeps one for the process."""
+"""Version of Hydra's behaviour. Every start of Hydra uses the same, because Hydra keeps one for the process."""
 
 _HYDRA = threading.Lock()  # Hydra keeps its state in process-wide singletons
 
 _OVERRIDE = re.compile(r"(?P<sign>~|\+\+?)?(?P<key>[A-Za-z_][\w.]*)=")
 _FOLDER_OVERRIDE = re.compile(r"(?P<key>output_dir|resume)=(?P<value>(?!null$|['\"])[^$]+)")
-_SOURCE = "settings"  # of what is parsed here, for error texts: YAML and overrides together
+_SOURCE = "settings"  # source in error texts: YAML and overrides together
 
 
 def config_folder() -> Path:
@@ -156,7 +156,7 @@ def expand_sweep(overrides: Sequence[str], config_dir: Path | None = None) -> li
 
 
 def hydra_overrides(overrides: Sequence[str]) -> list[str]:
-    """Rewrite overrides for Hydra, so that settings which no YAML file shows can be given too.
+    """Rewrite overrides for Hydra, so that settings absent from the YAML files can be given too.
 
     Hydra refuses a key that the composed YAML does not have. Here the models say which keys exist, so
     `key=value` becomes `++key=value`, and an unknown key reaches the model, which names the known ones. A
@@ -181,7 +181,7 @@ def _nearest(key: str) -> str:
 
 
 def _simulation(values: dict[str, Any]) -> SimulationConfig:
-    """Sort the flat settings of a simulation into those of the experiment and its own, and check both."""
+    """Separate the settings of the experiment from those of the simulation, and check both."""
     values.pop("hydra", None)
     own = set(SimulationConfig.model_fields) - {"experiment"}
     known = own | set(Experiment.model_fields)
@@ -222,7 +222,7 @@ def _composed(config_name: str, words: Sequence[str]) -> Any:
 def _hydra_session(
     config_name: str, overrides: Sequence[str], config_dir: Path | None, *, sweep: bool = False
 ) -> Iterator[list[str]]:
-    """Check the words, start a Hydra that finds the folders, and yield the words as Hydra must get them."""
+    """Check the overrides, start Hydra with the folders, and yield the overrides in the form that Hydra accepts."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -275,7 +275,7 @@ def _quote(text: str) -> str:
 
 @contextmanager
 def _hydra_of_our_own(folder: Path) -> Iterator[None]:
-    """Start a Hydra that finds `folder`, one thread at a time; restore an outer Hydra afterwards."""
+    """Start Hydra with the files of `folder`, one thread at a time; restore an outer Hydra afterwards."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 

@@ -1,4 +1,4 @@
-"""The coordinating site: `coordinator.yaml` (where it is reached and listens), and who takes part in one run."""
+"""Settings of the coordinator: `coordinator.yaml` (addresses and ports), and the settings of one run."""
 
 import ipaddress
 import re
@@ -14,7 +14,7 @@ from memamba_core.errors import ConfigError
 __all__ = ["CoordinatorConfig", "RunName", "RunSettings", "check_address", "load_coordinator_config"]
 
 RunName = Name
-"""Of a run and its folder: letters, digits, `-`, `_`, `.`."""
+"""Name of a run and of its folder: letters, digits, `-`, `_`, `.`."""
 
 _LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -28,7 +28,7 @@ def check_address(address: str) -> str:
         The host name in small letters, or the IP address in its usual form.
 
     Raises:
-        ValueError: saying what was got and what is wanted.
+        ValueError: the address is neither; the text names the received and the expected form.
     """
     if "://" in address or "/" in address:
         raise ValueError(f"got {address!r}: wanted a bare host name or IP address, without https:// or a path")
@@ -102,7 +102,7 @@ class CoordinatorConfig(Settings):
             host: one of `addresses`; None: the first.
 
         Raises:
-            ConfigError: it is another one, for which the server has no certificate.
+            ConfigError: `host` is not one of `addresses`, so the certificate does not name it.
         """
         try:
             chosen = self.addresses[0] if host is None else check_address(host)

@@ -1,4 +1,4 @@
-"""The experiment: everything that all sites of a federation must do alike.
+"""The experiment: every setting that is the same at all sites of a federation.
 
 The coordinator sends these settings as canonical JSON, and their digest with every message. A site parses them and
 refuses what its own policy does not allow. Settings of one machine (paths, devices, limits) are in `site` and
@@ -28,7 +28,7 @@ _MAX_REASON = 2_000  # characters of an error text: thousands of unknown keys wo
 
 
 class Experiment(Settings):
-    """All that sites and coordinator do alike, under one digest."""
+    """Settings common to sites and coordinator, under one digest."""
 
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of initialisation, order and dropout. Randomness is f(seed, site name, round, purpose)."""
@@ -41,7 +41,7 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _private_in_everything(self) -> Self:
-        """Under differential privacy nothing else may be made from patients, and steps are what noise was made for."""
+        """Refuse settings that disclose more than noisy weights, or whose steps differ from those the noise is for."""
         if self.privacy.name == "none":
             return self
         broken = [reason for is_broken, reason in self._reasons_against_privacy() if is_broken]
@@ -79,10 +79,10 @@ class Experiment(Settings):
         )
 
     def check_number_of_sites(self, number: int) -> None:
-        """See before anything is asked that so many sites can be enough.
+        """Check that this number of sites can be enough, before any request is sent.
 
         Raises:
-            ConfigError: a round needs more answers than there are sites.
+            ConfigError: a round needs more replies than there are sites.
         """
         sites = f"there {'are' if number != 1 else 'is'} {number} site{'s' * (number != 1)}"
         if self.federation.min_results > number:
@@ -104,8 +104,8 @@ class Experiment(Settings):
         """Read settings that another machine sent.
 
         Raises:
-            ConfigError: the text is too long, is not JSON, is not canonical, or holds something else than every setting
-                of an experiment.
+            ConfigError: the text is too long, is not JSON, is not canonical, lacks a setting of an experiment, or
+                holds anything else.
         """
         if len(text) > _MAX_JSON:
             raise ConfigError(f"the settings have {len(text)} characters; expected at most {_MAX_JSON}")
@@ -147,7 +147,7 @@ class Experiment(Settings):
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Return the SHA-256 (hex) over settings as JSON has them, whichever version wrote them."""
+    """Return the SHA-256 (hex) over settings in JSON types, also over settings that another version wrote."""
     return hashlib.sha256(_canonical(settings).encode()).hexdigest()
 
 

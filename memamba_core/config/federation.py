@@ -1,4 +1,4 @@
-"""Rounds: how many, what the sites do in one, how long they are waited for."""
+"""Rounds: their number, the work of a site in a round, and the longest waits for replies."""
 
 from typing import Literal, Self
 
@@ -11,7 +11,7 @@ __all__ = ["FederationConfig"]
 
 
 class FederationConfig(Settings):
-    """Rounds, and what the sites do in one."""
+    """Rounds, and the work of a site in a round."""
 
     num_rounds: int = Field(20, ge=1, le=10_000)
     """Number of training rounds."""

@@ -1,6 +1,6 @@
-"""The shape of ME-Mamba, and how it is computed.
+"""Shape and computation of ME-Mamba.
 
-docs/explanation/model.md says what is the paper's and what is this project's.
+docs/explanation/model.md marks which parts are the paper's and which are this project's.
 """
 
 from typing import Literal, Self
@@ -18,7 +18,7 @@ _UNBALANCED_EPSILON = 0.003
 
 
 class ModelConfig(Settings):
-    """One ME-Mamba."""
+    """Shape and computation of one ME-Mamba model."""
 
     experts: tuple[ExpertName, ...] = ("pathology", "genomics", "synergistic")
     """Experts to build; leaving one out is an ablation. Synergistic needs the other two."""

@@ -16,7 +16,7 @@ from memamba_core.errors import ConfigError
 __all__ = ["MANIFEST_VERSION", "DeploymentManifest", "RunManifest", "explain_damaged_manifest"]
 
 MANIFEST_VERSION = 2
-"""Form of the file, which changes when settings of an older version mean something else. Version 0.1.0 wrote none."""
+"""Version of the file, raised when the meaning of a setting changes. Version 0.1.0 of the software wrote none."""
 
 
 class RunManifest(Settings):
@@ -56,7 +56,7 @@ class DeploymentManifest(RunManifest):
     """Settings of a federation over a network; `settings` are those of the experiment."""
 
     sites: tuple[SiteName, ...]
-    """Sites that are asked."""
+    """Sites that receive requests."""
     fold: int = Field(ge=-1)
     signatures: Path | None
     """Table of gene groups, as an absolute path."""
@@ -81,7 +81,7 @@ class DeploymentManifest(RunManifest):
 
 @contextmanager
 def explain_damaged_manifest() -> Iterator[None]:
-    """Add to an error in the file of a run what a person can do about it."""
+    """Add the remedy to an error about the file of a run."""
     try:
         yield
     except ConfigError as error:

@@ -46,7 +46,7 @@ GUARDED: Mapping[str, str] = {
 Crafted weights read single patients through a round with a raised learning rate and clip and without dropout. Momentum,
 and more steps from smaller batches, have the effect of a raised learning rate. `loss.alpha` and `loss.censored_bin`
 leave patients without the event out of the gradient. A finer time grid counts single patients; looser clips and a lower
-floor of the scale let one patient with extreme values dominate a sum. `mmd_max_tokens` and `transport_exact_limit`
+`gene_scale_floor` let one patient with extreme values dominate a sum. `mmd_max_tokens` and `transport_exact_limit`
 bound memory and time at the site."""
 
 LARGEST_RATE: Mapping[str, float] = {"adamw": 3e-3}
@@ -142,7 +142,7 @@ def _check_guarded(changed: Mapping[str, Any], installed: Experiment) -> Iterato
     limits, rate = installed.flat(), "federation.optimizer.learning_rate"
     optimizer = str(changed.get("federation.optimizer.name"))
     if optimizer in LARGEST_RATE:
-        changed = {rate: limits[rate], **changed}  # the installed rate, too, means more with another optimizer
+        changed = {rate: limits[rate], **changed}  # even the installed rate has another effect with another optimizer
         limits[rate] = LARGEST_RATE[optimizer]
     for setting, relation in GUARDED.items():
         if setting not in changed or setting not in limits:

@@ -29,7 +29,7 @@ MACHINE_SETTINGS = ("workers", "threads", "device")
 
 
 class SyntheticConfig(Settings):
-    """A generated cohort with planted risk, of which the best reachable C-index is known."""
+    """A generated cohort with planted risk, and a known best reachable C-index."""
 
     num_patients: int = Field(480, ge=20)
     """Patients of all sites together."""
@@ -125,7 +125,7 @@ class RegionPartition(Settings):
 
 
 class IIDPartition(Settings):
-    """Patients dealt out at random: sites alike, the easiest case."""
+    """Patients assigned to sites at random: the sites are alike, the easiest case."""
 
     name: Literal["iid"] = "iid"
     num_sites: int = Field(ge=1)
@@ -150,7 +150,7 @@ PartitionConfig = Annotated[
 
 
 class AttacksConfig(Settings):
-    """Attacks on the product's own answers (docs/explanation/privacy.md)."""
+    """Attacks on the replies of the sites and on the final model (docs/explanation/privacy.md)."""
 
     names: tuple[Literal["membership", "canary", "inversion"], ...] = Field(
         ("membership", "canary", "inversion"), min_length=1
@@ -171,7 +171,7 @@ class AttacksConfig(Settings):
 
 
 class SimulatedDisclosure(DisclosureConfig):
-    """Thresholds in a simulation: permissive, because nothing leaves this machine. Each can be set by itself."""
+    """Thresholds in a simulation: permissive, because nothing leaves this machine. Each can be set separately."""
 
     min_patients: int = Field(1, ge=1)
     min_events: int = Field(0, ge=0)

@@ -35,7 +35,7 @@ def _check_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
-"""Of what has a folder of that name: letters, digits, `-`, `_`, `.`."""
+"""Name that is also the name of a folder: letters, digits, `-`, `_`, `.`."""
 SiteName = Name
 """Name of a site, as enrolled: letters, digits, `-`, `_`, `.`."""
 
@@ -47,7 +47,7 @@ def _check_device(name: str) -> str:
 
 
 Device = Annotated[str, AfterValidator(_check_device)]
-"""Device of the computation. The presence of a GPU is checked when it is used."""
+"""Device of the computation. The presence of a GPU is checked when the device is used."""
 
 
 class ClinicalTable(Settings):
@@ -69,8 +69,8 @@ class ClinicalTable(Settings):
     event_means: Literal["happened", "censored"] = "happened"
     """Meaning of a 1 in that column. `censored` is the coding of MCAT's `censorship` column."""
     tss: str | None = None
-    """Column of the tissue source site or hospital, if the table has one, by which a simulation partitions the cohort;
-    read as text of at most 40 letters, digits, `-`, `_` (leading zeros stay, and `NA` is a code)."""
+    """Column of the tissue source site or institution, if the table has one. A simulation partitions the cohort by this
+    column; read as text of at most 40 letters, digits, `-`, `_` (leading zeros stay, and `NA` is a code)."""
 
 
 class GenomicsTable(Settings):
@@ -206,7 +206,7 @@ class CoordinatorAddress(Settings):
 
 
 class SiteConfig(Settings):
-    """One site."""
+    """Data, machine and limits of one site."""
 
     name: SiteName
     """Name as enrolled: at most 64 letters, digits, `-`, `_`, `.`; starts with a letter or digit."""

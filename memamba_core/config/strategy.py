@@ -36,7 +36,7 @@ STRATEGY_NAMES: tuple[StrategyName, ...] = (
 class _Strategy(Settings):
     @property
     def min_answers(self) -> int:
-        """Fewest answers that a round needs."""
+        """Fewest replies that a round needs."""
         return 1
 
 
@@ -111,9 +111,9 @@ class KrumConfig(_Strategy):
 
     @property
     def min_answers(self) -> int:
-        """Fewest answers that a round needs: 2f + 3 for f hostile sites (Blanchard et al. 2017), 1 for none.
+        """Fewest replies that a round needs: 2f + 3 for f hostile sites (Blanchard et al. 2017), 1 for none.
 
-        With f + 2 answers or fewer, no update has a neighbour to be compared with, and the first site in alphabetical
+        With f + 2 replies or fewer, no update has a neighbour to be compared with, and the first site in alphabetical
         order would become the model.
         """
         return 2 * self.num_malicious_sites + 3 if self.num_malicious_sites else 1

@@ -24,7 +24,7 @@ def hazard_layer(config: ModelConfig, spec: InputSpec) -> nn.Linear:
 
 
 class PathologyBranch(nn.Module):
-    """Bag -> tokens -> expert, and a small head of its own if it is trained together with the fused one.
+    """Bag -> tokens -> expert, and a separate small head if the settings train one together with the fused head.
 
     Slide-level vectors may have an additional linear path, as genes have: they are a table, and few patients have them.
     """

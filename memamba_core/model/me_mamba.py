@@ -30,7 +30,7 @@ class ModelOutput:
         logits_BK: logits of the hazards of the K time bins, in the order of the patients.
         mmd: fusion loss, mean over all patients of the batch. A patient who lacks a modality counts as 0.
         transport_cost: <plan, cost>, averaged in the same way.
-        expert_logits: for each unimodal expert with a head of its own, the positions in the batch of the patients
+        expert_logits: for each unimodal expert with a separate head, the positions in the batch of the patients
             with its modality, and their logits.
     """
 
@@ -234,7 +234,7 @@ def build_model(config: ModelConfig, spec: InputSpec, *, seed: int, expert_heads
         config: the model's settings.
         spec: sizes and groups that the sites agreed on.
         seed: seed of all initial weights.
-        expert_heads: give each unimodal expert a small head of its own (for `loss.expert_weight`).
+        expert_heads: give each unimodal expert a separate small head (for `loss.expert_weight`).
 
     Raises:
         ConfigError: the settings name no expert whose inputs the sites have.

@@ -1,7 +1,7 @@
 """Maximum mean discrepancy (MMD): a distance between the distributions of two sets of tokens.
 
-The abstract of ME-Mamba (arXiv 2509.16900) says that its fusion loss is an MMD. Between which tokens and with which
-kernel is this project's choice.
+The abstract of ME-Mamba (arXiv 2509.16900) says that its fusion loss is an MMD. The choice of tokens and of the
+kernel is this project's.
 """
 
 from typing import Final

@@ -62,7 +62,7 @@ class SynergisticExpert(nn.Module):
     def _fusion_loss(self, patch_tokens_BPD: Tensor, gene_tokens_BGD: Tensor, plan_BPG: Tensor) -> Tensor:
         """Compute the squared MMD between patch tokens and gene tokens.
 
-        Carried tokens would not do in place of patch tokens: the plan has just pulled them towards the gene tokens.
+        Carried tokens cannot replace the patch tokens: the plan has just pulled them towards the gene tokens.
         The cost grows with the square of the number of tokens, so at most `mmd_max_tokens` patch tokens take part.
         """
         batch, num_patches, width = patch_tokens_BPD.shape

@@ -98,7 +98,7 @@ def _by_accountant(mechanism: str, spent: _Spent, **options: Any) -> float:
     accountant = create_accountant(mechanism)
     accountant.history = [(step.noise_multiplier, step.sampling_rate, count) for step, count in spent]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it suggests orders of divergence with a tighter bound
+        warnings.simplefilter("ignore", UserWarning)  # the warning suggests orders of divergence with a tighter bound
         return float(accountant.get_epsilon(**options))
 
 

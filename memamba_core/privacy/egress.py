@@ -1,4 +1,4 @@
-"""Log of all answers of a site: one line per answer, on the disk before the answer leaves.
+"""Log of all replies and refusals of a site: one line each, on the disk before the message leaves.
 
 The file is a chained log (`chained_log`) without a key, so that anyone with a copy can verify it.
 """
@@ -20,12 +20,12 @@ __all__ = ["EgressLog", "EgressRecord", "describe_answer", "describe_refusal"]
 
 @dataclass(frozen=True)
 class EgressRecord:
-    """One answer to the coordinator.
+    """One reply or refusal to the coordinator.
 
     Attributes:
         time: UTC, ISO 8601.
-        run_id: of the coordinator; empty if the request had no valid one.
-        phase: of the request; its message type if the protocol has no such phase.
+        run_id: name of the run; empty if the request had no valid name.
+        phase: phase of the request; the message type if the protocol has no such phase.
         server_round: from 1; 0 outside of training.
         kind: class in `memamba_core.wire.protocol`, or `Refusal`.
         fields: names of the fields; for a set of arrays its name and the number of arrays.
@@ -57,7 +57,7 @@ class EgressLog:
         self._log = ChainedLog(self.path)
 
     def append(self, record: EgressRecord) -> None:
-        """Write a line and wait until it is on the disk. Only then may the answer leave.
+        """Write a line and wait until it is on the disk. Only then may the message leave.
 
         Raises:
             OSError: the line could not be written, for example because the disk is full.
@@ -76,9 +76,9 @@ class EgressLog:
 
 
 def describe_answer(payload: Payload, *, run_id: str, phase: str, server_round: int, kind: str) -> EgressRecord:
-    """Build the record of an answer of the protocol.
+    """Build the record of a reply.
 
-    Its digest is SHA-256 over the fields as canonical JSON and over name, dtype, shape and bytes of each array.
+    The digest is SHA-256 over the fields as canonical JSON and over name, dtype, shape and bytes of each array.
     """
     fields = (*payload.fields, *(f"{name} ({len(arrays)} arrays)" for name, arrays in payload.arrays.items()))
     return EgressRecord(_now(), run_id, phase, server_round, kind, fields, "", *_size_and_digest(payload))

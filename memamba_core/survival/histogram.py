@@ -17,8 +17,8 @@ Error from the cells, on simulated cohorts of 600 patients with K = 4 (a test ho
   *rises*: with 6-month cells by 0.002 where the median survival is 200 months, by 0.005 at 90, by 0.015 at 30
   and by 0.03 at 12. State this error wherever you compare it with an exact index.
 
-A single site's histogram is not a safe aggregate: most of its patients are alone in their cell. Sum the histograms
-before anybody reads them, only above the sites' thresholds or inside a secure sum.
+A single site's histogram is not a safe aggregate: most of its patients are alone in their cell. A site sends its
+histogram only above its thresholds; read the sum over the sites, not a single histogram.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Trained models on disk: weights as safetensors, and a JSON file with all that using them needs. No pickle."""
+"""Trained models on disk: weights as safetensors, and a JSON file with everything needed to use them. No pickle."""
 
 import hashlib
 import json

@@ -1,7 +1,7 @@
 """Training loop over patients: a batch is a list of patients; gradients accumulate over its parts (`batches`).
 
 Pooled training, a site alone and a site of a federation all call `train`; they differ in the part of the run that
-they cover (`Span`) and in the proximal term. Only differential privacy has a loop of its own (`dp_training`).
+they cover (`Span`) and in the proximal term. Only differential privacy has a separate loop (`dp_training`).
 """
 
 import logging

@@ -117,10 +117,10 @@ class FactsRequest(WireMessage):
 
     Attributes:
         protocol: protocol number of the coordinator.
-        package: its package version.
+        package: package version of the coordinator.
         run_id: name of this run, for logs and the site's state folder.
         settings: the validated experiment as canonical JSON (`Experiment.to_json`).
-        config_digest: SHA-256 over it.
+        config_digest: SHA-256 over `settings`.
         fold: test fold of this run; -1 trains on every patient.
     """
 
@@ -143,7 +143,7 @@ class FactsReply(WireMessage):
         feature_columns: names of the columns of a slide-level table; empty for patch bags.
         feature_families: family of each of those columns; empty where a row is one token.
         gene_columns: names of the molecular columns.
-        size_band: lower end of the band (`SIZE_BANDS`) of its training patients.
+        size_band: lower end of the band (`SIZE_BANDS`) of the site's training patients.
         pathology_band, genomics_band: the same for patients with that modality.
         num_patients, num_events: exact, only at or above the site's thresholds.
     """
@@ -187,8 +187,8 @@ class StatisticsReply(WireMessage):
     Attributes:
         genes: `count`, `mean`, `m2` per gene column (float64), of transformed and clipped values; `m2` is the sum of
             squared deviations from `mean` (Chan et al. 1983), so that sites can be added up without cancellation.
-        features: the same per feature column, empty if not asked.
-        events: `event` and `censored`, int64 counts per cell of the coarse time grid; empty if not asked.
+        features: the same per feature column, empty if not requested.
+        events: `event` and `censored`, int64 counts per cell of the coarse time grid; empty if not requested.
     """
 
     array_sets: ClassVar[tuple[str, ...]] = ("genes", "features", "events")
@@ -203,7 +203,7 @@ class AgreementRequest(WireMessage):
     Attributes:
         run_id, config_digest, fold: as in `FactsRequest`.
         agreement: `memamba_core.data.agreement.Agreement` as canonical JSON, without the scaling.
-        agreement_digest: SHA-256 over it and the scaling.
+        agreement_digest: SHA-256 over `agreement` and the scaling.
         scaling: `gene-center`, `gene-scale`, `feature-center`, `feature-scale` (float64; empty where unused).
     """
 

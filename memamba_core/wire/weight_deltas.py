@@ -1,7 +1,7 @@
 """Weight deltas: the change of the weights in a round, rounded to bfloat16, at half the size of the weights.
 
-A site sends the change and not the weights, because bfloat16 keeps three digits. They suffice for a change; for a
-weight that hardly moves they would be coarser than its step. Rounding is to the nearest, ties to even, as torch rounds.
+A site sends the change and not the weights, because bfloat16 keeps three digits. Three digits suffice for a change; for
+a weight that hardly moves, they would be coarser than the step. Rounding is to the nearest, ties to even, as in torch.
 """
 
 from collections.abc import Mapping

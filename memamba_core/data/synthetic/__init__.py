@@ -1,1 +1,1 @@
-"""Generated cohorts with planted risk, of which the best reachable C-index is known."""
+"""Generated cohorts with planted risk and a known best reachable C-index."""

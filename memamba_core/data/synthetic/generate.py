@@ -197,7 +197,7 @@ def _site_sizes(num_patients: int, num_sites: int) -> npt.NDArray[np.int64]:
 
 
 def _draw_missing(config: SyntheticConfig, rng: np.random.Generator) -> tuple[BoolArray, BoolArray]:
-    """Draw who has genes and who has slides: exactly the configured shares (rounded), at least one for each patient."""
+    """Draw the presence of genes and slides: exactly the configured shares (rounded), at least one for each patient."""
     order = rng.permutation(config.num_patients)
     num_without_genes = round(config.missing_genes * config.num_patients)
     num_without_slides = min(round(config.missing_slides * config.num_patients), len(order) - num_without_genes)

@@ -98,8 +98,8 @@ def draw_slides(
     """Draw the slides of all patients.
 
     The planted kinds depend on `config.risk`. `correspondence`: six kinds with the same share in all patients; each
-    looks active or at rest, by a fair coin of its own, along one direction that all kinds have in common. `order`: one
-    kind with the same share in all patients, clustered or scattered. Otherwise: one kind whose share differs; half of
+    looks active or at rest, by an independent fair coin, along one direction common to all kinds. `order`: one kind
+    with the same share in all patients, clustered or scattered. Otherwise: one kind whose share differs; half of
     the patients are above `rare_fraction`, half below, and rounding to whole patches moves no patient to the other
     side: the sign of the score, which the XOR needs, is fair and can be read from the bag.
     """
