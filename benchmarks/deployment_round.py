@@ -42,7 +42,7 @@ from federation_overhead import MODEL, SiteDouble, build_app
 from rich.console import Console
 from rich.table import Table
 
-from client.connection import Link
+from client.connection import Connection
 from client.executor import Executor
 from client.flower.tasks import NodeTasks
 from client.interrupts import Interrupts
@@ -211,7 +211,7 @@ def be_a_site(folder: Path, ca: Path, port: int) -> None:
     keys, listen, ended = SiteKeys(folder), ("127.0.0.1", port), threading.Event()
     site = SiteDouble(folder.name, work=0.0)
     interrupts = Interrupts()
-    thread = threading.Thread(target=Link(coordinator, keys, listen, ended).run)
+    thread = threading.Thread(target=Connection(coordinator, keys, listen, ended).run)
     thread.start()
     tasks = NodeTasks(f"127.0.0.1:{port}", keys.load_secret())
     Executor(tasks, build_app(lambda _context: site), EgressLog(folder), interrupts, 3600.0).run()
