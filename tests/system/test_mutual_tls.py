@@ -169,7 +169,7 @@ def test_a_site_with_a_certificate_takes_part_in_a_run(gate, certificates, tmp_p
         settings = yaml.safe_load((exported / "site.yaml").read_text(encoding="utf-8"))
         settings["data"]["root"] = str(exported)
         settings["disclosure"] = THRESHOLDS
-        settings["limits"] = {**settings.get("limits", {}), "settings": ["model"]}  # larger than the default model
+        settings["limits"] = {**settings.get("limits", {}), "settings": ["*"]}  # also a larger model
         settings["coordinator"] = {
             "address": f"localhost:{port}",
             "ca": str(federation / "pki" / "ca.crt"),
