@@ -151,7 +151,7 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
     except (FederationError, AgreementError) as error:
         if not plan.has_begun:
             raise
-        raise FederationError(f"{error}. Then run: flower-server run resume={plan.run.run_id}") from error
+        raise FederationError(f"{error}. When that is mended: flower-server run resume={plan.run.run_id}") from error
     except KeyboardInterrupt:
         if not plan.has_begun:
             raise

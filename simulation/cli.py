@@ -19,7 +19,7 @@ from memamba_core.config.compose import (
     expand_sweep,
     render_settings,
 )
-from memamba_core.config.run_manifest import RunManifest, explain_damaged_manifest
+from memamba_core.config.run_manifest import RunManifest, explain_damaged_manifest, manifest_path
 from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
 from memamba_core.errors import ConfigError, MemambaError
 from memamba_core.wire.versions import version_line
@@ -156,6 +156,10 @@ def _dispatch(words: Sequence[str]) -> int:
     arguments = _parse(words)
     overrides, config_dir = tuple(arguments.overrides), arguments.config_dir
     if arguments.cfg:
+        if any(override.startswith("resume=") for override in overrides):
+            raise ConfigError(
+                "--cfg shows what would be composed; the settings of a run to resume are in settings.json"
+            )
         print(render_settings("audit" if arguments.command == "audit" else "simulate", overrides, config_dir), end="")
         return 0
     record = (*([f"{_CONFIG_DIR}{config_dir.resolve()}"] if config_dir else []), *overrides)
@@ -271,11 +275,9 @@ def _settings_of(config: SimulationConfig, overrides: tuple[str, ...]) -> tuple[
             f"resume takes its settings from {folder}; besides it only {', '.join(MACHINE_SETTINGS)} may be given, got "
             f"{' '.join(refused)}"
         )
-    path = folder / "settings.json"
-    if not path.is_file():
-        raise ConfigError(f"resume={folder}: no settings.json there; name the output folder of an interrupted run")
-    before = RunManifest.read(path)
+    before = RunManifest.read(manifest_path(folder))
     machine = {name: getattr(config, name) for name in MACHINE_SETTINGS}
     with explain_damaged_manifest():
-        settings = SimulationConfig.parse({**before.settings, **machine, "resume": folder}, str(path))
+        source = str(manifest_path(folder))
+        settings = SimulationConfig.parse({**before.settings, **machine, "resume": folder}, source)
     return settings, before.overrides

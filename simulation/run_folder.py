@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from memamba_core.config.run_manifest import MANIFEST_VERSION, RunManifest
+from memamba_core.config.run_manifest import MANIFEST_VERSION, RunManifest, manifest_path
 from memamba_core.config.simulation import MACHINE_SETTINGS, SimulationConfig
 from memamba_core.errors import ConfigError
 from server.results import write_json
@@ -22,11 +22,7 @@ def open_run_folder(config: SimulationConfig, overrides: Sequence[str]) -> Path:
         manifest = {"manifest": MANIFEST_VERSION, "overrides": list(overrides), "settings": settings}
         write_json(folder / "settings.json", manifest)
         return folder
-    path = config.resume / "settings.json"
-    if not path.is_file():
-        raise ConfigError(
-            f"resume={config.resume}: no settings.json there; name the output folder of an interrupted run"
-        )
+    path = manifest_path(config.resume)
     before = RunManifest.read(path).settings
     changed = sorted(key for key in settings.keys() | before.keys() if settings.get(key) != before.get(key))
     if changed:

@@ -13,6 +13,7 @@ from memamba_core.errors import ConfigError
 __all__ = ["Settings", "read_yaml", "setting_names", "settings_in"]
 
 
+_RENAMED = {"limits.overrides": "limits.settings"}  # since version 0.1.0
 _NUMBERS = (int, float, int | None, float | None)
 
 
@@ -59,6 +60,8 @@ def read_yaml(path: Path, wanted: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is absent, cannot be read, is not YAML, or holds anything but keys and values.
     """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name the file in it: {wanted}")
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; wanted {wanted}")
     try:
@@ -100,7 +103,8 @@ def _explain(cls: type[Settings], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         if tag is None:
             known = sorted(kinds[0].model_fields)
-            nearest = get_close_matches(name, known, 1, cutoff=0.8)
+            renamed = _RENAMED.get(key)
+            nearest = [renamed] if renamed else get_close_matches(name, known, 1, cutoff=0.8)
             hint = f"; nearest is {nearest[0]}" if nearest else ""
             return f"unknown setting {key!r}{hint}; known here: {', '.join(known)}"
         others = [f"{group}={k.model_fields['name'].default}" for k in kinds if name in k.model_fields]

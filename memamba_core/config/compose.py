@@ -176,7 +176,8 @@ def hydra_overrides(overrides: Sequence[str]) -> list[str]:
 def _nearest(key: str) -> str:
     """Suggest settings of the experiment with the same last word, or nearly the same name."""
     settings = sorted(setting_names(Experiment))
-    nearest = [s for s in settings if s.endswith(f".{key}")] or get_close_matches(key, settings, cutoff=0.9)
+    groups = [*SimulationConfig.model_fields, *Experiment.model_fields]
+    nearest = [s for s in settings if s.endswith(f".{key}")] or get_close_matches(key, [*settings, *groups], cutoff=0.8)
     return f"; nearest {'is' if len(nearest) == 1 else 'are'} {', '.join(nearest)}" if nearest else ""
 
 
@@ -238,7 +239,8 @@ def _hydra_session(
     for override, quoted in zip(overrides, _quoted(overrides), strict=True):
         if "=" not in override and not override.startswith("~"):
             raise ConfigError(
-                f"got {override!r}; wanted key=value (federation.num_rounds=20) or group=file (model=genomics)"
+                f"got {override!r}; wanted key=value (federation.num_rounds=20) or group=file (model=genomics), or one "
+                "of the commands that --help lists"
             )
         if override.lstrip("+~").startswith("hydra"):
             raise ConfigError(f"{override!r} configures Hydra, which has no effect here; leave it out")

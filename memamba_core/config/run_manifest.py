@@ -13,7 +13,7 @@ from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import SiteName
 from memamba_core.errors import ConfigError
 
-__all__ = ["MANIFEST_VERSION", "DeploymentManifest", "RunManifest", "explain_damaged_manifest"]
+__all__ = ["MANIFEST_VERSION", "DeploymentManifest", "RunManifest", "explain_damaged_manifest", "manifest_path"]
 
 MANIFEST_VERSION = 2
 """Version of the file, raised when the meaning of a setting changes. Version 0.1.0 of the software wrote none."""
@@ -48,6 +48,8 @@ class RunManifest(Settings):
                 f"{path}: this run was begun by another version of this software (0.1.0 or a later release with other "
                 "settings) and cannot be resumed by this one; finish it with that version, or begin a new run"
             )
+        if "config_digest" in values and "config_digest" not in cls.model_fields:
+            raise ConfigError(f"{path}: this run belongs to flower-server; resume it by `flower-server run resume=...`")
         with explain_damaged_manifest():
             return cls.parse(values, str(path))
 
@@ -77,6 +79,20 @@ class DeploymentManifest(RunManifest):
             if experiment.digest() != self.config_digest:
                 raise ConfigError(f"{source}: the settings do not have the digest in the file")
         return experiment
+
+
+def manifest_path(folder: Path) -> Path:
+    """Return the path of `settings.json` in the folder of an interrupted run.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if folder.is_file():
+        raise ConfigError(f"resume={folder} is a file; name its folder, {folder.parent}")
+    path = folder / "settings.json"
+    if not path.is_file():
+        raise ConfigError(f"resume={folder}: no settings.json there; name the output folder of an interrupted run")
+    return path
 
 
 @contextmanager

@@ -156,7 +156,12 @@ def _ask_enrolled(grid: Grid, run: Run, timeout: float, enrolled: Mapping[str, i
                 0, f"its name is {quote(reply.site)}; expected {name}. Correct name in its site.yaml"
             )
     if not facts:
-        raise FederationError("no site gave a usable answer. " + _list_failures(failures))
+        raise FederationError(
+            "no site gave a usable answer. "
+            + _list_failures(failures)
+            + ". The log of a site names the reason; settings "
+            "that a site refuses need a new run"
+        )
     return dict(enrolled), facts, failures
 
 

@@ -164,7 +164,7 @@ def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, pu
     assert (code, said) == (ExitCode.UNFINISHED, "error: the SuperLink does not start\n")
     monkeypatch.setattr("server.deployment.run_deployment", partial(fails, begin=True))
     code, said = call("run", "name=first", "agreement.gene_groups=kind")
-    assert said == "error: the SuperLink does not start. Then run: flower-server run resume=first\n"
+    assert said == "error: the SuperLink does not start. When that is mended: flower-server run resume=first\n"
 
 
 @pytest.mark.parametrize(
