@@ -182,6 +182,32 @@ def test_a_run_that_version_0_1_0_began_is_not_resumed(here, monkeypatch, capsys
     assert line.endswith("finish it with that version, or begin a new run")
 
 
+def test_a_run_of_the_coordinator_is_named_as_one(here, monkeypatch, capsys):
+    (here / "out").mkdir()
+    deployed = {**MANIFEST, "sites": ["a"], "fold": 0, "signatures": None, "config_digest": "0" * 64}
+    (here / "out" / "settings.json").write_text(json.dumps(deployed))
+    assert call(monkeypatch, "resume=out") == 2
+    assert "this run belongs to flower-server" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["resume=out/settings.json"], "resume=out/settings.json is a file; name its folder, out"),
+        (["--cfg", "job", "resume=out"], "the settings of a run to resume are in settings.json"),
+        (["federaton.num_rounds=3"], "unknown setting 'federaton'; nearest is federation"),
+        (["audit=membership"], "unknown setting 'audit'"),
+        (["audits"], "or one of the commands that --help lists"),
+    ],
+)
+def test_what_a_newcomer_types_gets_a_hint(here, monkeypatch, capsys, arguments, words):
+    (here / "out").mkdir()
+    (here / "out" / "settings.json").write_text(json.dumps(MANIFEST))
+    assert call(monkeypatch, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
 @pytest.mark.ci_slow
 def test_what_a_fold_finished_is_damaged(here, monkeypatch, capsys):
     assert call(monkeypatch, *tiny(*GENES_ONLY), "output_dir=out") == 0

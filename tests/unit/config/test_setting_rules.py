@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from memamba_core.config.compose import compose_experiment, config_groups
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.setting_rules import GUARDED, LARGEST_RATE, SettingRule, check_differences
-from memamba_core.config.site import LimitsConfig
+from memamba_core.config.site import LimitsConfig, SiteConfig
 from memamba_core.errors import ConfigError
 
 INSTALLED = Experiment()
@@ -159,3 +159,8 @@ def test_zero_with_a_sign_is_a_difference():
 @pytest.mark.parametrize("value", ["0.1", None, True, (1, 2)])
 def test_a_value_that_is_no_number_lies_within_no_bound(value):
     assert not SettingRule.parse("model.dropout<=1").allows(value)
+
+
+def test_the_name_of_version_0_1_0_leads_to_todays():
+    with pytest.raises(ConfigError, match=r"unknown setting 'limits\.overrides'; nearest is limits\.settings"):
+        SiteConfig.parse({"name": "a", "data": {}, "limits": {"overrides": []}}, "site.yaml")
