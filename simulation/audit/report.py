@@ -7,7 +7,7 @@ from .records import AuditReport, MembershipReport
 __all__ = ["findings", "table"]
 
 _WHO = {"all": "all patients", "event": "patients with the event", "censored": "censored patients"}
-_ATTACKS = {"loss": "loss threshold", "lira": "likelihood ratio (LiRA)"}
+_ATTACKS = {"loss": "loss threshold", "lira": "likelihood ratio, LiRA"}
 _SHORT_WHO = {"all": "all", "event": "with event", "censored": "censored"}
 _SHORT = {"loss": "loss", "lira": "LiRA"}
 _CLEARLY = 3.0

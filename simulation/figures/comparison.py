@@ -38,7 +38,7 @@ def draw_comparison(path: Path, table: Mapping[str, Sequence[float | None]], ora
     num_folds = max((len(values) for values in table.values()), default=0)
     with figure_file(path, max(4.8, 1.6 + 1.35 * len(methods)), 4.0) as figure:
         axes = figure.subplots()
-        for fold in range(num_folds):
+        for fold in range(num_folds if num_folds > 1 else 0):  # a single line would look like a course over methods
             points = [table[method][fold] if fold < len(table[method]) else None for method in methods]
             axes.plot(range(len(methods)), with_gaps(points), color=FAINT, linewidth=0.9, zorder=1)
         for column, method in enumerate(methods):
