@@ -347,6 +347,7 @@ def main() -> int:
     parser.add_argument("-k", default="", help="only cases whose name contains this text")
     parser.add_argument("--no-tests", action="store_true", help="do not count tests")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their children, ignore it
     names = [name for name in CASES if arguments.k in name]
     if arguments.action == "write":
         before = json.loads(RECORD.read_text(encoding="utf-8")) if arguments.k else {"cases": {}}
