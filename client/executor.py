@@ -27,6 +27,7 @@ from memamba_core.wire.protocol import (
     StatisticsReply,
     TrainReply,
     TrainRequest,
+    check_leaves,
 )
 
 from .interrupts import Interrupts, StopRequested, TaskLost, TimeOver
@@ -178,7 +179,7 @@ class Executor:
             return _REFUSALS.get((reply.error.code, reply.error.reason or ""), Refusal.INTERNAL)
         try:
             assert phase is not None, "a message of no phase was refused before"
-            _REPLIES[phase].from_payload(from_records(reply.content))
+            check_leaves(_REPLIES[phase].from_payload(from_records(reply.content)))
         except ProtocolError as error:
             _log.error("withheld an answer that does not follow the protocol: %s", error)
             return Refusal.INTERNAL

@@ -67,14 +67,14 @@ class Session:
         experiment: the settings of the run, as received.
         plan: noisy steps of each round; None without differential privacy.
         agreement: time bins, genes and scaling of the federation; None until they are agreed.
-        datasets: patients scaled by that agreement, by part (`train`, `holdout`, `test`).
+        datasets: patients scaled by that agreement, by part (`train`, `holdout`, `test`) and `Site.selection`.
     """
 
     request: FactsRequest
     experiment: Experiment
     plan: PrivacyPlan | None = None
     agreement: Agreement | None = None
-    datasets: dict[str, PatientDataset] = field(default_factory=dict)
+    datasets: dict[tuple[str, str], PatientDataset] = field(default_factory=dict)
 
 
 class SessionStore:
@@ -97,6 +97,11 @@ class SessionStore:
             RefusedError: the version differs, the settings are invalid, or the site's policy does not allow them.
         """
         session = self._begin(request)
+        self._check_unused(request)
+        try:
+            self._site.open_cohort()
+        except PolicyError as error:
+            raise RefusedError(Refusal.POLICY, str(error)) from None
         self._session = session
         if (folder := self.folder(request.run_id)) is not None:
             (folder / "agreement.json").unlink(missing_ok=True)
@@ -165,6 +170,20 @@ class SessionStore:
         except PolicyError as error:
             raise RefusedError(Refusal.POLICY, str(error)) from None
         return Session(request, experiment, plan_of(experiment))
+
+    def _check_unused(self, request: FactsRequest) -> None:
+        """Check that a strict site has not opened another run by this name: the name is that of the kept model.
+
+        Raises:
+            RefusedError: the name was used with another request.
+        """
+        folder = self.folder(request.run_id)
+        if self._site.strict and folder is not None and (folder / "facts.json").is_file():
+            opened = (folder / "facts.json").read_text(encoding="utf-8")
+            if opened != request.model_dump_json():
+                raise RefusedError(
+                    Refusal.CONFIG, "a run of this name was opened with another request; a new run needs a new name"
+                )
 
     def _recall(self, run_id: str) -> Session | None:
         """Load the session of a run that this site opened before a restart, or before another run."""

@@ -11,6 +11,9 @@ from memamba_core.data.records import Cohort, PatientRecord
 from memamba_core.errors import PolicyError
 from memamba_core.training.seeding import derive_seed
 
+from .blocks import Floors
+from .cohort_registry import CohortRegistry, UsableBlock
+
 __all__ = ["HASH_FOLDS", "Site", "open_site"]
 
 HASH_FOLDS = 5
@@ -21,30 +24,97 @@ HASH_FOLDS = 5
 class Site:
     """One site.
 
+    A *strict* site answers over a network. Without differential privacy its training and test sets are unions of the
+    blocks of its registry. With differential privacy everybody trains in every fold, and nobody is tested: the noise
+    hides a patient who is added or removed, a block that a patient fills would not. A *permissive* site, in a
+    simulation, cuts its patients as the coordinator's fold, seed and holdout say.
+
     Attributes:
         config: name, limits, disclosure thresholds, device.
         cohort: its patients; in a simulation a view of the whole cohort.
+        registry: blocks and withdrawals; None for a permissive site.
     """
 
     config: SiteConfig
     cohort: Cohort
+    registry: CohortRegistry | None = None
 
     @property
     def name(self) -> str:
         """Name under which the site is enrolled."""
         return self.config.name
 
+    @property
+    def strict(self) -> bool:
+        """True for a site that answers over a network, or imitates one."""
+        return self.registry is not None
+
+    @property
+    def gene_columns(self) -> tuple[str, ...]:
+        """Molecular columns that the site declares: those of the draw of its blocks, which no later value changes."""
+        if self.registry is not None and (frozen := self.registry.read()).generation:
+            return frozen.gene_columns
+        return self.cohort.genes.columns if self.cohort.genes is not None else ()
+
+    def open_cohort(self) -> None:
+        """Draw the blocks before the first run is answered, and admit newcomers who fill a block.
+
+        Raises:
+            PolicyError: the site has no block that is over its floors.
+            TamperedLogError: the registry was edited or removed.
+        """
+        if self.registry is None:
+            return
+        if self.config.privacy is not None:
+            self.registry.begin()
+            return
+        self.registry.freeze(self.cohort)
+        if not self._blocks():
+            thresholds = self.config.disclosure
+            raise PolicyError(
+                "the site has no block of patients over its floors (disclosure.min_patients="
+                f"{thresholds.min_patients}, min_round_patients={thresholds.min_round_patients}, min_events="
+                f"{thresholds.min_events} with the event and as many without it); `flower-client cohort show` lists "
+                "the blocks"
+            )
+
+    def training_blocks(self, fold: int) -> tuple[UsableBlock, ...]:
+        """Return the blocks that train; none for a permissive site and under differential privacy."""
+        return tuple(block for block in self._blocks() if block.fold is None or block.fold != fold)
+
     def training_cohort(self, fold: int, seed: int, holdout: float = 0.0) -> Cohort:
         """Select the training patients: all folds but `fold`, without the holdout for learning curves."""
-        return self._subset(self._outside(fold, seed)[self._holdout_size(fold, seed, holdout) :])
+        if self.registry is None:
+            return self._subset(self._outside(fold, seed)[self._holdout_size(fold, seed, holdout) :])
+        if self.config.privacy is not None:
+            return self.registry.present(self.cohort)
+        return self._union(self.training_blocks(fold))
 
     def holdout_cohort(self, fold: int, seed: int, holdout: float) -> Cohort:
-        """Select the patients held out of training for learning curves."""
+        """Select the patients held out of training for learning curves; none at a strict site."""
+        if self.registry is not None:
+            return self._subset([])
         return self._subset(self._outside(fold, seed)[: self._holdout_size(fold, seed, holdout)])
 
     def test_cohort(self, fold: int, seed: int) -> Cohort:
         """Select the patients of the test fold; none for fold -1."""
-        return self._subset([r for r in self.cohort.records if self._fold_of(r, seed) == fold])
+        if self.registry is None:
+            return self._subset([r for r in self.cohort.records if self._fold_of(r, seed) == fold])
+        return self._union(tuple(block for block in self._blocks() if block.fold == fold))
+
+    def selection(self) -> str:
+        """Return a name of the patients that answers depend on now; it changes when somebody withdraws."""
+        if self.registry is None:
+            return ""
+        return " ".join([*(block.name for block in self._blocks()), *sorted(self.registry.read().withdrawn)])
+
+    def _blocks(self) -> tuple[UsableBlock, ...]:
+        if self.registry is None or self.config.privacy is not None:
+            return ()
+        return self.registry.status(self.cohort).usable
+
+    def _union(self, blocks: Sequence[UsableBlock]) -> Cohort:
+        return self.cohort.subset(frozenset().union(*(block.case_ids for block in blocks)))
 
     def check_policy(self, experiment: Experiment, installed: Experiment) -> None:
         """Check that this site's policy allows an experiment.
@@ -98,9 +168,10 @@ class Site:
 
 
 def open_site(config: SiteConfig) -> Site:
-    """Read the site's tables as its `site.yaml` describes them.
+    """Read the site's tables as its `site.yaml` describes them. A site with a state folder is strict.
 
     Raises:
         DataError: a table or feature file does not match `site.yaml`.
     """
-    return Site(config, load_cohort(config.data))
+    registry = None if config.state is None else CohortRegistry(config.state, Floors.of(config.disclosure))
+    return Site(config, load_cohort(config.data), registry)

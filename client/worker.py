@@ -46,6 +46,8 @@ from memamba_core.wire.protocol import (
 )
 from memamba_core.wire.weight_deltas import encode_delta
 
+from .block_answers import answer_round, rounded_loss
+from .block_statistics import sum_features, sum_genes
 from .model_cache import ModelCache
 from .private_round import train_private_round
 from .request_checks import check_agreement, check_round, check_statistics
@@ -75,7 +77,7 @@ class SiteWorker:
             RefusedError: version or settings differ from the coordinator's, or the site's policy forbids the run.
         """
         session = self._sessions.open(request)
-        private = session.plan is not None  # then every exact count is suppressed
+        exact = not self.site.strict and session.plan is None
         cohort, thresholds = self._training(session), self.site.config.disclosure
         records, data, features = cohort.records, self.site.config.data, cohort.features
         return FactsReply(
@@ -86,26 +88,39 @@ class SiteWorker:
             feature_width=features.width if features else 0,
             feature_columns=features.columns if features else (),
             feature_families=features.families if features else (),
-            gene_columns=cohort.genes.columns if cohort.genes else (),
+            gene_columns=self.site.gene_columns,
             size_band=size_band(len(records)),
             pathology_band=size_band(sum(cohort.has_slides(r) for r in records)),
             genomics_band=size_band(sum(cohort.has_genes(r) for r in records)),
-            num_patients=None if private else suppress_below(len(records), thresholds.min_patients),
+            boundary="deployment" if self.site.strict else "simulation",
+            num_patients=suppress_below(len(records), thresholds.min_patients) if exact else None,
             num_events=(
                 cohort.num_events
-                if not private and may_disclose_outcomes(thresholds, len(records), cohort.num_events)
+                if exact and may_disclose_outcomes(thresholds, len(records), cohort.num_events)
                 else None
             ),
         )
 
     def statistics(self, request: StatisticsRequest) -> StatisticsReply:
-        """Sum columns and count events over the training patients; a site below its thresholds returns zeros."""
+        """Sum columns and count events over the training patients; a site below its thresholds returns zeros.
+
+        A strict site sums continuous columns over its blocks, and counts no events.
+        """
         session = self._sessions.get(request.run_id, request.config_digest, request.fold)
         if session.plan is not None:
             raise RefusedError(Refusal.POLICY, "sums over patients do not leave under differential privacy")
         cohort, thresholds, config = self._training(session), self.site.config.disclosure, session.experiment.agreement
         has_columns = cohort.features is None or bool(cohort.features.columns)
-        check_statistics(config, request, has_feature_columns=has_columns)
+        check_statistics(config, request, has_feature_columns=has_columns, strict=self.site.strict)
+        if self.site.strict:
+            blocks = self.site.training_blocks(request.fold)
+            genes = ColumnMoments.zeros(0)
+            if request.gene_columns:
+                genes = sum_genes(self.site, blocks, request.gene_columns, config)
+            features = ColumnMoments.zeros(0)
+            if request.scale_features and cohort.features is not None:
+                features = sum_features(self.site, blocks)
+            return StatisticsReply(genes=dict(genes.arrays()), features=dict(features.arrays()), events={})
         with_genes = [r for r in cohort.records if cohort.has_genes(r)] if request.gene_columns else []
         with_slides = [r for r in cohort.records if cohort.has_slides(r)] if request.scale_features else []
         genes = ColumnMoments.zeros(len(request.gene_columns))
@@ -135,7 +150,7 @@ class SiteWorker:
         agreement = Agreement.from_json(request.agreement, request.scaling)
         if agreement.digest() != request.agreement_digest:
             raise RefusedError(Refusal.AGREEMENT, "the digest of the agreement does not match its content")
-        check_agreement(session.experiment, agreement, self.site.config.limits)
+        check_agreement(session.experiment, agreement, self.site.config.limits, strict=self.site.strict)
         session = self._sessions.agree(session, agreement)
         self._dataset(session, "test")  # checks columns and widths now, not in the first round
         return AgreementReply(agreement_digest=agreement.digest())
@@ -155,7 +170,6 @@ class SiteWorker:
         return reply
 
     def _train(self, session: Session, request: TrainRequest) -> TrainReply:
-        experiment, federation = session.experiment, session.experiment.federation
         dataset = self._dataset(session, "train")
         if not len(dataset):
             raise RefusedError(Refusal.NOTHING_TO_DO, "no training patient in this fold")
@@ -173,6 +187,14 @@ class SiteWorker:
                 "fewer",
             )
         model = self._load(session, request.weights)
+        if not self.site.strict:
+            return self._train_once(session, request, dataset, model)
+        return answer_round(self.site, request, model, lambda: self._train_once(session, request, dataset, model))
+
+    def _train_once(
+        self, session: Session, request: TrainRequest, dataset: PatientDataset, model: MEMamba
+    ) -> TrainReply:
+        experiment, federation, config = session.experiment, session.experiment.federation, self.site.config
         metrics = self._curve_metrics(session, model)
         result = train(
             model,
@@ -193,20 +215,24 @@ class SiteWorker:
                 Refusal.NOT_FINITE,
                 f"mean training loss is {result.mean_loss}, with {result.skipped_steps} steps skipped",
             )
-        enough = len(dataset) >= config.disclosure.min_patients
         return TrainReply(
             **{name: getattr(metrics, name) for name in Metrics.model_fields},
             weights=dict(weights_of(model)),
             trained={group: _or_band(count, config.disclosure.min_patients) for group, count in result.trained.items()},
-            train_loss=result.mean_loss if enough else None,
+            train_loss=result.mean_loss if len(dataset) >= config.disclosure.min_patients else None,
         )
 
     def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
         """Evaluate the final weights on the patients of the test fold, and store them in the site's state folder."""
         session = self._sessions.get(request.run_id, request.config_digest, request.fold, request.agreement_digest)
         model = self._load(session, request.weights)
-        private = session.plan is not None
-        metrics = Metrics(counts={}) if private else self._metrics(session, model, self._dataset(session, "test"))
+        if session.plan is not None:
+            metrics = Metrics(counts={})
+        elif self.site.strict:
+            device, loss = resolve_device(self.site.config.device), session.experiment.training.loss
+            metrics = rounded_loss(model, lambda: self._dataset(session, "test"), device, loss)
+        else:
+            metrics = self._metrics(session, model, self._dataset(session, "test"))
         folder = self._sessions.folder(request.run_id)
         if folder is not None and session.agreement is not None:
             num_rounds = session.experiment.federation.num_rounds
@@ -220,7 +246,8 @@ class SiteWorker:
 
     def _dataset(self, session: Session, part: str) -> PatientDataset:
         """Return the patients of `train`, `holdout` or `test`, scaled once per session."""
-        if part not in session.datasets:
+        key = (part, self.site.selection())
+        if key not in session.datasets:
             experiment, fold = session.experiment, session.request.fold
             assert session.agreement is not None
             if part == "train":
@@ -230,12 +257,12 @@ class SiteWorker:
             else:
                 cohort = self.site.test_cohort(fold, experiment.seed)
             try:
-                session.datasets[part] = PatientDataset(
+                session.datasets[key] = PatientDataset(
                     cohort, session.agreement, experiment.agreement, max_patches=self.site.config.limits.max_patches
                 )
             except AgreementError as error:
                 raise RefusedError(Refusal.AGREEMENT_FIELD, str(error)) from None
-        return session.datasets[part]
+        return session.datasets[key]
 
     def _load(self, session: Session, weights: Mapping[str, npt.NDArray[Any]]) -> MEMamba:
         assert session.agreement is not None

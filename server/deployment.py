@@ -82,22 +82,24 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
     Raises:
         ConfigError: a setting cannot be used, a site is not enrolled, or the run cannot be resumed in this way.
     """
-    roster = federation.roster()
+    enrolled = federation.roster()
     name = settings.resume or settings.name or f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder = federation.runs / name
-    sites, signatures, fold = settings.sites or roster.names, settings.signatures, settings.fold
+    sites, signatures, fold = settings.sites or enrolled.names, settings.signatures, settings.fold
+    roster = sites
     experiment: Experiment | None = None
     if settings.resume is not None:
         before = _settings_before(folder, overrides)
         overrides, fold, signatures = before.overrides, before.fold, before.signatures
         sites = settings.sites or before.sites
+        roster = before.sites  # that of the run, which the sites approved; fewer of them may be asked
         experiment = before.experiment(str(folder / "settings.json"))
     elif folder.exists():
         raise ConfigError(f"{folder} exists already. Choose another name, or continue this run with resume={name}")
     if not sites:
         raise ConfigError("no site is enrolled. Add one with `flower-server enroll NAME node.pub`")
     for site in sites:
-        roster.get(site)
+        enrolled.get(site)
     min_sites = settings.min_sites or len(sites)
     if min_sites > len(sites):
         raise ConfigError(
@@ -112,7 +114,7 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
             "agreement.gene_groups=kind"
         )
     experiment.check_number_of_sites(len(sites))
-    run = Run(name, experiment, fold, tuple(overrides))
+    run = Run(name, experiment, fold, tuple(overrides), roster)
     return Plan(folder, run, sites, min_sites, settings.wait_s, signatures and signatures.absolute())
 
 

@@ -99,6 +99,7 @@ def build_summary(run: Run, result: FederationResult) -> DeploymentSummary:
         fold=run.fold,
         c_index_histogram=evaluation.c_index_histogram,
         c_index_within_site=evaluation.c_index_within_site,
+        without_c_index=_without_c_index(run, result),
         closing_evaluation=ClosingEvaluation(
             num_patients=evaluation.num_patients,
             num_events=evaluation.num_events,
@@ -122,6 +123,18 @@ def build_summary(run: Run, result: FederationResult) -> DeploymentSummary:
         versions=versions(),
         command=shlex.join(["flower-server", "run", *fold, *run.overrides]),
     )
+
+
+def _without_c_index(run: Run, result: FederationResult) -> str | None:
+    """Say why a run has no concordance, None where it has one."""
+    evaluation = result.evaluation
+    if evaluation.c_index_histogram is not None or evaluation.c_index_within_site is not None:
+        return None
+    if run.experiment.privacy.name != "none":
+        return "under differential privacy no count of patients leaves a site"
+    if any(fact.boundary == "deployment" for fact in result.facts.values()):
+        return "counts of pairs and histograms of patients do not leave a site that answers alone"
+    return "the disclosed test patients have no comparable pair"
 
 
 def write_results(folder: Path, run: Run, result: FederationResult) -> DeploymentSummary:

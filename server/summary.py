@@ -62,8 +62,8 @@ class ClosingEvaluation(JsonModel):
 
     num_patients: int
     """Test patients."""
-    num_events: int
-    """Test patients with the event."""
+    num_events: int | None
+    """Test patients with the event; null where the sites do not disclose it."""
     loss: float | None
     """Mean negative log-likelihood per patient; null without a patient."""
     sites: dict[str, SiteMetrics | Failed]
@@ -109,6 +109,8 @@ class DeploymentSummary(JsonModel):
     """Concordance over all sites, from summed risk-by-time counts; null without a comparable pair."""
     c_index_within_site: float | None
     """Concordance over pairs inside sites, counts added over sites; null without a comparable pair."""
+    without_c_index: str | None
+    """Reason why both are null; null where they are not."""
     closing_evaluation: ClosingEvaluation
     """Evaluation of the final weights."""
     num_rounds: int

@@ -5,6 +5,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.cohort_registry import CohortRegistry
 from client.site import Site
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import CohortConfig, SimulationConfig
@@ -16,6 +17,7 @@ from memamba_core.data.records import Cohort
 from memamba_core.data.synthetic.generate import SyntheticCohort, generate_cohort
 from memamba_core.errors import AgreementError, ConfigError, DataError, NoPatientsError
 
+from .blocks import draw_site_blocks
 from .folds import assign_folds
 from .partition import partition_cohort
 
@@ -91,7 +93,7 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
             f"cohort {config.data.name}: none of the {len(cohort.records)} patients had the event; there is nothing to "
             "learn. If the column of events marks the censored, set data.clinical.event_means=censored"
         )
-    root = data.root
+    root, registries = data.root, dict[str, CohortRegistry]()
     partition = partition_cohort(
         cohort,
         config.partition,
@@ -106,6 +108,9 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
         seed=config.experiment.seed,
         sites=partition,
     )
+    if config.blocks:
+        cohort, partition, registries, block_warnings = draw_site_blocks(cohort, partition, config)
+        fold_warnings = (*fold_warnings, *block_warnings)
     existing = {r.fold for r in cohort.records if r.fold is not None}
     absent = sorted(set(config.folds) - existing)
     if absent:
@@ -122,6 +127,7 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
                 disclosure=config.disclosure,
             ),
             cohort.subset(case_ids),
+            registries.get(name),
         )
         for name, case_ids in partition.items()
     }

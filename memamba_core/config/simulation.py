@@ -1,7 +1,7 @@
 """Settings of a simulation: the cohort, its partition into sites, and the methods that are run on them."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -198,6 +198,10 @@ class SimulationConfig(Settings):
     """Short for all three methods."""
     disclosure: SimulatedDisclosure = SimulatedDisclosure()
     """Thresholds; permissive in a simulation only, because nothing leaves this machine."""
+    blocks: bool = False
+    """Imitate the sites of a deployment: their test folds are unions of blocks over the thresholds, which are then the
+    strict ones of a `site.yaml` unless they are set, public constants apply in place of counts of events, and sites
+    below the thresholds take no part. Without it the policy of the sites is permissive."""
     attacks: AttacksConfig | None = None
     """Attacks of an audit, chosen by `flower-simulate audit attacks=FILE`; None in a simulation."""
     workers: int = Field(0, ge=0)
@@ -210,6 +214,25 @@ class SimulationConfig(Settings):
     """New folder for the results; None makes one below `outputs/`."""
     resume: Path | None = None
     """Output folder of an interrupted run with the same settings, to continue that run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strict_with_blocks(cls, values: Any) -> Any:
+        """With blocks, thresholds that are not set are those of a `site.yaml`."""
+        if isinstance(values, dict) and values.get("blocks") is True:
+            given = values.get("disclosure") or {}
+            if isinstance(given, dict):
+                return {**values, "disclosure": {**DisclosureConfig().model_dump(), **given}}
+        return values
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> Self:
+        if self.blocks and self.fold_source == "site_grouped":
+            raise ValueError("blocks=true draws test folds inside sites; leave out fold_source=site_grouped")
+        federation = self.experiment.federation
+        if self.blocks and (federation.curve_holdout or federation.curve_on_test_fold):
+            raise ValueError("blocks=true imitates a deployment, which has no curves; leave out federation.curve_...")
+        return self
 
     def runs(self, method: str) -> bool:
         """Return whether `method` is run."""

@@ -1,5 +1,6 @@
 """Patch features as a `FeatureStore`; `open_features` chooses between it and a slide-level table."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,11 @@ class PatchFolder:
     def has(self, record: PatientRecord) -> bool:
         """Return True if any slide of the patient has a file; the file may hold no patch."""
         return any(slide in self.files for slide in record.slides)
+
+    def fingerprint(self, record: PatientRecord) -> bytes:
+        """Return name and size of the patient's files, as `FeatureStore.fingerprint` describes."""
+        found = [(slide, self.files[slide]) for slide in record.slides if slide in self.files]
+        return json.dumps([[slide, path.stat().st_size if path.exists() else -1] for slide, path in found]).encode()
 
     def inspect(self, record: PatientRecord) -> dict[Path, PatchFileFacts]:
         """Return the facts of the patient's files in the order of the record's slides, without reading features.

@@ -11,7 +11,7 @@ from memamba_core.data.records import GeneTable
 from memamba_core.data.tables import open_table
 from memamba_core.errors import ConfigError, DataError
 
-__all__ = ["CLINICAL_COLUMNS", "KINDS", "build_gene_groups", "read_genes", "read_signatures"]
+__all__ = ["CLINICAL_COLUMNS", "KINDS", "build_gene_groups", "continuous_columns", "read_genes", "read_signatures"]
 
 KINDS = ("rnaseq", "cnv", "mut")
 """Suffixes of molecular columns: expression, copy number, mutation."""
@@ -118,6 +118,14 @@ def read_signatures(path: Path) -> dict[str, tuple[str, ...]]:
     if not groups:
         raise DataError(f"{path}: is empty; expected a CSV with one column of gene symbols per group")
     return groups
+
+
+def continuous_columns(columns: Sequence[str]) -> list[str]:
+    """Return the columns of a continuous measurement, expression, in their order.
+
+    Copy number and mutations take few values: the mean of such a column over some patients is a count of patients.
+    """
+    return [column for column in columns if column.endswith("_rnaseq")]
 
 
 def build_gene_groups(

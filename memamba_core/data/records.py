@@ -75,6 +75,13 @@ class FeatureStore(Protocol):
         """Return True if any slide of the patient has features, without reading them."""
         ...
 
+    def fingerprint(self, record: PatientRecord) -> bytes:
+        """Return bytes that change if the patient's features are replaced; no patch is read.
+
+        A patch file counts by its name and size, a row of a slide-level table by its values.
+        """
+        ...
+
     def load(
         self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
     ) -> Bag | None:

@@ -76,6 +76,10 @@ class SlideTable:
         chosen = choose_rows(len(rows), max_patches, rng)
         return Bag(torch.from_numpy(self.values_SF[np.array(rows)[chosen]]))
 
+    def fingerprint(self, record: PatientRecord) -> bytes:
+        """Return the values of the patient's rows, as `FeatureStore.fingerprint` describes."""
+        return self.values_SF[list(self._rows_of(record))].tobytes()
+
     def _rows_of(self, record: PatientRecord) -> tuple[int, ...]:
         by_slide = tuple(row for slide in record.slides for row in self.rows_of_slide.get(slide, ()))
         return by_slide or self.rows_of_case.get(record.case_id, ())

@@ -20,6 +20,7 @@ __all__ = [
     "column_moments",
     "count_events",
     "merge_moments",
+    "public_gene_scale",
     "transform_features",
     "transform_genes",
 ]
@@ -63,6 +64,11 @@ def transform_genes(values_NC: npt.NDArray[Any], config: AgreementConfig) -> Flo
     if config.gene_transform == "signed_log":
         values = signed_log(values)
     return np.clip(values, -config.gene_statistics_clip, config.gene_statistics_clip)
+
+
+def public_gene_scale(config: AgreementConfig) -> float:
+    """Return the scale of a molecular column whose moments no site discloses; its center is 0."""
+    return max(1.0, config.gene_scale_floor)
 
 
 def signed_log(values: FloatArray) -> FloatArray:

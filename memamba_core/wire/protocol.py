@@ -7,28 +7,35 @@ message to plain data and refuses unknown keys, missing keys and wrong types; `f
 phase           coordinator -> site           site -> coordinator
 ==============  ============================  ==============================================================
 ``facts``       `FactsRequest`                `FactsReply`: declared encoder and units, column names, size bands
-``statistics``  `StatisticsRequest`          `StatisticsReply`: sums per column, event counts on a coarse grid
+``statistics``  `StatisticsRequest`          `StatisticsReply`: means and squares of continuous columns
 ``agreement``   `AgreementRequest`            `AgreementReply`: the digest that the site now holds
-``train``       `TrainRequest`: weights       `TrainReply`: weights, patients per parameter group, `Metrics`
-``evaluate``    `EvaluateRequest`: weights    `EvaluateReply`: `Metrics` of the final weights
+``train``       `TrainRequest`: weights       `TrainReply`: weights, patients per parameter group, a rounded loss
+``evaluate``    `EvaluateRequest`: weights    `EvaluateReply`: a rounded loss of the final weights, once
 ==============  ============================  ==============================================================
 
 A reply is one of these, or a `Refusal` with a fixed text, which holds no path, value or patient.
+
+Sites of a simulation, where nothing leaves the machine, fill further fields: exact totals, event counts on the time
+grid, counts of pairs and histograms. They are `SIMULATION_ONLY`: `check_leaves` refuses them in the reply of a site
+of a deployment, before it is sent.
 """
 
 import enum
 import math
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import pydantic
 
+from memamba_core.errors import ProtocolError
 from memamba_core.wire.message import WireMessage
 
 __all__ = [
     "PROTOCOL_VERSION",
+    "SIMULATION_ONLY",
     "SIZE_BANDS",
     "AgreementReply",
     "AgreementRequest",
@@ -43,11 +50,12 @@ __all__ = [
     "StatisticsRequest",
     "TrainReply",
     "TrainRequest",
+    "check_leaves",
     "package_version",
     "size_band",
 ]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Number of the protocol, increased whenever a message changes. Sites and coordinator must have the same number."""
 
 SIZE_BANDS = (0, 1, 10, 25, 50, 100, 250, 500, 1000)
@@ -122,6 +130,7 @@ class FactsRequest(WireMessage):
         settings: the validated experiment as canonical JSON (`Experiment.to_json`).
         config_digest: SHA-256 over `settings`.
         fold: test fold of this run; -1 trains on every patient.
+        roster: names of the sites that are asked to take part; empty where the coordinator does not know them.
     """
 
     protocol: int
@@ -130,6 +139,7 @@ class FactsRequest(WireMessage):
     settings: str
     config_digest: str
     fold: int
+    roster: tuple[str, ...] = ()
 
 
 class FactsReply(WireMessage):
@@ -145,7 +155,8 @@ class FactsReply(WireMessage):
         gene_columns: names of the molecular columns.
         size_band: lower end of the band (`SIZE_BANDS`) of the site's training patients.
         pathology_band, genomics_band: the same for patients with that modality.
-        num_patients, num_events: exact, only at or above the site's thresholds.
+        boundary: `deployment`, where only what the table of this module lists leaves; `simulation`, where all does.
+        num_patients, num_events: exact, of a simulation only.
     """
 
     site: str
@@ -159,6 +170,7 @@ class FactsReply(WireMessage):
     size_band: int
     pathology_band: int
     genomics_band: int
+    boundary: Literal["simulation", "deployment"] = "simulation"
     num_patients: int | None = None
     num_events: int | None = None
 
@@ -188,7 +200,8 @@ class StatisticsReply(WireMessage):
         genes: `count`, `mean`, `m2` per gene column (float64), of transformed and clipped values; `m2` is the sum of
             squared deviations from `mean` (Chan et al. 1983), so that sites can be added up without cancellation.
         features: the same per feature column, empty if not requested.
-        events: `event` and `censored`, int64 counts per cell of the coarse time grid; empty if not requested.
+        events: `event` and `censored`, int64 counts per cell of the coarse time grid; empty if not requested, and
+            from a site of a deployment.
     """
 
     array_sets: ClassVar[tuple[str, ...]] = ("genes", "features", "events")
@@ -247,7 +260,8 @@ class Metrics(WireMessage):
 
     Attributes:
         num_patients, num_events: of the set.
-        loss_sum: negative log-likelihood summed over its patients.
+        loss_sum: negative log-likelihood summed over its patients; of a deployment, `num_patients` times the mean,
+            which is rounded to 3 decimals.
         concordant, discordant, tied_risk: comparable pairs inside the site (Harrell).
         counts: `histogram`, int64 [2, R, T]: censored (0) and events (1) by cell of the fixed risk edges over [-K, 0]
             and of the coarse time grid; summed over sites it gives `c_index_histogram`.
@@ -270,7 +284,8 @@ class TrainReply(Metrics):
         weights: the whole model by parameter name, also where nothing was trained; with
             `federation.wire=bfloat16_delta` the change of each, as `memamba_core.wire.weight_deltas` writes it.
         trained: parameter group -> number of patients that contributed a gradient to the group.
-        train_loss: mean loss per patient over the local epochs; None below the threshold.
+        train_loss: mean loss per patient over the local epochs, rounded to 3 decimals in a deployment; None below the
+            threshold.
     """
 
     array_sets: ClassVar[tuple[str, ...]] = ("weights", "counts")
@@ -299,3 +314,24 @@ class EvaluateRequest(WireMessage):
 
 class EvaluateReply(Metrics):
     """Site -> coordinator: `Metrics` of the final weights on its patients of the test fold."""
+
+
+SIMULATION_ONLY: Mapping[type[WireMessage], tuple[str, ...]] = {
+    FactsReply: ("num_patients", "num_events"),
+    StatisticsReply: ("events",),
+    TrainReply: ("num_patients", "num_events", "loss_sum", "concordant", "discordant", "tied_risk", "counts"),
+    EvaluateReply: ("num_events", "concordant", "discordant", "tied_risk", "counts"),
+}
+"""Fields of each reply that no site of a deployment fills: they tell of few patients, or differ by one."""
+
+
+def check_leaves(reply: WireMessage) -> None:
+    """Check that a reply holds nothing that only a simulation may hold.
+
+    Raises:
+        ProtocolError: a field of `SIMULATION_ONLY` is filled.
+    """
+    for name in SIMULATION_ONLY.get(type(reply), ()):
+        value = getattr(reply, name)
+        if value is not None and not (isinstance(value, Mapping) and not value):
+            raise ProtocolError(f"{type(reply).__name__}.{name} is filled; it does not leave a site of a deployment")

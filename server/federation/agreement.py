@@ -10,7 +10,7 @@ import numpy.typing as npt
 from memamba_core.config.agreement import AgreementConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.genomics import build_gene_groups
-from memamba_core.data.statistics import FEATURE_CLIP, ColumnMoments
+from memamba_core.data.statistics import FEATURE_CLIP, ColumnMoments, public_gene_scale
 from memamba_core.errors import AgreementError
 from memamba_core.survival.time_bins import edges_from_event_counts
 from memamba_core.wire.protocol import FactsReply
@@ -95,7 +95,8 @@ def build_agreement(
     facts: Sequence[FactsReply],
     *,
     gene_columns: tuple[str, ...],
-    genes: ColumnMoments | None,
+    summed: tuple[str, ...],
+    genes: ColumnMoments,
     features: ColumnMoments | None,
     time_bin_edges: tuple[float, ...],
     signatures: Mapping[str, tuple[str, ...]] | None,
@@ -107,8 +108,9 @@ def build_agreement(
     Args:
         config: the experiment's settings.
         facts: the sites' declarations, already checked with `check_declarations`.
-        gene_columns: the columns that `genes` counts.
-        genes: summed moments of transformed gene values; None where their scaling is public.
+        gene_columns: the columns that the sites have in common.
+        summed: those of them that `genes` counts, in the same order; the others are kept, with a public scale.
+        genes: summed moments of transformed gene values.
         features: summed moments of transformed features; None where no site was asked for them.
         time_bin_edges: from `choose_time_bins`.
         signatures: gene groups, symbol lists by name; needed for `gene_groups=signatures`.
@@ -116,16 +118,18 @@ def build_agreement(
     Raises:
         AgreementError: no gene group contains a column.
     """
-    if genes is None:  # no statistics were asked for: every column is kept, unscaled
-        one = np.ones(len(gene_columns))
-        genes = ColumnMoments(count=one, mean=np.zeros(len(gene_columns)), m2=one)
-    varies = genes.m2 > 1e-12 * np.maximum(genes.count, 1.0)
+    position = {column: index for index, column in enumerate(gene_columns)}
+    at = np.array([position[column] for column in summed], dtype=np.int64)
+    mean_C, scale_C = np.zeros(len(gene_columns)), np.full(len(gene_columns), public_gene_scale(config))
+    varies = np.ones(len(gene_columns), dtype=bool)
+    mean_C[at], scale_C[at] = genes.mean, np.maximum(genes.std, config.gene_scale_floor)
+    varies[at] = genes.m2 > 1e-12 * np.maximum(genes.count, 1.0)
     if gene_columns and not varies.all():
         _log.warning("%d molecular columns are constant over the federation and are left out", int((~varies).sum()))
     columns = tuple(c for c, v in zip(gene_columns, varies, strict=True) if v)
     groups = build_gene_groups(columns, signatures, by=config.gene_groups) if columns else {}
     used = sorted({i for members in groups.values() for i in members})
-    position = {old: new for new, old in enumerate(used)}  # columns in no group are dropped
+    place = {old: new for new, old in enumerate(used)}  # columns in no group are dropped
     kept = np.flatnonzero(varies)[used] if used else np.zeros(0, dtype=np.int64)
     with_slides = [f for f in facts if f.feature_width]
     first = with_slides[0] if with_slides else None
@@ -139,13 +143,13 @@ def build_agreement(
     return Agreement(
         time_bin_edges=time_bin_edges,
         gene_columns=tuple(columns[i] for i in used),
-        gene_groups={name: tuple(position[i] for i in indices) for name, indices in groups.items()},
+        gene_groups={name: tuple(place[i] for i in indices) for name, indices in groups.items()},
         encoder=first.encoder if first else "",
         feature_width=first.feature_width if first else 0,
         feature_columns=first.feature_columns if first else (),
         feature_groups=families,
-        gene_center=genes.mean[kept],
-        gene_scale=np.maximum(genes.std[kept], config.gene_scale_floor),
+        gene_center=mean_C[kept],
+        gene_scale=scale_C[kept],
         feature_center=center,
         feature_scale=scale,
     )

@@ -21,7 +21,8 @@ class Evaluation:
     """Aggregates of one set of weights over all sites that disclose theirs.
 
     Attributes:
-        num_patients, num_events: of the sites that reach their disclosure thresholds.
+        num_patients: of the sites that reach their disclosure thresholds.
+        num_events: the same; None where a site of a deployment withholds its events.
         loss: mean negative log-likelihood of those patients; None without any.
         c_index_histogram: concordance from summed risk-by-time counts; None without a comparable pair.
         c_index_within_site: concordance from pairs inside sites, counts added; None without a comparable pair.
@@ -29,7 +30,7 @@ class Evaluation:
     """
 
     num_patients: int
-    num_events: int
+    num_events: int | None
     loss: float | None
     c_index_histogram: float | None
     c_index_within_site: float | None
@@ -39,6 +40,7 @@ class Evaluation:
 def summarise_metrics(replies: Mapping[str, Metrics], failures: Mapping[str, SiteFailure] | None = None) -> Evaluation:
     """Add up the metrics that sites disclose; a site below its thresholds suppresses its metrics and adds nothing."""
     disclosed = [m for m in replies.values() if m.num_patients]
+    withheld = bool(disclosed) and all(m.num_events is None for m in disclosed)
     with_loss = [m for m in disclosed if m.loss_sum is not None]
     patients_with_loss = sum(m.num_patients or 0 for m in with_loss)
     pairs = sum(
@@ -50,7 +52,7 @@ def summarise_metrics(replies: Mapping[str, Metrics], failures: Mapping[str, Sit
     sites |= {site: Failed.from_failure(failure) for site, failure in (failures or {}).items()}
     return Evaluation(
         num_patients=sum(m.num_patients or 0 for m in disclosed),
-        num_events=sum(m.num_events or 0 for m in disclosed),
+        num_events=None if withheld else sum(m.num_events or 0 for m in disclosed),
         loss=sum(m.loss_sum or 0.0 for m in with_loss) / patients_with_loss if patients_with_loss else None,
         c_index_histogram=_index(pair_counts_from_histogram(np.sum(histograms, axis=0))) if histograms else None,
         c_index_within_site=_index(pairs),

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import Agreement
+from memamba_core.data.genomics import continuous_columns
 from memamba_core.data.statistics import ColumnMoments, merge_moments
 from memamba_core.errors import FederationError, RejectedReplyError
 from memamba_core.wire.protocol import (
@@ -45,12 +46,14 @@ class Run:
         experiment: settings of all sites, sent as JSON.
         fold: test fold; -1 trains on every patient.
         overrides: settings as typed, for the summary only.
+        roster: names of the sites that are asked to take part; empty where they are known by their answers only.
     """
 
     run_id: str
     experiment: Experiment
     fold: int = -1
     overrides: tuple[str, ...] = ()
+    roster: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,7 @@ def _ask_facts(
         settings=run.experiment.to_json(),
         config_digest=run.experiment.digest(),
         fold=run.fold,
+        roster=run.roster,
     )
     answers = ask(grid, Phase.FACTS, dict.fromkeys(nodes, request), nodes, FactsReply, timeout_s=timeout)
     refused: dict[str, SiteFailure] = {}
@@ -217,9 +221,12 @@ def _make_agreement(
 ) -> tuple[Agreement, dict[str, SiteFailure], tuple[str, ...]]:
     config = run.experiment.agreement
     columns = common_gene_columns(list(facts.values()))
+    deployed = any(fact.boundary == "deployment" for fact in facts.values())
     summed = columns if config.gene_scaling == "statistics" else ()
+    if deployed:  # each site answers alone
+        summed = tuple(continuous_columns(summed))
     scale_features = scales_features(config, list(facts.values()))
-    count = config.time_bins == "event_quantiles"
+    count = config.time_bins == "event_quantiles" and not deployed
     requests = {
         site: StatisticsRequest(
             run_id=run.run_id,
@@ -243,7 +250,7 @@ def _make_agreement(
         num_features = fact.feature_width if scale_features else 0
         most = max_patients(fact, run.experiment.federation)
         try:
-            check_sums(reply, num_genes, num_features, most, config)
+            check_sums(reply, num_genes, num_features, most, config, count_events=count)
         except RejectedReplyError as error:
             failures[site] = SiteFailure(0, str(error))
             continue
@@ -255,6 +262,11 @@ def _make_agreement(
             counts += reply.events["event"]
     kept = {site: reply for site, reply in answers.replies.items() if site not in failures}
     edges: tuple[float, ...] | None = config.public_edges
+    if config.time_bins == "event_quantiles" and deployed:
+        _log.info(
+            "time bins: the public edges %s months apply; counts of events do not leave a site that answers alone",
+            list(config.public_edges),
+        )
     if count:
         warnings += find_outlying_sites(kept, facts)
         edges = choose_time_bins(config, counts)
@@ -269,7 +281,8 @@ def _make_agreement(
         config,
         list(facts.values()),
         gene_columns=columns,
-        genes=merge_moments(genes, len(columns)) if config.gene_scaling == "statistics" else None,
+        summed=summed,
+        genes=merge_moments(genes, len(summed)),
         features=merge_moments(features, width) if scale_features else None,
         time_bin_edges=edges or config.public_edges,
         signatures=signatures,

@@ -66,7 +66,15 @@ def check_facts(facts: FactsReply, config: FederationConfig) -> None:
             )
 
 
-def check_sums(reply: StatisticsReply, num_genes: int, num_features: int, most: int, config: AgreementConfig) -> None:
+def check_sums(
+    reply: StatisticsReply,
+    num_genes: int,
+    num_features: int,
+    most: int,
+    config: AgreementConfig,
+    *,
+    count_events: bool,
+) -> None:
     """Check that a site's sums can be added up.
 
     Args:
@@ -74,7 +82,8 @@ def check_sums(reply: StatisticsReply, num_genes: int, num_features: int, most: 
         num_genes: gene columns that the site was asked for.
         num_features: feature columns that the site was asked for.
         most: largest number of patients in the site's size band.
-        config: kind of time bins, time grid, and the bound at which values are clipped before they are summed.
+        config: time grid, and the bound at which values are clipped before they are summed.
+        count_events: whether the site was asked for counts of events.
 
     Raises:
         RejectedReplyError: a shape, type or value is impossible.
@@ -92,8 +101,7 @@ def check_sums(reply: StatisticsReply, num_genes: int, num_features: int, most: 
             raise RejectedReplyError(f"sums of {name} hold values that are negative or not finite")
         if (np.abs(mean) > clip * _ROUNDING).any() or (m2 > count * clip**2 * _ROUNDING).any():
             raise RejectedReplyError(f"sums of {name} hold values beyond {clip:g}, at which each value is clipped")
-    counts_events = config.time_bins == "event_quantiles"
-    if set(reply.events) != ({"event", "censored"} if counts_events else set()):
+    if set(reply.events) != ({"event", "censored"} if count_events else set()):
         raise RejectedReplyError("counts of events do not have the agreed names")
     for counts in reply.events.values():
         if counts.shape != (config.grid_num_cells,) or counts.dtype != np.int64 or (counts < 0).any():

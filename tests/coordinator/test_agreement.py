@@ -46,6 +46,7 @@ def build(config=KIND, declared=(FACTS,), *, genes=None, edges=(12.0, 24.0, 48.0
         config,
         declared,
         gene_columns=columns,
+        summed=columns,
         genes=genes,
         features=features,
         time_bin_edges=edges,

@@ -302,7 +302,7 @@ def test_a_restarted_site_recalls_the_run(site, requests):
 def test_a_site_that_stays_for_many_runs_holds_the_patients_of_one(site, requests):
     worker = SiteWorker(site)
     ask(worker, requests, FactsRequest, AgreementRequest, TrainRequest)
-    scaled = weakref.ref(worker._sessions._session.datasets["train"])
+    scaled = weakref.ref(worker._sessions._session.datasets["train", ""])
     ask(worker, requests, FactsRequest, run_id="next")
     gc.collect()
     assert scaled() is None

@@ -55,6 +55,12 @@ class MemoryFeatures:
         """Return True if any slide of the patient has features."""
         return any(slide in self.slides for slide in record.slides)
 
+    def fingerprint(self, record: PatientRecord) -> bytes:
+        """Return name and size of the patient's slides, as `FeatureStore.fingerprint` describes."""
+        return repr(
+            [(slide, self.slides[slide].patches_PF.shape) for slide in record.slides if slide in self.slides]
+        ).encode()
+
     def load(
         self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
     ) -> Bag | None:

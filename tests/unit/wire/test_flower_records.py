@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import typing
 
 import numpy as np
 import pytest
@@ -39,6 +40,8 @@ def a_message(draw, message_type):
     def value(name, annotation):
         if name in message_type.array_sets:
             return draw(ARRAYS)
+        if typing.get_origin(annotation) is typing.Literal:
+            return draw(st.sampled_from(typing.get_args(annotation)))
         optional = [part for part in getattr(annotation, "__args__", ()) if part in VALUES]
         return draw(st.none() | VALUES[optional[0]] if annotation not in VALUES else VALUES[annotation])
 

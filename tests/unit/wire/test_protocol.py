@@ -46,6 +46,8 @@ VALUES = {
 
 def values_of(annotation):
     """Values that a field of a message may have."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return st.sampled_from(typing.get_args(annotation))
     if isinstance(annotation, types.UnionType):
         (inner,) = (a for a in typing.get_args(annotation) if a is not type(None))
         return st.none() | VALUES[inner]
@@ -79,7 +81,7 @@ def example(message_type):
     """A small valid payload of a class."""
     plain = {bool: True, int: 1, float: 0.5, str: "x", tuple[str, ...]: ("a",), dict[str, int]: {"head": 3}}
     values = {
-        name: {"w": np.zeros(2)} if name in message_type.array_sets else plain.get(f.annotation)
+        name: {"w": np.zeros(2)} if name in message_type.array_sets else plain.get(f.annotation, f.get_default())
         for name, f in message_type.model_fields.items()
     }
     return message_type(**values).to_payload()
