@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import hmac
 import json
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -148,6 +149,14 @@ class CohortRegistry:
         block = Block(fold, dict(self._describe(cohort, frozen)(record) for record in status.waiting))
         history = (*frozen.history, _entry("newcomers", "", len(block.members), 1))
         return replace(frozen, blocks=(*frozen.blocks, block), history=history)
+
+    def plan(self, cohort: Cohort) -> CohortStatus:
+        """Return the cohort as the next approved run will find it; write nothing, not even the site's key."""
+        planned = self
+        if self.key is None and self.folder is not None and not (self.folder / "cohort.key").exists():
+            self.read()
+            planned = CohortRegistry(None, self.floors, os.urandom(32))  # another key gives blocks of the same sizes
+        return planned.status(cohort, planned.preview(cohort))
 
     def freeze(self, cohort: Cohort) -> FrozenCohort:
         """Write what `preview` returns, and return it."""

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from client.site import HASH_FOLDS, Site
+from client.site import Site
 from memamba_core.data.clinical import read_clinical
 from memamba_core.data.features import PatchFolder
 from memamba_core.data.patch_files import inspect_patch_file
 from memamba_core.data.records import Cohort, PatientRecord
 from memamba_core.errors import DataError
-from memamba_core.privacy.disclosure import may_disclose_outcomes
 
 from .dry_run import measure_dry_run, memory_available
 from .finding import Finding, error, ok, warning
@@ -35,7 +34,7 @@ def check_data(site: Site) -> Iterator[Finding]:
     yield from _genes(site.cohort)
     sizes = _Sizes.of(site.cohort)
     yield from _slides(site.cohort, sizes)
-    yield from _thresholds(site)
+    yield from _blocks(site)
     yield from _dry_run(site, sizes)
 
 
@@ -136,42 +135,49 @@ def _slides(cohort: Cohort, sizes: _Sizes) -> Iterator[Finding]:
         yield ok("feature files", f"present and readable for all {named} slides" if named else "present and readable")
 
 
-def _thresholds(site: Site) -> Iterator[Finding]:
-    """Check which requests the site's own thresholds will make it refuse."""
-    thresholds, records = site.config.disclosure, site.cohort.records
-    folds = sorted({r.fold for r in records if r.fold is not None}) or list(range(HASH_FOLDS))
-    num_training = len(site.training_cohort(-1, seed=0).records)
-    without = {fold: len(site.training_cohort(fold, seed=0).records) for fold in folds}
-    too_few = [fold for fold, count in without.items() if count < thresholds.min_round_patients]
-    if site.config.privacy is None and num_training < thresholds.min_round_patients:
+def _blocks(site: Site) -> Iterator[Finding]:
+    """Check which blocks of patients a run would use; nothing is drawn or written."""
+    if site.config.privacy is not None or site.registry is None:
+        yield ok("blocks", "under differential privacy every patient trains in every fold, and nobody is tested")
+        return
+    thresholds, records, events = site.config.disclosure, site.cohort.records, site.cohort.num_events
+    try:
+        status = site.registry.plan(site.cohort)
+    except TamperedLogError as failure:
+        yield error("blocks", str(failure), "restore the state folder from a backup")
+        return
+    floors = site.registry.floors
+    if not status.usable:
         yield error(
-            "thresholds",
-            f"with {num_training} training patients this site refuses every round: disclosure.min_round_patients is "
-            f"{thresholds.min_round_patients}, because patients could be reconstructed from the weights of fewer",
-            "join with another site, or take part with differential privacy (section privacy)",
+            "blocks",
+            f"this site refuses every run: {len(records)} patients, {events} with and {len(records) - events} without "
+            f"the event; a block needs {floors.patients} (the larger of disclosure.min_patients="
+            f"{thresholds.min_patients} and min_round_patients={thresholds.min_round_patients}, because patients could "
+            f"be reconstructed from the weights of fewer), {floors.events} and {floors.events}"
+            + (f"; {len(status.set_aside)} blocks are set aside" if status.set_aside else ""),
+            "see `flower-client cohort show`, join with another site, or take part with differential privacy",
         )
-    elif site.config.privacy is None and too_few:
-        kept = "a test fold" if len(too_few) == len(without) else f"test fold {' or '.join(map(str, too_few))}"
+        return
+    sizes = sorted(len(block.case_ids) for block in status.usable)
+    drawn = "has drawn" if site.registry.read().generation else "will draw in its first run"
+    if status.set_aside:
         yield warning(
-            "thresholds",
-            f"{num_training} training patients, enough for a run on all of them, the default. In a run with {kept} "
-            f"there are {min(without.values())} or more, the threshold is {thresholds.min_round_patients}, and this "
-            "site refuses",
-            "inform the coordinator if the run will keep a fold for testing; otherwise no action is needed",
+            "blocks",
+            f"{len(status.set_aside)} of {len(status.frozen.blocks)} blocks are set aside, because a patient withdrew, "
+            "is missing or has other data",
+            "see `flower-client cohort show`",
         )
-    elif not may_disclose_outcomes(thresholds, len(records), events := site.cohort.num_events):
+    elif len(sizes) == 1:
         yield warning(
-            "thresholds",
-            f"{len(records)} patients, {events} with and {len(records) - events} without the event; thresholds are "
-            f"{thresholds.min_patients}, {thresholds.min_events} and {thresholds.min_events}: this site sends "
-            "weights, and zeros for sums",
-            "no action is needed; the federation continues without this site's sums",
+            "blocks",
+            f"this site {drawn} one block of {sizes[0]} patients: it trains in every fold and tests no model",
+            f"no action is needed; two blocks need {2 * floors.patients} patients, {2 * floors.events} with and as "
+            "many without the event",
         )
     else:
+        waiting = f"; {len(status.waiting)} newcomers wait for a block of their own" if status.waiting else ""
         yield ok(
-            "thresholds",
-            f"{num_training} training patients, {min(without.values())} or more if a run keeps a fold for testing; the "
-            f"threshold is {thresholds.min_round_patients}",
+            "blocks", f"this site {drawn} {len(sizes)} blocks of {sizes[0]} to {sizes[-1]} patients{waiting}"
         )
 
 

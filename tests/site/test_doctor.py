@@ -73,7 +73,7 @@ def test_a_healthy_site(healthy):
     findings = found(healthy)
     assert {f.level for f in findings.values()} == {Level.OK}
     wanted = ["settings", "state", "egress log", "device", "patients", "events", "molecular data", "slides"]
-    assert list(findings) == [*wanted, "feature files", "thresholds", "dry run", "memory"]
+    assert list(findings) == [*wanted, "feature files", "blocks", "dry run", "memory"]
     table = pd.read_csv(healthy / "clinical.csv")
     assert findings["patients"].text.startswith(f"60, with {table['event'].sum()} events")
     assert "features synthetic, 5 wide" in findings["slides"].text
@@ -130,32 +130,22 @@ def test_patients_without_anything_are_counted(site):
     assert finding.text.startswith("1 of 61 patients are excluded")
 
 
-def test_a_site_under_the_floor_of_training(site):
+def test_a_site_without_a_block(site):
     change(site, lambda values: values["disclosure"].update(min_round_patients=61))
-    finding = found(site, until="thresholds")["thresholds"]
+    finding = found(site, until="blocks")["blocks"]
     assert finding.level is Level.ERROR
-    assert "with 60 training patients this site refuses every round" in finding.text
+    assert "this site refuses every run: 60 patients" in finding.text
+    assert "a block needs 61" in finding.text
     change(site, lambda values: values.update(privacy={"max_epsilon": 8.0}))
-    assert found(site, until="thresholds")["thresholds"].level is Level.OK
+    assert found(site, until="blocks")["blocks"].level is Level.OK
 
 
-def test_a_site_that_is_large_enough_for_a_run_on_everybody_only(site):
-    """A run trains on all patients unless it names a test fold."""
+def test_a_site_with_one_block(site):
     change(site, lambda values: values["disclosure"].update(min_round_patients=58))
-    finding = found(site, until="thresholds")["thresholds"]
+    finding = found(site, until="blocks")["blocks"]
     assert finding.level is Level.WARNING
-    assert finding.text.startswith("60 training patients, enough for a run on all of them, the default. In a run with")
-    assert re.search(
-        r"(a test fold|test fold \d( or \d)*) there are \d\d or more, the threshold is 58, and this site refuses",
-        finding.text,
-    )
-
-
-def test_a_site_under_the_floor_of_sums(site):
-    change(site, lambda values: values["disclosure"].update(min_patients=61))
-    finding = found(site, until="thresholds")["thresholds"]
-    assert finding.level is Level.WARNING
-    assert "zeros for sums" in finding.text
+    assert "will draw in its first run one block of 60 patients" in finding.text
+    assert not (site / "state" / "cohort.key").exists(), "the doctor draws nothing"
 
 
 def test_a_site_where_nearly_everybody_had_the_event(site):
@@ -163,9 +153,9 @@ def test_a_site_where_nearly_everybody_had_the_event(site):
     table = pd.read_csv(site / "clinical.csv")
     table["event"] = [0] * 4 + [1] * (len(table) - 4)
     table.to_csv(site / "clinical.csv", index=False)
-    finding = found(site, until="thresholds")["thresholds"]
-    assert finding.level is Level.WARNING
-    assert finding.text.startswith("60 patients, 56 with and 4 without the event; thresholds are 10, 5 and 5")
+    finding = found(site, until="blocks")["blocks"]
+    assert finding.level is Level.ERROR
+    assert "60 patients, 56 with and 4 without the event" in finding.text
 
 
 def test_a_rule_that_names_no_setting(site):

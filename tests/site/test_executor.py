@@ -6,7 +6,7 @@ import os
 import time
 
 import pytest
-from fixtures.federation import GENES_ONLY, Federation, tiny
+from fixtures.federation import BLOCKS, GENES_ONLY, Federation, tiny
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -108,7 +108,7 @@ def test_an_answer_has_its_line_before_it_goes(serve):
 
 
 def test_a_real_site_is_served(serve):
-    federation = Federation(tiny(*GENES_ONLY))
+    federation = Federation(tiny(*GENES_ONLY, *BLOCKS))
     run = federation.run()
     request = FactsRequest(
         protocol=PROTOCOL_VERSION,
