@@ -115,6 +115,23 @@ def _parser() -> argparse.ArgumentParser:
     _takes_site(egress)
     egress.set_defaults(command=_egress)
 
+    cohort = commands.add_parser(
+        "cohort", help="show the blocks of this site's patients, record a withdrawal, or draw the blocks again"
+    )
+    actions = cohort.add_subparsers(metavar="ACTION", required=True)
+    show = actions.add_parser("show", help="list the blocks, those that are set aside and why, and the history")
+    _takes_site(show)
+    withdraw = actions.add_parser("withdraw", help="exclude patients who withdrew; their blocks are retired")
+    _takes_site(withdraw)
+    withdraw.add_argument("case_ids", nargs="+", metavar="CASE_ID", help="as in the clinical table")
+    refreeze = actions.add_parser("refreeze", help="draw all blocks again, at the cost that the command states")
+    _takes_site(refreeze)
+    refreeze.add_argument("--reason", required=True, help="one line for the history of the cohort")
+    for action in (withdraw, refreeze):
+        action.add_argument("--yes", action="store_true", help="do it; without this the command states the cost only")
+    for name, action in (("show", show), ("withdraw", withdraw), ("refreeze", refreeze)):
+        action.set_defaults(command=_cohort, action=name)
+
     ledger = commands.add_parser("ledger", help="report the privacy budget that this site's patients have spent")
     _takes_site(ledger)
     ledger.set_defaults(command=_ledger)
@@ -209,6 +226,20 @@ def _egress(options: argparse.Namespace) -> ExitCode:
         print(line)
     total = sum(record.num_bytes for record in records)
     print(f"{len(records)} answers, {total:,d} bytes in total; the log is complete: {log.path}")
+    return ExitCode.DONE
+
+
+def _cohort(options: argparse.Namespace) -> ExitCode:
+    from .cohort_command import refreeze_cohort, show_cohort, withdraw_patients
+
+    config = load_site_config(options.site)
+    if options.action == "show":
+        lines = show_cohort(config)
+    elif options.action == "withdraw":
+        lines = withdraw_patients(config, options.case_ids, confirmed=options.yes)
+    else:
+        lines = refreeze_cohort(config, options.reason, confirmed=options.yes)
+    print("\n".join(lines))
     return ExitCode.DONE
 
 

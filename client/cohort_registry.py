@@ -25,7 +25,7 @@ from memamba_core.privacy.state_key import load_or_make_key
 
 from .blocks import MAX_BLOCKS, Block, Floors, draw_blocks, fingerprint, pseudonym
 
-__all__ = ["CohortRegistry", "CohortStatus", "FrozenCohort", "UsableBlock"]
+__all__ = ["CohortRegistry", "CohortStatus", "FrozenCohort", "SetAside", "UsableBlock"]
 
 _FORMAT: Final = "memamba-cohort-1"
 
@@ -65,20 +65,36 @@ class UsableBlock:
 
 
 @dataclass(frozen=True)
+class SetAside:
+    """Block that no run uses.
+
+    Attributes:
+        patients: at the draw.
+        withdrawn, missing, changed: those of them who withdrew, are not in the tables, have other data than then.
+        below: whether the patients who are there are below today's floors.
+    """
+
+    patients: int
+    withdrawn: int
+    missing: int
+    changed: int
+    below: bool
+
+
+@dataclass(frozen=True)
 class CohortStatus:
     """State of the cohort, for the site's operator.
 
     Attributes:
         frozen: contents of the registry.
         usable: blocks that a run uses.
-        set_aside: for each other block its number of patients, of those who withdrew, who are not in the tables, whose
-            data changed, and whether it is below today's floors.
+        set_aside: all other blocks.
         waiting: patients in the tables who are in no block and did not withdraw.
     """
 
     frozen: FrozenCohort
     usable: tuple[UsableBlock, ...]
-    set_aside: tuple[tuple[int, int, int, int, bool], ...]
+    set_aside: tuple[SetAside, ...]
     waiting: tuple[PatientRecord, ...]
 
 
@@ -141,7 +157,7 @@ class CohortRegistry:
         if not frozen.generation:
             return self._drawn(frozen, cohort, "first approved run")
         status = self.status(cohort, frozen)
-        if any(missing or changed for _, withdrawn, missing, changed, _ in status.set_aside if not withdrawn):
+        if any((aside.missing or aside.changed) and not aside.withdrawn for aside in status.set_aside):
             return frozen
         if not frozen.blocks or not self.floors.admit(status.waiting):
             return frozen if frozen.blocks else self._drawn(frozen, cohort, "first patients over the floors")
@@ -172,6 +188,17 @@ class CohortRegistry:
             frozen = self.read()
             if not self._exists():
                 self._write(frozen)
+
+    def knows(self, case_id: str) -> bool:
+        """Return True if a patient is in a block or withdrew."""
+        frozen, name = self.read(), pseudonym(self._secret(), case_id)
+        return name in frozen.withdrawn or any(name in block.members for block in frozen.blocks)
+
+    def blocks_of(self, case_ids: Collection[str]) -> tuple[int, ...]:
+        """Return the sizes of the blocks in use that hold one of these patients."""
+        frozen, names = self.read(), {pseudonym(self._secret(), case_id) for case_id in case_ids}
+        used = [block for block in frozen.blocks if not frozen.withdrawn & block.members.keys()]
+        return tuple(len(block.members) for block in used if names & block.members.keys())
 
     def withdraw(self, case_ids: Collection[str]) -> int:
         """Record that patients withdrew, whose blocks are retired at once; return how many had not withdrawn before."""
@@ -205,7 +232,7 @@ class CohortRegistry:
         record_of = {pseudonym(key, record.case_id): record for record in cohort.records}
         has_columns = cohort.genes is None or set(frozen.gene_columns) <= set(cohort.genes.columns)
         usable: list[UsableBlock] = []
-        set_aside: list[tuple[int, int, int, int, bool]] = []
+        set_aside: list[SetAside] = []
         for block in frozen.blocks:
             there = {name: record_of[name] for name in block.members if name in record_of}
             withdrawn = len(frozen.withdrawn & block.members.keys())
@@ -215,7 +242,7 @@ class CohortRegistry:
                 changed = sum(now[name] != block.members[name] for name in there)
             missing, below = len(block.members) - len(there), not self.floors.admit(there.values())
             if withdrawn or missing or changed or below:
-                set_aside.append((len(block.members), withdrawn, missing, changed, below))
+                set_aside.append(SetAside(len(block.members), withdrawn, missing, changed, below))
             else:
                 usable.append(UsableBlock(block.fold, frozenset(r.case_id for r in there.values()), _name(block)))
         in_a_block = frozenset().union(*(block.members for block in frozen.blocks))

@@ -49,6 +49,11 @@ def draw_site_blocks(
             f"blocks=true: none of the {len(partition)} sites has {floors.patients} patients, {floors.events} with the "
             "event and as many without it; use partition=tss_merged, or lower disclosure.min_round_patients"
         )
+    if len(single) == len(kept):
+        raise ConfigError(
+            f"blocks=true: no site has two blocks, so no patient is tested; two need {2 * floors.patients} patients, "
+            f"{2 * floors.events} with the event and as many without it. Use larger sites (partition=tss_merged)"
+        )
     warnings = []
     if left_out := sorted(set(partition) - set(kept)):
         warnings.append(f"{len(left_out)} of {len(partition)} sites are below the thresholds and take no part")

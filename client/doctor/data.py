@@ -176,9 +176,7 @@ def _blocks(site: Site) -> Iterator[Finding]:
         )
     else:
         waiting = f"; {len(status.waiting)} newcomers wait for a block of their own" if status.waiting else ""
-        yield ok(
-            "blocks", f"this site {drawn} {len(sizes)} blocks of {sizes[0]} to {sizes[-1]} patients{waiting}"
-        )
+        yield ok("blocks", f"this site {drawn} {len(sizes)} blocks of {sizes[0]} to {sizes[-1]} patients{waiting}")
 
 
 def _dry_run(site: Site, sizes: _Sizes) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ def load_or_make_key(path: Path, guarded: Path) -> bytes:
     if not path.exists():
         if guarded.exists():
             raise TamperedLogError(f"{path} is missing next to {guarded.name}. Restore it from a backup of the state")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, fresh = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # readable by its owner only
         try:
             with os.fdopen(descriptor, "wb") as file:

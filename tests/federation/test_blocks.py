@@ -192,8 +192,12 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("correct"), st.integers(0, MOST_PATIENTS - 1)),
     st.tuples(st.just("undo"), st.integers(0, MOST_PATIENTS - 1)),
     st.tuples(st.just("withdraw"), st.integers(0, MOST_PATIENTS - 1)),
-    st.tuples(st.just("restart"),),
-    st.tuples(st.just("refreeze"),),
+    st.tuples(
+        st.just("restart"),
+    ),
+    st.tuples(
+        st.just("refreeze"),
+    ),
 )
 
 

@@ -1,0 +1,80 @@
+"""`flower-client cohort`: what the operator of a hospital sees and confirms."""
+
+import pandas as pd
+import pytest
+import yaml
+
+from client.cli import main
+from memamba_core.config.compose import compose_simulation
+from simulation.cohort import prepare_cohort
+from simulation.export import export_sites
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """One hospital of 60 patients with thresholds that allow some blocks."""
+    config = compose_simulation(
+        ("data.synthetic.num_patients=60", "data.synthetic.num_sites=1", "partition=iid", "partition.num_sites=1")
+    )
+    cohort = prepare_cohort(config)
+    case_ids = {name: tuple(r.case_id for r in site.cohort.records) for name, site in cohort.sites.items()}
+    (folder,) = export_sites(cohort.cohort, config.data, case_ids, tmp_path_factory.mktemp("sites") / "out")
+    settings = yaml.safe_load((folder / "site.yaml").read_text())
+    settings["disclosure"] |= {"min_patients": 5, "min_events": 2, "min_round_patients": 10}
+    (folder / "site.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture
+def site(exported):
+    for path in (exported / "state").glob("cohort*"):
+        path.unlink()
+    return exported / "site.yaml"
+
+
+def cohort(capsys, *arguments):
+    """Call the command; return its exit code, standard output and standard error."""
+    with pytest.raises(SystemExit) as end:
+        main(["cohort", *map(str, arguments)])
+    return end.value.code, *capsys.readouterr()
+
+
+def test_before_the_first_run_the_plan_is_shown_and_nothing_is_drawn(site, capsys):
+    code, out, _ = cohort(capsys, "show", site)
+    assert code == 0
+    assert out.startswith("Nothing is drawn yet.")
+    assert out.count("\n") == 7, "two lines of heading and five blocks"
+    assert not (site.parent / "state" / "cohort.json").exists()
+
+
+def test_a_withdrawal_states_what_it_costs_and_asks(site, capsys):
+    cohort(capsys, "refreeze", site, "--reason", "first", "--yes")
+    patient = pd.read_csv(site.parent / "clinical.csv")["case_id"][0]
+    code, out, _ = cohort(capsys, "withdraw", site, patient)
+    assert code == 0
+    assert "1 block of 12 patients is retired" in out
+    assert "11 more patients train no more" in out
+    assert "Nothing was recorded" in out
+    assert "set aside" not in cohort(capsys, "show", site)[1]
+    assert "Recorded." in cohort(capsys, "withdraw", site, patient, "--yes")[1]
+    assert "set aside: a block of 12 patients (1 withdrew)" in cohort(capsys, "show", site)[1]
+
+
+def test_a_name_that_nobody_has_is_refused(site, capsys):
+    code, _, err = cohort(capsys, "withdraw", site, "P-404", "--yes")
+    assert code == 2
+    assert "neither in the clinical table nor in a block" in err
+
+
+@pytest.mark.parametrize("reason", ["", "  ", "two\nlines", "x" * 201])
+def test_a_new_draw_needs_a_reason_of_one_line(site, capsys, reason):
+    assert cohort(capsys, "refreeze", site, "--reason", reason, "--yes")[0] == 2
+
+
+def test_a_new_draw_states_what_it_costs_and_asks(site, capsys):
+    code, out, _ = cohort(capsys, "refreeze", site, "--reason", "the unit was wrong")
+    assert code == 0
+    assert "can subtract them" in out
+    assert not (site.parent / "state" / "cohort.json").exists()
+    assert "new approval" in cohort(capsys, "refreeze", site, "--reason", "the unit was wrong", "--yes")[1]
+    assert "the unit was wrong" in cohort(capsys, "show", site)[1]
