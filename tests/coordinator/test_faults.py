@@ -37,8 +37,8 @@ def federation(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def simulated():
-    """Result of the same sites in one process."""
-    return Federation(THREE).train()
+    """Result of the same sites in one process; they answer as over a network."""
+    return Federation(THREE, strict=True).train()
 
 
 def assert_same_weights(deployment, run, simulated):
@@ -56,8 +56,8 @@ def test_deployed_gives_the_numbers_of_the_simulation(federation, simulated):
     federation.server("run", *run_of(federation, "undisturbed"))
     assert_same_weights(federation, "undisturbed", simulated)
     summary = federation.summary("undisturbed")
-    assert summary["c_index_histogram"] == pytest.approx(simulated.evaluation.c_index_histogram)
-    assert summary["c_index_within_site"] == pytest.approx(simulated.evaluation.c_index_within_site)
+    assert (summary["c_index_histogram"], summary["c_index_within_site"]) == (None, None)
+    assert "do not leave a site that answers alone" in summary["without_c_index"]
     assert (federation.federation / "runs" / "undisturbed" / "figures" / "learning_curves.png").is_file()
     assert summary["closing_evaluation"]["loss"] == pytest.approx(simulated.evaluation.loss, rel=1e-4)
 
