@@ -100,6 +100,8 @@ def train(cohort: str, seed: int, overrides: tuple[str, ...]) -> list[float]:
     config = compose_simulation([f"data={cohort}", *SITES, f"seed={seed}", *overrides])
     simulated, scores = prepare_cohort(config), []
     for fold in FOLDS:
+        if not simulated.test_cohort(fold).num_events:
+            continue
         grid = open_grid(config, simulated)
         try:
             result = train_federated(grid, Run(f"blocks-{fold}", config.experiment, fold), simulated)

@@ -8,6 +8,7 @@ the count does not say who lacks a value; a column that many patients lack gives
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from memamba_core.data.statistics import (
 from memamba_core.errors import DataError
 from memamba_core.io.atomic import write_atomically
 
-from .cohort_registry import UsableBlock
+from .cohort_status import UsableBlock
 from .site import Site
 
 __all__ = ["sum_features", "sum_genes"]
@@ -51,9 +52,7 @@ def sum_genes(
     parts = []
     for block in blocks:
         cohort = site.cohort.subset(block.case_ids)
-        moments = _told_once(
-            site, f"{block.name}-genes-{constants}", lambda cohort=cohort: _genes_of(cohort, declared, config)
-        )
+        moments = _told_once(site, f"{block.name}-genes-{constants}", partial(_genes_of, cohort, declared, config))
         parts.append(_floored(moments, site, sum(map(cohort.has_genes, cohort.records))))
     total = merge_moments(parts, len(declared))
     return ColumnMoments(total.count[chosen], total.mean[chosen], total.m2[chosen])
@@ -69,7 +68,7 @@ def sum_features(site: Site, blocks: Sequence[UsableBlock]) -> ColumnMoments:
     for block in blocks:
         cohort = site.cohort.subset(block.case_ids)
         try:
-            moments = _told_once(site, f"{block.name}-features", lambda cohort=cohort: _features_of(site, cohort))
+            moments = _told_once(site, f"{block.name}-features", partial(_features_of, site, cohort))
         except DataError as error:
             _log.error("the features of a block are left out of the sums: %s", error)
             continue

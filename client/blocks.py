@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from memamba_core.config.site import DisclosureConfig
 from memamba_core.data.records import Cohort, PatientRecord
 
-__all__ = ["MAX_BLOCKS", "Block", "Floors", "draw_blocks", "fingerprint", "pseudonym"]
+__all__ = ["MAX_BLOCKS", "Block", "Fingerprints", "Floors", "draw_blocks", "pseudonym"]
 
 MAX_BLOCKS = 5
 """Most blocks that a cohort is drawn into: the usual number of folds of a cross-validation."""
@@ -60,22 +60,33 @@ def pseudonym(key: bytes, case_id: str) -> str:
     return _mac(key, b"patient", case_id.encode())[:16]
 
 
-def fingerprint(key: bytes, cohort: Cohort, record: PatientRecord, gene_columns: Sequence[str]) -> str:
-    """Return a digest of all data of a patient that an answer can depend on, without reading patch features.
+class Fingerprints:
+    """Digests of all data of a patient that an answer can depend on; no patch feature is read.
 
     Args:
         key: secret of the site.
         cohort: gene table and features.
-        record: the patient.
-        gene_columns: columns of the table that are part of the digest, all of them in the table.
+        gene_columns: columns of the table that are part of a digest, all of them in the table.
     """
-    genes = b""
-    if cohort.genes is not None and record.gene_row is not None:
-        position = {column: index for index, column in enumerate(cohort.genes.columns)}
-        genes = cohort.genes.values_NC[record.gene_row, [position[c] for c in gene_columns]].tobytes()
-    features = cohort.features.fingerprint(record) if cohort.features is not None else b""
-    outcome = f"{record.time_months!r} {record.event}"
-    return _mac(key, b"data", outcome.encode(), genes, features)[:32]
+
+    def __init__(self, key: bytes, cohort: Cohort, gene_columns: Sequence[str]) -> None:
+        self._key, self.cohort, self.gene_columns = key, cohort, tuple(gene_columns)
+        self._genes_NC = None
+        if cohort.genes is not None:
+            position = {column: index for index, column in enumerate(cohort.genes.columns)}
+            self._genes_NC = cohort.genes.values_NC[:, [position[column] for column in gene_columns]]
+        self._tables: dict[str, str] = {}
+
+    def of(self, record: PatientRecord) -> str:
+        """Return the digest of a patient: 32 hex digits."""
+        if record.case_id not in self._tables:  # tables are read once per process, files can change meanwhile
+            genes = b""
+            if self._genes_NC is not None and record.gene_row is not None:
+                genes = self._genes_NC[record.gene_row].tobytes()
+            outcome = f"{record.time_months!r} {record.event}".encode()
+            self._tables[record.case_id] = _mac(self._key, b"tables", outcome, genes)
+        features = self.cohort.features.fingerprint(record) if self.cohort.features is not None else b""
+        return _mac(self._key, b"data", self._tables[record.case_id].encode(), features)[:32]
 
 
 def draw_blocks(

@@ -6,7 +6,8 @@ from memamba_core.config.site import SiteConfig
 from memamba_core.data.records import Cohort
 from memamba_core.errors import ConfigError
 
-from .cohort_registry import CohortRegistry, CohortStatus
+from .cohort_registry import CohortRegistry
+from .cohort_status import CohortStatus
 from .site import Site, open_site
 
 __all__ = ["refreeze_cohort", "show_cohort", "withdraw_patients"]

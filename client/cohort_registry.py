@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,79 +23,12 @@ from memamba_core.errors import TamperedLogError
 from memamba_core.io.atomic import write_secret
 from memamba_core.privacy.state_key import load_or_make_key
 
-from .blocks import MAX_BLOCKS, Block, Floors, draw_blocks, fingerprint, pseudonym
+from .blocks import MAX_BLOCKS, Block, Fingerprints, Floors, draw_blocks, pseudonym
+from .cohort_status import CohortStatus, FrozenCohort, SetAside, UsableBlock
 
-__all__ = ["CohortRegistry", "CohortStatus", "FrozenCohort", "SetAside", "UsableBlock"]
+__all__ = ["CohortRegistry"]
 
 _FORMAT: Final = "memamba-cohort-1"
-
-
-@dataclass(frozen=True)
-class FrozenCohort:
-    """Contents of the registry.
-
-    Attributes:
-        generation: 1 for the first draw; each refreeze adds one. 0 before the first draw.
-        gene_columns: molecular columns of the table at the draw; a run uses no others.
-        blocks: every block of this generation, also those that are set aside.
-        withdrawn: pseudonyms of the patients who withdrew.
-        history: what changed the registry, oldest first: `time`, `action`, `reason`, `patients`, `blocks`.
-    """
-
-    generation: int = 0
-    gene_columns: tuple[str, ...] = ()
-    blocks: tuple[Block, ...] = ()
-    withdrawn: frozenset[str] = frozenset()
-    history: tuple[dict[str, Any], ...] = ()
-
-
-@dataclass(frozen=True)
-class UsableBlock:
-    """Block of which every patient is there, with the data of the draw.
-
-    Attributes:
-        fold: number of the test fold that holds the block; None for a block that always trains.
-        case_ids: its patients.
-        name: digest of the members and their data, by which sums over the block are kept.
-    """
-
-    fold: int | None
-    case_ids: frozenset[str]
-    name: str
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """Block that no run uses.
-
-    Attributes:
-        patients: at the draw.
-        withdrawn, missing, changed: those of them who withdrew, are not in the tables, have other data than then.
-        below: whether the patients who are there are below today's floors.
-    """
-
-    patients: int
-    withdrawn: int
-    missing: int
-    changed: int
-    below: bool
-
-
-@dataclass(frozen=True)
-class CohortStatus:
-    """State of the cohort, for the site's operator.
-
-    Attributes:
-        frozen: contents of the registry.
-        usable: blocks that a run uses.
-        set_aside: all other blocks.
-        waiting: patients in the tables who are in no block and did not withdraw.
-    """
-
-    frozen: FrozenCohort
-    usable: tuple[UsableBlock, ...]
-    set_aside: tuple[SetAside, ...]
-    waiting: tuple[PatientRecord, ...]
 
 
 @dataclass
@@ -113,6 +46,7 @@ class CohortRegistry:
     key: bytes | None = None
     _memory: FrozenCohort = field(default_factory=FrozenCohort)
     _known: tuple[FrozenCohort, Cohort, CohortStatus] | None = None
+    _known_prints: Fingerprints | None = None
 
     def read(self) -> FrozenCohort:
         """Return the registry; an empty one before the first draw.
@@ -238,7 +172,8 @@ class CohortRegistry:
             withdrawn = len(frozen.withdrawn & block.members.keys())
             changed = len(there) if not has_columns else 0
             if has_columns:
-                now = {n: fingerprint(key, cohort, record, frozen.gene_columns) for n, record in there.items()}
+                fingerprints = self._fingerprints(cohort, frozen)
+                now = {name: fingerprints.of(record) for name, record in there.items()}
                 changed = sum(now[name] != block.members[name] for name in there)
             missing, below = len(block.members) - len(there), not self.floors.admit(there.values())
             if withdrawn or missing or changed or below:
@@ -276,12 +211,15 @@ class CohortRegistry:
         history = (*before.history, _entry(action, reason, sum(len(b.members) for b in blocks), len(blocks)))
         return replace(frozen, blocks=blocks, history=history)
 
-    def _describe(self, cohort: Cohort, frozen: FrozenCohort) -> Any:
-        key = self._secret()
-        return lambda record: (
-            pseudonym(key, record.case_id),
-            fingerprint(key, cohort, record, frozen.gene_columns),
-        )
+    def _describe(self, cohort: Cohort, frozen: FrozenCohort) -> Callable[[PatientRecord], tuple[str, str]]:
+        key, fingerprints = self._secret(), self._fingerprints(cohort, frozen)
+        return lambda record: (pseudonym(key, record.case_id), fingerprints.of(record))
+
+    def _fingerprints(self, cohort: Cohort, frozen: FrozenCohort) -> Fingerprints:
+        known = self._known_prints
+        if known is None or known.cohort is not cohort or known.gene_columns != frozen.gene_columns:
+            known = self._known_prints = Fingerprints(self._secret(), cohort, frozen.gene_columns)
+        return known
 
     def _exists(self) -> bool:
         return self.folder is None or (self.folder / "cohort.json").exists()

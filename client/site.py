@@ -12,7 +12,8 @@ from memamba_core.errors import PolicyError
 from memamba_core.training.seeding import derive_seed
 
 from .blocks import Floors
-from .cohort_registry import CohortRegistry, UsableBlock
+from .cohort_registry import CohortRegistry
+from .cohort_status import UsableBlock
 
 __all__ = ["HASH_FOLDS", "Site", "open_site"]
 

@@ -13,7 +13,7 @@ from memamba_core.data.clinical import read_clinical
 from memamba_core.data.features import PatchFolder
 from memamba_core.data.patch_files import inspect_patch_file
 from memamba_core.data.records import Cohort, PatientRecord
-from memamba_core.errors import DataError
+from memamba_core.errors import DataError, TamperedLogError
 
 from .dry_run import measure_dry_run, memory_available
 from .finding import Finding, error, ok, warning

@@ -6,16 +6,32 @@ import numpy as np
 
 from memamba_core.patient import PatientInputs
 
-__all__ = ["MICRO_BATCH_ROWS", "batches_of", "parts_of_batch", "parts_of_stream"]
+__all__ = ["MICRO_BATCH_ROWS", "batches_of", "num_batches", "parts_of_batch", "parts_of_stream"]
 
 MICRO_BATCH_ROWS = 16_384
 """Bag rows whose graph is held at once; a batch with more rows is cut into parts. The number changes memory use. Of the
 result it changes only which random numbers dropout and the sampled tokens of the fusion loss get."""
 
 
-def batches_of(num: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Yield indices in a seeded order, `size` at a time; the last batch may be smaller."""
+def num_batches(num: int, size: int, smallest: int = 1) -> int:
+    """Return the number of batches of `batches_of`."""
+    return max(1, min(-(-num // size), num // smallest))
+
+
+def batches_of(num: int, size: int, seed: int, smallest: int = 1) -> Iterator[list[int]]:
+    """Yield indices in a seeded order, `size` at a time; the last batch may be smaller.
+
+    Args:
+        num: number of patients.
+        size: patients of a batch.
+        seed: of the order.
+        smallest: fewest patients of a batch. Above 1 the patients are dealt out evenly instead, over so few batches
+            that none is smaller: the step of a last batch of one patient would be that patient's gradient.
+    """
     order = np.random.default_rng(seed).permutation(num)
+    if smallest > 1:
+        yield from ([int(i) for i in part] for part in np.array_split(order, num_batches(num, size, smallest)))
+        return
     for start in range(0, num, size):
         yield [int(i) for i in order[start : start + size]]
 

@@ -20,7 +20,7 @@ from memamba_core.model.precision import matmul_precision
 from memamba_core.patient import PatientInputs
 from memamba_core.survival.hazards import hazards_from_logits, risk_from_logits, survival_from_logits
 from memamba_core.survival.losses import nll_loss
-from memamba_core.training.batches import batches_of, parts_of_batch, parts_of_stream
+from memamba_core.training.batches import batches_of, num_batches, parts_of_batch, parts_of_stream
 from memamba_core.training.optim import build_optimizer, learning_rate_factor, set_learning_rate
 from memamba_core.training.seeding import derive_seed, seeded
 
@@ -110,6 +110,7 @@ def train(
     seed: int,
     device: torch.device | None = None,
     proximal_mu: float = 0.0,
+    smallest_batch: int = 1,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> TrainResult:
     """Train a model in place.
@@ -123,6 +124,7 @@ def train(
         seed: seed of the order of patients, dropout and patch sampling.
         device: where to compute; None leaves the model where it is.
         proximal_mu: weight of FedProx's (mu/2) ||w - w_incoming||^2 (Li et al. 2020, eq. 2).
+        smallest_batch: fewest patients of a step, of a site whose weights must not show single patients.
         on_epoch: called after each epoch with the number of the epoch in the run (from 1) and its mean loss.
 
     Raises:
@@ -136,12 +138,12 @@ def train(
     step = _Step(model, config, optimizer, proximal_mu)
     trained: dict[str, set[int]] = {}
     losses: list[float] = []
-    steps_per_epoch = -(-len(dataset) // config.batch_size)
+    steps_per_epoch = num_batches(len(dataset), config.batch_size, smallest_batch)
     for epoch in range(span.first, span.first + span.num):
         epoch_loss = 0.0
         with seeded(derive_seed(seed, epoch, "dropout")), matmul_precision(config.matmul_precision):
             for number, indices in enumerate(
-                batches_of(len(dataset), config.batch_size, derive_seed(seed, epoch, "order"))
+                batches_of(len(dataset), config.batch_size, derive_seed(seed, epoch, "order"), smallest_batch)
             ):
                 progress = (epoch + number / steps_per_epoch) / span.total
                 set_learning_rate(step.optimizer, optimizer.learning_rate * learning_rate_factor(config, progress))

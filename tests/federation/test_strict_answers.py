@@ -11,6 +11,7 @@ from client.block_answers import DECIMALS
 from client.worker import SiteWorker
 from memamba_core.errors import DataError, ProtocolError
 from memamba_core.model import parameter_group
+from memamba_core.training.batches import batches_of, num_batches
 from memamba_core.training.checkpoint import initial_model, weights_of
 from memamba_core.wire.protocol import (
     EvaluateReply,
@@ -130,6 +131,34 @@ def test_a_group_that_few_patients_of_a_block_train_stays_as_it_was(ready):
     changed = {parameter_group(n) for n, a in reply.weights.items() if not np.array_equal(a, ready.train.weights[n])}
     assert "genomics" in changed
     assert changed <= set(reply.trained)
+
+
+@pytest.mark.parametrize(
+    ("num", "size", "smallest", "sizes"),
+    [
+        (65, 64, 32, [33, 32]),
+        (65, 64, 33, [65]),
+        (33, 32, 32, [33]),
+        (20, 64, 32, [20]),
+        (130, 64, 32, [44, 43, 43]),
+        (65, 64, 1, [64, 1]),
+    ],
+)
+def test_no_batch_is_below_the_floor(num, size, smallest, sizes):
+    batches = list(batches_of(num, size, 0, smallest))
+    assert [len(batch) for batch in batches] == sizes
+    assert len(batches) == num_batches(num, size, smallest)
+    assert sorted(index for batch in batches for index in batch) == list(range(num))
+
+
+def test_a_step_of_a_strict_site_is_never_over_fewer_patients_than_a_block_holds(ready, monkeypatch):
+    """The attack: as many patients as a batch holds, and one: the second step would be this one's gradient."""
+    seen = []
+    monkeypatch.setattr(
+        "memamba_core.training.trainer.batches_of", lambda *arguments: seen.append(arguments) or iter(())
+    )
+    ready.worker.train(ready.train)
+    assert {arguments[3] for arguments in seen} == {8}
 
 
 def test_the_loss_of_an_evaluation_is_a_rounded_mean(ready):
