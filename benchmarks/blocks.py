@@ -41,7 +41,6 @@ SITES = (
     "partition.min_patients=50",
     "model=genomics",
     "fold_source=random",
-    "folds=[0,1,2,3,4]",
 )
 POLICIES = {"free folds": (), "blocks": ("blocks=true",)}
 
