@@ -108,6 +108,8 @@ def _build_executor(config: SiteConfig, task_address: tuple[str, int], interrupt
     secret = SiteKeys(config.coordinator.keys).load_secret()
     egress = EgressLog(config.state)
     egress.read()
+    if (warning := config.limits.warning()) is not None:
+        support_log.warning("%s", warning)
     torch.set_num_threads(config.threads)
     worker = SiteWorker(open_site(config))
     host, port = task_address

@@ -34,8 +34,13 @@ class FederationConfig(Settings):
     """Also evaluate every round on the test fold. For inspection only: nothing is chosen by it."""
     max_patients_per_site: int = Field(100_000, ge=1)
     """Most patients that a reply may claim to have trained on; a reply that claims more is rejected."""
-    max_update_norm: float | None = Field(None, gt=0)
-    """Largest L2 norm of a site's update; a larger update is left out of the round. None sets no bound."""
+    update_norm: float | None = Field(1.0, gt=0)
+    """Largest L2 norm of a site's update over all parameters. A site scales a larger update down to this norm before it
+    leaves; a site in a deployment also derives from it how far the weights may move between rounds, and refuses null,
+    which sets no bound. How the default was chosen: with the default optimizer the largest update had norm 0.52 (median
+    0.15) on the synthetic cohort, BLCA, LUAD and BRCA, in 2 to 13 sites of up to 383 patients; so the default scales
+    none of them. `federation=adamw` sets 10: its largest update had norm 5.7 (median 1.3). Null under differential
+    privacy, where the norm is that of the noise."""
     wire: Literal["float32", "bfloat16_delta"] = "float32"
     """Format of the weights that a site returns: `float32`, unchanged; `bfloat16_delta`, the rounded change, which is
     half the size."""

@@ -16,6 +16,7 @@ from memamba_core.data.statistics import FEATURE_CLIP
 from memamba_core.errors import RejectedReplyError
 from memamba_core.model import parameter_group
 from memamba_core.survival.histogram import NUM_RISK_BINS
+from memamba_core.training.update_norm import ROUNDING
 from memamba_core.wire.protocol import SIZE_BANDS, FactsReply, Metrics, StatisticsReply, TrainReply
 
 __all__ = ["check_facts", "check_metrics", "check_sums", "check_training_reply", "max_patients"]
@@ -174,7 +175,7 @@ def _check_weights(got: Weights, sent: Weights, config: FederationConfig) -> Non
             raise RejectedReplyError(f"{name} holds values that are not finite")
         square += float(((array.astype(np.float64) - reference) ** 2).sum())
     norm = math.sqrt(square)
-    if config.max_update_norm is not None and norm > config.max_update_norm:
+    if config.update_norm is not None and norm > config.update_norm * ROUNDING:
         raise RejectedReplyError(
-            f"the update has norm {norm:.3g}; expected at most federation.max_update_norm={config.max_update_norm:g}"
+            f"the update has norm {norm:.3g}; expected at most federation.update_norm={config.update_norm:g}"
         )
