@@ -48,4 +48,5 @@ def bound_update(weights: Weights, base: Weights, limit: float | None) -> dict[s
 
 
 def _change(array: npt.NDArray[Any], base: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    return np.subtract(array, base, dtype=np.float64)
+    change: npt.NDArray[np.float64] = np.subtract(array, base, dtype=np.float64)
+    return change
