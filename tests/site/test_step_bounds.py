@@ -1,4 +1,4 @@
-"""The step that a site accepts between two rounds covers whatever the coordinator's strategy can do, and hardly more."""
+"""The step that a site accepts between two rounds covers whatever a strategy can do, and hardly more."""
 
 import math
 
@@ -19,6 +19,7 @@ from memamba_core.config.strategy import (
 from memamba_core.model import parameter_group
 from memamba_core.wire.protocol import TrainReply
 from server.federation.strategy import GroupedStrategy
+from simulation.grid.local import LocalGrid
 
 STRATEGIES = [
     FedAvgConfig(),
@@ -41,7 +42,7 @@ STRATEGIES = [
 U = 2.0
 SHAPES = {"head.0.weight": (3, 4), "genomics.a": (6,), "genomics.b": (1,), "pathology.c": (2, 2)}
 ROUNDING = 1 + 1e-5
-GRID = type("NoGrid", (), {"get_node_ids": lambda _self: [1], "send_and_receive": None})()
+GRID = LocalGrid([], runner=None)  # Flower's strategies ask the grid for its nodes, and no more
 
 
 def updates(rng, kind):
