@@ -52,6 +52,7 @@ from .block_statistics import sum_features, sum_genes
 from .model_cache import ModelCache
 from .private_round import train_private_round
 from .request_checks import check_agreement, check_round, check_statistics
+from .scaling_checks import check_scaling
 from .session import RefusedError, Session, SessionStore
 from .site import Site
 from .weight_checks import WeightChecks
@@ -154,6 +155,8 @@ class SiteWorker:
         if agreement.digest() != request.agreement_digest:
             raise RefusedError(Refusal.AGREEMENT, "the digest of the agreement does not match its content")
         check_agreement(session.experiment, agreement, self.site.config.limits, strict=self.site.strict)
+        if self.site.strict and session.plan is None:
+            check_scaling(self.site, session.request.fold, agreement, session.experiment.agreement)
         session = self._sessions.agree(session, agreement)
         self._dataset(session, "test")  # checks columns and widths now, not in the first round
         return AgreementReply(agreement_digest=agreement.digest())

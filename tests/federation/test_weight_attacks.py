@@ -124,6 +124,29 @@ def test_a_start_by_settings_is_refused_with_the_settings(attack):
         assert attack(experiment=experiment).facts() is POLICY
 
 
+def test_a_scaling_that_clips_all_but_a_few_patients_is_refused(attack, monkeypatch):
+    """With a center above all values but one, every patient but this one is a constant: the update is this value."""
+    unchecked = attack(checked=False).open()
+    honest, values = unchecked.agreed, patients(unchecked).genes
+    continuous = [i for i, column in enumerate(honest.gene_columns) if column.endswith("_rnaseq")]
+    column = continuous[0]
+    second, highest = np.sort(values[:, column])[-2:] * honest.gene_scale[column] + honest.gene_center[column]
+    center, scale = honest.gene_center.copy(), honest.gene_scale.copy()
+    scale[column] = unchecked.experiment.agreement.gene_scale_floor
+    center[column] = min(second + 5 * scale[column], 10.0)
+    crafted = dataclasses.replace(honest, gene_center=center, gene_scale=scale)
+    with monkeypatch.context() as patch:
+        patch.setattr("client.worker.check_scaling", lambda *_: None)
+        unchecked.agreed = crafted
+        assert not isinstance(unchecked.agree(), Refusal)
+        seen = patients(unchecked).genes[:, column]
+    assert (seen == -5).sum() == len(seen) - 1
+    assert (seen.max() + 5) * scale[column] == pytest.approx(highest - second, rel=1e-4)
+    strict = attack(run_id="strict").open()
+    strict.agreed = crafted
+    assert strict.agree() is Refusal.AGREEMENT_FIELD
+
+
 # Later rounds
 
 
