@@ -1,4 +1,4 @@
-"""What a site remembers of a run's weights: the last ones that it accepted for training, and those that it evaluated.
+"""Records of the weights that a site received in a run: the last ones accepted for training, and those evaluated.
 
 On a site with a state folder the record survives a restart. It belongs to a run id, and nothing that a coordinator
 sends removes it: opening the run again keeps the record.
