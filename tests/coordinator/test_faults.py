@@ -94,9 +94,9 @@ def test_a_killed_coordinator_is_resumed_with_the_same_numbers(federation, simul
 def test_status_and_stop_from_another_terminal(federation):
     assert "no run is in progress" in federation.server("status", code=ExitCode.NOT_RUNNING)
     experiment = tuple(o for o in federation.experiment if not o.startswith("federation.num_rounds"))
-    settings = ("fold=0", *experiment, "federation.num_rounds=500")
+    settings = ("fold=0", *experiment, "federation.num_rounds=100")
     run = federation.start_run("name=stopped", *settings, label="stopped")
-    federation.wait_for("stopped", "round 1 of 500 done")
+    federation.wait_for("stopped", "round 1 of 100 done")
     said = federation.server("status")
     assert f"stopped (process {run.pid}). Round " in said
     assert "is in progress in process" in federation.server("run", *settings, code=ExitCode.BUSY)
@@ -106,7 +106,7 @@ def test_status_and_stop_from_another_terminal(federation):
     assert "no run is in progress" in federation.server("stop", code=ExitCode.NOT_RUNNING)
     federation.start_run("resume=stopped", label="resumed")
     federation.wait_for("resumed", "resuming after round")
-    federation.wait_for("resumed", "of 500 done")
+    federation.wait_for("resumed", "of 100 done")
     superlink = federation.superlink("resumed")
     federation.kill("resumed", signal.SIGTERM)
     assert federation.finish("resumed", 10) == ExitCode.INTERRUPTED
