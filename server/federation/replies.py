@@ -1,0 +1,137 @@
+"""Sort the training replies of a round: accepted, left out, rejected.
+
+A reply that is left out is an answer of its site, which adds nothing to the average: the site trained on no patient, or
+its update is far larger than those of the others. A rejected reply is no answer.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memamba_core.config.federation import FederationConfig
+from memamba_core.errors import ProtocolError, RejectedReplyError
+from memamba_core.wire.protocol import TrainReply
+from memamba_core.wire.weight_deltas import decode_delta
+
+from .exchange import Answers, SiteFailure
+from .handshake import Handshake, Run
+from .validation import check_metrics, check_training_reply
+
+__all__ = ["SortedReplies", "outlying_updates", "sort_replies", "update_norm"]
+
+_FEWEST_FOR_MEDIAN = 3
+"""Replies of which the median is taken: of two, neither can be called the outlier."""
+_IDLE = SiteFailure(0, "answered with the weights that it received and trained on no patient; its log says why")
+_ROUNDING = 1.002  # a change that is rounded to bfloat16 may be longer by a factor of 1 + 2^-9
+Weights = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class SortedReplies:
+    """Training replies of a round.
+
+    Attributes:
+        accepted: replies to be averaged, weights in float32.
+        norms: L2 norm of the update of each accepted reply.
+        idle: answers of sites that trained on no patient.
+        outliers: answers whose update is too large, with the reason.
+        rejected: replies that cannot be used, with the reason.
+    """
+
+    accepted: dict[str, TrainReply]
+    norms: dict[str, float]
+    idle: dict[str, SiteFailure]
+    outliers: dict[str, SiteFailure]
+    rejected: dict[str, SiteFailure]
+
+    @property
+    def left_out(self) -> dict[str, SiteFailure]:
+        """Answers that add nothing to the average."""
+        return self.idle | self.outliers
+
+    @property
+    def answered(self) -> set[str]:
+        """Sites that answered."""
+        return {*self.accepted, *self.left_out}
+
+
+def sort_replies(answers: Answers[TrainReply], sent: Weights, run: Run, handshake: Handshake) -> SortedReplies:
+    """Sort the replies of a round.
+
+    Args:
+        answers: replies by site.
+        sent: weights of the request.
+        run: settings.
+        handshake: declarations of the sites.
+    """
+    experiment = run.experiment
+    config, cells = experiment.federation, experiment.agreement.grid_num_cells
+    accepted: dict[str, TrainReply] = {}
+    idle: dict[str, SiteFailure] = {}
+    rejected: dict[str, SiteFailure] = {}
+    for site, answer in answers.replies.items():
+        try:
+            reply = _as_weights(answer, sent, config)
+            check_training_reply(reply, sent, config, handshake.facts[site])
+            check_metrics(reply, cells, config.max_patients_per_site)
+        except (ProtocolError, RejectedReplyError) as error:
+            rejected[site] = SiteFailure(0, str(error))
+            continue
+        if any(reply.trained.values()):
+            accepted[site] = reply
+        else:
+            idle[site] = _IDLE
+    norms = {site: update_norm(reply.weights, sent) for site, reply in accepted.items()}
+    outliers = outlying_updates(norms, config)
+    for site in outliers:
+        del accepted[site], norms[site]
+    return SortedReplies(accepted, norms, idle, outliers, rejected)
+
+
+def update_norm(weights: Weights, sent: Weights) -> float:
+    """Return the L2 norm of an update over all parameters, computed in float64."""
+    return math.sqrt(sum(float(((weights[name].astype(np.float64) - sent[name]) ** 2).sum()) for name in sent))
+
+
+def outlying_updates(norms: Mapping[str, float], config: FederationConfig) -> dict[str, SiteFailure]:
+    """Name the updates that are too large to be averaged.
+
+    The median of an even number of norms is the lower one of the middle two: as long as fewer than half of the sites
+    (exactly half, of an even number) send large updates, it is not larger than the largest honest norm.
+
+    Args:
+        norms: L2 norm of the update of each site.
+        config: largest norm, and largest multiple of the median norm.
+    """
+    outlying: dict[str, SiteFailure] = {}
+    median = statistics.median_low(norms.values()) if len(norms) >= _FEWEST_FOR_MEDIAN else 0.0
+    for site, norm in norms.items():
+        if config.max_update_norm is not None and norm > config.max_update_norm * _ROUNDING:
+            outlying[site] = SiteFailure(
+                0,
+                f"its update has norm {norm:.3g}; expected at most federation.max_update_norm="
+                f"{config.max_update_norm:g}",
+            )
+        elif config.update_norm_factor is not None and median and norm > config.update_norm_factor * median:
+            outlying[site] = SiteFailure(
+                0,
+                f"its update has norm {norm:.3g}, {norm / median:.3g} times the round's median {median:.3g}; expected "
+                f"at most {config.update_norm_factor:g} times (federation.update_norm_factor)",
+            )
+    return outlying
+
+
+def _as_weights(reply: TrainReply, sent: Weights, config: FederationConfig) -> TrainReply:
+    """Return the reply with float32 weights, decoded from the format in which they travelled.
+
+    Raises:
+        ProtocolError: the weights are not in the agreed format.
+    """
+    if config.wire == "bfloat16_delta":
+        return reply.model_copy(update={"weights": decode_delta(reply.weights, sent)})
+    return reply
