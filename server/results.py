@@ -31,7 +31,6 @@ from .summary import (
 
 __all__ = [
     "build_summary",
-    "describe_absences",
     "round_lines",
     "write_json",
     "write_results",

@@ -44,7 +44,8 @@ class FederationConfig(Settings):
     """Largest L2 norm of a site's update; a larger update is left out of the round. None sets no bound."""
     update_norm_factor: float | None = Field(10.0, gt=1)
     """An update beyond this multiple of the round's median norm is left out of the round, by name, where three or more
-    sites replied. None: no such rule."""
+    sites replied. Larger sites take more steps: a norm that the steps of a site of that size explain is left in. None:
+    no such rule."""
     wire: Literal["float32", "bfloat16_delta"] = "float32"
     """Format of the weights that a site returns: `float32`, unchanged; `bfloat16_delta`, the rounded change, which is
     half the size."""

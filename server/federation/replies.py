@@ -19,10 +19,11 @@ from memamba_core.wire.protocol import TrainReply
 from memamba_core.wire.weight_deltas import decode_delta
 
 from .exchange import Answers, SiteFailure
+from .expected_way import expected_way
 from .handshake import Handshake, Run
-from .validation import check_metrics, check_training_reply
+from .validation import check_metrics, check_training_reply, max_patients
 
-__all__ = ["SortedReplies", "outlying_updates", "sort_replies", "update_norm"]
+__all__ = ["SortedReplies", "Update", "outlying_updates", "sort_replies", "update_norm"]
 
 _FEWEST_FOR_MEDIAN = 3
 """Replies of which the median is taken: of two, neither can be called the outlier."""
@@ -60,11 +61,14 @@ class SortedReplies:
         return {*self.accepted, *self.left_out}
 
 
-def sort_replies(answers: Answers[TrainReply], sent: Weights, run: Run, handshake: Handshake) -> SortedReplies:
+def sort_replies(
+    answers: Answers[TrainReply], server_round: int, sent: Weights, run: Run, handshake: Handshake
+) -> SortedReplies:
     """Sort the replies of a round.
 
     Args:
         answers: replies by site.
+        server_round: from 1.
         sent: weights of the request.
         run: settings.
         handshake: declarations of the sites.
@@ -86,10 +90,18 @@ def sort_replies(answers: Answers[TrainReply], sent: Weights, run: Run, handshak
             accepted[site] = reply
         else:
             idle[site] = _IDLE
-    norms = {site: update_norm(reply.weights, sent) for site, reply in accepted.items()}
-    outliers = outlying_updates(norms, config)
+    updates = {}
+    for site, reply in accepted.items():
+        facts, count = handshake.facts[site], max(reply.trained.values())
+        updates[site] = Update(
+            update_norm(reply.weights, sent),
+            expected_way(experiment, server_round, count, facts.size_band),
+            expected_way(experiment, server_round, max_patients(facts, config), facts.size_band),
+        )
+    outliers = outlying_updates(updates, config)
     for site in outliers:
-        del accepted[site], norms[site]
+        del accepted[site], updates[site]
+    norms = {site: update.norm for site, update in updates.items()}
     return SortedReplies(accepted, norms, idle, outliers, rejected)
 
 
@@ -98,30 +110,54 @@ def update_norm(weights: Weights, sent: Weights) -> float:
     return math.sqrt(sum(float(((weights[name].astype(np.float64) - sent[name]) ** 2).sum()) for name in sent))
 
 
-def outlying_updates(norms: Mapping[str, float], config: FederationConfig) -> dict[str, SiteFailure]:
+@dataclass(frozen=True)
+class Update:
+    """Size of an update.
+
+    Attributes:
+        norm: L2 norm.
+        way: way that the settings prescribe for the patients on which the site says it trained.
+        longest_way: the same for the largest number of patients in the band that the site declared.
+    """
+
+    norm: float
+    way: float = 1.0
+    longest_way: float = 1.0
+
+
+def outlying_updates(updates: Mapping[str, Update], config: FederationConfig) -> dict[str, SiteFailure]:
     """Name the updates that are too large to be averaged.
 
-    The median of an even number of norms is the lower one of the middle two: as long as fewer than half of the sites
-    (exactly half, of an even number) send large updates, it is not larger than the largest honest norm.
+    An update is too large if its norm is beyond `federation.update_norm_factor` times the median norm, and remains so
+    when each norm is divided by the way that the settings prescribe for a site of that size. The median of an even
+    number is the lower one of the middle two: as long as no more than half of the sites send large updates, it is not
+    larger than the largest honest norm.
 
     Args:
-        norms: L2 norm of the update of each site.
-        config: largest norm, and largest multiple of the median norm.
+        updates: update of each site.
+        config: largest norm, and largest multiple of the median.
     """
     outlying: dict[str, SiteFailure] = {}
-    median = statistics.median_low(norms.values()) if len(norms) >= _FEWEST_FOR_MEDIAN else 0.0
-    for site, norm in norms.items():
-        if config.max_update_norm is not None and norm > config.max_update_norm * _ROUNDING:
+    factor = config.update_norm_factor if len(updates) >= _FEWEST_FOR_MEDIAN else None
+    median = statistics.median_low(update.norm for update in updates.values()) if updates else 0.0
+    per_way = statistics.median_low(update.norm / update.way for update in updates.values()) if updates else 0.0
+    for site, update in updates.items():
+        if config.max_update_norm is not None and update.norm > config.max_update_norm * _ROUNDING:
             outlying[site] = SiteFailure(
                 0,
-                f"its update has norm {norm:.3g}; expected at most federation.max_update_norm="
+                f"its update has norm {update.norm:.3g}; expected at most federation.max_update_norm="
                 f"{config.max_update_norm:g}",
             )
-        elif config.update_norm_factor is not None and median and norm > config.update_norm_factor * median:
+            continue
+        if factor is None or not median:
+            continue
+        largest = factor * max(median, per_way * update.longest_way)
+        if update.norm > largest:
             outlying[site] = SiteFailure(
                 0,
-                f"its update has norm {norm:.3g}, {norm / median:.3g} times the round's median {median:.3g}; expected "
-                f"at most {config.update_norm_factor:g} times (federation.update_norm_factor)",
+                f"its update has norm {update.norm:.3g}, {update.norm / median:.3g} times the round's median "
+                f"{median:.3g}; expected at most {largest:.3g} of a site of its size (federation.update_norm_factor="
+                f"{factor:g})",
             )
     return outlying
 

@@ -132,7 +132,7 @@ def run_federation(
     _notify(observer, Phase.FACTS, 0)
     handshake = perform_handshake(grid, run, signatures, past.agreement if past else None, enrolled)
     failures = {**(away or {}), **handshake.failures}
-    sizes = _sizes(handshake, failures, past)
+    sizes = _sizes(run, handshake, failures, past)
     participation = participation or Participation.of(run.experiment.federation)
     participation.check_start(handshake.nodes, {site: f.text for site, f in failures.items()}, sizes, min_sites)
     weights = past.weights if past else weights_of(initial_model(run.experiment, handshake.agreement))
@@ -176,10 +176,10 @@ def run_federation(
 
 
 def _sizes(
-    handshake: Handshake, failures: Mapping[str, SiteFailure], past: JournalEntry | None
+    run: Run, handshake: Handshake, failures: Mapping[str, SiteFailure], past: JournalEntry | None
 ) -> dict[str, int | None]:
     """Return the size band of every named site; that of a site that is lost comes from the journal."""
-    sizes: dict[str, int | None] = dict.fromkeys(failures)
+    sizes: dict[str, int | None] = dict.fromkeys([*run.roster, *failures])
     if past is not None:
         sizes |= past.sizes
     return sizes | {site: fact.size_band for site, fact in handshake.facts.items()}
@@ -230,7 +230,7 @@ def _train_round(
             timeout_s=config.round_timeout_s,
             group=str(server_round),
         )
-        replies = sort_replies(answers, weights, run, handshake)
+        replies = sort_replies(answers, server_round, weights, run, handshake)
         failures = answers.failures | replies.rejected | replies.left_out
         for site, failure in sorted(failures.items()):
             _log.warning("round %d: %s is left out: %s", server_round, site, failure.text)
