@@ -1,4 +1,4 @@
-"""What hostile sites do to a model, and what each strategy and the median rule do about it.
+"""What hostile sites do to a model, and what each strategy and the bounds on norms do about it.
 
     python benchmarks/poison.py [--write] [--seeds 3] [--jobs 2]
 
@@ -6,7 +6,7 @@ Five sites of generated patients train a small model of the genes by the coordin
 them are hostile: they train honestly and send another update (a multiple of the honest one, or none), with the largest
 counts that their size band allows; or they train on reversed outcomes. The page shows the exact C-index on the union
 test fold, mean and sample standard deviation over seeds; a seed draws the cohort and the training. Every run is made
-with the median rule (`federation.update_norm_factor`), and, where the rule left out an update, once more without it.
+with the default bounds on the norm of an update, and, where they left out an update, once more without them.
 
 `--write` writes docs/results/poison.md.
 """
@@ -35,6 +35,7 @@ from client.model_cache import ModelCache
 from client.site import Site
 from client.worker import SiteWorker
 from memamba_core.config.compose import compose_simulation
+from memamba_core.config.federation import FederationConfig
 from memamba_core.wire.flower_records import from_records, to_records
 from memamba_core.wire.protocol import SIZE_BANDS, TrainReply, TrainRequest
 from server.federation.handshake import Run
@@ -64,6 +65,7 @@ COHORT = (
     "device=cpu",
 )
 """Five sites of 60 patients, 48 of them for training: two steps a round."""
+BOUNDS = [name for name in ("update_norm", "update_norm_factor") if name in FederationConfig.model_fields]
 STRATEGIES = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg", "krum")
 SETTINGS = {"krum": ("strategy.num_malicious_sites=1",)}
 """All other strategies have their defaults: `fedtrimmedavg` cuts off one site of five at either end."""
@@ -88,7 +90,7 @@ ATTACKS = (
     Attack("sign flip (-1 times the update)", -1.0),
     Attack("scaled by 10", 10.0),
     Attack("scaled by 100", 100.0),
-    Attack("scaled by -9.9, just inside the median rule", -9.9),
+    Attack("scaled by -9.9, just inside ten medians", -9.9),
     Attack("scaled by -100", -100.0),
     Attack("label flip (trained on reversed times)", reversed_outcomes=True),
     Attack("no update, every round", 0.0),
@@ -103,7 +105,7 @@ class Case:
     attack: Attack | None
     num_hostile: int
     seed: int
-    median_rule: bool = True
+    bounds: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def scale_update(message: Message, reply: Message, factor: float) -> Message:
 
 def federate(case: Case) -> tuple[FederationResult, float]:
     """Train a federation with hostile sites, and return it with the C-index of its model."""
-    rule = () if case.median_rule else ("federation.update_norm_factor=null",)
+    rule = () if case.bounds else tuple(f"federation.{name}=null" for name in BOUNDS)
     words = (f"seed={case.seed}", f"data.synthetic.seed={case.seed}", f"strategy={case.strategy}", *rule)
     config = compose_simulation((*COHORT, *words, *SETTINGS.get(case.strategy, ())))
     cohort = prepare_cohort(config)
@@ -182,7 +184,7 @@ def federate(case: Case) -> tuple[FederationResult, float]:
 
 
 def measure(case: Case) -> dict[Case, Outcome]:
-    """Run a case with the median rule, and once more without it if the rule left out an update."""
+    """Run a case with bounds on norms, and once more without them if they left out an update."""
     import torch
 
     torch.set_num_threads(1)
@@ -192,7 +194,7 @@ def measure(case: Case) -> dict[Case, Outcome]:
     bad = set(sorted(result.facts)[: case.num_hostile])
     out = [site for record in result.rounds for site in record.failed]
     measured = {case: Outcome(c_index, sum(site in bad for site in out), sum(site not in bad for site in out))}
-    return measured | (measure(replace(case, median_rule=False)) if out else {})
+    return measured | (measure(replace(case, bounds=False)) if out else {})
 
 
 def measure_all(cases: list[Case], jobs: int, path: Path) -> dict[Case, Outcome]:
@@ -224,7 +226,7 @@ def read_results(path: Path) -> dict[Case, Outcome]:
 
 
 def cases_of(seeds: int) -> list[Case]:
-    """Return all runs with the median rule, seed by seed: an honest one, then each attack by one and by two sites."""
+    """Return all runs with bounds, seed by seed: an honest one, then each attack by one and by two sites."""
     settings = [(None, 0), *((attack, number) for attack in ATTACKS for number in (1, 2))]
     return [Case(s, attack, number, seed) for seed in range(seeds) for attack, number in settings for s in STRATEGIES]
 
@@ -235,25 +237,25 @@ def show(outcomes: list[Outcome]) -> str:
     return f".{round(statistics.mean(values) * 1000):03d} ± .{round(statistics.stdev(values) * 1000):03d}"
 
 
-def table(results: dict[Case, Outcome], seeds: int, *, median_rule: bool) -> str:
-    """Format attacks by strategies, with or without the median rule."""
+def table(results: dict[Case, Outcome], seeds: int, *, bounds: bool) -> str:
+    """Format attacks by strategies, with or without bounds."""
     lines = ["| attack | hostile sites | " + " | ".join(STRATEGIES) + " |", "|---|---|" + "---|" * len(STRATEGIES)]
     for attack, number in [(None, 0), *((attack, number) for attack in ATTACKS for number in (1, 2))]:
         cells = []
         for strategy in STRATEGIES:
             cases = [Case(strategy, attack, number, seed) for seed in range(seeds)]
-            without = [replace(case, median_rule=False) for case in cases]
-            chosen = [w if not median_rule and w in results else c for c, w in zip(cases, without, strict=True)]
+            without = [replace(case, bounds=False) for case in cases]
+            chosen = [w if not bounds and w in results else c for c, w in zip(cases, without, strict=True)]
             cells.append(show([results[case] for case in chosen]))
         lines.append(f"| {attack.label if attack else 'none'} | {number} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def count_left_out(results: dict[Case, Outcome], seeds: int) -> str:
-    """Format how many updates the median rule left out: share of hostile ones, number of honest ones."""
+    """Format how many updates the bounds left out: share of hostile ones, number of honest ones."""
     lines = ["| attack | hostile sites | hostile updates left out | honest updates left out |", "|---|---|---|---|"]
     for attack, number in [(None, 0), *((attack, number) for attack in ATTACKS for number in (1, 2))]:
-        these = [o for c, o in results.items() if c.median_rule and (c.attack, c.num_hostile) == (attack, number)]
+        these = [o for c, o in results.items() if c.bounds and (c.attack, c.num_hostile) == (attack, number)]
         sent = len(STRATEGIES) * seeds * NUM_ROUNDS * number
         caught = f"{sum(o.caught for o in these)} of {sent}" if number else "-"
         label = attack.label if attack else "none"
@@ -271,15 +273,15 @@ def write_page(results: dict[Case, Outcome], seeds: int) -> None:
 Printed by `python benchmarks/poison.py --write --seeds {seeds}` on {dt.datetime.now(dt.UTC):%Y-%m-%d}, seeds 0 to
 {seeds - 1}: {len(results)} runs.
 
-## With the median rule
+## With the default bounds on norms
 
-{table(results, seeds, median_rule=True)}
+{table(results, seeds, bounds=True)}
 
-## Without the median rule
+## Without bounds on norms
 
-{table(results, seeds, median_rule=False)}
+{table(results, seeds, bounds=False)}
 
-## What the median rule left out
+## What the bounds left out
 
 {count_left_out(results, seeds)}
 
@@ -303,8 +305,8 @@ def main() -> None:
     started = time.perf_counter()
     results = measure_all(cases_of(arguments.seeds), arguments.jobs, arguments.output)
     seconds = time.perf_counter() - started
-    for median_rule, name in ((True, "with"), (False, "without")):
-        print(f"{name} the median rule\n\n{table(results, arguments.seeds, median_rule=median_rule)}\n")
+    for bounds, name in ((True, "with"), (False, "without")):
+        print(f"{name} bounds on norms\n\n{table(results, arguments.seeds, bounds=bounds)}\n")
     print(count_left_out(results, arguments.seeds))
     print(f"\n{len(results)} runs, {seconds:.0f} s")
     if arguments.write:
