@@ -1,4 +1,4 @@
-"""What hostile sites do to a model, and what each strategy and the bounds on norms do about it.
+"""Damage that hostile sites do to a model, by strategy, with and without bounds on norms.
 
     python benchmarks/poison.py [--write] [--seeds 3] [--jobs 2]
 
@@ -73,7 +73,7 @@ SETTINGS = {"krum": ("strategy.num_malicious_sites=1",)}
 
 @dataclass(frozen=True)
 class Attack:
-    """What a hostile site does.
+    """Behaviour of a hostile site.
 
     Attributes:
         label: row of the table.

@@ -1,4 +1,4 @@
-"""Who answered in a finished run, and with how many patients: the first line of every result."""
+"""Sites that answered in a finished run, and their patients: the first line of every result."""
 
 from collections.abc import Sequence
 from typing import Self

@@ -145,3 +145,13 @@ def test_an_agreement_that_was_changed_is_not_gone_on_with(journal, tmp_path):
     assert b"[6.0,12.0]" in edges
     path.write_bytes(blob.replace(b"[6.0,12.0]", b"[6.0,13.0]"))
     assert journal.read() is None
+
+
+def test_a_person_goes_back_two_rounds_by_moving_the_newest_states_away(journal, tmp_path):
+    for num in range(1, 6):
+        journal.write(entry(num))
+    for num in (4, 5):
+        (tmp_path / "journal" / f"round-{num:05d}.safetensors").rename(tmp_path / f"{num}")
+    assert len(journal.read().rounds) == 3
+    journal.write(entry(4))
+    assert names(tmp_path) == [f"round-{number:05d}.safetensors" for number in (3, 4)]

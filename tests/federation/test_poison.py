@@ -114,7 +114,7 @@ def test_a_site_that_never_moves_answers_and_is_averaged():
 
 
 def test_zeros_without_a_patient_are_an_answer_that_adds_nothing():
-    """As a site answers whose data fail after the approval: the run goes on, and says so."""
+    """As a site answers whose data fail after the approval: the run continues, and says so."""
     result = trained(site_02=lying("no patient"))
     assert all("trained on no patient" in record.failed[BAD].failure for record in result.rounds)
     assert Attendance.of(result).missed_rounds == {BAD: 2}
