@@ -1,33 +1,27 @@
-"""Carry out a run over the network, from settings to results: `flower-server run`."""
+"""Carry out a run over the network, from a plan to results: `flower-server run`."""
 
 import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
 
 from rich.console import Console
 
-from memamba_core.config.compose import compose_experiment
-from memamba_core.config.coordinator import RunSettings
-from memamba_core.config.experiment import Experiment
-from memamba_core.config.run_manifest import MANIFEST_VERSION, DeploymentManifest
+from memamba_core.config.run_manifest import MANIFEST_VERSION
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError, FederationError, RetiredKeyError, SuperLinkLostError
 from server.admin.folder import FederationFolder
 from server.federation.exchange import SiteFailure
-from server.federation.handshake import Run
-from server.federation.journal import Journal, RoundRecord
+from server.federation.journal import RoundRecord
 from server.federation.rounds import run_federation
 from server.flower.control import Control, server_app_task
 from server.flower.grid import RuntimeGrid
 from server.flower.superlink import SuperLink
 
 from .logs import also_log_to
+from .planning import Plan, plan_run
 from .progress import RunProgress
 from .results import write_json, write_results, write_rounds
 from .summary import DeploymentSummary
@@ -38,101 +32,6 @@ _log = logging.getLogger(__name__)
 _NOT_CONNECTED = SiteFailure(0, "not connected when the run began")
 _POLL_S = 0.5
 _STEADY_S = 3.0  # the key check of a site's connector or doctor connects for a moment only
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Run that is ready to begin.
-
-    Attributes:
-        folder: folder of this run in `runs/`; does not exist yet if the run is new.
-        run: name, experiment and fold, as sent to the sites.
-        sites: names of the sites that are asked.
-        min_sites: number of connected sites with which the run begins at the end of the wait.
-        wait_s: longest wait for the sites, seconds.
-        signatures: CSV of gene groups.
-    """
-
-    folder: Path
-    run: Run
-    sites: tuple[str, ...]
-    min_sites: int
-    wait_s: float
-    signatures: Path | None
-
-    @property
-    def has_begun(self) -> bool:
-        """True if the run's folder exists, so that the run can be resumed."""
-        return (self.folder / "settings.json").exists()
-
-    @property
-    def journal(self) -> Journal:
-        """Journal of the finished rounds."""
-        return Journal(self.folder / "journal", self.run.experiment.digest(), self.run.fold)
-
-
-def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Sequence[str]) -> Plan:
-    """Plan a run from settings, roster and, if it is resumed, its own folder. Write nothing.
-
-    Args:
-        federation: the coordinator's folder.
-        settings: settings of this run.
-        overrides: settings of the experiment, as typed.
-
-    Raises:
-        ConfigError: a setting cannot be used, a site is not enrolled, or the run cannot be resumed in this way.
-    """
-    enrolled = federation.roster()
-    name = settings.resume or settings.name or f"run-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    folder = federation.runs / name
-    sites, signatures, fold = settings.sites or enrolled.names, settings.signatures, settings.fold
-    roster = sites
-    experiment: Experiment | None = None
-    if settings.resume is not None:
-        before = _settings_before(folder, overrides)
-        overrides, fold, signatures = before.overrides, before.fold, before.signatures
-        sites = settings.sites or before.sites
-        roster = before.sites  # that of the run, which the sites approved; fewer of them may be asked
-        experiment = before.experiment(str(folder / "settings.json"))
-    elif folder.exists():
-        raise ConfigError(f"{folder} exists already. Choose another name, or continue this run with resume={name}")
-    if not sites:
-        raise ConfigError("no site is enrolled. Add one with `flower-server enroll NAME node.pub`")
-    for site in sites:
-        enrolled.get(site)
-    min_sites = settings.min_sites or len(sites)
-    if min_sites > len(sites):
-        raise ConfigError(
-            f"min_sites is {min_sites}; expected at most {len(sites)}, the sites that are asked: {', '.join(sites)}"
-        )
-    if signatures is not None and not signatures.is_file():
-        raise ConfigError(f"signatures={signatures}: no such file; expected a CSV of gene groups")
-    experiment = experiment or compose_experiment(overrides)
-    if experiment.agreement.gene_groups == "signatures" and signatures is None:
-        raise ConfigError(
-            "agreement.gene_groups is signatures, but no table of signatures is given. Add signatures=FILE, or "
-            "agreement.gene_groups=kind"
-        )
-    experiment.check_number_of_sites(len(sites))
-    run = Run(name, experiment, fold, tuple(overrides), roster)
-    return Plan(folder, run, sites, min_sites, settings.wait_s, signatures and signatures.absolute())
-
-
-def _settings_before(folder: Path, overrides: Sequence[str]) -> DeploymentManifest:
-    """Read the settings with which a run began.
-
-    Raises:
-        ConfigError: there is no such run, it is damaged or finished, or overrides are given.
-    """
-    path = folder / "settings.json"
-    if overrides:
-        raise ConfigError(f"resume takes the settings of {folder.name}; leave out {' '.join(overrides)}")
-    if not path.is_file():
-        known = sorted(p.parent.name for p in folder.parent.glob("*/settings.json"))
-        raise ConfigError(f"resume={folder.name}: no such run; there are {', '.join(known) or 'none'}")
-    if (folder / "summary.json").is_file():
-        raise ConfigError(f"resume={folder.name}: this run is finished; its results are in {folder}")
-    return DeploymentManifest.read(path)
 
 
 def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -> DeploymentSummary:
@@ -172,9 +71,11 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
                             journal=plan.journal,
                             observer=progress,
                             enrolled=present,
+                            away={site: _NOT_CONNECTED for site in plan.sites if site not in present},
+                            min_sites=plan.enough,
+                            participation=plan.participation,
                         )
-                    away = {site: _NOT_CONNECTED for site in plan.sites if site not in present}
-                    return write_results(plan.folder, plan.run, replace(result, failures=away | result.failures))
+                    return write_results(plan.folder, plan.run, result)
                 except SuperLinkLostError as error:
                     raise FederationError(f"lost the SuperLink: {error}; its log is {link.log_file}") from error
                 except OSError as error:
