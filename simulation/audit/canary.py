@@ -32,7 +32,7 @@ from .step_checks import check_steps
 
 __all__ = ["audit_canaries"]
 
-STEP = NoisyStep(1.5, 0.1)
+STEP = NoisyStep(0.8, 0.05)
 STEPS_OF_ROUNDS = (*[1] * 30, 10, 10)
 REPETITIONS = 2
 DELTA = 1e-5

@@ -134,26 +134,28 @@ class CanaryModel(MEMamba):
         (canary,) = patients  # one patient per backward pass
         assert isinstance(canary, Canary)
         length = _LENGTHS[canary.number % len(_LENGTHS)] * self.max_norm / _GRADIENT_OF_LOSS
-        vector = torch.from_numpy(self.directions.vector(canary.number) * np.float32(length))
-        parameters = list(self.parameters())
-        parts = [
-            part.view_as(parameter).to(parameter) if part.any() else None
-            for part, parameter in zip(torch.split(vector, [p.numel() for p in parameters]), parameters, strict=True)
-        ]
+        values_P = self.directions.vector(canary.number) * np.float32(length)
+        used, parts, parameters, start = [], [], list(self.parameters()), 0
+        for parameter in parameters:
+            values = values_P[start : start + parameter.numel()]
+            start += parameter.numel()
+            if values.any():  # a parameter that the direction does not reach has no gradient
+                used.append(parameter)
+                parts.append(torch.from_numpy(values).view_as(parameter).to(parameter))
         zero = parameters[0].new_zeros(())
         logits_BK = torch.zeros(1, self._spec.num_bins).to(zero)
-        logits_BK[0, 0] = -_Linear.apply(parts, *parameters)  # type: ignore[no-untyped-call]
+        logits_BK[0, 0] = -_Linear.apply(parts, *used)  # type: ignore[no-untyped-call]
         return ModelOutput(logits_BK, zero, zero, {})
 
 
 class _Linear(torch.autograd.Function):
-    """A number whose value is 0 and whose derivative by each parameter is given; None stands for no derivative."""
+    """A number whose value is 0 and whose derivative by each parameter is given."""
 
     @staticmethod
-    def forward(ctx: Any, parts: list[torch.Tensor | None], *parameters: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, parts: list[torch.Tensor], *parameters: torch.Tensor) -> torch.Tensor:
         ctx.parts = parts
         return parameters[0].new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return (None, *(None if part is None else gradients[0] * part for part in ctx.parts))
+        return (None, *(gradients[0] * part for part in ctx.parts))
