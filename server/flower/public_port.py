@@ -1,0 +1,345 @@
+"""Open port of the coordinator: uvicorn behind bounded connections, bounded times and bounded headers.
+
+::
+
+    accepted ──> hello ──> TLS handshake ──> header ──> body ──> answer ──┐
+    (a file)   (10 s)         (10 s)         (10 s)   (known)             │
+                                               ^──── next request ────────┘  (known callers only)
+
+Until an enrolled key has signed a request, a connection counts against its address, may be pushed out by a newer one,
+and is closed after one answer. Memory for TLS is taken only after the first byte. `FleetOnly` reports who is known.
+
+uvicorn has no limit for connections, handshakes or headers in time, and its faster parser has none for the size of a
+header; this module adds them with uvicorn's own hooks (`startup`, `on_tick`, `H11Protocol`). uvicorn 0.34 to 0.49.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import ssl
+import time
+from collections import OrderedDict
+from contextlib import nullcontext
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .port_limits import Groups, Limits, Pace, address_group
+from .port_notices import Notices, Refused
+
+__all__ = ["Listener", "PublicPort"]
+
+_TLS_HANDSHAKE = b"\x16"  # first byte of every TLS connection
+_SWEEP_S = 0.5
+_LONGEST_STEP_S = 1.0  # of the clock between two sweeps: a process that was suspended has served nobody meanwhile
+_ACCEPTS = 64  # in a row, before others have their turn
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_FAMILIAR = 1024
+_quiet = logging.getLogger("server.flower.public_port.requests")
+_quiet.addFilter(lambda record: record.levelno >= logging.ERROR)  # else a stranger fills the disk, line by line
+
+
+class Listener(uvicorn.Server):
+    """Uvicorn server that leaves signals to the process, which runs two servers."""
+
+    def capture_signals(self) -> Any:
+        """Leave signals alone."""
+        return nullcontext()
+
+
+class Visitor:
+    """Connection from outside, from `accept` to its end.
+
+    Attributes:
+        peer: address and port of the caller.
+        address: the address, as limits count it.
+        site: name of the site whose key signed the last request; None if the caller is unknown.
+        since: time at which the present wait began: for the hello, the handshake or a header; None during a request.
+    """
+
+    def __init__(self, connection: socket.socket, peer: tuple[str, int], now: float) -> None:
+        self.peer = peer
+        self.address = address_group(peer[0])
+        self.site: str | None = None
+        self.since: float | None = now
+        self.connection: socket.socket | None = connection  # until the first byte
+        self.handshake: asyncio.Task[None] | None = None  # from then on
+        self.protocol: _VisitorProtocol | None = None  # after the handshake
+
+
+class PublicPort(Listener):
+    """Listener for sites.
+
+    Args:
+        config: of uvicorn, with TLS; must not trust proxy headers.
+        limits: bounds.
+        notices: where refusals are counted; its clock may be `now` of this object.
+    """
+
+    def __init__(self, config: uvicorn.Config, limits: Limits, notices: Notices) -> None:
+        super().__init__(config)
+        self.limits = limits
+        self._notices = notices
+        self._swept, self._served = time.monotonic(), 0.0
+        self._visitors: dict[tuple[str, int], Visitor] = {}
+        self._familiar: OrderedDict[str, None] = OrderedDict()  # addresses from which an enrolled key has spoken
+        self._unknown: Groups[Visitor, str] = Groups(
+            limits.unknown, limits.unknown_per_address, spared=self._familiar.__contains__
+        )
+        self._known: Groups[Visitor, str] = Groups(limits.known, limits.known_per_key)
+        self._strangers: Pace[str] = Pace(limits.new_per_second, limits.new_at_once)
+        self._all_strangers: Pace[str] = Pace(limits.all_new_per_second, limits.all_new_at_once)
+        self._neighbours: Pace[str] = Pace(limits.familiar_new_per_second, limits.familiar_new_at_once)
+        self._door: socket.socket | None = None
+
+    @property
+    def now(self) -> float:
+        """Return the time that this process has served, in seconds; suspended time does not count."""
+        return self._served + min(time.monotonic() - self._swept, _LONGEST_STEP_S)
+
+    # uvicorn's hooks
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port; uvicorn itself opens none."""
+        await super().startup(sockets=[])
+        assert self.config.ssl is not None
+        self.config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+        family = socket.AF_INET6 if ":" in self.config.host else socket.AF_INET
+        self._door = socket.create_server((self.config.host, self.config.port), family=family, backlog=1024)
+        self._door.setblocking(False)
+        self._open_door()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look at all connections twice a second."""
+        if time.monotonic() - self._swept >= _SWEEP_S:
+            self._served, self._swept = self.now, time.monotonic()
+            for visitor in list(self._visitors.values()):
+                self._check_times(visitor)
+            self._notices.flush()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, then end as uvicorn does."""
+        if self._door is not None:
+            asyncio.get_running_loop().remove_reader(self._door)
+            self._door.close()
+        for visitor in list(self._visitors.values()):
+            if visitor.protocol is None:
+                self._close(visitor)
+        self._notices.flush(everything=True)
+        await super().shutdown(sockets=[])
+
+    # For FleetOnly
+
+    def know(self, peer: tuple[str, int], site: str) -> None:
+        """Count a connection as one of a site, whose key has signed a request on it.
+
+        Args:
+            peer: address and port of the caller.
+            site: name of the site.
+        """
+        visitor = self._visitors.get(peer)
+        if visitor is None:  # gone in the meantime
+            return
+        self._familiar[visitor.address] = None
+        self._familiar.move_to_end(visitor.address)
+        if len(self._familiar) > _FAMILIAR:
+            self._familiar.popitem(last=False)
+        if visitor.site == site:
+            self._known.touch(visitor)
+            return
+        self._unknown.remove(visitor)
+        visitor.site = site
+        if (victim := self._known.add(visitor, site)) is not None:
+            self._close(victim, Refused.TOO_MANY_OF_A_SITE)
+
+    def is_known(self, peer: tuple[str, int]) -> bool:
+        """Return True if an enrolled key has signed a request on this connection."""
+        visitor = self._visitors.get(peer)
+        return visitor is not None and visitor.site is not None
+
+    def count(self, kind: Refused, peer: tuple[str, int]) -> None:
+        """Count a refused request.
+
+        Args:
+            kind: reason.
+            peer: address and port of the caller.
+        """
+        self._notices.count(kind, peer[0])
+
+    # A connection's way in
+
+    def _open_door(self) -> None:
+        if self._door is not None and self._door.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._door, self._accept)
+
+    def _accept(self) -> None:
+        assert self._door is not None
+        for _ in range(_ACCEPTS):
+            try:
+                connection, address = self._door.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_FILES:  # the limits leave files; another part of the process took them
+                    loop = asyncio.get_running_loop()
+                    loop.remove_reader(self._door)
+                    loop.call_later(1.0, self._open_door)
+                    return
+                continue  # this caller is gone already
+            self._admit(connection, (address[0], address[1]))
+
+    def _admit(self, connection: socket.socket, peer: tuple[str, int]) -> None:
+        visitor = Visitor(connection, peer, self.now)
+        if not self._has_time_for(visitor.address):
+            connection.close()
+            self.count(Refused.TOO_FAST, peer)
+            return
+        connection.setblocking(False)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # ends an answer that the other end does not read
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.limits.stall_s * 1000))
+        self._visitors[peer] = visitor
+        if (victim := self._unknown.add(visitor, visitor.address)) is not None:
+            self._close(victim, Refused.TOO_MANY)
+        asyncio.get_running_loop().add_reader(connection, self._hello, visitor)
+
+    def _has_time_for(self, address: str) -> bool:
+        if address in self._familiar:
+            return self._neighbours.allow(address, self.now)
+        return self._strangers.allow(address, self.now) and self._all_strangers.allow("", self.now)
+
+    def _hello(self, visitor: Visitor) -> None:
+        """Begin TLS if the first byte is one of TLS."""
+        connection = visitor.connection
+        assert connection is not None
+        try:
+            first = connection.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            first = b""
+        if first != _TLS_HANDSHAKE:
+            self._close(visitor, Refused.NOT_TLS if first else None)
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(connection)
+        visitor.connection, visitor.since = None, self.now
+        visitor.handshake = loop.create_task(self._shake_hands(visitor, connection))
+
+    async def _shake_hands(self, visitor: Visitor, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: _VisitorProtocol(self, visitor),
+                connection,
+                ssl=self.config.ssl,
+                ssl_handshake_timeout=10 * self.limits.handshake_s,  # the sweep is earlier, and knows suspended time
+                ssl_shutdown_timeout=self.limits.answer_s,
+            )
+        except (OSError, asyncio.CancelledError) as error:
+            connection.close()
+            if visitor.peer in self._visitors:  # else closed by us
+                self._forget(visitor)
+                if not isinstance(error, asyncio.CancelledError):
+                    self.count(Refused.NOT_TLS, visitor.peer)
+
+    def began(self, visitor: Visitor, protocol: "_VisitorProtocol") -> None:
+        """Take note of the end of a handshake."""
+        visitor.protocol, visitor.handshake, visitor.since = protocol, None, self.now
+        if visitor.peer not in self._visitors:  # pushed out at this moment
+            protocol.transport.abort()
+
+    # Its way out
+
+    def _check_times(self, visitor: Visitor) -> None:
+        limits, now = self.limits, self.now
+        protocol = visitor.protocol
+        if visitor.connection is not None:
+            late, kind = self._later_than(visitor, limits.hello_s), Refused.SILENT
+        elif protocol is None:
+            late, kind = self._later_than(visitor, limits.handshake_s), Refused.SLOW_HANDSHAKE
+        elif visitor.since is not None:
+            late, kind = self._later_than(visitor, limits.header_s), Refused.SLOW_HEADER
+        else:
+            late, kind = protocol.waits_for_body and now - protocol.last_byte > limits.stall_s, Refused.STALLED
+        if late:
+            self._close(visitor, kind)
+
+    def _later_than(self, visitor: Visitor, seconds: float) -> bool:
+        return visitor.since is not None and self.now - visitor.since > seconds
+
+    def _close(self, visitor: Visitor, kind: Refused | None = None) -> None:
+        """Close a connection at once, whatever its state."""
+        self._forget(visitor)
+        if kind is not None:
+            self.count(kind, visitor.peer)
+        if visitor.connection is not None:
+            with contextlib.suppress(ValueError, OSError):
+                asyncio.get_running_loop().remove_reader(visitor.connection)
+            visitor.connection.close()
+        elif visitor.protocol is not None:
+            visitor.protocol.transport.abort()
+        elif visitor.handshake is not None:
+            visitor.handshake.cancel()
+
+    def _forget(self, visitor: Visitor) -> None:
+        if self._visitors.get(visitor.peer) is visitor:
+            del self._visitors[visitor.peer]
+        self._unknown.remove(visitor)
+        self._known.remove(visitor)
+
+    def ended(self, visitor: Visitor) -> None:
+        """Take note of the end of a connection."""
+        self._forget(visitor)
+
+
+class _VisitorProtocol(H11Protocol):
+    """HTTP on one connection."""
+
+    def __init__(self, port: PublicPort, visitor: Visitor) -> None:
+        super().__init__(port.config, port.server_state, port.lifespan.state)
+        self.logger = _quiet
+        self.access_log = False
+        self._port, self._visitor = port, visitor
+        self.last_byte = port.now
+
+    @property
+    def waits_for_body(self) -> bool:
+        """True while the next byte of a body has to come from the other end."""
+        return self.cycle is not None and self.cycle.more_body and not self.flow.read_paused
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        super().connection_made(transport)
+        self.client = self._visitor.peer
+        self._port.began(self._visitor, self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        super().connection_lost(exc)
+        self._port.ended(self._visitor)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, unless the connection is being closed: these would be kept without end."""
+        if self.transport.is_closing():
+            return
+        self.last_byte = self._port.now
+        if self._visitor.since is None and (self.cycle is None or self.cycle.response_complete):
+            self._visitor.since = self.last_byte  # first byte of a further request
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        """Parse, and stop the clock of the header once it is complete."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self._visitor.since = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        self._port.count(Refused.NOT_HTTP, self._visitor.peer)
+        with contextlib.suppress(Exception):  # in the middle of an answer: there is no room for another
+            super().send_400_response(msg)
+        self.transport.close()
