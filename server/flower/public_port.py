@@ -21,6 +21,7 @@ import socket
 import ssl
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -30,7 +31,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from .port_limits import Groups, Limits, Pace, address_group
 from .port_notices import Notices, Refused
 
-__all__ = ["Listener", "PublicPort"]
+__all__ = ["Listener", "PublicPort", "settings_of_port"]
 
 _TLS_HANDSHAKE = b"\x16"  # first byte of every TLS connection
 _SWEEP_S = 0.5
@@ -40,6 +41,33 @@ _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _FAMILIAR = 1024
 _quiet = logging.getLogger("server.flower.public_port.requests")
 _quiet.addFilter(lambda record: record.levelno >= logging.ERROR)  # else a stranger fills the disk, line by line
+
+
+def settings_of_port(app: Any, host: str, port: int, tls: tuple[str, str], limits: Limits) -> uvicorn.Config:
+    """Return uvicorn's settings for a port that strangers reach.
+
+    Args:
+        app: program (ASGI).
+        host: address to listen on.
+        port: port to listen on.
+        tls: files of the private key and of the certificate.
+        limits: bounds.
+    """
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        ssl_keyfile=tls[0],
+        ssl_certfile=tls[1],
+        lifespan="off",
+        http="h11",  # its header is bounded; that of httptools is not, and bodies are as fast
+        ws="none",
+        h11_max_incomplete_event_size=limits.header_bytes,
+        timeout_keep_alive=int(limits.idle_s),
+        timeout_graceful_shutdown=2,
+        access_log=False,
+        proxy_headers=False,  # a stranger's X-Forwarded-For would be taken for the caller's address
+    )
 
 
 class Listener(uvicorn.Server):
@@ -65,8 +93,8 @@ class Visitor:
         self.address = address_group(peer[0])
         self.site: str | None = None
         self.since: float | None = now
-        self.connection: socket.socket | None = connection  # until the first byte
-        self.handshake: asyncio.Task[None] | None = None  # from then on
+        self.connection = connection
+        self.handshake: asyncio.Task[None] | None = None  # after the first byte
         self.protocol: _VisitorProtocol | None = None  # after the handshake
 
 
@@ -126,11 +154,11 @@ class PublicPort(Listener):
         if self._door is not None:
             asyncio.get_running_loop().remove_reader(self._door)
             self._door.close()
-        for visitor in list(self._visitors.values()):
-            if visitor.protocol is None:
-                self._close(visitor)
+        self._close_all(lambda visitor: visitor.protocol is None)
         self._notices.flush(everything=True)
         await super().shutdown(sockets=[])
+        self._close_all(lambda _: True)
+        await asyncio.sleep(0)
 
     # For FleetOnly
 
@@ -214,7 +242,6 @@ class PublicPort(Listener):
     def _hello(self, visitor: Visitor) -> None:
         """Begin TLS if the first byte is one of TLS."""
         connection = visitor.connection
-        assert connection is not None
         try:
             first = connection.recv(1, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
@@ -226,29 +253,27 @@ class PublicPort(Listener):
             return
         loop = asyncio.get_running_loop()
         loop.remove_reader(connection)
-        visitor.connection, visitor.since = None, self.now
-        visitor.handshake = loop.create_task(self._shake_hands(visitor, connection))
+        visitor.since = self.now
+        visitor.handshake = loop.create_task(self._shake_hands(visitor))
 
-    async def _shake_hands(self, visitor: Visitor, connection: socket.socket) -> None:
+    async def _shake_hands(self, visitor: Visitor) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: _VisitorProtocol(self, visitor),
-                connection,
+                visitor.connection,
                 ssl=self.config.ssl,
                 ssl_handshake_timeout=10 * self.limits.handshake_s,  # the sweep is earlier, and knows suspended time
                 ssl_shutdown_timeout=self.limits.answer_s,
             )
-        except (OSError, asyncio.CancelledError) as error:
-            connection.close()
-            if visitor.peer in self._visitors:  # else closed by us
+        except OSError:  # asyncio has closed the socket
+            if self._visitors.get(visitor.peer) is visitor:  # else `_close` broke off the handshake
                 self._forget(visitor)
-                if not isinstance(error, asyncio.CancelledError):
-                    self.count(Refused.NOT_TLS, visitor.peer)
+                self.count(Refused.NOT_TLS, visitor.peer)
 
     def began(self, visitor: Visitor, protocol: "_VisitorProtocol") -> None:
         """Take note of the end of a handshake."""
-        visitor.protocol, visitor.handshake, visitor.since = protocol, None, self.now
-        if visitor.peer not in self._visitors:  # pushed out at this moment
+        visitor.protocol, visitor.since = protocol, self.now
+        if self._visitors.get(visitor.peer) is not visitor:  # closed at this moment
             protocol.transport.abort()
 
     # Its way out
@@ -256,7 +281,7 @@ class PublicPort(Listener):
     def _check_times(self, visitor: Visitor) -> None:
         limits, now = self.limits, self.now
         protocol = visitor.protocol
-        if visitor.connection is not None:
+        if visitor.handshake is None:
             late, kind = self._later_than(visitor, limits.hello_s), Refused.SILENT
         elif protocol is None:
             late, kind = self._later_than(visitor, limits.handshake_s), Refused.SLOW_HANDSHAKE
@@ -275,14 +300,18 @@ class PublicPort(Listener):
         self._forget(visitor)
         if kind is not None:
             self.count(kind, visitor.peer)
-        if visitor.connection is not None:
-            with contextlib.suppress(ValueError, OSError):
-                asyncio.get_running_loop().remove_reader(visitor.connection)
+        if visitor.handshake is None:
+            asyncio.get_running_loop().remove_reader(visitor.connection)
             visitor.connection.close()
-        elif visitor.protocol is not None:
+        elif visitor.protocol is None:  # the socket belongs to asyncio, which sees its end
+            with contextlib.suppress(OSError):
+                visitor.connection.shutdown(socket.SHUT_RDWR)
+        else:
             visitor.protocol.transport.abort()
-        elif visitor.handshake is not None:
-            visitor.handshake.cancel()
+
+    def _close_all(self, which: Callable[[Visitor], bool]) -> None:
+        for visitor in [v for v in self._visitors.values() if which(v)]:
+            self._close(visitor)
 
     def _forget(self, visitor: Visitor) -> None:
         if self._visitors.get(visitor.peer) is visitor:

@@ -25,7 +25,7 @@ from memamba_core.io.child_process import end_with_parent
 from .callers import Caller, Callers, not_enrolled_answer
 from .port_limits import Limits, raise_file_limit
 from .port_notices import Notices, Refused
-from .public_port import Listener, PublicPort
+from .public_port import Listener, PublicPort, settings_of_port
 
 __all__ = ["FleetOnly", "serve"]
 
@@ -146,29 +146,24 @@ def serve(arguments: Sequence[str], host: str, port: int, roster: Path, notices:
     sys.argv = ["flower-superlink", *arguments]
     config = _parse_superlink_lifespan_config()
     app = create_app(config, SuperLinkLifespan)
-    shared: dict[str, Any] = {
-        "ssl_keyfile": config.ssl_keyfile,
-        "ssl_certfile": config.ssl_certfile,
-        "access_log": False,
-        "proxy_headers": False,  # a stranger's X-Forwarded-For would stand in the log as the caller's address
-        "timeout_graceful_shutdown": 2,
-    }
-    loopback = Listener(uvicorn.Config(app, host=config.host, port=config.port, **shared))
+    loopback = Listener(
+        uvicorn.Config(
+            app,
+            host=config.host,
+            port=config.port,
+            ssl_keyfile=config.ssl_keyfile,
+            ssl_certfile=config.ssl_certfile,
+            access_log=False,
+            timeout_graceful_shutdown=2,
+        )
+    )
 
     async def fleet(scope: Any, receive: Any, send: Any) -> None:
         await fleet_only(scope, receive, send)
 
-    settings = uvicorn.Config(
-        fleet,
-        host=host,
-        port=port,
-        lifespan="off",
-        http="h11",  # its header is bounded; that of httptools is not
-        ws="none",
-        h11_max_incomplete_event_size=limits.header_bytes,
-        timeout_keep_alive=int(limits.idle_s),
-        **shared,
-    )
+    assert config.ssl_keyfile is not None
+    assert config.ssl_certfile is not None
+    settings = settings_of_port(fleet, host, port, (config.ssl_keyfile, config.ssl_certfile), limits)
     public = PublicPort(settings, limits, Notices(_writer(notices), lambda: public.now))
     fleet_only = FleetOnly(app, Callers(roster), public)
     asyncio.run(_serve(loopback, public))

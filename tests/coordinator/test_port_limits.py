@@ -2,15 +2,13 @@
 
 import datetime as dt
 import resource
-from base64 import b64encode
 
 import pytest
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from fixtures.port_attacks import openssh, signed_headers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memamba_core.io.node_key import normalise_public_key, public_key_pem
 from server.admin.roster import Roster, save_roster
 from server.flower.callers import Caller, Callers
 from server.flower.port_limits import Groups, Limits, Pace, address_group, raise_file_limit
@@ -175,17 +173,19 @@ class TestCallers:
         return path
 
     def test_a_signed_request_of_an_enrolled_key_names_its_site(self, key, roster):
-        assert Callers(roster).identify(headers(key)) == "county"
+        assert Callers(roster).identify(signed_headers(key)) == "county"
 
     def test_a_key_outside_the_roster_is_not_enrolled(self, roster):
-        assert Callers(roster).identify(headers(ec.generate_private_key(ec.SECP384R1()))) is Caller.NOT_ENROLLED
+        assert Callers(roster).identify(signed_headers(ec.generate_private_key(ec.SECP384R1()))) is Caller.NOT_ENROLLED
 
     @pytest.mark.parametrize("age_s", [-60, 400, 10**8])
     def test_a_signature_of_another_time_is_worth_nothing(self, key, roster, age_s):
-        assert Callers(roster).identify(headers(key, age_s)) is Caller.UNSIGNED
+        assert Callers(roster).identify(signed_headers(key, age_s)) is Caller.UNSIGNED
 
     def test_an_enrolled_key_with_the_signature_of_another_is_worth_nothing(self, key, roster):
-        mixed = dict(headers(ec.generate_private_key(ec.SECP384R1()))) | {b"flwr-public-key": headers(key)[0][1]}
+        mixed = dict(signed_headers(ec.generate_private_key(ec.SECP384R1()))) | {
+            b"flwr-public-key": signed_headers(key)[0][1]
+        }
         assert Callers(roster).identify(list(mixed.items())) is Caller.UNSIGNED
 
     @pytest.mark.parametrize("name", [b"flwr-public-key", b"flwr-timestamp", b"flwr-signature"])
@@ -193,32 +193,17 @@ class TestCallers:
         "value", [None, b"", b"%%", b"\xff\xfe", b"a" * 16_000, b"QUFBQQ==", b"2026-11-28T14:00:00", b"9999-99-99"]
     )
     def test_damaged_headers_raise_nothing(self, key, roster, name, value):
-        damaged = [(n, v) for n, v in headers(key) if n != name] + ([] if value is None else [(name, value)])
+        damaged = [(n, v) for n, v in signed_headers(key) if n != name] + ([] if value is None else [(name, value)])
         assert isinstance(Callers(roster).identify(damaged), Caller)
 
     def test_a_site_that_joins_is_known_and_one_that_leaves_stays_known(self, key, roster):
         callers, late = Callers(roster), ec.generate_private_key(ec.SECP384R1())
-        assert callers.identify(headers(late)) is Caller.NOT_ENROLLED
+        assert callers.identify(signed_headers(late)) is Caller.NOT_ENROLLED
         save_roster(Roster().enroll("mercy", openssh(late), dt.datetime.now(dt.UTC)), roster)
-        assert [callers.identify(headers(k)) for k in (late, key)] == ["mercy", "county"]
+        assert [callers.identify(signed_headers(k)) for k in (late, key)] == ["mercy", "county"]
 
     def test_a_roster_that_is_half_edited_keeps_the_keys_of_before(self, key, roster):
         callers = Callers(roster)
-        assert callers.identify(headers(key)) == "county"
+        assert callers.identify(signed_headers(key)) == "county"
         roster.write_text("sites: [")
-        assert callers.identify(headers(key)) == "county"
-
-
-def openssh(key):
-    pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return normalise_public_key(pem, "node.pub")
-
-
-def headers(key, age_s=0):
-    """Return the headers that a SuperNode with this key sends."""
-    time = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=age_s)).isoformat().encode()
-    return [
-        (b"flwr-public-key", b64encode(public_key_pem(openssh(key)))),
-        (b"flwr-timestamp", time),
-        (b"flwr-signature", b64encode(key.sign(time, ec.ECDSA(hashes.SHA256())))),
-    ]
+        assert callers.identify(signed_headers(key)) == "county"
