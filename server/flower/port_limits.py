@@ -27,18 +27,21 @@ class Limits:
     """Limits of the open port. Times are in seconds.
 
     Attributes:
-        unknown: connections of unknown callers, in all. One in TLS takes about 0.4 MB.
+        unknown: connections of unknown callers, in all. One in TLS takes 0.1 to 0.4 MB.
         unknown_per_address: of these, from one address (IPv6: from one /64).
         known: connections of enrolled keys, in all.
-        known_per_key: of these, of one key. A SuperNode uses 3 while it waits and 12 while it transfers weights.
+        known_per_key: of these, of one key. A SuperNode uses up to 4.
         new_per_second: new connections from one address, in the long run.
         new_at_once: and at once.
-        all_new_per_second: new connections from all addresses together.
+        all_new_per_second: new connections from all addresses together; the rare ones of each address count apart.
         all_new_at_once: and at once.
+        rare_new_per_second: rare connections of one address, in the long run. A connector tries every ten seconds.
+        rare_new_at_once: and at once.
         familiar_new_per_second: new connections from an address from which an enrolled key has spoken during this run;
             these do not count among all. A whole hospital network may have one address.
         familiar_new_at_once: and at once.
-        large_bodies_per_key: bodies of more than `small_body` bytes that are read at once for one key; others wait.
+        large_bodies_per_key: bodies of more than `small_body` bytes that are read at once for one key; others wait. A
+            SuperNode sends two at once.
         small_body: bytes of a body that is always read, for example of a heartbeat.
         header_bytes: largest request line and header together.
         hello_s: time until the first byte of a connection.
@@ -57,6 +60,8 @@ class Limits:
     new_at_once: float = 100.0
     all_new_per_second: float = 100.0
     all_new_at_once: float = 300.0
+    rare_new_per_second: float = 0.2
+    rare_new_at_once: float = 4.0
     familiar_new_per_second: float = 100.0
     familiar_new_at_once: float = 500.0
     large_bodies_per_key: int = 8

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -35,7 +36,7 @@ __all__ = ["Listener", "PublicPort", "settings_of_port"]
 
 _TLS_HANDSHAKE = b"\x16"  # first byte of every TLS connection
 _SWEEP_S = 0.5
-_LONGEST_STEP_S = 1.0  # of the clock between two sweeps: a process that was suspended has served nobody meanwhile
+_LONGEST_STEP_S = 1.0  # of the clock between two sweeps; time in which the process was suspended is longer
 _ACCEPTS = 64  # in a row, before others have their turn
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _FAMILIAR = 1024
@@ -118,8 +119,9 @@ class PublicPort(Listener):
             limits.unknown, limits.unknown_per_address, spared=self._familiar.__contains__
         )
         self._known: Groups[Visitor, str] = Groups(limits.known, limits.known_per_key)
+        self._rare: Pace[str] = Pace(limits.rare_new_per_second, limits.rare_new_at_once)
         self._strangers: Pace[str] = Pace(limits.new_per_second, limits.new_at_once)
-        self._all_strangers: Pace[str] = Pace(limits.all_new_per_second, limits.all_new_at_once)
+        self._all_strangers: Pace[bool] = Pace(limits.all_new_per_second, limits.all_new_at_once)
         self._neighbours: Pace[str] = Pace(limits.familiar_new_per_second, limits.familiar_new_at_once)
         self._door: socket.socket | None = None
 
@@ -235,9 +237,12 @@ class PublicPort(Listener):
         asyncio.get_running_loop().add_reader(connection, self._hello, visitor)
 
     def _has_time_for(self, address: str) -> bool:
+        now = self.now
         if address in self._familiar:
-            return self._neighbours.allow(address, self.now)
-        return self._strangers.allow(address, self.now) and self._all_strangers.allow("", self.now)
+            return self._neighbours.allow(address, now)
+        # Addresses that connect rarely, as a new site does, have a pool apart from those that connect all the time.
+        rare = self._rare.allow(address, now)
+        return (rare or self._strangers.allow(address, now)) and self._all_strangers.allow(rare, now)
 
     def _hello(self, visitor: Visitor) -> None:
         """Begin TLS if the first byte is one of TLS."""
@@ -350,6 +355,12 @@ class _VisitorProtocol(H11Protocol):
         super().connection_lost(exc)
         self._port.ended(self._visitor)
 
+    def shutdown(self) -> None:
+        """End at the end of the process, also if the other end has broken the rules of HTTP."""
+        if not self.transport.is_closing():
+            with contextlib.suppress(h11.LocalProtocolError):
+                super().shutdown()
+
     def data_received(self, data: bytes) -> None:
         """Take bytes, unless the connection is being closed: these would be kept without end."""
         if self.transport.is_closing():
@@ -369,6 +380,6 @@ class _VisitorProtocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
         self._port.count(Refused.NOT_HTTP, self._visitor.peer)
-        with contextlib.suppress(Exception):  # in the middle of an answer: there is no room for another
+        with contextlib.suppress(h11.LocalProtocolError):  # in the middle of an answer: there is no room for another
             super().send_400_response(msg)
         self.transport.close()

@@ -289,15 +289,19 @@ class TestStranger:
             assert port.healthy()
         assert port.refused[Refused.TOO_MANY] >= 60 - SHORT.unknown
 
+    @pytest.mark.ci_slow
     def test_more_new_connections_than_the_pace_are_closed_and_the_site_connects(self, files, monkeypatch):
-        slow = replace(SHORT, new_at_once=5, new_per_second=1, all_new_at_once=20, all_new_per_second=1)
+        slow = replace(SHORT, new_at_once=5, new_per_second=1, all_new_at_once=20, all_new_per_second=0.1)
+        slow = replace(slow, rare_new_at_once=1, rare_new_per_second=0.01)
         with Port(files, slow) as port:
             assert port.healthy()
-            stranger = Stranger(port.number, STRANGER)
-            assert stranger.handshakes(30) <= 6
-            assert stranger.handshakes(200, addresses=tuple(f"127.0.1.{i}" for i in range(1, 101))) <= 20
-            assert port.refused[Refused.TOO_FAST] > 200
+            stranger, many = Stranger(port.number, STRANGER), tuple(f"127.0.1.{i}" for i in range(1, 16))
+            assert stranger.handshakes(30) <= 7
+            assert stranger.handshakes(150, addresses=many) <= 40
+            assert port.refused[Refused.TOO_FAST] > 100
             assert all(port.healthy() for _ in range(5))
+            # The pool of busy strangers is empty, and an address that was never seen before is admitted.
+            assert Stranger(port.number, "127.0.2.1").handshakes(10) == 1
 
 
 class TestSite:
@@ -355,6 +359,7 @@ class TestSite:
         for connection in slow:
             connection.close()
 
+    @pytest.mark.ci_slow
     def test_many_sites_behind_one_address_connect_at_once(self, files):
         with Port(files, Limits()) as port:
             connections = [port.site() for _ in range(40)]
