@@ -283,12 +283,21 @@ class TestStranger:
         assert b'"code": 2004' in answer
         assert stranger.say(head(key, 3) + b"abc").split()[1] == b"401"
 
+    def test_strangers_at_the_address_of_a_site_push_out_each_other_only(self, port, stranger):
+        stranger.address = SITE
+        with port.site() as old:
+            assert port.request(old) == 200
+            stranger.idle(30)
+            assert port.request(old) == 200
+        assert port.refused[Refused.TOO_MANY] > 0
+
     def test_a_forwarded_address_is_not_believed(self, port, stranger):
+        stranger.address = SITE  # uvicorn believes loopback, where a proxy would be
         before = port.port.count
         said = []
         port.port.count = lambda kind, peer: (said.append(peer[0]), before(kind, peer))
         stranger.say(b"GET /docs HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 192.0.2.1\r\n\r\n")
-        assert said == [STRANGER]
+        assert said == [SITE]
 
     def test_strangers_from_many_addresses_push_out_each_other_and_no_site(self, port, stranger):
         with port.site() as old:
