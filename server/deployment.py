@@ -18,6 +18,7 @@ from memamba_core.config.experiment import Experiment
 from memamba_core.config.run_manifest import MANIFEST_VERSION, DeploymentManifest
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError, FederationError, RetiredKeyError, SuperLinkLostError
+from memamba_core.io.awake_clock import AwakeClock
 from server.admin.folder import FederationFolder
 from server.federation.exchange import SiteFailure
 from server.federation.handshake import Run
@@ -51,6 +52,7 @@ class Plan:
         min_sites: number of connected sites with which the run begins at the end of the wait.
         wait_s: longest wait for the sites, seconds.
         signatures: CSV of gene groups.
+        return_wait_s: longest wait of an exchange for a site that is away and whose answer is needed, seconds.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Plan:
     min_sites: int
     wait_s: float
     signatures: Path | None
+    return_wait_s: float = 900.0
 
     @property
     def has_begun(self) -> bool:
@@ -115,7 +118,9 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
         )
     experiment.check_number_of_sites(len(sites))
     run = Run(name, experiment, fold, tuple(overrides), roster)
-    return Plan(folder, run, sites, min_sites, settings.wait_s, signatures and signatures.absolute())
+    return Plan(
+        folder, run, sites, min_sites, settings.wait_s, signatures and signatures.absolute(), settings.return_wait_s
+    )
 
 
 def _settings_before(folder: Path, overrides: Sequence[str]) -> DeploymentManifest:
@@ -163,7 +168,7 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
                 RunProgress(federation.state, plan.run, console, _metrics_writer(plan)) as progress,
             ):
                 try:
-                    with _flower_run(federation, link, progress) as (grid, nodes):
+                    with _flower_run(federation, link, progress, plan.return_wait_s) as (grid, nodes):
                         present = _wait_for_sites(grid, plan, nodes, progress, started)
                         result = run_federation(
                             grid,
@@ -211,7 +216,7 @@ def _begin(plan: Plan) -> None:
 
 @contextmanager
 def _flower_run(
-    federation: FederationFolder, link: SuperLink, progress: RunProgress
+    federation: FederationFolder, link: SuperLink, progress: RunProgress, return_wait_s: float
 ) -> Iterator[tuple[RuntimeGrid, dict[str, int]]]:
     """Run one of Flower's runs, with the keys of the roster and no others.
 
@@ -219,7 +224,7 @@ def _flower_run(
         The grid of the run, and the node id of each enrolled site.
     """
     roster, ca = federation.roster(), federation.pki.ca_certificate
-    control = Control(link.address, ca)
+    control = Control(link.address, ca, link.failed)
     try:
         control.end_runs()  # left by a coordinator that was killed
         keys = {site: roster.get(site).public_key_pem for site in roster.names}
@@ -230,7 +235,8 @@ def _flower_run(
             nodes = control.register(keys)
         progress.know(nodes)
         control.start_run()
-        with server_app_task(link.address, ca, federation.runtime_secret.read_bytes(), progress) as grid:
+        secret = federation.runtime_secret.read_bytes()
+        with server_app_task(link.address, ca, secret, progress, return_wait_s, link.failed) as grid:
             yield grid, nodes
     finally:
         if not isinstance(sys.exception(), SuperLinkLostError):
@@ -268,17 +274,17 @@ def _wait_for_sites(
     Raises:
         FederationError: too few sites are connected.
     """
-    deadline = time.monotonic() + plan.wait_s
+    clock = AwakeClock(read=time.monotonic)
     since: dict[str, float] = {}
     while True:
-        online, now = grid.online(started), time.monotonic()
+        online, now = grid.online(started), clock.now()
         since = {site: since.get(site, now) for site in plan.sites if nodes[site] in online}
         present = {site: nodes[site] for site, seen in since.items() if now - seen >= _STEADY_S}
         progress.on_connected(plan.sites, present)
         absent = [site for site in plan.sites if site not in present]
         if not absent:
             return present
-        if time.monotonic() > deadline:
+        if now > plan.wait_s:
             break
         time.sleep(_POLL_S)
     if len(present) < plan.min_sites:

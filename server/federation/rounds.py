@@ -194,6 +194,7 @@ def _train_round(
             TrainReply,
             timeout_s=config.round_timeout_s,
             group=str(server_round),
+            enough=lambda sites: len(sites) >= config.min_results,
         )
         accepted, refused = _validate(answers, weights, run, handshake)
         for site, failure in (answers.failures | refused).items():
@@ -279,6 +280,7 @@ def _evaluate(grid: Grid, run: Run, handshake: Handshake, weights: Weights) -> E
         handshake.nodes,
         EvaluateReply,
         timeout_s=run.experiment.federation.round_timeout_s,
+        enough=lambda sites: len(sites) >= run.experiment.federation.min_results,
     )
     failures = dict(answers.failures)
     for site, reply in answers.replies.items():

@@ -19,6 +19,8 @@ from flwr.superlink.main import create_app
 
 from memamba_core.io.child_process import end_with_parent
 
+from .patient_superlink import make_patient
+
 __all__ = ["FleetOnly", "serve"]
 
 _MAX_REQUEST_BYTES = 16_000_000  # Flower sends weights in pieces of 5 MB
@@ -73,6 +75,7 @@ def serve(arguments: Sequence[str], host: str, port: int) -> None:
     """
     pragmas = dict(SQLITE_PRAGMAS) | {"busy_timeout": str(_WAIT_FOR_DATABASE_MS)}
     vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple(pragmas.items())
+    make_patient()
     sys.argv = ["flower-superlink", *arguments]
     config = _parse_superlink_lifespan_config()
     app = create_app(config, SuperLinkLifespan)

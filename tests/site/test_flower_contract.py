@@ -119,17 +119,42 @@ def test_what_the_supernode_does_is_told_in_plain_words(failure, word):
 
 def test_the_errors_that_a_supernode_survives_are_those_of_its_loop():
     """Every text that the loop logs as an error is listed, so that no other error counts as recoverable."""
+    from flwr.supercore.corestate import in_memory_corestate
     from flwr.supercore.retry import http_retry
+    from flwr.supercore.servicer.runtime import runtime_handlers as shared_handlers
     from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode.nodestate import in_memory_nodestate
+    from flwr.supernode.servicer.runtime import runtime_handlers
 
     logged = re.compile(r'log\(\s*ERROR,\s*"((?:[^"\\]|\\.)*)"')
-    texts = logged.findall(inspect.getsource(start_client_internal)) + logged.findall(inspect.getsource(http_retry))
-    assert len(texts) == 6
+    loop = (start_client_internal, http_retry)
+    bookkeeping = (in_memory_nodestate, in_memory_corestate, runtime_handlers, shared_handlers)
+    assert sum(len(logged.findall(inspect.getsource(part))) for part in loop) == 6
+    texts = [text for part in (*loop, *bookkeeping) for text in logged.findall(inspect.getsource(part))]
+    assert "Cannot get processing duration: Message ID %s not found." in texts, "a reply that comes late"
     assert all(connection_end(f"ERROR :     {text}") is None for text in texts)
     assert "log(ERROR, exc)" in inspect.getsource(fleet_http_connection), "the last line of a loop that failed"
     assert connection_end("ERROR :     [SSL: WRONG_VERSION_NUMBER] wrong version number") is ConnectionEnd.BROKEN
     assert connection_end("ERROR :     Exit Code: 305") is ConnectionEnd.REFUSED
     assert connection_end("INFO :      Sent successfully") is None
+
+
+def test_a_supernode_whose_heartbeats_ended_is_restarted():
+    """The thread ends with an error that it cannot retry. The loop continues, but the site counts as away."""
+    from flwr.supercore.heartbeat import HeartbeatSender
+
+    def refused():
+        raise httpx.HTTPStatusError("500", request=None, response=httpx.Response(500))
+
+    sender, raised = HeartbeatSender(refused), []
+    hook, threading.excepthook = threading.excepthook, raised.append
+    try:
+        sender._thread.start()
+        sender._thread.join(5)
+    finally:
+        threading.excepthook = hook
+    assert raised, "Flower lets the error end the thread"
+    assert connection_end("Exception in thread Thread-3 (_run):") is ConnectionEnd.BROKEN
 
 
 def test_a_heartbeat_of_no_seconds_is_refused_after_the_key_was_found():
