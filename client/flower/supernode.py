@@ -4,7 +4,7 @@ Written for flwr 1.42.0; `tests/site/test_flower_contract.py` checks every assum
 """
 
 import enum
-import sysconfig
+import sys
 from pathlib import Path
 
 from flwr.supercore.exit import ExitCode
@@ -31,6 +31,8 @@ _RECOVERABLE_ERRORS = (
     "Invalid sub_status",
     "Cannot store message",
     "Task events could not be stored",
+    # of the server from which the executor takes tasks: a request that it refused
+    "[/",
 )
 _DEAD_THREAD = "Exception in thread "  # of Python; the thread that sends heartbeats is not started again
 
@@ -38,7 +40,7 @@ _DEAD_THREAD = "Exception in thread "  # of Python; the thread that sends heartb
 def supernode_command(
     superlink: str, ca: Path, private_key: Path, secret: Path, listen: tuple[str, int]
 ) -> tuple[list[str], dict[str, str]]:
-    """Build the command of the stock SuperNode, in process isolation, so that it runs no code of a task itself.
+    """Build the command of the SuperNode, in process isolation, so that it runs no code of a task itself.
 
     Args:
         superlink: `host:port` of the coordinator.
@@ -50,9 +52,9 @@ def supernode_command(
     Returns:
         The command, and the variables to set in its environment.
     """
-    program = Path(sysconfig.get_path("scripts")) / "flower-supernode"
     host, port = listen
-    command = [str(program), "--superlink", superlink, "--root-certificates", str(ca)]
+    command = [sys.executable, "-P", "-m", "client.flower.supernode_process"]
+    command += ["--superlink", superlink, "--root-certificates", str(ca)]
     command += ["--auth-supernode-private-key", str(private_key), "--isolation", "process"]
     command += ["--superexec-auth-secret-file", str(secret), "--host", host, "--port", str(port)]
     settings = {

@@ -137,8 +137,9 @@ def test_the_superlink_stands_still(federation):
     finish(federation)
     assert "stood still for" in federation.said("coordinator")
     assert_no_round_lost(federation, "superlink")
-    assert trainings(federation, "superlink", "site-01") == trainings(federation, "superlink", "site-02") == [1, 2]
-    assert federation.connections("site-02") == 1, "its SuperNode was not restarted"
+    for name in ("site-01", "site-02"):
+        assert trainings(federation, "superlink", name) in ([1, 2], [1, 1, 2]), "an answer may get lost and is repeated"
+        assert federation.connections(name) == 1, "its SuperNode was not restarted"
 
 
 def test_both_sides_stand_still(federation):
