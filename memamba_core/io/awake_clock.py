@@ -1,7 +1,7 @@
 """Clock for time limits: it stands still while the process, its machine or the call in progress does.
 
 Linux's monotonic clock counts the time for which a process was stopped (SIGSTOP, a frozen container), but not the sleep
-of a machine; a virtual machine that continues from a snapshot notices nothing but a jump of the wall clock. A limit
+of a machine; a virtual machine that continues from a snapshot notices nothing but a jump of the system's time. A limit
 that expires in such a pause would be charged to a peer that did nothing wrong.
 """
 
@@ -19,7 +19,7 @@ class AwakeClock:
         longest_step_s: longest time between two readings that counts in full, seconds; of a longer one, a pause, only
             this much counts. Time therefore passes even where every pass of the loop is slow.
         read: monotonic clock, seconds.
-        wall: wall clock, seconds; a jump ahead is a pause that the monotonic clock did not see.
+        wall: system time, seconds; a jump ahead is a pause that the monotonic clock did not see.
 
     Attributes:
         paused_s: length of the last pause, seconds.
