@@ -134,16 +134,16 @@ class Patience:
         away = {node for node, wait in self._waiting.items() if wait.due is not None} | (
             self._waiting.keys() - set(connected)
         )
+        settled = self._clock.since_pause() >= _SETTLE_S
+        spare = self._is_enough_without(away)
         left_out: dict[int, int] = {}
-        for node in away:
-            self._waiting[node].away_s += step
-        if self._clock.since_pause() >= _SETTLE_S:
-            spare = self._is_enough_without(away)
-            left_out = {
-                node: self._waiting.pop(node).code
-                for node in sorted(away)
-                if spare or self._waiting[node].away_s >= self._return_wait_s
-            }
+        for node in sorted(away):
+            wait = self._waiting[node]
+            wait.away_s += step
+            if (spare or wait.away_s >= self._return_wait_s) and (settled or wait.away_s >= 2 * _SETTLE_S):
+                left_out[node] = wait.code
+        for node in left_out:
+            del self._waiting[node]
         self._away = frozenset(away - left_out.keys())
         if not away:
             self.left_s -= step

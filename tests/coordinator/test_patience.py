@@ -101,6 +101,16 @@ def test_after_a_pause_of_the_superlink_no_living_site_is_left_out():
     assert scene.wait(10, connected=(1, 2)) == {3: 90 + 60}
 
 
+def test_a_coordinator_that_is_slow_all_the_time_gives_up_a_site_at_last():
+    """Each pass of its loop takes so long that it looks like a pause."""
+    scene, passes = Scene(needed=1), 0
+    while scene.patience.awaits(3):
+        scene.reading += 20
+        scene.patience.pass_time((1, 2))
+        passes += 1
+    assert passes == 12
+
+
 @pytest.mark.parametrize("needed", [1, 3])
 def test_what_was_lost_on_its_way_is_repeated_three_times(needed):
     scene = Scene(needed)

@@ -98,7 +98,8 @@ def test_a_site_that_is_killed_in_a_round_reads_why_it_has_to_wait_and_continues
     federation.wait_until(lambda: federation.connections("site-03") == 2, "site-03 is connected again")
     release(federation, "site-02")
     assert federation.finish("coordinator") == server_codes.ExitCode.DONE
-    assert {(line["round"], line["site"]) for line in federation.summary("run")["failures"]} == {(1, "site-03")}
+    failed = {(line["round"], line["site"]) for line in federation.summary("run")["failures"]}
+    assert failed <= {(1, "site-03")}, "a site that is back before it was missed is asked again"
     assert "evaluate of run run: answered" in federation.said("site-03"), "the site restored its run from its own disk"
     assert [d.phase for d in egress_records(federation, "site-03")].count("facts") == 1
     load_checkpoint(site / "state" / "runs" / "run")
