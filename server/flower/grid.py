@@ -176,7 +176,7 @@ class RuntimeGrid(HttpGrid):
         """
         answers: list[Message] = []
         reading: dict[Future[Message], int] = {}
-        looked_at, connected, pauses, away = clock.now(), frozenset(sent), 0, frozenset[int]()
+        looked_at, connected, pauses, away = -_LOOK_S, frozenset(sent), 0, frozenset[int]()
         while True:
             for announced, tree in self._announced(open_requests.keys()):
                 request = open_requests.pop(announced.reply_to_message_id)
