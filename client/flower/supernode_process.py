@@ -15,7 +15,7 @@ __all__ = ["retry_timeouts"]
 
 def retry_timeouts() -> None:
     """Make the SuperNode of this process retry every request that timed out."""
-    make_stock = fleet_http_connection.make_simple_http_retry_invoker
+    make_stock = vars(fleet_http_connection)["make_simple_http_retry_invoker"]
     vars(fleet_http_connection)["make_simple_http_retry_invoker"] = lambda: _patient(make_stock())
 
 
