@@ -12,6 +12,7 @@ from rich.console import Console
 from memamba_core.config.run_manifest import MANIFEST_VERSION
 from memamba_core.data.genomics import read_signatures
 from memamba_core.errors import ConfigError, FederationError, RetiredKeyError, SuperLinkLostError
+from memamba_core.io.awake_clock import AwakeClock
 from server.admin.folder import FederationFolder
 from server.federation.exchange import SiteFailure
 from server.federation.journal import RoundRecord
@@ -62,7 +63,7 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
                 RunProgress(federation.state, plan.run, console, _metrics_writer(plan)) as progress,
             ):
                 try:
-                    with _flower_run(federation, link, progress) as (grid, nodes):
+                    with _flower_run(federation, link, progress, plan.return_wait_s) as (grid, nodes):
                         present = _wait_for_sites(grid, plan, nodes, progress, started)
                         result = run_federation(
                             grid,
@@ -112,7 +113,7 @@ def _begin(plan: Plan) -> None:
 
 @contextmanager
 def _flower_run(
-    federation: FederationFolder, link: SuperLink, progress: RunProgress
+    federation: FederationFolder, link: SuperLink, progress: RunProgress, return_wait_s: float
 ) -> Iterator[tuple[RuntimeGrid, dict[str, int]]]:
     """Run one of Flower's runs, with the keys of the roster and no others.
 
@@ -120,7 +121,7 @@ def _flower_run(
         The grid of the run, and the node id of each enrolled site.
     """
     roster, ca = federation.roster(), federation.pki.ca_certificate
-    control = Control(link.address, ca)
+    control = Control(link.address, ca, link.failed)
     try:
         control.end_runs()  # left by a coordinator that was killed
         keys = {site: roster.get(site).public_key_pem for site in roster.names}
@@ -131,7 +132,8 @@ def _flower_run(
             nodes = control.register(keys)
         progress.know(nodes)
         control.start_run()
-        with server_app_task(link.address, ca, federation.runtime_secret.read_bytes(), progress) as grid:
+        secret = federation.runtime_secret.read_bytes()
+        with server_app_task(link.address, ca, secret, progress, return_wait_s, link.failed) as grid:
             yield grid, nodes
     finally:
         if not isinstance(sys.exception(), SuperLinkLostError):
@@ -169,17 +171,17 @@ def _wait_for_sites(
     Raises:
         FederationError: too few sites are connected.
     """
-    deadline = time.monotonic() + plan.wait_s
+    clock = AwakeClock(read=time.monotonic)
     since: dict[str, float] = {}
     while True:
-        online, now = grid.online(started), time.monotonic()
+        online, now = grid.online(started), clock.now()
         since = {site: since.get(site, now) for site in plan.sites if nodes[site] in online}
         present = {site: nodes[site] for site, seen in since.items() if now - seen >= _STEADY_S}
         progress.on_connected(plan.sites, present)
         absent = [site for site in plan.sites if site not in present]
         if not absent:
             return present
-        if time.monotonic() > deadline:
+        if now > plan.wait_s:
             break
         time.sleep(_POLL_S)
     if len(present) < plan.min_sites:

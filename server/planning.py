@@ -37,6 +37,7 @@ class Plan:
         participation: sites that each round needs.
         wait_s: longest wait for the sites, seconds.
         signatures: CSV of gene groups.
+        return_wait_s: longest wait of an exchange for a site that is away and whose answer is needed, seconds.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Plan:
     participation: Participation
     wait_s: float
     signatures: Path | None
+    return_wait_s: float = 900.0
 
     @property
     def has_begun(self) -> bool:
@@ -115,7 +117,15 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
     min_sites = enough or len(sites)
     run = Run(name, experiment, fold, tuple(overrides), roster)
     return Plan(
-        folder, run, sites, min_sites, enough, participation, settings.wait_s, signatures and signatures.absolute()
+        folder,
+        run,
+        sites,
+        min_sites,
+        enough,
+        participation,
+        settings.wait_s,
+        signatures and signatures.absolute(),
+        settings.return_wait_s,
     )
 
 

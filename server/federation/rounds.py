@@ -6,7 +6,7 @@ next round needs.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -162,7 +162,7 @@ def run_federation(
         if observer is not None:
             observer.on_round(record)
     _notify(observer, Phase.EVALUATE, len(handshake.nodes))
-    evaluation = _evaluate(grid, run, handshake, weights)
+    evaluation = _evaluate(grid, run, handshake, _Needed(participation, sizes), weights)
     return FederationResult(
         weights,
         handshake.agreement,
@@ -191,6 +191,10 @@ class _Needed:
 
     participation: Participation
     sizes: Mapping[str, int | None]
+
+    def suffice(self, answered: Collection[str], asked: Collection[str]) -> bool:
+        """Return True if answers of these sites are enough."""
+        return self.participation.shortfall(answered, asked, self.sizes) is None
 
 
 def _train_round(
@@ -229,6 +233,7 @@ def _train_round(
             TrainReply,
             timeout_s=config.round_timeout_s,
             group=str(server_round),
+            enough=lambda sites: needed.suffice(sites, trainers),
         )
         replies = sort_replies(answers, server_round, weights, run, handshake)
         failures = answers.failures | replies.rejected | replies.left_out
@@ -281,7 +286,7 @@ def _advice(server_round: int, participation: Participation, num_answered: int) 
     return f"The journal holds round {server_round - 1}: resume when the sites answer again{without}"
 
 
-def _evaluate(grid: Grid, run: Run, handshake: Handshake, weights: Weights) -> Evaluation:
+def _evaluate(grid: Grid, run: Run, handshake: Handshake, needed: _Needed, weights: Weights) -> Evaluation:
     """Evaluate the final weights at every site; sites without a test patient receive the weights, too."""
     config = run.experiment.federation
     request = EvaluateRequest(
@@ -298,6 +303,7 @@ def _evaluate(grid: Grid, run: Run, handshake: Handshake, weights: Weights) -> E
         handshake.nodes,
         EvaluateReply,
         timeout_s=config.round_timeout_s,
+        enough=lambda sites: needed.suffice(sites, list(handshake.nodes)),
     )
     failures = dict(answers.failures)
     for site, reply in answers.replies.items():

@@ -23,6 +23,7 @@ from flwr.superlink.main import create_app
 from memamba_core.io.child_process import end_with_parent
 
 from .callers import Caller, Callers, not_enrolled_answer
+from .patient_superlink import make_patient
 from .port_limits import Limits, raise_file_limit
 from .port_notices import Notices, Refused
 from .public_port import Listener, PublicPort, settings_of_port
@@ -143,6 +144,7 @@ def serve(arguments: Sequence[str], host: str, port: int, roster: Path, notices:
     SSLProtocol.max_size = _TLS_BUFFER_BYTES
     pragmas = dict(SQLITE_PRAGMAS) | {"busy_timeout": str(_WAIT_FOR_DATABASE_MS)}
     vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple(pragmas.items())
+    make_patient()
     sys.argv = ["flower-superlink", *arguments]
     config = _parse_superlink_lifespan_config()
     app = create_app(config, SuperLinkLifespan)
