@@ -25,6 +25,7 @@ from memamba_core.wire.protocol import (
     TrainRequest,
 )
 
+from .approval.admission import open_gate
 from .session import RefusedError, refuse_other_version
 from .site import open_site
 from .worker import SiteWorker
@@ -93,7 +94,8 @@ def _worker_of_folder(site_yaml: Path) -> SiteWorker:
     set_up_process()  # the process may be Flower's own (`flwr run .`)
     config = load_site_config(site_yaml)
     torch.set_num_threads(config.threads)
-    return SiteWorker(open_site(config))
+    site = open_site(config)
+    return SiteWorker(site, admission=open_gate(site, lambda: "", site_yaml))
 
 
 def _worker_from_context(context: Context) -> SiteWorker:

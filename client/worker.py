@@ -51,7 +51,7 @@ from .block_statistics import sum_features, sum_genes
 from .model_cache import ModelCache
 from .private_round import train_private_round
 from .request_checks import check_agreement, check_round, check_statistics
-from .session import RefusedError, Session, SessionStore
+from .session import Admission, RefusedError, Session, SessionStore
 from .site import Site
 
 __all__ = ["SiteWorker", "site_metrics"]
@@ -63,12 +63,13 @@ class SiteWorker:
     Args:
         site: patients and policy.
         models: cache of one built model per process, shared by the workers of a simulation; default: a new cache.
+        admission: approval of runs by the site's operator; None lets every run pass.
     """
 
-    def __init__(self, site: Site, models: ModelCache | None = None) -> None:
+    def __init__(self, site: Site, models: ModelCache | None = None, admission: Admission | None = None) -> None:
         self.site = site
         self._models = models or ModelCache()
-        self._sessions = SessionStore(site)
+        self._sessions = SessionStore(site, admission)
 
     def facts(self, request: FactsRequest) -> FactsReply:
         """Open the run and declare the site's data: columns, encoder, units and size bands.

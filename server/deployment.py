@@ -114,7 +114,7 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
             "agreement.gene_groups=kind"
         )
     experiment.check_number_of_sites(len(sites))
-    run = Run(name, experiment, fold, tuple(overrides), roster)
+    run = Run(name, experiment, fold, tuple(overrides), roster, settings.approval_wait_s)
     return Plan(folder, run, sites, min_sites, settings.wait_s, signatures and signatures.absolute())
 
 
@@ -162,6 +162,7 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
                 also_log_to(plan.folder / "run.log"),
                 RunProgress(federation.state, plan.run, console, _metrics_writer(plan)) as progress,
             ):
+                _log.info("digest of the settings, for sites with `approve: listed`: %s", plan.run.experiment.digest())
                 try:
                     with _flower_run(federation, link, progress) as (grid, nodes):
                         present = _wait_for_sites(grid, plan, nodes, progress, started)
@@ -172,6 +173,7 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
                             journal=plan.journal,
                             observer=progress,
                             enrolled=present,
+                            on_approval=progress.on_approval,
                         )
                     away = {site: _NOT_CONNECTED for site in plan.sites if site not in present}
                     return write_results(plan.folder, plan.run, replace(result, failures=away | result.failures))

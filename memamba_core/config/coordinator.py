@@ -11,10 +11,13 @@ from memamba_core.config.base import Settings, read_yaml
 from memamba_core.config.site import Name, SiteName
 from memamba_core.errors import ConfigError
 
-__all__ = ["CoordinatorConfig", "RunName", "RunSettings", "check_address", "load_coordinator_config"]
+__all__ = ["APPROVAL_WAIT_S", "CoordinatorConfig", "RunName", "RunSettings", "check_address", "load_coordinator_config"]
 
 RunName = Name
 """Name of a run and of its folder: letters, digits, `-`, `_`, `.`."""
+
+APPROVAL_WAIT_S = 86_400.0
+"""Longest wait for the operators of the sites, unless the run says otherwise: a day, so that each has office hours."""
 
 _LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -130,6 +133,9 @@ class RunSettings(Settings):
     replies of a round are another setting: `federation.min_results`."""
     wait_s: float = Field(600.0, gt=0)
     """Longest wait for the sites to connect, in seconds."""
+    approval_wait_s: float = Field(APPROVAL_WAIT_S, ge=0, le=30 * 86_400)
+    """Longest wait for the sites' operators to approve the run, in seconds; all sites wait at the same time. A site
+    that has not approved it by then does not take part."""
     fold: int = Field(-1, ge=-1)
     """Test fold, for sites whose site.yaml names folds; -1 trains on every patient and tests on none."""
     signatures: Path | None = None

@@ -29,6 +29,7 @@ from memamba_core.wire.protocol import (
 )
 from memamba_core.wire.weight_deltas import decode_delta
 
+from .approval import OnApproval
 from .evaluation import Evaluation, summarise_metrics
 from .exchange import Answers, SiteFailure, ask, wait_for_return
 from .handshake import Handshake, Run, perform_handshake
@@ -105,6 +106,7 @@ def run_federation(
     observer: Observer | None = None,
     enrolled: Mapping[str, int] | None = None,
     min_sites: int | None = 1,
+    on_approval: OnApproval | None = None,
 ) -> FederationResult:
     """Run a federation to its end, or resume an interrupted one.
 
@@ -116,6 +118,7 @@ def run_federation(
         observer: called at the start of each phase and after each round.
         enrolled: Flower's node id of each site that takes part, known by its key; None takes all connected nodes.
         min_sites: number of sites that must accept the agreement before round 1; None requires all that were asked.
+        on_approval: called with the sites that wait for the approval of their operators, whenever they change.
 
     A federation in which every site has spent its privacy budget ends with the model of the last finished round.
 
@@ -125,7 +128,7 @@ def run_federation(
     """
     past = journal.read() if journal is not None else None
     _notify(observer, Phase.FACTS, 0)
-    handshake = perform_handshake(grid, run, signatures, past.agreement if past else None, enrolled)
+    handshake = perform_handshake(grid, run, signatures, past.agreement if past else None, enrolled, on_approval)
     require_sites(handshake.nodes, {site: failure.text for site, failure in handshake.failures.items()}, min_sites)
     weights = past.weights if past else weights_of(initial_model(run.experiment, handshake.agreement))
     strategy = GroupedStrategy(run.experiment.strategy, list(weights))
