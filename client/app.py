@@ -84,6 +84,8 @@ def _refuse(error: Exception, message: Message) -> Message:
         refusal = next((r for kind, r in _REFUSALS if isinstance(error, kind)), Refusal.INTERNAL)
     if refusal is Refusal.INTERNAL:
         _log.exception("%s: %s", message.metadata.message_type, refusal.text)
+    elif refusal is Refusal.PENDING:  # asked again every few seconds
+        _log.debug("%s refused (%s): %s", message.metadata.message_type, refusal.text, error)
     else:
         _log.error("%s refused (%s): %s", message.metadata.message_type, refusal.text, error)
     return Message(Error(code=refusal.code, reason=refusal.text), reply_to=message)

@@ -1,4 +1,4 @@
-"""Describe a run to the operator who approves it, in at most 22 lines of 80 characters.
+"""Describe a run to the operator who approves it, on a screen of 80 x 24 characters. Times are UTC.
 
 Whatever came from the coordinator is shown in printable ASCII only: control characters could move the cursor, and
 characters that are written from right to left could change the order of what is read.
@@ -12,18 +12,20 @@ from typing import Any
 from memamba_core.config.compose import compose_experiment
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.privacy import DPSGDConfig
+from memamba_core.config.setting_rules import GUARDED
 from memamba_core.config.site import SiteConfig
 
 from .store import Decided, Verdict
 from .terms import Proposal, Terms
 
-__all__ = ["ASCII_WIDTH", "describe_run", "list_runs", "printable"]
+__all__ = ["describe_run", "list_runs", "printable"]
 
-ASCII_WIDTH = 80
+_WIDTH = 80
+_SCREEN = 22  # of 24 lines: one has the command, one the question
 _LABEL = 13
 _SHOWN_RUNS = 18
 _MAX_VALUE = 60
-_STATUS = {None: "WAITS for approval", "approved": "APPROVED", "refused": "REFUSED"}
+_STATUS = {None: "WAITS", "approved": "APPROVED", "refused": "REFUSED"}
 
 
 def printable(text: object, most: int = 200) -> str:
@@ -55,25 +57,28 @@ def describe_run(
     """
     terms, experiment = proposal.terms, Experiment.from_json(proposal.settings)
     rows = [
-        ("run", f"{printable(terms.run_id)} at {config.name}: {_STATUS[verdict]}, asked {_time(proposal.asked)}", 2),
-        ("coordinator", f"{config.coordinator.address if config.coordinator else ''}, authority (ca.crt)", 1),
-        ("", terms.coordinator, 2),
+        ("run", f"{_STATUS[verdict]}, asked {_time(proposal.asked)}: {printable(terms.run_id)}", 2),
+        ("coordinator", f"{config.coordinator.address if config.coordinator else 'none'}, of the authority", 1),
+        ("", f"{terms.coordinator[:47]} {terms.coordinator[47:]}", 2),
         ("sites", _sites(terms, config.name), 3),
-        ("training", _training(experiment, terms), 2),
+        ("training", _training(experiment, terms), 1),
         *_leaving(proposal, experiment, config),
         ("blocks", _blocks(terms, experiment, last), 1),
-        ("site's caps", _caps(proposal.caps), 2),
+        ("own limits", _caps(proposal.caps), 1),
     ]
     if last is not None and (changes := _changes(terms, last.terms)):
-        rows.append(("changed", f"since {printable(last.terms.run_id, 30)} was approved: {', '.join(changes)}", 2))
+        rows.append(("changed", f"since {printable(last.terms.run_id, 20)}: {', '.join(changes)}", 1))
     changed = experiment.differences(compose_experiment())
-    settings = [f"{name}={printable(_value(value), _MAX_VALUE)}" for name, value in sorted(changed.items())]
-    heading = f"{len(settings)} differ from the installed defaults, weights of round 1 follow from them" + ":" * bool(
-        settings
-    )
-    rows += [("settings", heading, 1), ("", ", ".join(settings), 3), ("digest", terms.settings, 1)]
+    ordered = sorted(changed.items(), key=lambda item: (item[0] not in GUARDED, item[0]))  # the telling ones first
+    settings = [f"{name}={printable(_value(value), _MAX_VALUE)}" for name, value in ordered]
+    rows += [
+        ("digest", terms.settings, 1),
+        ("settings", f"{len(settings)} differ from the defaults (weights of round 1 follow from all):", 1),
+    ]
     more = f"flower-client runs site.yaml {printable(terms.run_id)}"
-    return [line for label, text, most in rows for line in _wrapped(label, text, None if whole else most, more)]
+    lines = [line for label, text, most in rows for line in _wrapped(label, text, None if whole else most, more)]
+    left = None if whole else max(2, _SCREEN - len(lines))
+    return [*lines, *_wrapped("", ", ".join(settings), left, more)]
 
 
 def list_runs(waiting: Proposal | None, decisions: Sequence[Decided], most: int = _SHOWN_RUNS) -> Iterator[str]:
@@ -99,15 +104,15 @@ def list_runs(waiting: Proposal | None, decisions: Sequence[Decided], most: int 
 def _row(status: str, proposal: Proposal, time: float) -> str:
     terms = proposal.terms
     sites = f"{len(terms.roster)} site{'s' * (len(terms.roster) != 1)}"
-    return f"{status:9} {printable(terms.run_id, 28):28} {_time(time)}  {sites:10} {terms.settings[:12]}"
+    return f"{status:9} {printable(terms.run_id, 24):24} {_time(time)}  {sites:10} {terms.settings[:12]}"
 
 
 def _wrapped(label: str, text: str, most: int | None, more: str) -> Iterator[str]:
-    """Wrap a text beside its label; where lines are left out, the last one says so."""
-    lines = textwrap.wrap(text, ASCII_WIDTH - _LABEL, break_on_hyphens=False) or ([""] if label else [])
+    """Wrap a text to the right of its label; where lines are left out, the last one says so."""
+    lines = textwrap.wrap(text, _WIDTH - _LABEL, break_on_hyphens=False) or ([""] if label else [])
     if most is not None and len(lines) > most:
-        rest = textwrap.shorten(f"... all of it: {more}", ASCII_WIDTH - _LABEL, placeholder=" ...")
-        lines = [*lines[: most - 1], rest] if most > 1 else [lines[0][: ASCII_WIDTH - _LABEL - 4] + " ..."]
+        rest = textwrap.shorten(f"... all of it: {more}", _WIDTH - _LABEL, placeholder=" ...")
+        lines = [*lines[: most - 1], rest] if most > 1 else [lines[0][: _WIDTH - _LABEL - 4] + " ..."]
     for number, line in enumerate(lines):
         yield f"{label if not number else '':{_LABEL}}{line}"
 
@@ -124,10 +129,7 @@ def _training(experiment: Experiment, terms: Terms) -> str:
     federation = experiment.federation
     fold = "all patients train" if terms.fold < 0 else f"fold {terms.fold} is kept for testing"
     epochs = f"{federation.local_epochs} epoch{'s' * (federation.local_epochs != 1)}"
-    return (
-        f"{federation.num_rounds} rounds of {epochs}, strategy {experiment.strategy.name}, learning rate "
-        f"{federation.optimizer.learning_rate:g}; {fold}"
-    )
+    return f"{federation.num_rounds} rounds of {epochs}, {experiment.strategy.name}; {fold}"
 
 
 def _leaving(proposal: Proposal, experiment: Experiment, config: SiteConfig) -> Iterator[tuple[str, str, int]]:
@@ -144,8 +146,8 @@ def _leaving(proposal: Proposal, experiment: Experiment, config: SiteConfig) -> 
         yield "each round", "weights with noise (differential privacy), no loss, no count", 1
         yield "epsilon", describe_budget(experiment, config), 2
     else:
-        yield "each round", "weights WITHOUT noise, counts of patients as bands, one rounded loss", 1
-    end = "nothing" if isinstance(experiment.privacy, DPSGDConfig) else "one rounded loss of the test blocks"
+        yield "each round", "weights WITHOUT noise, numbers of patients as bands, a rounded loss", 1
+    end = "nothing" if isinstance(experiment.privacy, DPSGDConfig) else "a rounded loss of the test blocks"
     yield "at the end", f"{end}; the final model is kept here", 1
 
 
@@ -161,16 +163,11 @@ def _blocks(terms: Terms, experiment: Experiment, last: Proposal | None) -> str:
 
 def _caps(caps: dict[str, Any]) -> str:
     """Return the limits and thresholds of `site.yaml` that bound this run."""
-    limits, thresholds, privacy = caps["limits"], caps["disclosure"], caps["privacy"]
-    parts = [
-        f"{limits['minutes_per_round']:g} min a round",
-        f"{limits['max_parameters']:,d} parameters",
-        f"at least {thresholds['min_patients']} patients, {thresholds['min_events']} events",
-        f"{thresholds['min_round_patients']} patients to train",
-        "settings " + (f"of {len(limits['settings'])} rules" if limits["settings"] is not None else "guarded"),
-        f"epsilon {privacy['max_epsilon']:g} in all" if privacy else "no privacy budget",
-    ]
-    return ", ".join(parts)
+    limits, thresholds = caps["limits"], caps["disclosure"]
+    return (
+        f"{thresholds['min_patients']} patients and {thresholds['min_events']} events in a sum, "
+        f"{thresholds['min_round_patients']} in a round of {limits['minutes_per_round']:g} min"
+    )
 
 
 def _changes(terms: Terms, last: Terms) -> list[str]:
@@ -182,4 +179,4 @@ def _value(value: Any) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"

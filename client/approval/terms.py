@@ -12,14 +12,14 @@ __all__ = ["Proposal", "Terms", "digest_of"]
 _TERM_NAMES = {
     "run_id": "run",
     "coordinator": "coordinator",
-    "package": "version of the software",
+    "package": "version",
     "settings": "settings",
     "fold": "fold",
     "roster": "sites",
-    "columns": "columns of the tables",
-    "data": "section data of site.yaml",
+    "columns": "columns",
+    "data": "section data",
     "cohort": "blocks",
-    "caps": "limits, disclosure or privacy of site.yaml",
+    "caps": "own limits",
 }
 
 
