@@ -59,7 +59,7 @@ def describe_run(
     rows = [
         ("run", f"{_STATUS[verdict]}, asked {_time(proposal.asked)}: {printable(terms.run_id)}", 2),
         ("coordinator", f"{config.coordinator.address if config.coordinator else 'none'}, of the authority", 1),
-        ("", f"{terms.coordinator[:47]} {terms.coordinator[47:]}", 2),
+        ("", f"{terms.coordinator[:48]} {terms.coordinator[48:]}", 2),
         ("sites", _sites(terms, config.name), 3),
         ("training", _training(experiment, terms), 1),
         *_leaving(proposal, experiment, config),
@@ -147,7 +147,8 @@ def _leaving(proposal: Proposal, experiment: Experiment, config: SiteConfig) -> 
         yield "epsilon", describe_budget(experiment, config), 2
     else:
         yield "each round", "weights WITHOUT noise, numbers of patients as bands, a rounded loss", 1
-    end = "nothing" if isinstance(experiment.privacy, DPSGDConfig) else "a rounded loss of the test blocks"
+    tests = proposal.terms.fold >= 0 and not isinstance(experiment.privacy, DPSGDConfig)
+    end = "a rounded loss of the test blocks" if tests else "nothing"
     yield "at the end", f"{end}; the final model is kept here", 1
 
 
