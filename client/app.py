@@ -97,7 +97,7 @@ def _worker_of_folder(site_yaml: Path) -> SiteWorker:
     config = load_site_config(site_yaml)
     torch.set_num_threads(config.threads)
     site = open_site(config)
-    return SiteWorker(site, admission=open_gate(site, lambda: "", site_yaml))
+    return SiteWorker(site, admission=open_gate(site, site_yaml))
 
 
 def _worker_from_context(context: Context) -> SiteWorker:

@@ -121,7 +121,7 @@ def _build_executor(
     egress.read()
     torch.set_num_threads(config.threads)
     site = open_site(config)
-    worker = SiteWorker(site, admission=open_gate(site, lambda: "", site_file))
+    worker = SiteWorker(site, admission=open_gate(site, site_file))
     host, port = task_address
     bypass_proxy(host)
     return Executor(

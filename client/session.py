@@ -125,6 +125,7 @@ class SessionStore:
             self._site.open_cohort()
         except PolicyError as error:
             raise RefusedError(Refusal.POLICY, str(error)) from None
+        self._admit(session)  # again: binds an approval that was given before the draw to the blocks of the draw
         self._session = session
         if (folder := self.folder(request.run_id)) is not None:
             (folder / "agreement.json").unlink(missing_ok=True)

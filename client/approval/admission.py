@@ -19,7 +19,7 @@ from memamba_core.config.site import CoordinatorAddress
 from memamba_core.errors import ConfigError
 from memamba_core.wire.protocol import FactsRequest, Refusal
 
-from .declared import caps_of, count_columns, digest_of_columns, digest_of_data
+from .declared import BlocksDigest, caps_of, count_columns, digest_of_columns, digest_of_data
 from .store import ApprovalStore
 from .terms import Proposal, Terms, digest_of
 
@@ -47,12 +47,11 @@ def authority_fingerprint(coordinator: CoordinatorAddress) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
-def open_gate(site: Site, cohort_digest: Callable[[], str], site_file: Path = Path("site.yaml")) -> Admission | None:
+def open_gate(site: Site, site_file: Path = Path("site.yaml")) -> Admission | None:
     """Open the gate of a site; None where `site.yaml` lets every run pass, or names no coordinator.
 
     Args:
         site: the site; its tables have been read.
-        cohort_digest: returns the digest of the site's blocks, "" while they are not drawn.
         site_file: as the operator types it, for the log.
 
     Raises:
@@ -62,7 +61,7 @@ def open_gate(site: Site, cohort_digest: Callable[[], str], site_file: Path = Pa
     config = site.config
     if config.coordinator is None or config.approve in (None, "automatic"):
         return None
-    return ApprovalGate(site, authority_fingerprint(config.coordinator), cohort_digest, site_file)
+    return ApprovalGate(site, authority_fingerprint(config.coordinator), BlocksDigest(site), site_file)
 
 
 class ApprovalGate(Admission):
@@ -71,20 +70,20 @@ class ApprovalGate(Admission):
     Args:
         site: the site.
         fingerprint: of the coordinator's authority.
-        cohort_digest: as `open_gate`.
+        blocks: returns the digest of the site's blocks.
         site_file: as `open_gate`.
     """
 
-    def __init__(self, site: Site, fingerprint: str, cohort_digest: Callable[[], str], site_file: Path) -> None:
+    def __init__(self, site: Site, fingerprint: str, blocks: Callable[[], str], site_file: Path) -> None:
         config = site.config
         if config.state is None:
             raise ConfigError("approve needs state, the writable folder that holds the approvals; add `state: state`")
         self._fingerprint = fingerprint
-        self._cohort_digest = cohort_digest
+        self._site = site
+        self._blocks = blocks
         self._site_file = site_file
         self._listed = {(run.coordinator, run.settings) for run in config.listed_runs}
-        self._columns, self._data = digest_of_columns(site.cohort), digest_of_data(config)
-        self._counts, self._caps = count_columns(site.cohort), caps_of(config)
+        self._data, self._caps = digest_of_data(config), caps_of(config)
         self._store = ApprovalStore(config.state)
         self._reported = ("", "")
 
@@ -108,7 +107,7 @@ class ApprovalGate(Admission):
         if (self._fingerprint, request.config_digest) in self._listed:
             self._report(terms, "listed", "run %s has settings of listed_runs", terms.run_id)
             return
-        proposal = Proposal.of(terms, request.settings, self._counts, self._caps)
+        proposal = Proposal.of(terms, request.settings, count_columns(self._site), self._caps)
         if not self._store.propose(proposal):
             raise RefusedError(Refusal.PENDING, "another run waits for approval; this one is shown after it")
         file = shlex.quote(str(self._site_file))
@@ -139,9 +138,9 @@ class ApprovalGate(Admission):
             settings=request.config_digest,
             fold=request.fold,
             roster=tuple(sorted(roster)),
-            columns=self._columns,
+            columns=digest_of_columns(self._site),
             data=self._data,
-            cohort=self._cohort_digest(),
+            cohort=self._blocks(),
             caps=digest_of(self._caps),
         )
 

@@ -17,8 +17,8 @@ from typing import Any, Final, Literal
 import pydantic
 
 from memamba_core.io.atomic import write_secret
-from memamba_core.io.key_file import load_or_create_key
 from memamba_core.privacy.chained_log import ChainedLog
+from memamba_core.privacy.state_key import load_or_make_key
 
 from .terms import Proposal, Terms
 
@@ -62,7 +62,7 @@ class ApprovalStore:
         self._pending = self._folder / "pending.json"
         decisions = self._folder / "decisions.jsonl"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._key = load_or_create_key(self._folder / "approvals.key", decisions)
+        self._key = load_or_make_key(self._folder / "approvals.key", decisions)
         self._log = ChainedLog(decisions, self._key)
 
     def standing(self, terms: Terms) -> Verdict | None:

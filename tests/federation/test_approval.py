@@ -1,16 +1,22 @@
 """Nothing is read for a run before the operator of the site has approved it; an approval covers what was shown."""
 
+import dataclasses
 import json
 import logging
 
 import pytest
 from fixtures.approvals import ApprovedFederation
+from fixtures.coordinator_double import authority
 from fixtures.private_federation import refusal
+from fixtures.strict_site import build_site, cohort_of, facts_request, refused, statistics_request
 
 import client.approval.store as store_module
-from client.approval.store import MAX_BYTES, REPLACE_AFTER_S
+from client.approval.admission import open_gate
+from client.approval.store import MAX_BYTES, REPLACE_AFTER_S, ApprovalStore
+from client.cohort_registry import CohortRegistry
 from client.session import RefusedError
-from memamba_core.config.site import DisclosureConfig, ListedRun, SiteConfig
+from client.worker import SiteWorker
+from memamba_core.config.site import CoordinatorAddress, DisclosureConfig, ListedRun, SiteConfig, SitePrivacy
 from memamba_core.data.records import Cohort
 from memamba_core.errors import ConfigError, FederationError, TamperedLogError
 from memamba_core.training.checkpoint import initial_model, weights_of
@@ -159,13 +165,11 @@ def other_columns(federation, monkeypatch):
 
 
 def other_blocks(federation):
-    federation.blocks = "drawn anew"
+    federation.blocks = "drawn again"
     assert asks(federation) is Refusal.PENDING
 
 
 def other_coordinator(federation):
-    from fixtures.coordinator_double import authority
-
     authority(federation.folder / "other pki")
     address = federation.site_config().coordinator
     ca = federation.folder / "other pki" / "ca.crt"
@@ -378,6 +382,120 @@ def test_the_files_belong_to_their_owner_alone(federation):
     )
 
 
+# The blocks of a strict site
+# --------------------------------------------------------------------------------------------------------------
+
+
+class StrictSite:
+    """A site with blocks, whose operator is asked."""
+
+    def __init__(self, folder, **changes):
+        if not (folder / "pki").exists():
+            authority(folder / "pki")
+        coordinator = CoordinatorAddress(address="localhost:1", ca=folder / "pki" / "ca.crt")
+        self.site = build_site(
+            folder / "state", cohort_of(range(24)), coordinator=coordinator, approve="ask", **changes
+        )
+        self.store = ApprovalStore(folder / "state")
+        self.restart(self.site.cohort)
+
+    def restart(self, cohort):
+        registry = CohortRegistry(self.site.config.state, self.site.registry.floors)
+        self.site = dataclasses.replace(self.site, cohort=cohort, registry=registry)
+        self.worker = SiteWorker(self.site, admission=open_gate(self.site))
+
+    def asks(self, *settings, run="run"):
+        return refused(self.worker.facts, facts_request(run, -1, *settings))
+
+    def approve(self):
+        self.store.decide(self.store.waiting(), "approved")
+
+
+def test_blocks_are_drawn_after_the_approval_and_stay_approved(tmp_path):
+    strict = StrictSite(tmp_path)
+    assert strict.asks() is Refusal.PENDING
+    assert strict.store.waiting().terms.cohort == ""
+    assert not (tmp_path / "state" / "cohort.json").exists()
+    assert not (tmp_path / "state" / "cohort.key").exists()  # not even planned
+    strict.approve()
+    assert (strict.asks(), strict.asks()) == (None, None)
+    strict.restart(strict.site.cohort)
+    assert strict.asks() is None
+    assert refused(strict.worker.statistics, statistics_request(facts_request())) is None
+
+
+def test_the_next_run_names_the_blocks_that_it_uses(tmp_path):
+    strict = StrictSite(tmp_path)
+    strict.asks()
+    strict.approve()
+    strict.asks()
+    assert strict.asks(run="next") is Refusal.PENDING
+    assert strict.store.waiting().terms.cohort == strict.site.registry.digest(strict.site.cohort) != ""
+    strict.approve()
+    assert strict.asks(run="next") is None
+
+
+def test_newcomers_who_fill_a_block_are_approved_with_the_run_that_admits_them(tmp_path):
+    strict = StrictSite(tmp_path)
+    strict.asks()
+    strict.approve()
+    strict.asks()
+    strict.restart(cohort_of(range(36)))
+    assert strict.asks(run="next") is Refusal.PENDING
+    strict.approve()
+    assert (strict.asks(run="next"), strict.asks(run="next")) == (None, None)
+    assert len(strict.site.registry.read().blocks) == 5
+
+
+def withdrawn(strict):
+    strict.site.registry.withdraw(["P01"])
+
+
+def drawn_again(strict):
+    strict.site.registry.refreeze(strict.site.cohort, "units were wrong")
+
+
+def changed_table(strict):
+    strict.restart(cohort_of(range(24), changed=(3,)))
+
+
+@pytest.mark.parametrize("change", [withdrawn, drawn_again, changed_table])
+def test_other_blocks_of_a_run_in_progress_ask_again(tmp_path, change):
+    strict = StrictSite(tmp_path)
+    strict.asks()
+    strict.approve()
+    assert strict.asks() is None
+    change(strict)
+    assert refused(strict.worker.statistics, statistics_request(facts_request())) is Refusal.PENDING
+    assert strict.asks() is Refusal.PENDING
+    strict.approve()
+    assert strict.asks() is None
+
+
+def test_under_differential_privacy_no_patient_decides_whether_a_run_waits(tmp_path):
+    strict = StrictSite(tmp_path, privacy=SitePrivacy(max_epsilon=8.0, delta=1e-5))
+    settings = ("privacy=dp_sgd",)
+    if strict.asks(*settings) is not Refusal.PENDING:
+        pytest.fail("the run did not wait")
+    strict.approve()
+    assert strict.asks(*settings) is None
+    for cohort in (cohort_of(range(23)), cohort_of(range(25)), cohort_of(range(24), changed=(3,))):
+        strict.restart(cohort)
+        assert strict.asks(*settings) is None
+    strict.site.registry.withdraw(["P01"])
+    assert strict.asks(*settings) is None
+
+
+def test_a_poll_of_a_waiting_run_computes_nothing_from_patients(tmp_path, monkeypatch):
+    strict = StrictSite(tmp_path)
+    strict.asks()
+    strict.approve()
+    strict.asks()
+    strict.restart(strict.site.cohort)
+    monkeypatch.setattr("client.cohort_registry.fingerprint", lambda *_arguments: pytest.fail("a patient was read"))
+    assert [strict.asks(run="next") for _ in range(3)] == [Refusal.PENDING] * 3
+
+
 # The coordinator
 # --------------------------------------------------------------------------------------------------------------
 
@@ -412,7 +530,7 @@ def test_a_run_waits_for_all_sites_and_its_numbers_are_those_without_a_wait(fede
     shown.clear()
     federation.restart()
     resumed = run_federation(grid, run, **options)
-    assert (shown, len(resumed.rounds)) == ([], 2)  # nobody was asked again
+    assert (shown, len(resumed.rounds)) == ([], 2)  # no operator was asked again
 
 
 def test_a_site_that_does_not_approve_in_time_does_not_take_part(federation):
