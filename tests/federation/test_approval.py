@@ -1,6 +1,5 @@
 """Nothing is read for a run before the operator of the site has approved it; an approval covers what was shown."""
 
-import dataclasses
 import json
 import logging
 
@@ -8,12 +7,11 @@ import pytest
 from fixtures.approvals import ApprovedFederation
 from fixtures.coordinator_double import authority
 from fixtures.private_federation import refusal
-from fixtures.strict_site import build_site, cohort_of, facts_request, refused, statistics_request
+from fixtures.strict_site import build_site, cohort_of, facts_request, refused, restarted, statistics_request
 
 import client.approval.store as store_module
 from client.approval.admission import open_gate
 from client.approval.store import MAX_BYTES, REPLACE_AFTER_S, ApprovalStore
-from client.cohort_registry import CohortRegistry
 from client.session import RefusedError
 from client.worker import SiteWorker
 from memamba_core.config.site import CoordinatorAddress, DisclosureConfig, ListedRun, SiteConfig, SitePrivacy
@@ -408,8 +406,7 @@ class StrictSite:
         self.restart(self.site.cohort)
 
     def restart(self, cohort):
-        registry = CohortRegistry(self.site.config.state, self.site.registry.floors)
-        self.site = dataclasses.replace(self.site, cohort=cohort, registry=registry)
+        self.site = restarted(self.site, cohort).site
         self.worker = SiteWorker(self.site, admission=open_gate(self.site))
 
     def asks(self, *settings, run="run"):
