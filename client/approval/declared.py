@@ -3,7 +3,8 @@
 from contextlib import suppress
 from typing import Any
 
-from client.cohort_registry import CohortRegistry, FrozenCohort
+from client.cohort_registry import CohortRegistry
+from client.cohort_status import FrozenCohort
 from client.site import Site
 from memamba_core.config.site import SiteConfig
 from memamba_core.errors import TamperedLogError

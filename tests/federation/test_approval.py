@@ -12,6 +12,7 @@ from fixtures.strict_site import build_site, cohort_of, facts_request, refused, 
 import client.approval.store as store_module
 from client.approval.admission import open_gate
 from client.approval.store import MAX_BYTES, REPLACE_AFTER_S, ApprovalStore
+from client.cohort_registry import CohortRegistry
 from client.session import RefusedError
 from client.worker import SiteWorker
 from memamba_core.config.site import CoordinatorAddress, DisclosureConfig, ListedRun, SiteConfig, SitePrivacy
@@ -497,7 +498,7 @@ def test_a_poll_of_a_waiting_run_computes_nothing_from_patients(tmp_path, monkey
     strict.approve()
     strict.asks()
     strict.restart(strict.site.cohort)
-    monkeypatch.setattr("client.cohort_registry.fingerprint", lambda *_arguments: pytest.fail("a patient was read"))
+    monkeypatch.setattr(CohortRegistry, "_fingerprints", lambda *_arguments: pytest.fail("a patient was read"))
     assert [strict.asks(run="next") for _ in range(3)] == [Refusal.PENDING] * 3
 
 
