@@ -25,6 +25,7 @@ from memamba_core.wire.protocol import (
     TrainRequest,
 )
 
+from .approval.admission import open_gate
 from .session import RefusedError, refuse_other_version
 from .site import open_site
 from .worker import SiteWorker
@@ -83,6 +84,8 @@ def _refuse(error: Exception, message: Message) -> Message:
         refusal = next((r for kind, r in _REFUSALS if isinstance(error, kind)), Refusal.INTERNAL)
     if refusal is Refusal.INTERNAL:
         _log.exception("%s: %s", message.metadata.message_type, refusal.text)
+    elif refusal is Refusal.PENDING:  # asked again every few seconds
+        _log.debug("%s refused (%s): %s", message.metadata.message_type, refusal.text, error)
     else:
         _log.error("%s refused (%s): %s", message.metadata.message_type, refusal.text, error)
     return Message(Error(code=refusal.code, reason=refusal.text), reply_to=message)
@@ -93,7 +96,8 @@ def _worker_of_folder(site_yaml: Path) -> SiteWorker:
     set_up_process()  # the process may be Flower's own (`flwr run .`)
     config = load_site_config(site_yaml)
     torch.set_num_threads(config.threads)
-    return SiteWorker(open_site(config))
+    site = open_site(config)
+    return SiteWorker(site, admission=open_gate(site, site_yaml))
 
 
 def _worker_from_context(context: Context) -> SiteWorker:

@@ -84,6 +84,20 @@ def _parser() -> argparse.ArgumentParser:
         part.add_argument("--log-format", choices=("text", "json"), default="text", help="of the log on standard error")
         part.set_defaults(command=_run, part=name)
 
+    runs = commands.add_parser("runs", help="list the coordinator's runs: waiting, approved, refused")
+    _takes_site(runs)
+    runs.add_argument("run", nargs="?", metavar="RUN", help="show this run in full")
+    runs.set_defaults(command=_runs)
+    for name, verdict, help_text in (
+        ("approve", "approved", "show a run that waits for approval, and approve it"),
+        ("refuse", "refused", "refuse a run, or withdraw its approval, also in the middle of the run"),
+    ):
+        part = commands.add_parser(name, help=help_text)
+        _takes_site(part)
+        part.add_argument("run", metavar="RUN", help="name of the run")
+        part.add_argument("--yes", action="store_true", help="decide without a question")
+        part.set_defaults(command=_decide, verdict=verdict)
+
     predict = commands.add_parser(
         "predict",
         help="predict risk and survival of this site's patients with a trained model; nothing leaves",
@@ -165,9 +179,9 @@ def _run(options: argparse.Namespace) -> ExitCode:
         if options.part == "connect":
             run_connector(config, _host_and_port(options.runtime))
         elif options.part == "train":
-            run_executor(config, _host_and_port(options.runtime))
+            run_executor(config, _host_and_port(options.runtime), options.site)
         else:
-            run_together(config)
+            run_together(config, options.site)
     except DataError as error:
         support_log.error(
             "the data could not be read; run `flower-client doctor` to see the reason on this site's screen"
@@ -197,6 +211,25 @@ def _doctor(options: argparse.Namespace) -> ExitCode:
 
     healthy = print_report(examine(options.site, options.part))
     return ExitCode.DONE if healthy else ExitCode.PROBLEM
+
+
+def _runs(options: argparse.Namespace) -> ExitCode:
+    from .approval.commands import show_runs
+
+    config = load_site_config(options.site)
+    for line in show_runs(config, _state(config, existing=True), options.run):
+        print(line)
+    return ExitCode.DONE
+
+
+def _decide(options: argparse.Namespace) -> ExitCode:
+    from .approval.commands import decide_run
+
+    config = load_site_config(options.site)
+    state = _state(config, existing=True)
+    for line in decide_run(config, state, options.site, options.run, options.verdict, sure=options.yes):
+        print(line, flush=True)
+    return ExitCode.DONE
 
 
 def _predict(options: argparse.Namespace) -> ExitCode:

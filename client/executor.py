@@ -148,7 +148,8 @@ class Executor:
             answer = reply
         self._egress.append(record)
         task.answer(answer)
-        _report(record, time.monotonic() - started)
+        if reply is not Refusal.PENDING:  # asked again every few seconds; the gate of approvals has logged it once
+            _report(record, time.monotonic() - started)
 
     def _work(self, phase: Phase | None, task: Task) -> Message | Refusal:
         if phase is None:

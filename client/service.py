@@ -4,9 +4,12 @@ import logging
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
+from client.approval.admission import open_gate
+from client.approval.policy import describe_policy
 from client.flower.tasks import NodeTasks
 from memamba_core.config.site import CoordinatorAddress, SiteConfig
 from memamba_core.errors import ConfigError
@@ -48,26 +51,31 @@ def run_connector(config: SiteConfig, listen: tuple[str, int]) -> None:
     support_log.info("stopped")
 
 
-def run_executor(config: SiteConfig, task_address: tuple[str, int]) -> None:
+def run_executor(config: SiteConfig, task_address: tuple[str, int], site_file: Path = Path("site.yaml")) -> None:
     """Run the executor only: it needs data, state and the runtime secret, and network access to the connector only.
 
     Args:
         config: of the site.
         task_address: host and port on which the connector hands out tasks.
+        site_file: `site.yaml` as it was typed, for the log.
 
     Raises:
-        ConfigError: no state folder, or no secret.
+        ConfigError: no state folder, no secret, or no policy on approvals.
         DataError: the tables do not match `site.yaml`.
         TamperedLogError: the egress log was edited or truncated.
     """
-    executor = _build_executor(config, task_address, Interrupts())
+    executor = _build_executor(config, task_address, Interrupts(), site_file)
     support_log.info("executor of %s: takes tasks from %s:%d", config.name, *task_address)
     executor.run()
     support_log.info("stopped")
 
 
-def run_together(config: SiteConfig) -> None:
+def run_together(config: SiteConfig, site_file: Path = Path("site.yaml")) -> None:
     """Run connector and executor in one process: the SuperNode hands out tasks on a free port of loopback.
+
+    Args:
+        config: of the site.
+        site_file: `site.yaml` as it was typed, for the log.
 
     Raises:
         ConfigError, DataError, TamperedLogError: as `run_connector` and `run_executor`.
@@ -75,7 +83,7 @@ def run_together(config: SiteConfig) -> None:
     coordinator, keys = _load_credentials(config)
     address = ("127.0.0.1", _free_port())
     interrupts, ended = Interrupts(), threading.Event()
-    executor = _build_executor(config, address, interrupts)
+    executor = _build_executor(config, address, interrupts, site_file)
     connection = Connection(coordinator, keys, address, ended)
     support_log.info("%s: coordinator %s", config.name, coordinator.address)
     with ThreadPoolExecutor(1, "connector") as threads:
@@ -101,17 +109,21 @@ def _load_credentials(config: SiteConfig) -> tuple[CoordinatorAddress, SiteKeys]
     return config.coordinator, keys
 
 
-def _build_executor(config: SiteConfig, task_address: tuple[str, int], interrupts: Interrupts) -> Executor:
+def _build_executor(
+    config: SiteConfig, task_address: tuple[str, int], interrupts: Interrupts, site_file: Path
+) -> Executor:
     """Read the site's tables and build the executor; a mistake in a table is reported now, not in the first round."""
     if config.state is None or config.coordinator is None:
         raise ConfigError("site.yaml needs state (the one writable folder) and coordinator (address, ca, keys)")
+    support_log.info("%s", describe_policy(config))
     secret = SiteKeys(config.coordinator.keys).load_secret()
     egress = EgressLog(config.state)
     egress.read()
     if (warning := config.limits.warning()) is not None:
         support_log.warning("%s", warning)
     torch.set_num_threads(config.threads)
-    worker = SiteWorker(open_site(config))
+    site = open_site(config)
+    worker = SiteWorker(site, admission=open_gate(site, site_file))
     host, port = task_address
     bypass_proxy(host)
     return Executor(

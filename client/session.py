@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pydantic
@@ -20,7 +21,7 @@ from memamba_core.wire.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, 
 
 from .site import Site
 
-__all__ = ["RUN_ID", "RefusedError", "Session", "SessionStore", "refuse_other_version"]
+__all__ = ["RUN_ID", "Admission", "RefusedError", "Session", "SessionStore", "refuse_other_version"]
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """Valid name of a run: the name becomes a folder of the state volume, and stands in logs."""
@@ -38,6 +39,21 @@ class RefusedError(MemambaError):
     def __init__(self, refusal: Refusal, reason: str) -> None:
         super().__init__(reason)
         self.refusal = refusal
+
+
+class Admission(Protocol):
+    """Approval of runs by the site's operator: `client.approval.admission`, or none in a simulation."""
+
+    def check(self, request: FactsRequest) -> None:
+        """Let a run pass.
+
+        Args:
+            request: that opened the run, or opens it now.
+
+        Raises:
+            RefusedError: the operator has not approved the run.
+        """
+        ...
 
 
 def refuse_other_version(protocol: object, package: object) -> None:
@@ -82,10 +98,15 @@ class SessionStore:
 
     One session is in memory, with its scaled patients: a coordinator has one run at a time, and a client runs for
     months.
+
+    Args:
+        site: patients and policy.
+        admission: checked before a run is opened and at each later request of the run; None lets every run pass.
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, admission: Admission | None = None) -> None:
         self._site = site
+        self._admission = admission
         self._session: Session | None = None
 
     def open(self, request: FactsRequest) -> Session:
@@ -94,14 +115,17 @@ class SessionStore:
         An earlier agreement of the run is deleted: it was checked with the settings of then. The handshake sends one.
 
         Raises:
-            RefusedError: the version differs, the settings are invalid, or the site's policy does not allow them.
+            RefusedError: the version differs, the settings are invalid, the site's policy does not allow them, or the
+                site's operator has not approved the run.
         """
         session = self._begin(request)
         self._check_unused(request)
+        self._admit(session)
         try:
             self._site.open_cohort()
         except PolicyError as error:
             raise RefusedError(Refusal.POLICY, str(error)) from None
+        self._admit(session)  # again: binds an approval that was given before the draw to the blocks of the draw
         self._session = session
         if (folder := self.folder(request.run_id)) is not None:
             (folder / "agreement.json").unlink(missing_ok=True)
@@ -118,7 +142,8 @@ class SessionStore:
             agreement_digest: must be that of the session's agreement; None before there is one.
 
         Raises:
-            RefusedError: the run is unknown, or settings, fold or agreement differ.
+            RefusedError: the run is unknown, settings, fold or agreement differ, or the approval of the run no longer
+                holds.
         """
         session = self._session
         if session is None or session.request.run_id != run_id:
@@ -128,6 +153,7 @@ class SessionStore:
         self._session = session
         if session.request.config_digest != config_digest or session.request.fold != fold:
             raise RefusedError(Refusal.CONFIG, "the run was opened at this site with other settings or another fold")
+        self._admit(session)
         held = session.agreement.digest() if session.agreement is not None else None
         if agreement_digest is not None and held != agreement_digest:
             raise RefusedError(
@@ -148,6 +174,10 @@ class SessionStore:
         """Return the run's folder on the state volume; None for a site that keeps state in memory."""
         state = self._site.config.state
         return None if state is None else state / "runs" / run_id
+
+    def _admit(self, session: Session) -> None:
+        if self._admission is not None:
+            self._admission.check(session.request)
 
     def _begin(self, request: FactsRequest) -> Session:
         refuse_other_version(request.protocol, request.package)

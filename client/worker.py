@@ -53,7 +53,7 @@ from .model_cache import ModelCache
 from .private_round import train_private_round
 from .request_checks import check_agreement, check_round, check_statistics
 from .scaling_checks import check_scaling
-from .session import RefusedError, Session, SessionStore
+from .session import Admission, RefusedError, Session, SessionStore
 from .site import Site
 from .weight_checks import WeightChecks
 
@@ -66,12 +66,13 @@ class SiteWorker:
     Args:
         site: patients and policy.
         models: cache of one built model per process, shared by the workers of a simulation; default: a new cache.
+        admission: approval of runs by the site's operator; None lets every run pass.
     """
 
-    def __init__(self, site: Site, models: ModelCache | None = None) -> None:
+    def __init__(self, site: Site, models: ModelCache | None = None, admission: Admission | None = None) -> None:
         self.site = site
         self._models = models or ModelCache()
-        self._sessions = SessionStore(site)
+        self._sessions = SessionStore(site, admission)
         self._weights = WeightChecks(strict=site.strict)
 
     def facts(self, request: FactsRequest) -> FactsReply:

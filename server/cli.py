@@ -313,7 +313,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="key=value",
         help="setting of the experiment (federation.num_rounds=50, strategy=fedprox), or of this run: sites=a,b,c "
-        "min_sites=2 wait_s=600 name=RUN fold=0 signatures=FILE resume=RUN (which takes federation.min_results=2, too)",
+        "min_sites=2 wait_s=600 approval_wait_s=3600 name=RUN fold=0 signatures=FILE resume=RUN (which takes "
+        "federation.min_results=2, too)",
     )
     run.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="format of the log on standard error"

@@ -62,6 +62,7 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
                 also_log_to(plan.folder / "run.log"),
                 RunProgress(federation.state, plan.run, console, _metrics_writer(plan)) as progress,
             ):
+                _log.info("digest of the settings, for sites with `approve: listed`: %s", plan.run.experiment.digest())
                 try:
                     with _flower_run(federation, link, progress, plan.return_wait_s) as (grid, nodes):
                         present = _wait_for_sites(grid, plan, nodes, progress, started)
@@ -75,6 +76,7 @@ def run_deployment(federation: FederationFolder, plan: Plan, console: Console) -
                             away={site: _NOT_CONNECTED for site in plan.sites if site not in present},
                             min_sites=plan.enough,
                             participation=plan.participation,
+                            on_approval=progress.on_approval,
                         )
                     return write_results(plan.folder, plan.run, result)
                 except SuperLinkLostError as error:

@@ -85,6 +85,11 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
         overrides, fold, signatures = before.overrides, before.fold, before.signatures
         sites = settings.sites or before.sites
         roster = before.sites  # that of the run, which the sites approved; fewer of them may be asked
+        if added := sorted(set(sites) - set(roster)):
+            raise ConfigError(
+                f"{', '.join(added)} did not belong to {name} when it began, and the operators of the other sites have "
+                "not approved it with them. Leave them out, or begin a new run"
+            )
         experiment = before.experiment(str(folder / "settings.json"))
     elif folder.exists():
         raise ConfigError(f"{folder} exists already. Choose another name, or continue this run with resume={name}")
@@ -115,7 +120,7 @@ def plan_run(federation: FederationFolder, settings: RunSettings, overrides: Seq
     # a site that is gone for good is not waited for by number when the run is resumed without it
     enough = settings.min_sites or (participation.fewest(len(sites)) if changes else None)
     min_sites = enough or len(sites)
-    run = Run(name, experiment, fold, tuple(overrides), roster)
+    run = Run(name, experiment, fold, tuple(overrides), roster, settings.approval_wait_s)
     return Plan(
         folder,
         run,

@@ -66,6 +66,7 @@ class RunProgress:
         self._on_round = on_round
         self._now = _Now()
         self._step = "Handshake"
+        self._approving: tuple[str, ...] = ()
         self._site_of: dict[int, str] = {}
         self._away: set[str] = set()
         self._stopped = threading.Event()
@@ -101,6 +102,13 @@ class RunProgress:
             self._show(now)
             _log.info(now.sentence())
 
+    def on_approval(self, sites: tuple[str, ...]) -> None:
+        """Show the sites whose operators have not approved the run; none: the wait is over."""
+        since = self._now.since if self._approving else time.time()
+        self._approving = sites
+        step = f"Waiting for approval at {_list(sites)}" if sites else self._step
+        self._show(_Now(step, since=since if sites else time.time()))
+
     def on_phase(self, phase: Phase, num_sites: int, server_round: int) -> None:
         """Show the phase that begins."""
         self._step = _PHASES.get(phase, f"Round {server_round} of {self._num_rounds}")
@@ -109,11 +117,15 @@ class RunProgress:
         self._show(_Now(self._step))
 
     def on_asked(self, nodes: Iterable[int]) -> None:
-        """Show the sites that were asked."""
+        """Show the sites that were asked; not while they are asked again and again for an approval."""
+        if self._approving:
+            return
         self._show(_Now(self._step, tuple(sorted(self._site_of[node] for node in nodes))))
 
     def on_answer(self, node: int) -> None:
         """Count the site of this node as answered."""
+        if self._approving:
+            return
         self._now.answered.add(self._site_of[node])
         self._write()
 

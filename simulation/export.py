@@ -97,6 +97,7 @@ def _write_site(site: Cohort, cohort_config: CohortConfig, name: str, folder: Pa
             folds=_write_folds(site, folder) if with_folds else None,
         ),
         state=Path("state"),
+        approve="ask",
     )
     text = yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
     (folder / "site.yaml").write_text(_HEADER + text, encoding="utf-8")

@@ -11,10 +11,13 @@ from memamba_core.config.base import Settings, read_yaml
 from memamba_core.config.site import Name, SiteName
 from memamba_core.errors import ConfigError
 
-__all__ = ["CoordinatorConfig", "RunName", "RunSettings", "check_address", "load_coordinator_config"]
+__all__ = ["APPROVAL_WAIT_S", "CoordinatorConfig", "RunName", "RunSettings", "check_address", "load_coordinator_config"]
 
 RunName = Name
 """Name of a run and of its folder: letters, digits, `-`, `_`, `.`."""
+
+APPROVAL_WAIT_S = 86_400.0
+"""Longest wait for the operators of the sites, unless the run says otherwise: a day, so that each has office hours."""
 
 _LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
 _HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -134,6 +137,9 @@ class RunSettings(Settings):
     """Longest wait of a round for a site that is away (cut off, suspended, restarted), in seconds. A round waits only
     for sites that it needs, and continues at once without any other. Pauses of the coordinator, and the wait itself, do
     not count towards `federation.round_timeout_s`."""
+    approval_wait_s: float = Field(APPROVAL_WAIT_S, ge=0, le=30 * 86_400)
+    """Longest wait for the sites' operators to approve the run, in seconds; all sites wait at the same time. A site
+    that has not approved it by then does not take part."""
     fold: int = Field(-1, ge=-1)
     """Test fold, for sites whose site.yaml names folds; -1 trains on every patient and tests on none."""
     signatures: Path | None = None

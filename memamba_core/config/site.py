@@ -21,6 +21,7 @@ __all__ = [
     "FoldTable",
     "GenomicsTable",
     "LimitsConfig",
+    "ListedRun",
     "Name",
     "SiteConfig",
     "SiteDataConfig",
@@ -218,6 +219,15 @@ class CoordinatorAddress(Settings):
         return host.strip("[]"), int(port)
 
 
+class ListedRun(Settings):
+    """Settings of runs that the operator approves in advance, from one coordinator."""
+
+    coordinator: str = Field(pattern=r"^([0-9A-F]{2}:){31}[0-9A-F]{2}$")
+    """Fingerprint of the coordinator's authority (`ca.crt`), as `flower-client doctor` shows it: `AB:CD:...`."""
+    settings: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Digest of the settings, as `flower-server run` and `flower-client runs` show it."""
+
+
 class SiteConfig(Settings):
     """Data, machine and limits of one site."""
 
@@ -237,6 +247,19 @@ class SiteConfig(Settings):
     """None: the site takes part in runs without differential privacy only."""
     coordinator: CoordinatorAddress | None = None
     """None: the site is in no federation over a network (simulation)."""
+    approve: Literal["ask", "listed", "automatic"] | None = None
+    """Approval of the coordinator's runs. `ask`: each run waits until the operator has typed `flower-client approve`.
+    `listed`: runs in `listed_runs` need no approval, others wait as with `ask`. `automatic`: every run that the limits
+    allow takes place. `flower-client run` and `train` require one of the three; None is for other commands."""
+    listed_runs: tuple[ListedRun, ...] = ()
+    """With `approve: listed`: the approved pairs of coordinator and settings. A pair covers every run with these
+    settings: any fold, roster and number of runs."""
+
+    @model_validator(mode="after")
+    def _list_is_used(self) -> Self:
+        if self.listed_runs and self.approve != "listed":
+            raise ValueError(f"listed_runs is set, but approve is {self.approve}; expected approve: listed")
+        return self
 
     @model_validator(mode="after")
     def _ledger_has_a_place(self) -> Self:

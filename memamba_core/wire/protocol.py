@@ -110,6 +110,8 @@ class Refusal(enum.Enum):
     TIME = (112, "training exceeded the site's time limit")
     STOPPED = (113, "the site's client was stopped during this request")
     ABSENT = (114, "the site's executor is not running")
+    PENDING = (115, "the site's operator has not approved this run yet")
+    DECLINED = (116, "the site's operator refused this run")
     INTERNAL = (199, "a program error at the site; see the site's log")
 
     def __init__(self, code: int, text: str) -> None:

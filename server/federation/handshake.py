@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.serverapp import Grid
 
+from memamba_core.config.coordinator import APPROVAL_WAIT_S
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.genomics import continuous_columns
@@ -28,6 +29,7 @@ from memamba_core.wire.protocol import (
 )
 
 from .agreement import build_agreement, check_declarations, choose_time_bins, common_gene_columns, scales_features
+from .approval import OnApproval, ask_until_approved
 from .exchange import SiteFailure, ask, quote
 from .outliers import find_outlying_sites
 from .validation import check_facts, check_sums, max_patients
@@ -47,6 +49,7 @@ class Run:
         fold: test fold; -1 trains on every patient.
         overrides: settings as typed, for the summary only.
         roster: names of the sites that are asked to take part; empty where they are known by their answers only.
+        approval_wait_s: longest wait for the operators of the sites to approve the run, in seconds; not sent.
     """
 
     run_id: str
@@ -54,6 +57,7 @@ class Run:
     fold: int = -1
     overrides: tuple[str, ...] = ()
     roster: tuple[str, ...] = ()
+    approval_wait_s: float = APPROVAL_WAIT_S
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def perform_handshake(
     signatures: Mapping[str, tuple[str, ...]] | None,
     agreed: Agreement | None = None,
     enrolled: Mapping[str, int] | None = None,
+    on_approval: OnApproval | None = None,
 ) -> Handshake:
     """Ask the sites for facts and statistics, build the agreement, and have every site accept it.
 
@@ -90,6 +95,7 @@ def perform_handshake(
         signatures: gene groups, symbol lists by name; needed where the experiment groups genes by signatures.
         agreed: agreement of an interrupted run, which is sent again; None builds a new one.
         enrolled: Flower's node id of each site, known by its key; None asks every connected node for its name.
+        on_approval: called with the sites whose operators have not approved the run yet, whenever they change.
 
     Raises:
         FederationError: too few sites answer or accept the agreement, no site has a training patient, or two nodes have
@@ -102,7 +108,11 @@ def perform_handshake(
             "privacy=none: this coordinator sees the weights of each site without noise, and anyone who gets the model "
             "can infer which patients it was trained on (docs/explanation/privacy.md)"
         )
-    declared = _ask_connected(grid, run, timeout) if enrolled is None else _ask_enrolled(grid, run, timeout, enrolled)
+    declared = (
+        _ask_connected(grid, run, timeout, on_approval)
+        if enrolled is None
+        else _ask_enrolled(grid, run, timeout, enrolled, on_approval)
+    )
     nodes, facts, failures = declared
     check_declarations(list(facts.values()))
     warnings: tuple[str, ...] = ()
@@ -146,9 +156,11 @@ def perform_handshake(
 Declared = tuple[dict[str, int], dict[str, FactsReply], dict[str, SiteFailure]]
 
 
-def _ask_enrolled(grid: Grid, run: Run, timeout: float, enrolled: Mapping[str, int]) -> Declared:
+def _ask_enrolled(
+    grid: Grid, run: Run, timeout: float, enrolled: Mapping[str, int], on_approval: OnApproval | None
+) -> Declared:
     """Ask the sites of the roster. The key identifies a site; a site that declares another name does not take part."""
-    facts, failures = _ask_facts(grid, run, timeout, enrolled)
+    facts, failures = _ask_facts(grid, run, timeout, enrolled, on_approval)
     for name, reply in tuple(facts.items()):
         if reply.site != name:
             del facts[name]
@@ -165,10 +177,10 @@ def _ask_enrolled(grid: Grid, run: Run, timeout: float, enrolled: Mapping[str, i
     return dict(enrolled), facts, failures
 
 
-def _ask_connected(grid: Grid, run: Run, timeout: float) -> Declared:
+def _ask_connected(grid: Grid, run: Run, timeout: float, on_approval: OnApproval | None) -> Declared:
     """Ask every connected node for its declarations, which name the site."""
     by_node = {f"node {node}": node for node in sorted(grid.get_node_ids())}
-    answers, failures = _ask_facts(grid, run, timeout, by_node)
+    answers, failures = _ask_facts(grid, run, timeout, by_node, on_approval)
     if not by_node:
         raise FederationError("no site answered: no node is connected")
     if not answers:
@@ -186,7 +198,11 @@ def _ask_connected(grid: Grid, run: Run, timeout: float) -> Declared:
 
 
 def _ask_facts(
-    grid: Grid, run: Run, timeout: float, nodes: Mapping[str, int]
+    grid: Grid,
+    run: Run,
+    timeout: float,
+    nodes: Mapping[str, int],
+    on_approval: OnApproval | None,
 ) -> tuple[dict[str, FactsReply], dict[str, SiteFailure]]:
     """Return the declarations of each node, and the reasons why the other nodes gave no usable ones."""
     request = FactsRequest(
@@ -198,14 +214,19 @@ def _ask_facts(
         fold=run.fold,
         roster=run.roster,
     )
-    answers = ask(grid, Phase.FACTS, dict.fromkeys(nodes, request), nodes, FactsReply, timeout_s=timeout)
+    replies, failures = ask_until_approved(
+        lambda labels: ask(grid, Phase.FACTS, dict.fromkeys(labels, request), nodes, FactsReply, timeout_s=timeout),
+        list(nodes),
+        run.approval_wait_s,
+        on_approval,
+    )
     refused: dict[str, SiteFailure] = {}
-    for label, reply in answers.replies.items():
+    for label, reply in replies.items():
         try:
             check_facts(reply, run.experiment.federation)
         except RejectedReplyError as error:
             refused[label] = SiteFailure(0, str(error))
-    return {label: r for label, r in answers.replies.items() if label not in refused}, answers.failures | refused
+    return {label: r for label, r in replies.items() if label not in refused}, failures | refused
 
 
 def _make_agreement(

@@ -26,6 +26,7 @@ from memamba_core.wire.protocol import (
     TrainRequest,
 )
 
+from .approval import OnApproval
 from .evaluation import Evaluation, summarise_metrics
 from .exchange import SiteFailure, ask, wait_for_return
 from .handshake import Handshake, Run, perform_handshake
@@ -108,6 +109,7 @@ def run_federation(
     away: Mapping[str, SiteFailure] | None = None,
     min_sites: int | None = None,
     participation: Participation | None = None,
+    on_approval: OnApproval | None = None,
 ) -> FederationResult:
     """Run a federation to its end, or resume an interrupted one.
 
@@ -121,6 +123,7 @@ def run_federation(
         away: sites that are named and cannot be asked, with the reason.
         min_sites: number of sites that must accept the agreement before round 1; None: as many as `participation` says.
         participation: sites that the handshake and each round need; None: as the experiment says.
+        on_approval: called with the sites whose operators have not approved the run yet, whenever they change.
 
     A federation in which every site has spent its privacy budget ends with the model of the last finished round.
 
@@ -130,7 +133,7 @@ def run_federation(
     """
     past = journal.read() if journal is not None else None
     _notify(observer, Phase.FACTS, 0)
-    handshake = perform_handshake(grid, run, signatures, past.agreement if past else None, enrolled)
+    handshake = perform_handshake(grid, run, signatures, past.agreement if past else None, enrolled, on_approval)
     failures = {**(away or {}), **handshake.failures}
     sizes = _sizes(run, handshake, failures, past)
     participation = participation or Participation.of(run.experiment.federation)

@@ -49,8 +49,16 @@ def test_a_run_is_resumed_as_it_was_begun(federation, tmp_path):
     started = plan(federation, "seed=7", name="first", fold=2, sites=("mercy",), signatures=signatures)
     deployment._begin(started)
     assert plan(federation, resume="first") == replace(started, wait_s=600.0)
-    other = plan(federation, resume="first", sites=("county", "mercy"), min_sites=1)
-    assert (other.sites, other.min_sites, other.run) == (("county", "mercy"), 1, started.run)
+    with pytest.raises(ConfigError, match="county did not belong to first when it began"):
+        plan(federation, resume="first", sites=("county", "mercy"))
+
+
+def test_a_run_may_be_resumed_with_fewer_sites_than_it_was_approved_with(federation):
+    started = plan(federation, KIND, name="first", sites=("county", "mercy"))
+    deployment._begin(started)
+    other = plan(federation, resume="first", sites=("mercy",), approval_wait_s=60.0)
+    assert (other.sites, other.run) == (("mercy",), replace(started.run, approval_wait_s=60.0))
+    assert other.run.roster == ("county", "mercy")
 
 
 def test_a_resumed_run_may_need_fewer_sites(federation):

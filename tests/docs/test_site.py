@@ -51,4 +51,4 @@ def test_the_troubles_are_those_that_the_program_tells():
 def test_the_refusals_that_the_page_explains_exist():
     named = {int(code) for code in re.findall(r"\((1\d\d)[:)]", SITE)}
     assert named <= {refusal.code for refusal in Refusal}
-    assert (len(Refusal), "fifteen fixed texts" in SITE) == (15, True)
+    assert (len(Refusal), "seventeen fixed texts" in SITE) == (17, True)

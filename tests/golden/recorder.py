@@ -232,6 +232,7 @@ def _edit_site(path: Path, address: str, ca: Path) -> None:
     site["coordinator"] = {"address": address, "ca": str(ca)}
     site["disclosure"] = {"min_patients": 1, "min_events": 0, "min_pairs": 1, "min_round_patients": 1}
     site["threads"] = 1
+    site["approve"] = "automatic"
     path.write_text(yaml.safe_dump(site), encoding="utf-8")
 
 

@@ -24,6 +24,7 @@ SITE = {
     "data": {"root": "data", "clinical": {"file": "clinical.csv"}, "genomics": {"file": "genes.csv"}},
     "state": "state",
     "coordinator": {"address": "localhost:1"},
+    "approve": "automatic",
 }
 
 

@@ -205,6 +205,8 @@ def test_refusals_keep_their_codes():
         "TIME": 112,
         "STOPPED": 113,
         "ABSENT": 114,
+        "PENDING": 115,
+        "DECLINED": 116,
         "INTERNAL": 199,
     }
 

@@ -1,0 +1,39 @@
+"""Describe the cost of a run with differential privacy to the operator who approves it."""
+
+from client.private_round import ledger_folder
+from memamba_core.config.experiment import Experiment
+from memamba_core.config.site import SiteConfig
+from memamba_core.errors import MissingBackendError
+from memamba_core.privacy.accounting import epsilon_of
+from memamba_core.privacy.ledger import Ledger
+from memamba_core.privacy.plan import plan_of
+
+__all__ = ["describe_budget"]
+
+
+def describe_budget(experiment: Experiment, config: SiteConfig) -> str:
+    """Return the epsilon of a run, what this site has spent, and its cap, at the site's delta.
+
+    Raises:
+        ConfigError: the run's epsilon is out of reach.
+        TamperedLogError: the ledger was edited or cut.
+    """
+    policy = config.privacy
+    if policy is None or config.state is None:
+        return "site.yaml has no section privacy: the run would be refused"
+    try:
+        plan = plan_of(experiment)
+        assert plan is not None, "the run has differential privacy"
+        steps = (plan.step, plan.steps_per_round * plan.num_rounds)
+        folder = ledger_folder(config.state)
+        charges = Ledger(folder, config.name, policy.delta).charges() if Ledger.exists(folder) else ()
+        spent = [charge.spent for charge in charges]
+        before, after = epsilon_of(spent, policy.delta), epsilon_of([*spent, steps], policy.delta)
+        run = epsilon_of([steps], policy.delta)
+    except MissingBackendError:
+        return "not known: the accountant (Opacus) is not installed, and the run would be refused"
+    beyond = "" if after <= policy.max_epsilon else "; ABOVE the cap: the last rounds will be refused"
+    return (
+        f"this run {run:.2f}, spent so far {before:.2f}, after it {after:.2f} of at most {policy.max_epsilon:g} "
+        f"(delta {policy.delta:g}){beyond}"
+    )
