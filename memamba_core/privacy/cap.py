@@ -3,8 +3,8 @@
 A cap is one of two, and the first charge of a ledger decides which, from public numbers alone:
 
 * **Renyi filter**, the usual one. Steps of any kind are charged, and their divergences at one fixed order never exceed
-  the divergence that implies the cap (`renyi`; Feldman & Zrnic 2021). Whoever chooses the next run may have seen all
-  results of the earlier ones.
+  the divergence that implies the cap (`renyi`; Feldman & Zrnic 2021). The coordinator may choose the next run after
+  seeing all results of the earlier ones.
 * **One kind of steps.** The filter admits about an eighth less than PRV finds in a single plan. If the first run alone
   costs more than the filter admits, and PRV finds that the whole plan costs at most the cap, the ledger is for steps of
   this noise and sampling rate only, as many as that run planned. Their number and kind are fixed beforehand, so PRV is

@@ -5,9 +5,9 @@ is a finite sum. A divergence at one order converts to (epsilon, delta) by Balle
 
 A filter decides, before each charge, whether it still fits. The noise of a later run may be chosen after looking at the
 results of earlier ones, and an accountant for a fixed list of steps proves nothing then. Feldman & Zrnic 2021 (arXiv
-2008.11193) proved for one fixed order: if the divergences of all steps, whoever chooses them, never add up to more than
-a budget, then the whole sequence has at most this divergence. The order must not depend on the data. This project fixes
-it with the first charge of a ledger.
+2008.11193) proved for one fixed order: if the divergences of all steps, however they are chosen, never add up to more
+than a budget, then the whole sequence has at most this divergence. The order must not depend on the data; this project
+fixes it with the first charge of a ledger.
 """
 
 import math

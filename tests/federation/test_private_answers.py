@@ -36,7 +36,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory):
-    """What leaves the site if all is well."""
+    """Return everything that leaves the site if all is well."""
     return run(tmp_path_factory.mktemp("healthy"))
 
 

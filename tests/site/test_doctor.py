@@ -136,7 +136,9 @@ def test_a_site_without_a_block(site):
     assert finding.level is Level.ERROR
     assert "this site refuses every run: 60 patients" in finding.text
     assert "a block needs 61" in finding.text
-    change(site, lambda values: values.update(privacy={"bands": dict.fromkeys(("patients", "pathology", "genomics"), 50)}))
+    change(
+        site, lambda values: values.update(privacy={"bands": dict.fromkeys(("patients", "pathology", "genomics"), 50)})
+    )
     assert found(site, until="blocks")["blocks"].level is Level.OK
 
 
