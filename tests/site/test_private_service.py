@@ -14,7 +14,8 @@ def test_a_private_round_has_no_limit_of_its_own(private, tmp_path, monkeypatch)
     monkeypatch.setattr(service, "Executor", lambda *arguments: built.append(arguments))
     monkeypatch.setattr(service, "SiteKeys", lambda _folder: SimpleNamespace(load_secret=lambda: "secret"))
     monkeypatch.setattr(service, "NodeTasks", lambda *_arguments: None)
-    monkeypatch.setattr(service, "open_site", lambda config: SimpleNamespace(config=config))
+    monkeypatch.setattr(service, "open_site", lambda _config: None)
+    monkeypatch.setattr(service, "SiteWorker", lambda _site: None)
     bands = DeclaredBands(patients=100, pathology=0, genomics=100)
     config = SiteConfig.model_validate(
         {
