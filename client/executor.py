@@ -70,7 +70,7 @@ class Executor:
         app: the installed ClientApp.
         egress: log of every answer that leaves.
         interrupts: of the process.
-        train_limit_s: time limit of a training request, in seconds.
+        train_limit_s: time limit of a training request, in seconds; None: no limit.
         poll_s: wait between two requests for a task, in seconds.
         retry_s: wait before the next request to a SuperNode that does not answer, in seconds.
     """
@@ -81,7 +81,7 @@ class Executor:
         app: Callable[[Message, Context], Message],
         egress: EgressLog,
         interrupts: Interrupts,
-        train_limit_s: float,
+        train_limit_s: float | None,
         *,
         poll_s: float = 0.2,
         retry_s: float = 1.0,

@@ -131,7 +131,9 @@ def _build_executor(
         build_client_app(lambda _context: worker),
         egress,
         interrupts,
-        60 * config.limits.minutes_per_round,
+        # Under differential privacy the limit is that of each patient (`private_round`): a round that is cut off after
+        # its charge would depend on how long single patients take.
+        60 * config.limits.minutes_per_round if config.privacy is None else None,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.guarded_settings import check_constants
+from memamba_core.config.privacy import DPSGDConfig
 from memamba_core.config.setting_rules import check_differences
 from memamba_core.config.site import SiteConfig
 from memamba_core.data.manifest import load_cohort
@@ -15,6 +16,7 @@ from memamba_core.training.seeding import derive_seed
 from .blocks import Floors
 from .cohort_registry import CohortRegistry
 from .cohort_status import UsableBlock
+from .private_policy import check_private_run
 
 __all__ = ["HASH_FOLDS", "Site", "open_site"]
 
@@ -137,6 +139,8 @@ class Site:
             raise PolicyError(
                 f"the run has privacy={experiment.privacy.name}; site.yaml has no section privacy (a budget)"
             )
+        if isinstance(experiment.privacy, DPSGDConfig) and self.config.privacy is not None:
+            check_private_run(experiment.privacy, self.config.privacy)
         if federation.local_epochs > limits.local_epochs:
             raise PolicyError(
                 f"federation.local_epochs={federation.local_epochs} is above limits.local_epochs={limits.local_epochs}"

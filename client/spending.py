@@ -41,8 +41,13 @@ def spending_report(folder: Path, site: str, policy: SitePrivacy | None) -> Iter
     yield _line("total", list(charges), total)
     two_sites = epsilon_in_sites([c.spent for c in charges], 2, policy.delta)
     yield f"a patient with records at two such sites has spent {two_sites:.3f} (at the same delta)"
-    left = max(0.0, policy.max_epsilon - total)
-    yield f"this site's cap, privacy.max_epsilon: {policy.max_epsilon:g}; left: {left:.3f}"
+    yield (
+        f"the total holds for runs that are planned beforehand. In whatever order runs are chosen, they stay under "
+        f"this site's cap, privacy.max_epsilon: {policy.max_epsilon:g}"
+    )
+    cap = ledger.cap(policy.max_epsilon)
+    assert cap is not None, "the ledger has charges"
+    yield cap.explain(c.spent for c in charges)
 
 
 def _line(name: str, charges: list[Charge], epsilon: float) -> str:

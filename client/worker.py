@@ -49,6 +49,7 @@ from memamba_core.wire.weight_deltas import encode_delta
 
 from .block_answers import answer_round, rounded_loss
 from .block_statistics import sum_features, sum_genes
+from .declared_bands import bands_of
 from .model_cache import ModelCache
 from .private_round import train_private_round
 from .request_checks import check_agreement, check_round, check_statistics
@@ -85,6 +86,7 @@ class SiteWorker:
         exact = not self.site.strict and session.plan is None
         cohort, thresholds = self._training(session), self.site.config.disclosure
         records, data, features = cohort.records, self.site.config.data, cohort.features
+        bands = bands_of(self.site, cohort)
         return FactsReply(
             site=self.site.name,
             time_unit=data.clinical.time_unit,
@@ -94,9 +96,9 @@ class SiteWorker:
             feature_columns=features.columns if features else (),
             feature_families=features.families if features else (),
             gene_columns=self.site.gene_columns,
-            size_band=size_band(len(records)),
-            pathology_band=size_band(sum(cohort.has_slides(r) for r in records)),
-            genomics_band=size_band(sum(cohort.has_genes(r) for r in records)),
+            size_band=bands.patients,
+            pathology_band=bands.pathology,
+            genomics_band=bands.genomics,
             boundary="deployment" if self.site.strict else "simulation",
             num_patients=suppress_below(len(records), thresholds.min_patients) if exact else None,
             num_events=(
@@ -179,14 +181,14 @@ class SiteWorker:
 
     def _train(self, session: Session, request: TrainRequest) -> TrainReply:
         dataset = self._dataset(session, "train")
-        if not len(dataset):
-            raise RefusedError(Refusal.NOTHING_TO_DO, "no training patient in this fold")
         config = self.site.config
-        if session.plan is not None:
+        if session.plan is not None:  # first, because no answer may depend on the number of patients
             folder = self._sessions.folder(request.run_id)
             assert folder is not None
             model = self._load(session, request.weights)
             return train_private_round(self.site, session, folder, session.plan, request, dataset, model)
+        if not len(dataset):
+            raise RefusedError(Refusal.NOTHING_TO_DO, "no training patient in this fold")
         if len(dataset) < config.disclosure.min_round_patients:
             raise RefusedError(
                 Refusal.POLICY,

@@ -73,6 +73,10 @@ class Experiment(Settings):
                 "federation.optimizer must be plain sgd without momentum: the noise is made for its steps",
             ),
             (
+                self.model.transport != "relaxed",
+                "model.transport must be relaxed: iterations and limits of the other plans depend on single patients",
+            ),
+            (
                 federation.local_epochs != 1,
                 "federation.local_epochs must stay 1: privacy.steps_per_round takes its place",
             ),

@@ -21,8 +21,9 @@ class DPSGDConfig(Settings):
     name: Literal["dp_sgd"] = "dp_sgd"
     epsilon: float = Field(8.0, gt=0, le=1000)
     """Privacy loss of the whole run for each patient; the noise follows from it."""
-    delta: float = Field(1e-5, gt=0, le=1e-3)
-    """Public, and the same at every site; below one over the patients of the largest site."""
+    delta: float = Field(1e-5, ge=1e-9, le=1e-5)
+    """Public, and the same at every site; at most one over ten times the patients of the largest site. A site refuses a
+    run whose delta is above its own."""
     sampling_rate: float = Field(0.9, gt=0, le=0.9)
     """Probability with which each patient takes part in a step. Public, not made from a site's number of patients."""
     steps_per_round: int = Field(1, ge=1, le=1000)

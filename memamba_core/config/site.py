@@ -9,12 +9,14 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from memamba_core.config.base import Settings, read_yaml
 from memamba_core.config.setting_rules import SettingRule, opened_settings
+from memamba_core.config.site_privacy import DeclaredBands, SitePrivacy
 from memamba_core.config.strategy import STRATEGY_NAMES, StrategyName
 from memamba_core.errors import ConfigError
 
 __all__ = [
     "ClinicalTable",
     "CoordinatorAddress",
+    "DeclaredBands",
     "Device",
     "DisclosureConfig",
     "FeatureFolder",
@@ -142,7 +144,9 @@ class LimitsConfig(Settings):
     """Most passes over the patients in a round; the site refuses a run that asks for more."""
     minutes_per_round: float = Field(60.0, gt=0)
     """Longest training of this site in one round, in minutes. After that training is cut off, nothing of it leaves, and
-    the site replies with refusal 112; the round continues without the site."""
+    the site replies with refusal 112; the round continues without the site. Under differential privacy a round is never
+    cut off, because the answer would depend on how long single patients take. Instead, a patient who takes more than a
+    twentieth of this time in a step counts as a gradient of zero."""
     max_patches: int = Field(20_000, ge=1)
     """Most patches of one patient held in memory; a larger bag is sampled evenly over its slides."""
     strategies: tuple[StrategyName, ...] = STRATEGY_NAMES
@@ -191,15 +195,6 @@ class DisclosureConfig(Settings):
     min_round_patients: int = Field(32, ge=1)
     """Fewest patients for a training round without differential privacy: the weights that come back from a round of a
     few patients can be turned into those patients' molecular values (docs/explanation/privacy.md)."""
-
-
-class SitePrivacy(Settings):
-    """Differential privacy, required by the site: without it no weights leave (docs/explanation/privacy.md)."""
-
-    max_epsilon: float = Field(8.0, gt=0)
-    """Largest epsilon that this cohort ever spends, over all runs."""
-    delta: float = Field(1e-5, gt=0, lt=1)
-    """Delta at which the ledger computes epsilon; fixed with the first charge."""
 
 
 class CoordinatorAddress(Settings):
@@ -265,6 +260,28 @@ class SiteConfig(Settings):
     def _ledger_has_a_place(self) -> Self:
         if self.privacy is not None and self.state is None:
             raise ValueError("privacy needs state, the writable folder that holds the ledger")
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_are_declared(self) -> Self:
+        """Require what differential privacy needs to be public, so that no answer is made from a count of patients."""
+        if self.privacy is None:
+            return self
+        if self.privacy.bands is None:
+            raise ValueError(
+                "privacy needs bands, the public sizes of this site, for example {patients: 100, pathology: 0, "
+                "genomics: 100}; each is the lower end of a band (0, 1, 10, 25, 50, 100, 250, 500, 1000, 10000)"
+            )
+        for name, section in (("pathology", "features"), ("genomics", "genomics")):
+            declared, present = getattr(self.privacy.bands, name), getattr(self.data, section) is not None
+            if bool(declared) != present:
+                wanted = f"at least 1, because data.{section} is set" if present else f"0 without data.{section}"
+                raise ValueError(f"privacy.bands.{name} is {declared}; expected {wanted}")
+        if self.data.genomics is not None and self.data.genomics.bare_columns == "mut":
+            raise ValueError(
+                "data.genomics.bare_columns is mut: one value of one patient decides whether such a column is read, "
+                "and the list of columns leaves the site. With privacy, name the columns SYMBOL_mut and use ignore"
+            )
         return self
 
 

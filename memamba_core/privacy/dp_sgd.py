@@ -7,10 +7,14 @@ modality is supported. The neighbouring data set has one patient more or less, a
 
 A step without patients is a step like any other and consists of noise alone. A gradient that is not finite counts as
 zero.
+
+Norms, sums and noise are float64. In float32 the rounding of a sum depends on who is in it: among 4,000 patients one
+more moved the sum by up to 1.24 C (the attack of Casacuberta et al. 2022). In float64 the rounding of a sum of n
+clipped gradients adds at most n^2 2^-53 C to that distance, 1.1e-6 C for 99,999 patients, less than the margin below C.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,8 +24,8 @@ from memamba_core.privacy.secure_random import SecureRandom
 
 __all__ = ["PatientOptimizer"]
 
-_CLIP_MARGIN: Final = 1e-4
-"""Margin below C for clipping, because norms are computed in float32 and the noise is scaled to C."""
+_CLIP_MARGIN: Final = 2e-6
+"""Margin below C for clipping: more than rounding in float64 can add."""
 
 
 class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no types
@@ -78,6 +82,12 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         self.step()
         self.zero_grad(set_to_none=True)
 
+    def leave_out(self) -> None:
+        """Count the patient at hand as a gradient of zero: forget what a backward pass has left, finished or not."""
+        for parameter in self.params:
+            parameter.grad = None
+            parameter.grad_sample = None
+
     def noisy_step(self) -> None:
         """Add noise to the sum, divide, and step; also if no patient was added."""
         for parameter in self.params:
@@ -86,10 +96,21 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus has no type
         self.step()
         self.zero_grad(set_to_none=True)
 
+    def clip_and_accumulate(self) -> None:
+        """Clip the gradient of one patient, or of none, and add it to the sum (hook of Opacus), in float64."""
+        samples: list[Tensor] = [sample.double() for sample in self.grad_samples]
+        square = sum(float(sample.square().sum()) for sample in samples)
+        factor = min(1.0, self.max_grad_norm / square**0.5) if square else 1.0
+        for parameter, sample in zip(self.params, samples, strict=True):
+            if parameter.summed_grad is None:
+                parameter.summed_grad = sample.new_zeros(parameter.shape)
+            for gradient in sample:
+                parameter.summed_grad += gradient * factor
+
     def add_noise(self) -> None:
         """Add noise between sum and division (hook of Opacus), in float64 and rounded once; then replace the key."""
         for parameter in self.params:
-            total: Any = parameter.summed_grad
+            total: Tensor = parameter.summed_grad
             noise = torch.from_numpy(self._random.normal(parameter.numel()) * self._noise_std).view(parameter.shape)
-            parameter.grad = (total.double() + noise.to(parameter.device)).to(parameter.dtype)
+            parameter.grad = (total + noise.to(parameter.device)).to(parameter.dtype)
         self._random.rekey()

@@ -5,22 +5,17 @@ Raises:
 """
 
 import logging
-from typing import Any
 
 from memamba_core.errors import MissingBackendError
 
-__all__ = ["DPOptimizer", "create_accountant"]
+__all__ = ["DPOptimizer", "Domain", "PRVAccountant"]
 
 _handlers = list(logging.root.handlers)
 try:
-    from opacus.accountants import create_accountant as _create_accountant
+    from opacus.accountants import PRVAccountant
+    from opacus.accountants.analysis.prv import Domain
     from opacus.optimizers import DPOptimizer
 except ImportError:
     raise MissingBackendError("differential privacy needs Opacus; pip install 'memamba-federated[privacy]'") from None
 for _handler in [h for h in logging.root.handlers if h not in _handlers]:
     logging.root.removeHandler(_handler)  # importing Opacus makes every program print its log
-
-
-def create_accountant(mechanism: str) -> Any:
-    """Return the accountant of Opacus with this name: `prv` or `rdp`."""
-    return _create_accountant(mechanism=mechanism)

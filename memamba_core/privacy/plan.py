@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.privacy import DPSGDConfig
-from memamba_core.privacy.accounting import NoisyStep, calibrate_noise
+from memamba_core.privacy.accounting import calibrate_noise
+from memamba_core.privacy.noisy_step import NoisyStep
 
 __all__ = ["PrivacyPlan", "plan_of"]
 
@@ -31,8 +32,13 @@ class PrivacyPlan:
     epsilon: float
     delta: float
 
+    @property
+    def num_steps(self) -> int:
+        """Number of steps in the whole run."""
+        return self.steps_per_round * self.num_rounds
+
     def divisor(self, size_band: int) -> float:
-        """Return the expected patients in a step of a site, by the lower end of its public size band.
+        """Return the expected patients in a step of a site, by the lower end of its declared size band.
 
         No other number depends on the size of the site. The divisor is at least one: in the smallest band the noise
         would otherwise be divided by almost zero.

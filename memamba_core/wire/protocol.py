@@ -58,7 +58,7 @@ __all__ = [
 PROTOCOL_VERSION = 4
 """Number of the protocol, increased whenever a message changes. Sites and coordinator must have the same number."""
 
-SIZE_BANDS = (0, 1, 10, 25, 50, 100, 250, 500, 1000)
+SIZE_BANDS = (0, 1, 10, 25, 50, 100, 250, 500, 1000, 10_000)
 """Lower ends of the public bands that a site gives in place of its number of patients."""
 
 

@@ -107,6 +107,6 @@ def test_each_mutant_is_caught(mutant, tmp_path, caplog, monkeypatch):
         sizes = iter([26.0] * 2 + [40.0] * 2)  # a round each, two rounds, two sites
         monkeypatch.setattr(PrivacyPlan, "divisor", lambda plan, _band: plan.step.sampling_rate * next(sizes))
     else:
-        monkeypatch.setattr("client.private_round.size_band", lambda count: count)
+        monkeypatch.setattr("client.declared_bands.size_band", lambda count: count)
     with pytest.raises(AssertionError):
         test_a_site_of_26_patients_sends_what_one_of_40_sends(tmp_path, caplog)

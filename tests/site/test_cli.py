@@ -209,7 +209,7 @@ def test_ledger_by_run_in_all_and_for_two_sites(run, site, tmp_path):
     ledger = Ledger(ledger_folder(tmp_path / "state"), "st-elsewhere", 1e-5)
     ledger.charge("first", 1, step, 10, 8.0)
     ledger.charge("second", 1, step, 5, 8.0)
-    code, out, _ = run("ledger", site(privacy={"max_epsilon": 8.0, "delta": 1e-5}))
+    code, out, _ = run("ledger", site(privacy={"bands": {"patients": 100, "pathology": 0, "genomics": 100}}))
     assert code == ExitCode.DONE
     rows = {line.split("  ")[0]: line.split() for line in out.splitlines()}
     assert rows["first"][1:3] == ["1", "10"]

@@ -138,7 +138,9 @@ def test_a_site_without_a_block(site):
     assert finding.level is Level.ERROR
     assert "this site refuses every run: 60 patients" in finding.text
     assert "a block needs 61" in finding.text
-    change(site, lambda values: values.update(privacy={"max_epsilon": 8.0}))
+    change(
+        site, lambda values: values.update(privacy={"bands": dict.fromkeys(("patients", "pathology", "genomics"), 50)})
+    )
     assert found(site, until="blocks")["blocks"].level is Level.OK
 
 

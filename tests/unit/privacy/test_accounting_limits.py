@@ -1,6 +1,8 @@
 """Arguments that no accountant is asked about: each is refused at once, with its value."""
 
+import contextlib
 import math
+import time
 
 import pytest
 
@@ -51,3 +53,24 @@ def test_counts_of_steps_are_refused_if_negative_or_too_many():
 
 def test_a_budget_that_the_least_noise_meets_gets_the_least_noise():
     assert calibrate_noise(1e6, 1e-5, 0.01, 1) == NOISE_RANGE[0]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta", "rate", "steps"),
+    [
+        (0.01, 1e-300, 0.9, 100_000),
+        (0.05, 1e-9, 0.5, 10_000),
+        pytest.param(8.0, 1e-5, 0.5, 3_000, marks=pytest.mark.ci_slow),
+        pytest.param(16.0, 1e-5, 0.01, 1_000, marks=pytest.mark.ci_slow),
+        (1000.0, 1e-5, 0.9, 100_000),
+        (1.0, 1e-9, 1e-9, 100_000),
+        (49.0, 1e-9, 0.5, 2_000),
+    ],
+)
+def test_no_settings_take_long_or_fail_in_another_way(epsilon, delta, rate, steps):
+    """Hostile settings took a minute and 3 GB; a site calibrates before it knows whether it will take part."""
+    start = time.process_time()
+    with contextlib.suppress(ConfigError):
+        noise = calibrate_noise(epsilon, delta, rate, steps)
+        assert epsilon_of([(NoisyStep(noise, rate), steps)], delta) <= epsilon
+    assert time.process_time() - start < 2.5

@@ -177,7 +177,7 @@ def test_auxiliary_losses_do_not_compare_patients(model):
 class WithoutNoise(PatientOptimizer):
     def add_noise(self):
         for parameter in self.params:
-            parameter.grad = parameter.summed_grad.clone()
+            parameter.grad = parameter.summed_grad.to(parameter.dtype)
 
 
 class WithoutClipping(PatientOptimizer):

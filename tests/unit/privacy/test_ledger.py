@@ -48,9 +48,9 @@ def test_rounds_add_up_over_runs(folder):
 def test_the_cap_is_never_passed(folder):
     book, cap = ledger(folder), epsilon_of([(STEP, 35)], DELTA)
     for server_round in (1, 2, 3):
-        book.charge("run", server_round, STEP, 10, max_epsilon=cap)
-    with pytest.raises(BudgetError, match=r"privacy\.max_epsilon is"):
-        book.charge("run", 4, STEP, 10, max_epsilon=cap)
+        book.charge("run", server_round, STEP, 10, cap, 30)
+    with pytest.raises(BudgetError, match=r"does not fit under privacy\.max_epsilon="):
+        book.charge("run", 4, STEP, 10, cap, 30)
     assert len(book.charges()) == 3
     assert book.epsilon() == epsilon_of([(STEP, 30)], DELTA) < cap
 
