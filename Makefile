@@ -94,7 +94,8 @@ test-flower: $(READY) ## the contract with Flower's private names, on every supp
 	  $(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	    > $$(echo $$venv/lib/python*/site-packages)/shared.pth; \
 	  OMP_NUM_THREADS=1 $$venv/bin/python -m pytest -m '' -p no:cacheprovider \
-	    tests/coordinator/test_flower_contract.py tests/site/test_flower_contract.py $(ARGS); \
+	    tests/coordinator/test_flower_contract.py tests/coordinator/test_grid.py \
+	    tests/coordinator/test_patient_superlink.py tests/site/test_flower_contract.py $(ARGS); \
 	done
 
 .PHONY: test-gpu

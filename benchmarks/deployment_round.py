@@ -163,6 +163,7 @@ def main() -> None:
 PROGRAMS = {
     "server.flower.superlink_process": "SuperLink",
     "flower-superlink": "SuperLink",
+    "client.flower.supernode_process": "SuperNode",
     "flower-supernode": "SuperNode",
     "flower-superexec": "SuperExec",
     "flwr-serverapp": "ServerApp",

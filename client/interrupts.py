@@ -12,12 +12,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from memamba_core.io.awake_clock import AwakeClock
+
 from .exit_codes import ExitCode
 
-__all__ = ["GRACE_S", "Interrupts", "StopRequested", "TaskLost", "TimeOver"]
+__all__ = ["GRACE_S", "Interrupts", "StopRequested", "TaskLost", "TimeOver", "finish_once_begun"]
 
 GRACE_S = 9.0
 """Seconds from the request to stop to the end of the process, whatever it does: Docker kills after 10."""
+
+
+_LONGEST_STEP_S = 30.0  # work that holds the interpreter for longer, or a pause of the process
+_begun: list[None] = []  # an entry for each block of `finish_once_begun` that is being executed
+
+
+@contextmanager
+def finish_once_begun() -> Iterator[None]:
+    """Run a block to its end although its task is lost: its answer is stored, and sent when the request is repeated.
+
+    A SuperNode gives a task up after a minute without heartbeats, for example when the process was suspended. Work that
+    was charged to a privacy budget would otherwise be paid for and lost.
+    """
+    _begun.append(None)
+    try:
+        yield
+    finally:
+        _begun.pop()
 
 
 class StopRequested(BaseException):
@@ -52,30 +72,33 @@ class Interrupts:
         """Run a block of work that may be interrupted at any point.
 
         Args:
-            limit_s: time limit in seconds; None for no limit.
+            limit_s: time limit in seconds, without pauses of the process; None for no limit.
 
         Raises:
             StopRequested: immediately, also if the request came before the block.
-            TaskLost: `lose` was called.
+            TaskLost: `lose` was called, outside `finish_once_begun`.
             TimeOver: after `limit_s`. If a library swallowed the interrupt, it is raised when the work is done.
         """
-        started = time.monotonic()
-        timer = threading.Timer(limit_s, self._interrupt, [TimeOver]) if limit_s is not None else None
+        clock, done = AwakeClock(_LONGEST_STEP_S), threading.Event()
         self._reason = None
         self._breakable = True
         try:
             if self.stopping.is_set():
                 raise StopRequested
-            if timer is not None:
-                timer.daemon = True
-                timer.start()
+            if limit_s is not None:
+                threading.Thread(target=self._watch_time, args=(clock, limit_s, done), daemon=True).start()
             yield
-            if limit_s is not None and time.monotonic() - started > limit_s:
+            if limit_s is not None and clock.now() > limit_s:
                 raise TimeOver
         finally:
             self._breakable = False
-            if timer is not None:
-                timer.cancel()
+            done.set()
+
+    def _watch_time(self, clock: AwakeClock, limit_s: float, done: threading.Event) -> None:
+        while not done.wait(min(1.0, max(0.01, limit_s - clock.now()))):
+            if clock.now() > limit_s:
+                self._interrupt(TimeOver)
+                return
 
     def lose(self) -> None:
         """Cancel the task; called by another thread."""
@@ -98,6 +121,8 @@ class Interrupts:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        if self._reason is TaskLost and _begun:
+            return
         if self._breakable and self._reason is not None:
             self._breakable = False
             raise self._reason

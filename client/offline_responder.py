@@ -13,6 +13,7 @@ from flwr.app import Error, Message
 
 from client.flower.tasks import NodeTasks
 from memamba_core.errors import UnreachableError
+from memamba_core.io.awake_clock import AwakeClock
 from memamba_core.wire.protocol import Refusal
 
 from .logs import support_log
@@ -22,6 +23,7 @@ __all__ = ["TCP_TABLES", "OfflineResponder", "is_connected_to"]
 _log = logging.getLogger(__name__)
 _ABSENT_S = 60.0  # longer than the restart of an executor takes
 _EVERY_S = 2.0
+_LONGEST_POLL_S = 30.0  # a longer one is a pause of this process, in which the executor could not be seen
 TCP_TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
 """Linux's tables of TCP connections; on a system without them an executor never counts as absent."""
 _ESTABLISHED = "01"
@@ -44,11 +46,14 @@ class OfflineResponder:
 
     def begin(self) -> None:
         """Start the minute in which the executor may connect; call it when a SuperNode was started."""
-        self._last_seen = self._last_check = time.monotonic()
+        self._clock = AwakeClock(_LONGEST_POLL_S, read=time.monotonic)
+        self._last_seen = self._last_check = self._clock.now()
 
     def poll(self) -> None:
         """Check that the executor is connected; refuse one request if it has been absent for a minute."""
-        now = time.monotonic()
+        now = self._clock.now()
+        if self._clock.since_pause() == 0:
+            self._last_seen = now
         if now - self._last_check < _EVERY_S:
             return
         self._last_check = now

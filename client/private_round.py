@@ -22,6 +22,7 @@ from memamba_core.training.checkpoint import weights_of
 from memamba_core.training.trainer import resolve_device
 from memamba_core.wire.protocol import Refusal, TrainReply, TrainRequest, size_band
 
+from .interrupts import finish_once_begun
 from .session import RefusedError, Session
 from .site import Site
 
@@ -35,6 +36,7 @@ def ledger_folder(state: Path) -> Path:
     return state / "privacy"
 
 
+@finish_once_begun()
 def train_private_round(
     site: Site,
     session: Session,

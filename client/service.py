@@ -119,6 +119,8 @@ def _build_executor(
     secret = SiteKeys(config.coordinator.keys).load_secret()
     egress = EgressLog(config.state)
     egress.read()
+    if (warning := config.limits.warning()) is not None:
+        support_log.warning("%s", warning)
     torch.set_num_threads(config.threads)
     site = open_site(config)
     worker = SiteWorker(site, admission=open_gate(site, site_file))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memamba_core.config.experiment import Experiment
+from memamba_core.config.guarded_settings import check_constants
 from memamba_core.config.setting_rules import check_differences
 from memamba_core.config.site import SiteConfig
 from memamba_core.data.manifest import load_cohort
@@ -144,7 +145,10 @@ class Site:
             raise PolicyError(
                 f"strategy {experiment.strategy.name} is not among limits.strategies={list(limits.strategies)}"
             )
-        if refused := check_differences(experiment, installed, limits.setting_rules):
+        refused = check_differences(experiment, installed, limits.setting_rules)
+        if self.strict:
+            refused += check_constants(experiment, installed)
+        if refused:
             raise PolicyError("; ".join(refused))
 
     def _outside(self, fold: int, seed: int) -> list[PatientRecord]:

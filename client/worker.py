@@ -29,6 +29,7 @@ from memamba_core.survival.histogram import risk_time_histogram
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint, weights_of
 from memamba_core.training.seeding import derive_seed
 from memamba_core.training.trainer import Predictions, Span, predict, resolve_device, train
+from memamba_core.training.update_norm import bound_update
 from memamba_core.wire.protocol import (
     AgreementReply,
     AgreementRequest,
@@ -51,8 +52,10 @@ from .block_statistics import sum_features, sum_genes
 from .model_cache import ModelCache
 from .private_round import train_private_round
 from .request_checks import check_agreement, check_round, check_statistics
+from .scaling_checks import check_scaling
 from .session import Admission, RefusedError, Session, SessionStore
 from .site import Site
+from .weight_checks import WeightChecks
 
 __all__ = ["SiteWorker", "site_metrics"]
 
@@ -70,6 +73,7 @@ class SiteWorker:
         self.site = site
         self._models = models or ModelCache()
         self._sessions = SessionStore(site, admission)
+        self._weights = WeightChecks(strict=site.strict)
 
     def facts(self, request: FactsRequest) -> FactsReply:
         """Open the run and declare the site's data: columns, encoder, units and size bands.
@@ -152,6 +156,8 @@ class SiteWorker:
         if agreement.digest() != request.agreement_digest:
             raise RefusedError(Refusal.AGREEMENT, "the digest of the agreement does not match its content")
         check_agreement(session.experiment, agreement, self.site.config.limits, strict=self.site.strict)
+        if self.site.strict and session.plan is None:
+            check_scaling(self.site, session.request.fold, agreement, session.experiment.agreement)
         session = self._sessions.agree(session, agreement)
         self._dataset(session, "test")  # checks columns and widths now, not in the first round
         return AgreementReply(agreement_digest=agreement.digest())
@@ -165,6 +171,7 @@ class SiteWorker:
         """
         session = self._sessions.get(request.run_id, request.config_digest, request.fold, request.agreement_digest)
         check_round(session.experiment, request)
+        self._weights.accept_round(session, request, self._sessions.folder(request.run_id))
         reply = self._train(session, request)
         if session.experiment.federation.wire == "bfloat16_delta":
             return reply.model_copy(update={"weights": encode_delta(reply.weights, request.weights)})
@@ -219,7 +226,7 @@ class SiteWorker:
             )
         return TrainReply(
             **{name: getattr(metrics, name) for name in Metrics.model_fields},
-            weights=dict(weights_of(model)),
+            weights=bound_update(weights_of(model), request.weights, federation.update_norm),
             trained={group: _or_band(count, config.disclosure.min_patients) for group, count in result.trained.items()},
             train_loss=result.mean_loss if len(dataset) >= config.disclosure.min_patients else None,
         )
@@ -227,6 +234,9 @@ class SiteWorker:
     def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
         """Evaluate the final weights on the patients of the test fold, and store them in the site's state folder."""
         session = self._sessions.get(request.run_id, request.config_digest, request.fold, request.agreement_digest)
+        folder = self._sessions.folder(request.run_id)
+        if (answered := self._weights.accept_evaluation(session, request, folder)) is not None:
+            return answered
         model = self._load(session, request.weights)
         if session.plan is not None:
             metrics = Metrics(counts={})
@@ -235,12 +245,13 @@ class SiteWorker:
             metrics = rounded_loss(model, lambda: self._dataset(session, "test"), device, loss)
         else:
             metrics = self._metrics(session, model, self._dataset(session, "test"))
-        folder = self._sessions.folder(request.run_id)
         if folder is not None and session.agreement is not None:
             num_rounds = session.experiment.federation.num_rounds
             final = Checkpoint(weights_of(model), session.experiment, session.agreement, num_rounds, code_digest())
             save_checkpoint(folder, "model", final)
-        return EvaluateReply(**{name: getattr(metrics, name) for name in Metrics.model_fields})
+        reply = EvaluateReply(**{name: getattr(metrics, name) for name in Metrics.model_fields})
+        self._weights.finish_evaluation(session, request, folder, reply)
+        return reply
 
     def _training(self, session: Session) -> Cohort:
         holdout = session.experiment.federation.curve_holdout

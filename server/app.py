@@ -14,7 +14,7 @@ from memamba_core.io.process_setup import set_up_process
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint
 from server.federation.handshake import Run
 from server.federation.journal import Journal
-from server.federation.participation import require_sites
+from server.federation.participation import Participation, require_sites
 from server.federation.rounds import FederationResult, run_federation
 
 __all__ = ["app", "run_from_context"]
@@ -28,7 +28,7 @@ def run_from_context(grid: Grid, context: Context) -> FederationResult:
     Run config (all text but `fold` and `min-sites`): `config-name` and `overrides` (space-separated) select the
     experiment; `signatures` is the CSV of gene groups; `output` is the folder for `model.safetensors` and the journal,
     which resumes an interrupted run; `fold` is the test fold, -1 for none; `min-sites` is the number of sites that must
-    take part, 0 for all that are connected.
+    take part, also in a round unless `federation.min_results` is set; 0 for all that are connected.
 
     Raises:
         ConfigError: a setting is missing or not usable.
@@ -49,7 +49,12 @@ def run_from_context(grid: Grid, context: Context) -> FederationResult:
     run = Run(f"run-{context.run_id}-fold-{fold}", experiment, fold, overrides)
     journal = Journal(output / "journal", experiment.digest(), fold)
     min_sites = int(settings["min-sites"]) or None
-    result = run_federation(grid, run, signatures=signatures, journal=journal, min_sites=min_sites)
+    participation = Participation.of(experiment.federation)
+    if participation.needs_all and min_sites:
+        participation = Participation(min_results=min_sites)
+    result = run_federation(
+        grid, run, signatures=signatures, journal=journal, min_sites=min_sites, participation=participation
+    )
     final = Checkpoint(result.weights, experiment, result.agreement, len(result.rounds), code_digest())
     save_checkpoint(output, "model", final)
     _log.info("c_index_histogram on the test fold: %s", result.evaluation.c_index_histogram)

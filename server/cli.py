@@ -160,11 +160,12 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
             ExitCode.INTERRUPTED,
         )
     _print_summary(summary, plan.folder)
-    return ExitCode.DONE
+    return ExitCode.DONE if summary.attendance.is_complete else ExitCode.INCOMPLETE
 
 
 def _print_summary(summary: "DeploymentSummary", folder: Path) -> None:
-    print(f"{summary.num_rounds} rounds with {summary.num_sites} sites, {summary.seconds:.0f} s")
+    print(summary.attendance.text)
+    print(f"{summary.num_rounds} rounds, {summary.seconds:.0f} s")
     for c_index, name in (
         (summary.c_index_histogram, "all sites, from counts"),
         (summary.c_index_within_site, "pairs inside sites"),
@@ -312,7 +313,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="key=value",
         help="setting of the experiment (federation.num_rounds=50, strategy=fedprox), or of this run: sites=a,b,c "
-        "min_sites=2 wait_s=600 approval_wait_s=3600 name=RUN fold=0 signatures=FILE resume=RUN",
+        "min_sites=2 wait_s=600 approval_wait_s=3600 name=RUN fold=0 signatures=FILE resume=RUN (which takes "
+        "federation.min_results=2, too)",
     )
     run.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="format of the log on standard error"

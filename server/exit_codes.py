@@ -16,4 +16,8 @@ class ExitCode(DescribedExitCode):
     )
     BUSY = 4, "another `flower-server run` is using the folder"
     NOT_RUNNING = 5, "status, stop: no run is in progress"
+    INCOMPLETE = (
+        6,
+        "the run is done, but a site missed it, or some of its rounds; the results are written, and name the site",
+    )
     INTERRUPTED = 130, "interrupted by Ctrl-C or SIGTERM; a run can be continued with resume=RUN"

@@ -68,6 +68,7 @@ class RunProgress:
         self._step = "Handshake"
         self._approving: tuple[str, ...] = ()
         self._site_of: dict[int, str] = {}
+        self._away: set[str] = set()
         self._stopped = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
 
@@ -127,6 +128,19 @@ class RunProgress:
             return
         self._now.answered.add(self._site_of[node])
         self._write()
+
+    def on_away(self, nodes: Collection[int], longest_s: float) -> None:
+        """Log the sites that are away and waited for, and those that are back."""
+        away = {self._site_of[node] for node in nodes}
+        if left := away - self._away:
+            _log.warning("%s: not connected; waiting for the return, at most %.0f s", _list(sorted(left)), longest_s)
+        if back := self._away - away:
+            _log.info("%s: not waited for any longer", _list(sorted(back)))
+        self._away = away
+
+    def on_pause(self, seconds: float) -> None:
+        """Log a pause."""
+        _log.warning("this process or its SuperLink stood still for %.0f s; this time does not count", seconds)
 
     def on_round(self, record: RoundRecord) -> None:
         """Log a finished round."""

@@ -17,6 +17,7 @@ from server.federation.journal import RoundRecord
 from server.federation.outcome import Trained
 from server.federation.rounds import FederationResult
 
+from .attendance import Attendance, describe_absences
 from .summary import (
     ClosingEvaluation,
     DeclaredSite,
@@ -30,7 +31,6 @@ from .summary import (
 
 __all__ = [
     "build_summary",
-    "describe_absences",
     "round_lines",
     "write_json",
     "write_results",
@@ -68,27 +68,12 @@ def write_rounds(path: Path, fold: int, rounds: Sequence[RoundRecord]) -> None:
         partial.write_text("".join(lines), encoding="utf-8")
 
 
-def describe_absences(result: FederationResult) -> list[str]:
-    """Write one sentence per reason for which sites missed the whole run or some of its rounds."""
-    reasons: dict[str, dict[str, int]] = {}
-    for site, failure in result.failures.items():
-        reasons.setdefault(failure.text, {})[site] = sum(site not in record.sites for record in result.rounds)
-    for record in result.rounds:
-        for site, failed in record.failed.items():
-            missed = reasons.setdefault(failed.failure, {})
-            missed[site] = missed.get(site, 0) + 1
-    return [
-        f"{len(missed)} site{'s' * (len(missed) > 1)} missed {'up to ' * (len(set(missed.values())) > 1)}"
-        f"{max(missed.values())} of {len(result.rounds)} rounds: {reason} ({', '.join(sorted(missed))})"
-        for reason, missed in reasons.items()
-    ]
-
-
 def build_summary(run: Run, result: FederationResult) -> DeploymentSummary:
     """Build the contents of `summary.json`: what a federation can know without seeing a patient."""
     evaluation, rounds = result.evaluation, result.rounds
     fold = [f"fold={run.fold}"] if run.fold >= 0 else []
     return DeploymentSummary(
+        attendance=Attendance.of(result),
         run=run.run_id,
         num_sites=len(result.facts),
         sites={
@@ -149,6 +134,8 @@ def write_results(folder: Path, run: Run, result: FederationResult) -> Deploymen
     summary = build_summary(run, result)
     if lines := [line.model_dump(mode="json") for line in round_lines(run.fold, result.rounds)]:
         (folder / "figures").mkdir(exist_ok=True)
-        draw_rounds(folder / "figures" / "learning_curves.png", lines, f"{run.run_id}, {len(result.facts)} sites")
+        attended = summary.attendance
+        heading = f"{attended.num_complete_sites} of {attended.num_sites} sites in every round"
+        draw_rounds(folder / "figures" / "learning_curves.png", lines, f"{run.run_id}: {heading}")
     write_json(folder / "summary.json", summary.model_dump(mode="json"))
     return summary

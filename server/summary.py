@@ -8,6 +8,8 @@ from typing import Any
 from memamba_core.io.json_model import JsonModel
 from server.federation.outcome import Failed, SiteMetrics, Trained
 
+from .attendance import Attendance
+
 __all__ = [
     "ClosingEvaluation",
     "DeclaredSite",
@@ -95,6 +97,8 @@ class RunDigests(JsonModel):
 class DeploymentSummary(JsonModel):
     """Contents of `summary.json` of `flower-server run`. The file marks the run as finished."""
 
+    attendance: Attendance
+    """Sites that answered in every round, and their patients."""
     run: str
     """Name of the run."""
     num_sites: int

@@ -195,6 +195,9 @@ class ProgressReporter:
             table.add_row("[dim]best reachable[/]", *empty, f"{summary.oracle_c_index:.3f}")
         self._say(f"C-index on the test patients of all sites, {summary.cohort}{_genes_used(summary)}")
         self._console.print(table)
+        for details in summary.details:
+            if details.federated and (attended := details.federated.attendance) and not attended.is_complete:
+                self._say(f"fold {details.fold}: {attended.text}")
         for warning in summary.warnings:
             if warning not in self._warned:
                 self._say(f"[yellow]warning:[/] {warning}")

@@ -18,10 +18,11 @@ from memamba_core.errors import ConfigError, FederationError, MemambaError, NoCo
 from memamba_core.io.atomic import write_atomically
 from memamba_core.training.checkpoint import Checkpoint, code_digest, load_checkpoint, save_checkpoint
 from memamba_core.training.trainer import resolve_device
+from server.attendance import Attendance, describe_absences
 from server.federation.handshake import Run
 from server.federation.journal import Journal
 from server.logs import also_log_to
-from server.results import describe_absences, write_json, write_rounds
+from server.results import write_json, write_rounds
 from simulation.figures.draw import draw_figures
 from simulation.grid.build import open_grid
 from simulation.grid.local import LocalGrid
@@ -232,6 +233,7 @@ def _federate(
         num_parameters=int(sum(array.size for array in result.weights.values())),
         left_out={site: failure.text for site, failure in result.failures.items()},
         warnings=[*result.warnings, *describe_absences(result)],
+        attendance=Attendance.of(result),
         bytes_per_round=[record.bytes_sent + record.bytes_received for record in result.rounds],
         seconds=seconds,
     )

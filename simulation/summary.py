@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from memamba_core.io.json_model import JsonModel
+from server.attendance import Attendance
 from server.federation.outcome import Failed, SiteMetrics
 
 __all__ = [
@@ -103,6 +104,8 @@ class FederatedOutcome(TestMetrics):
     """Wall time of the rounds."""
     privacy: PrivacySpent | None = None
     """None without differential privacy."""
+    attendance: Attendance | None = None
+    """Sites whose updates are in every round, and their patients; None in the records of earlier versions."""
 
 
 class PooledOutcome(TestMetrics):

@@ -11,8 +11,8 @@ from typing import Any
 
 from memamba_core.config.compose import compose_experiment
 from memamba_core.config.experiment import Experiment
+from memamba_core.config.guarded_settings import is_guarded
 from memamba_core.config.privacy import DPSGDConfig
-from memamba_core.config.setting_rules import GUARDED
 from memamba_core.config.site import SiteConfig
 
 from .store import Decided, Verdict
@@ -69,7 +69,7 @@ def describe_run(
     if last is not None and (changes := _changes(terms, last.terms)):
         rows.append(("changed", f"since {printable(last.terms.run_id, 20)}: {', '.join(changes)}", 1))
     changed = experiment.differences(compose_experiment())
-    ordered = sorted(changed.items(), key=lambda item: (item[0] not in GUARDED, item[0]))  # the telling ones first
+    ordered = sorted(changed.items(), key=lambda item: (not is_guarded(item[0]), item[0]))  # the telling ones first
     settings = [f"{name}={printable(_value(value), _MAX_VALUE)}" for name, value in ordered]
     rows += [
         ("digest", terms.settings, 1),

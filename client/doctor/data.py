@@ -138,7 +138,7 @@ def _slides(cohort: Cohort, sizes: _Sizes) -> Iterator[Finding]:
 def _blocks(site: Site) -> Iterator[Finding]:
     """Check which blocks of patients a run would use; nothing is drawn or written."""
     if site.config.privacy is not None or site.registry is None:
-        yield ok("blocks", "under differential privacy every patient trains in every fold, and nobody is tested")
+        yield ok("blocks", "under differential privacy every patient trains in every fold, and none is tested")
         return
     thresholds, records, events = site.config.disclosure, site.cohort.records, site.cohort.num_events
     try:

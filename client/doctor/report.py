@@ -5,7 +5,6 @@ The report is for the site's own screen: it may name files, columns and slides, 
 
 import logging
 import os
-import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,15 +20,16 @@ from memamba_core.config.site import SiteConfig, load_site_config
 from memamba_core.errors import MemambaError, TamperedLogError
 from memamba_core.privacy.egress import EgressLog
 
+from .disk import check_space
 from .finding import Finding, Level, error, ok, warning
 from .network import check_network
+from .permissions import check_permissions
+from .policy import check_policy
 
 __all__ = ["Part", "examine", "print_report"]
 
 Part = Literal["data", "network"]
 
-_GB = 1e9
-_LITTLE_SPACE_GB = 2.0  # a model of 5 million weights is 20 MB, a private log 25 MB
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 
 
@@ -46,7 +46,9 @@ def examine(site_yaml: Path, part: Part | None = None) -> Iterator[Finding]:
         yield error("settings", str(failure), "correct the file; docs/reference/site_yaml.md describes every setting")
         return
     yield ok("settings", f"{site_yaml.name} of {config.name}")
+    yield from check_permissions(site_yaml, config)
     if part != "network":
+        yield from check_policy(config)
         yield from _state(config)
         yield from _data(config)
     if part != "data":
@@ -104,11 +106,9 @@ def _state(config: SiteConfig) -> Iterator[Finding]:
         return
     if folder.exists() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
         yield warning("state", f"{folder}: other users can read it (mode {mode:o})", f"chmod 700 {folder}")
-    free = shutil.disk_usage(parent).free / _GB
-    if free < _LITTLE_SPACE_GB:
-        yield warning("disk", f"{free:.1f} GB are free for {folder}", f"free at least {_LITTLE_SPACE_GB:.0f} GB")
     else:
-        yield ok("state", f"{folder} is writable, {free:.0f} GB free")
+        yield ok("state", f"{folder} is writable")
+    yield from check_space(config, parent)
     try:
         lines = len(EgressLog(folder).read())
     except TamperedLogError as failure:

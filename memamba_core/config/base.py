@@ -13,7 +13,10 @@ from memamba_core.errors import ConfigError
 __all__ = ["Settings", "read_yaml", "setting_names", "settings_in"]
 
 
-_RENAMED = {"limits.overrides": "limits.settings"}  # since version 0.1.0
+_RENAMED = {
+    "limits.overrides": "limits.settings",  # since version 0.1.0
+    "federation.max_update_norm": "federation.update_norm",  # since version 0.2.0
+}
 _NUMBERS = (int, float, int | None, float | None)
 
 

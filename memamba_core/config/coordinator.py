@@ -136,6 +136,10 @@ class RunSettings(Settings):
     approval_wait_s: float = Field(APPROVAL_WAIT_S, ge=0, le=30 * 86_400)
     """Longest wait for the sites' operators to approve the run, in seconds; all sites wait at the same time. A site
     that has not approved it by then does not take part."""
+    return_wait_s: float = Field(900.0, ge=0)
+    """Longest wait of a round for a site that is away (cut off, suspended, restarted), in seconds. A round waits only
+    for sites that it needs, and continues at once without any other. Pauses of the coordinator, and the wait itself, do
+    not count towards `federation.round_timeout_s`."""
     fold: int = Field(-1, ge=-1)
     """Test fold, for sites whose site.yaml names folds; -1 trains on every patient and tests on none."""
     signatures: Path | None = None

@@ -85,7 +85,7 @@ class Experiment(Settings):
             ConfigError: a round needs more replies than there are sites.
         """
         sites = f"there {'are' if number != 1 else 'is'} {number} site{'s' * (number != 1)}"
-        if self.federation.min_results > number:
+        if self.federation.min_results is not None and self.federation.min_results > number:
             raise ConfigError(f"federation.min_results={self.federation.min_results}, but {sites}; lower it")
         if isinstance(self.strategy, KrumConfig) and self.strategy.min_answers > number:
             most = (number - 3) // 2

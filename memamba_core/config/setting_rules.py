@@ -1,7 +1,7 @@
 """`limits.settings` of a `site.yaml`: in which settings a run may differ from the site's installed defaults.
 
-Without such a list, a run may choose any setting, with one exception: settings that make a run reveal more of single
-patients (`GUARDED`) may move away from the installed default in the harmless direction only.
+Without such a list, settings that could make a run reveal more of single patients stay at the installed default, or
+move away from it in the harmless direction only (`guarded_settings`).
 """
 
 import math
@@ -12,47 +12,12 @@ from typing import Any, Self
 
 from memamba_core.config.base import setting_names
 from memamba_core.config.experiment import Experiment
+from memamba_core.config.guarded_settings import check_guarded, is_guarded, show
 
-__all__ = ["GUARDED", "LARGEST_RATE", "SettingRule", "check_differences"]
+__all__ = ["SettingRule", "check_differences", "opened_settings"]
 
 _NAME = r"\*|[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*"
 _RULE = re.compile(rf"(?P<name>{_NAME})\s*(?:(?P<relation><=|>=)\s*(?P<bound>[-+0-9.eE]+))?")
-
-GUARDED: Mapping[str, str] = {
-    "federation.optimizer.learning_rate": "<=",
-    "federation.optimizer.momentum": "<=",
-    "training.gradient_clip": "<=",
-    "training.batch_size": ">=",
-    "training.loss.alpha": "<=",
-    "training.loss.censored_bin": "==",
-    "model.dropout": ">=",
-    "model.d_model": "<=",
-    "model.num_layers": "<=",
-    "model.num_backbone_layers": "<=",
-    "model.d_state": "<=",
-    "model.expand": "<=",
-    "model.group_hidden": "<=",
-    "model.mmd_max_tokens": "<=",
-    "model.transport_exact_limit": "<=",
-    "agreement.num_bins": "<=",
-    "agreement.grid_step_months": ">=",
-    "agreement.grid_num_cells": "<=",
-    "agreement.gene_statistics_clip": "<=",
-    "agreement.gene_scale_floor": ">=",
-    "agreement.scaled_clip": "<=",
-}
-"""Setting -> direction in which it may leave the installed default where a site has no `limits.settings`; `==`: none.
-
-Crafted weights read single patients through a round with a raised learning rate and clip and without dropout. Momentum,
-and more steps from smaller batches, have the effect of a raised learning rate. `loss.alpha` and `loss.censored_bin`
-leave patients without the event out of the gradient. A finer time grid counts single patients; looser clips and a lower
-`gene_scale_floor` let one patient with extreme values dominate a sum. `mmd_max_tokens` and `transport_exact_limit`
-bound memory and time at the site."""
-
-LARGEST_RATE: Mapping[str, float] = {"adamw": 3e-3}
-"""Optimizer -> largest learning rate where a site has no `limits.settings`, of an optimizer that is not the installed
-default: the rate in its file of the group `federation`. AdamW moves each weight by the rate, whatever the gradient
-clip is."""
 
 
 @dataclass(frozen=True)
@@ -118,44 +83,37 @@ def check_differences(experiment: Experiment, installed: Experiment, rules: Sequ
     Args:
         experiment: of the run.
         installed: what this site composes without overrides.
-        rules: the site's `limits.settings`; None applies `GUARDED` and `LARGEST_RATE`.
+        rules: the site's `limits.settings`; None applies the tables of `guarded_settings`.
     """
-    changed = experiment.differences(installed)
     if rules is None:
-        return list(_check_guarded(changed, installed))
+        return list(check_guarded(experiment, installed))
+    changed = experiment.differences(installed)
     return [*_check_allowed(changed, rules), *_check_bounds(experiment.flat(), rules)]
+
+
+def opened_settings(rules: Sequence[SettingRule] | None) -> list[str]:
+    """Return the guarded settings that a list opens without a bound: a coordinator may then choose any value.
+
+    Args:
+        rules: the site's `limits.settings`; None opens nothing.
+    """
+    bounded = {rule.name for rule in rules or () if rule.relation}
+    return [
+        setting
+        for setting in setting_names(Experiment)
+        if is_guarded(setting)
+        and setting not in bounded
+        and any(rule.covers(setting) and not rule.relation for rule in rules or ())
+    ]
 
 
 def _check_allowed(changed: Mapping[str, Any], rules: Sequence[SettingRule]) -> Iterator[str]:
     for setting, value in changed.items():
         if not any(rule.covers(setting) for rule in rules):
-            yield f"{setting}={_show(value)} differs from the installed default and is not in limits.settings"
+            yield f"{setting}={show(value)} differs from the installed default and is not in limits.settings"
 
 
 def _check_bounds(values: Mapping[str, Any], rules: Sequence[SettingRule]) -> Iterator[str]:
     for rule in rules:
         if rule.relation and rule.name in values and not rule.allows(values[rule.name]):
-            yield f"{rule.name}={_show(values[rule.name])} is outside {rule} of limits.settings"
-
-
-def _check_guarded(changed: Mapping[str, Any], installed: Experiment) -> Iterator[str]:
-    limits, rate = installed.flat(), "federation.optimizer.learning_rate"
-    optimizer = str(changed.get("federation.optimizer.name"))
-    if optimizer in LARGEST_RATE:
-        changed = {rate: limits[rate], **changed}  # even the installed rate has another effect with another optimizer
-        limits[rate] = LARGEST_RATE[optimizer]
-    for setting, relation in GUARDED.items():
-        if setting not in changed or setting not in limits:
-            continue
-        value, limit = changed[setting], limits[setting]
-        whose = (
-            f"the largest for {optimizer}" if setting == rate and optimizer in LARGEST_RATE else "the installed default"
-        )
-        if relation == "==":
-            yield f"{setting}={_show(value)}; without limits.settings it must be {limit}, {whose}"
-        elif not SettingRule(setting, relation, limit).allows(value):
-            yield f"{setting}={_show(value)}; without limits.settings it must be {relation} {limit:g}, {whose}"
-
-
-def _show(value: Any) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+            yield f"{rule.name}={show(values[rule.name])} is outside {rule} of limits.settings"

@@ -159,7 +159,7 @@ class AttacksConfig(Settings):
     num_models: int = Field(16, ge=8, le=256, multiple_of=2)
     """membership: number of models trained on random halves; each is attacked with the help of the others."""
     num_canaries: int = Field(500, ge=100, le=10_000)
-    """canary: number of made-up patients."""
+    """canary: number of made-up patients in each of two repetitions."""
     round_sizes: tuple[int, ...] = (1, 16, 64, 150)
     """inversion: number of patients in the round that is attacked, one attack for each."""
 

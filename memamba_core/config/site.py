@@ -1,14 +1,16 @@
 """`site.yaml`: a site's own data, machine and limits. These settings outrank the coordinator's."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from memamba_core.config.base import Settings, read_yaml
-from memamba_core.config.setting_rules import SettingRule
+from memamba_core.config.setting_rules import SettingRule, opened_settings
 from memamba_core.config.strategy import STRATEGY_NAMES, StrategyName
+from memamba_core.errors import ConfigError
 
 __all__ = [
     "ClinicalTable",
@@ -150,10 +152,10 @@ class LimitsConfig(Settings):
     settings: tuple[str, ...] | None = None
     """Settings in which a run may differ from the installed defaults: a setting (`federation.num_rounds`), a group
     (`federation` allows all of its settings), `*` for all, or a setting with a bound (`training.gradient_clip<=1.0`),
-    which also holds where a run does not differ. Absent: any setting, but those that make a run reveal more of single
-    patients may leave the installed default in the harmless direction only: learning rate, momentum, gradient clip,
-    batch size, dropout, size of the model and of its fusion, time bins and grid, clips and scale floor of the
-    agreement, and the loss of patients without the event (`memamba_core.config.setting_rules.GUARDED`)."""
+    which also holds where a run does not differ. An entry opens a setting without the protection of the absent list.
+    `[]` allows no difference. Absent: settings that could make a run reveal more of single patients, or cost more time
+    and memory, stay at the installed default or move away from it in the harmless direction only
+    (`memamba_core.config.guarded_settings`); all others are free."""
 
     @field_validator("settings")
     @classmethod
@@ -164,6 +166,17 @@ class LimitsConfig(Settings):
     def setting_rules(self) -> tuple[SettingRule, ...] | None:
         """The entries of `settings`."""
         return None if self.settings is None else tuple(SettingRule.parse(text) for text in self.settings)
+
+    def warning(self) -> str | None:
+        """Return one sentence about guarded settings that `settings` opens without a bound; None if it opens none."""
+        opened = opened_settings(self.setting_rules)
+        if not opened:
+            return None
+        some = ", ".join(opened[:3]) + (", ..." if len(opened) > 3 else "")
+        return (
+            f"limits.settings opens {len(opened)} settings without a bound that protect single patients, or this "
+            f"machine, from a hostile coordinator ({some}). Name single settings with bounds, or remove the list"
+        )
 
 
 class DisclosureConfig(Settings):
@@ -263,6 +276,7 @@ def load_site_config(path: Path) -> SiteConfig:
     """
     wanted = "a site.yaml with name, data, ... (`flower-server kit` and `flower-simulate export-sites` write them)"
     values = read_yaml(path, wanted)
+    _refuse_empty(values, path)
     config = SiteConfig.parse(values, str(path))
 
     def absolute(relative: Path) -> Path:
@@ -275,3 +289,20 @@ def load_site_config(path: Path) -> SiteConfig:
         ca, keys = absolute(config.coordinator.ca), absolute(config.coordinator.keys)
         changes["coordinator"] = config.coordinator.model_copy(update={"ca": ca, "keys": keys})
     return config.model_copy(update=changes)
+
+
+def _refuse_empty(values: Mapping[str, Any], path: Path, prefix: str = "") -> None:
+    """Refuse a key with nothing behind it: YAML reads null, and the protection of the section would be absent.
+
+    `settings:` above nothing but comments would be read as no list, and `privacy:` as no privacy.
+
+    Raises:
+        ConfigError: a key has no value.
+    """
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if value is None and (name == "privacy" or name.startswith(("limits", "disclosure", "privacy."))):
+            instead = "Write [] to allow no difference" if name == "limits.settings" else "Give it a value"
+            raise ConfigError(f"{path}: {name} is empty, which YAML reads as null. {instead}, or remove the line")
+        if isinstance(value, Mapping):
+            _refuse_empty(value, path, f"{name}.")

@@ -8,19 +8,20 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from memamba_core.errors import ProtocolError
+from memamba_core.io.awake_clock import AwakeClock
 from memamba_core.wire.flower_records import from_records, to_records
 from memamba_core.wire.message import WireMessage
 from memamba_core.wire.protocol import PROTOCOL_VERSION, Phase, Refusal, package_version
 
-__all__ = ["UNREADABLE", "Answers", "SiteFailure", "ask", "quote", "wait_for_return"]
+__all__ = ["UNREADABLE", "Answers", "PatientGrid", "SiteFailure", "ask", "quote", "wait_for_return"]
 
 _log = logging.getLogger(__name__)
 _RETURN_S = 120.0  # Flower notices a broken connection after 60 s, and its return after 30 s
@@ -36,6 +37,21 @@ _ERRORS = {  # Flower's codes, and `UNREADABLE`
     UNREADABLE: "its answer could not be read: not a message, too many bytes, or incomplete at the end of the time",
 }
 Reply = TypeVar("Reply", bound=WireMessage)
+
+
+@runtime_checkable
+class PatientGrid(Protocol):
+    """Grid that can wait for nodes that are away."""
+
+    def exchange(
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,
+        enough: Callable[[frozenset[int]], bool] | None = None,
+    ) -> list[Message]:
+        """Send messages and collect the answers; see `RuntimeGrid.exchange`."""
+        ...
 
 
 def quote(text: str) -> str:
@@ -102,6 +118,7 @@ def ask(
     *,
     timeout_s: float,
     group: str = "",
+    enough: Callable[[frozenset[str]], bool] | None = None,
 ) -> Answers[Reply]:
     """Send each site its request and collect the answers that arrive in time.
 
@@ -114,6 +131,8 @@ def ask(
         timeout_s: longest wait, seconds; also the lifetime of a message, so that a slow site does not work through
             expired requests.
         group: label in Flower's logs, for example the round.
+        enough: returns True if answers of these sites are enough, so that a site that is away need not be waited for;
+            None requires all. In process no site is away.
     """
     messages: list[Message] = []
     converted: dict[
@@ -137,7 +156,11 @@ def ask(
     replies: dict[str, Reply] = {}
     failures: dict[str, SiteFailure] = {}
     bytes_received = 0
-    answers = deque(grid.send_and_receive(messages, timeout=timeout_s))
+    if isinstance(grid, PatientGrid):
+        sites_enough = (lambda some: enough(frozenset(site_of_node[node] for node in some))) if enough else None
+        answers = deque(grid.exchange(messages, timeout=timeout_s, enough=sites_enough))
+    else:
+        answers = deque(grid.send_and_receive(messages, timeout=timeout_s))
     # ids are assigned on sending; an error made by the SuperLink carries its own node id, which does not name the site
     site_of_message = {m.metadata.message_id: site_of_node[m.metadata.dst_node_id] for m in messages}
     while answers:
@@ -173,6 +196,6 @@ def wait_for_return(grid: Grid, nodes: Collection[int], least: int) -> None:
         nodes: node ids of the sites that will be asked.
         least: number of connected sites that is enough.
     """
-    deadline = time.monotonic() + _RETURN_S
-    while len(set(nodes) & set(grid.get_node_ids())) < min(least, len(nodes)) and time.monotonic() < deadline:
+    clock = AwakeClock(read=time.monotonic)
+    while len(set(nodes) & set(grid.get_node_ids())) < min(least, len(nodes)) and clock.now() < _RETURN_S:
         time.sleep(1.0)

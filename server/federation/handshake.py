@@ -139,11 +139,8 @@ def perform_handshake(
     for site, failure in failures.items():
         _log.warning("%s does not take part: %s", site, failure.text)
     present = [site for site in facts if site not in failures]
-    if len(present) < run.experiment.federation.min_results:
-        raise FederationError(
-            f"{len(present)} sites accepted the agreement, federation.min_results is "
-            f"{run.experiment.federation.min_results}. {_list_failures(failures) or 'All connected sites did'}"
-        )
+    if not present:
+        raise FederationError(f"no site accepted the agreement. {_list_failures(failures)}")
     if not any(facts[site].size_band for site in present):
         raise FederationError(
             f"no site has a patient to train on: all patients are in test fold {run.fold}. Choose another fold, or "

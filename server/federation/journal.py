@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from .outcome import Failed, Trained
 __all__ = ["Journal", "JournalEntry", "RoundRecord"]
 
 _log = logging.getLogger(__name__)
+_OLDER = 2  # states that are kept next to the newest
 _NAME = re.compile(r"round-(\d+)\.safetensors")
 Weights = dict[str, npt.NDArray[Any]]
 
@@ -71,7 +72,8 @@ class JournalEntry:
         strategy_state: state of `GroupedStrategy`.
         agreement: agreement of the federation.
         rounds: records of the finished rounds.
-        warnings: sentences about the sites, from the handshake.
+        warnings: sentences about sites and rounds.
+        sizes: site -> lower end of the size band that it declared, also of sites that were lost later.
     """
 
     weights: Weights
@@ -79,10 +81,11 @@ class JournalEntry:
     agreement: Agreement
     rounds: tuple[RoundRecord, ...]
     warnings: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 class Journal:
-    """Folder with the newest two states of one run.
+    """Folder with the newest three states of one run: with the older ones a person can go back by a round or two.
 
     Args:
         folder: used by this run alone; created when needed.
@@ -95,7 +98,7 @@ class Journal:
         self._identity = {"config_digest": config_digest, "fold": fold}
 
     def write(self, entry: JournalEntry) -> None:
-        """Write the state after the last round atomically to one file; then delete all files but the newest two."""
+        """Write the state after the last round atomically to one file; then delete all files but the newest three."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for half in self._folder.glob(".round-*.partial"):  # left by a coordinator that was killed while writing
             half.unlink()
@@ -108,6 +111,7 @@ class Journal:
             "agreement_digest": entry.agreement.digest(),
             "rounds": [record.model_dump(mode="json") for record in entry.rounds],
             "warnings": entry.warnings,
+            "sizes": dict(entry.sizes),
         }
         path = self._folder / f"round-{len(entry.rounds):05d}.safetensors"
         with write_atomically(path) as partial:
@@ -116,7 +120,10 @@ class Journal:
             )
         states = self._states()
         before = [state for state in states if state < path]
-        for old in {*states} - {path, *before[-1:]}:  # later states are damaged: the run would have resumed from them
+        for old in {*states} - {
+            path,
+            *before[-_OLDER:],
+        }:  # later states are damaged: the run would have resumed from them
             old.unlink()
 
     def read(self) -> JournalEntry | None:
@@ -154,7 +161,8 @@ class Journal:
         if agreement.digest() != about["agreement_digest"]:
             raise CheckpointError("the agreement in the journal does not have the digest that was written with it")
         rounds = tuple(RoundRecord.model_validate(record) for record in about["rounds"])
-        return JournalEntry(parts["weights"], parts["strategy"], agreement, rounds, tuple(about["warnings"]))
+        warnings, sizes = tuple(about["warnings"]), dict(about.get("sizes", {}))
+        return JournalEntry(parts["weights"], parts["strategy"], agreement, rounds, warnings, sizes)
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:

@@ -44,11 +44,23 @@ class Trained(JsonModel):
     """Mean loss per patient over the local epochs; null where the site suppresses it."""
     incoming: SiteMetrics
     """Metrics of the weights that came into the round, on the site's `federation.curve_holdout` patients."""
+    update_norm: float | None = None
+    """L2 norm of the site's update; null in the records of earlier versions."""
 
     @classmethod
-    def from_reply(cls, reply: TrainReply) -> Self:
-        """Keep everything of a training reply but the weights and the histogram."""
-        return cls(trained=dict(reply.trained), train_loss=reply.train_loss, incoming=SiteMetrics.from_metrics(reply))
+    def from_reply(cls, reply: TrainReply, update_norm: float | None = None) -> Self:
+        """Keep everything of a training reply but the weights and the histogram.
+
+        Args:
+            reply: accepted reply.
+            update_norm: L2 norm of its update.
+        """
+        return cls(
+            trained=dict(reply.trained),
+            train_loss=reply.train_loss,
+            incoming=SiteMetrics.from_metrics(reply),
+            update_norm=update_norm,
+        )
 
 
 class Failed(JsonModel):
@@ -57,7 +69,8 @@ class Failed(JsonModel):
     failure: str
     """Printable text, one line."""
     code: int
-    """Code of the site's refusal (from 101) or of Flower's error; 0 for a reply that the coordinator rejected."""
+    """Code of the site's refusal (from 101) or of Flower's error; 0 for a reply that the coordinator rejected or left
+    out."""
 
     @classmethod
     def from_failure(cls, failure: SiteFailure) -> Self:

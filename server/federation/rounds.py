@@ -6,38 +6,37 @@ next round needs.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy.typing as npt
 from flwr.serverapp import Grid
 
-from memamba_core.config.federation import FederationConfig
 from memamba_core.data.agreement import Agreement
-from memamba_core.errors import BudgetError, FederationError, ProtocolError, RejectedReplyError
+from memamba_core.errors import BudgetError, FederationError, RejectedReplyError
 from memamba_core.training.checkpoint import initial_model, weights_of
 from memamba_core.wire.protocol import (
     EvaluateReply,
     EvaluateRequest,
     FactsReply,
-    Metrics,
     Phase,
     Refusal,
     TrainReply,
     TrainRequest,
 )
-from memamba_core.wire.weight_deltas import decode_delta
 
 from .approval import OnApproval
 from .evaluation import Evaluation, summarise_metrics
-from .exchange import Answers, SiteFailure, ask, wait_for_return
+from .exchange import SiteFailure, ask, wait_for_return
 from .handshake import Handshake, Run, perform_handshake
 from .journal import Journal, JournalEntry, RoundRecord
 from .outcome import Failed, Trained
-from .participation import require_sites
+from .participation import Participation, list_absent
+from .replies import SortedReplies, sort_replies
 from .strategy import GroupedStrategy
-from .validation import check_metrics, check_training_reply
+from .validation import check_metrics
+from .watch import watch_round
 
 __all__ = ["FederationResult", "Observer", "run_federation"]
 
@@ -67,8 +66,9 @@ class FederationResult:
         facts: declarations of the sites that accepted the agreement.
         rounds: finished rounds, those of an interrupted run included.
         evaluation: closing evaluation of the final weights.
-        failures: sites that were asked and did not get as far as the agreement.
+        failures: sites that were named and did not get as far as the agreement.
         warnings: sentences for the person who reads the run.
+        sizes: every named site -> lower end of its size band; None where the site never declared it.
     """
 
     weights: Weights
@@ -78,6 +78,7 @@ class FederationResult:
     evaluation: Evaluation
     failures: dict[str, SiteFailure]
     warnings: tuple[str, ...]
+    sizes: dict[str, int | None]
 
     @property
     def absent(self) -> dict[str, str]:
@@ -105,7 +106,9 @@ def run_federation(
     journal: Journal | None = None,
     observer: Observer | None = None,
     enrolled: Mapping[str, int] | None = None,
-    min_sites: int | None = 1,
+    away: Mapping[str, SiteFailure] | None = None,
+    min_sites: int | None = None,
+    participation: Participation | None = None,
     on_approval: OnApproval | None = None,
 ) -> FederationResult:
     """Run a federation to its end, or resume an interrupted one.
@@ -117,7 +120,9 @@ def run_federation(
         journal: read first and written after each round; rounds that it holds are not repeated.
         observer: called at the start of each phase and after each round.
         enrolled: Flower's node id of each site that takes part, known by its key; None takes all connected nodes.
-        min_sites: number of sites that must accept the agreement before round 1; None requires all that were asked.
+        away: sites that are named and cannot be asked, with the reason.
+        min_sites: number of sites that must accept the agreement before round 1; None: as many as `participation` says.
+        participation: sites that the handshake and each round need; None: as the experiment says.
         on_approval: called with the sites that wait for the approval of their operators, whenever they change.
 
     A federation in which every site has spent its privacy budget ends with the model of the last finished round.
@@ -129,7 +134,10 @@ def run_federation(
     past = journal.read() if journal is not None else None
     _notify(observer, Phase.FACTS, 0)
     handshake = perform_handshake(grid, run, signatures, past.agreement if past else None, enrolled, on_approval)
-    require_sites(handshake.nodes, {site: failure.text for site, failure in handshake.failures.items()}, min_sites)
+    failures = {**(away or {}), **handshake.failures}
+    sizes = _sizes(run, handshake, failures, past)
+    participation = participation or Participation.of(run.experiment.federation)
+    participation.check_start(handshake.nodes, {site: f.text for site, f in failures.items()}, sizes, min_sites)
     weights = past.weights if past else weights_of(initial_model(run.experiment, handshake.agreement))
     strategy = GroupedStrategy(run.experiment.strategy, list(weights))
     rounds: tuple[RoundRecord, ...] = ()
@@ -138,35 +146,65 @@ def run_federation(
         strategy.restore(past.strategy_state, weights)
         rounds = past.rounds
         _log.info("resuming after round %d", len(rounds))
+        if (begun := Participation.of(run.experiment.federation)) != participation:
+            warnings = (*warnings, f"from round {len(rounds) + 1} on: {participation}; the run began with: {begun}")
+            _log.warning(warnings[-1])
     for server_round in range(len(rounds) + 1, run.experiment.federation.num_rounds + 1):
         try:
-            weights, record = _train_round(grid, run, handshake, strategy, weights, server_round, observer)
+            needed = _Needed(participation, sizes)
+            weights, record = _train_round(grid, run, handshake, needed, strategy, weights, server_round, observer)
         except BudgetError as error:
             warnings = (*warnings, str(error))
             _log.warning(warnings[-1])
             break
+        warnings = (*warnings, *watch_round(record, rounds, run.experiment.strategy))
         rounds = (*rounds, record)
         if journal is not None:
-            journal.write(JournalEntry(weights, strategy.state(), handshake.agreement, rounds, warnings))
+            known = {site: size for site, size in sizes.items() if size is not None}
+            journal.write(JournalEntry(weights, strategy.state(), handshake.agreement, rounds, warnings, known))
         if observer is not None:
             observer.on_round(record)
     _notify(observer, Phase.EVALUATE, len(handshake.nodes))
-    evaluation = _evaluate(grid, run, handshake, weights)
+    evaluation = _evaluate(grid, run, handshake, _Needed(participation, sizes), weights)
     return FederationResult(
         weights,
         handshake.agreement,
         handshake.facts,
         rounds,
         evaluation,
-        handshake.failures,
+        failures,
         warnings,
+        sizes,
     )
+
+
+def _sizes(
+    run: Run, handshake: Handshake, failures: Mapping[str, SiteFailure], past: JournalEntry | None
+) -> dict[str, int | None]:
+    """Return the size band of every named site; that of a site that is lost comes from the journal."""
+    sizes: dict[str, int | None] = dict.fromkeys([*run.roster, *failures])
+    if past is not None:
+        sizes |= past.sizes
+    return sizes | {site: fact.size_band for site, fact in handshake.facts.items()}
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """Sites that a round needs, and the size band of every named site."""
+
+    participation: Participation
+    sizes: Mapping[str, int | None]
+
+    def suffice(self, answered: Collection[str], asked: Collection[str]) -> bool:
+        """Return True if answers of these sites are enough."""
+        return self.participation.shortfall(answered, asked, self.sizes) is None
 
 
 def _train_round(
     grid: Grid,
     run: Run,
     handshake: Handshake,
+    needed: _Needed,
     strategy: GroupedStrategy,
     weights: Weights,
     server_round: int,
@@ -187,7 +225,8 @@ def _train_round(
     )
     for attempt in (1, 2):
         if attempt == 2:
-            wait_for_return(grid, [handshake.nodes[site] for site in trainers], config.min_results)
+            least = needed.participation.fewest(len(trainers))
+            wait_for_return(grid, [handshake.nodes[site] for site in trainers], least)
         _notify(observer, Phase.TRAIN, len(trainers), server_round)
         answers = ask(
             grid,
@@ -197,37 +236,33 @@ def _train_round(
             TrainReply,
             timeout_s=config.round_timeout_s,
             group=str(server_round),
+            enough=lambda sites: needed.suffice(sites, trainers),
         )
-        accepted, refused = _validate(answers, weights, run, handshake)
-        for site, failure in (answers.failures | refused).items():
+        replies = sort_replies(answers, server_round, weights, run, handshake)
+        failures = answers.failures | replies.rejected | replies.left_out
+        for site, failure in sorted(failures.items()):
             _log.warning("round %d: %s is left out: %s", server_round, site, failure.text)
-        if len(accepted) >= config.min_results:
+        shortfall = _shortfall(replies, trainers, needed)
+        if shortfall is None:
             break
         if not answers.replies and all(f.code == Refusal.BUDGET.code for f in answers.failures.values()):
             raise BudgetError(
                 f"round {server_round}: the privacy budget of every site that was asked is spent; the model of round "
                 f"{server_round - 1} is final"
             )
-        _log.warning(
-            "round %d: %d accepted answers, federation.min_results is %d (attempt %d of 2)",
-            server_round,
-            len(accepted),
-            config.min_results,
-            attempt,
-        )
+        counted = f"{len(replies.answered)} of {len(trainers)} sites gave an accepted answer"
+        _log.warning("round %d: %s (attempt %d of 2): %s", server_round, counted, attempt, shortfall)
     else:
-        failures = sorted((answers.failures | refused).items())
-        left_out = "; ".join(f"{site}: {failure.text}" for site, failure in failures)
-        done = server_round - 1
-        advice = f"The journal holds round {done}: resume" if done else "No round is finished: start the run again"
         raise FederationError(
-            f"round {server_round}: {len(accepted)} of {len(trainers)} sites gave an accepted answer, twice; "
-            f"federation.min_results is {config.min_results}. Left out: {left_out or 'no site'}. "
-            f"{advice} when the sites answer again"
+            f"round {server_round}: {counted}, twice; {shortfall}. Left out: "
+            f"{list_absent({site: failure.text for site, failure in failures.items()})}. "
+            f"{_advice(server_round, needed.participation, len(replies.answered))}"
         )
-    new = strategy.aggregate(server_round, accepted, weights)
-    sites: dict[str, Trained | Failed] = {site: Trained.from_reply(reply) for site, reply in accepted.items()}
-    sites |= {site: Failed.from_failure(failure) for site, failure in (answers.failures | refused).items()}
+    new = strategy.aggregate(server_round, replies.accepted, weights, len(replies.outliers))
+    sites: dict[str, Trained | Failed] = {
+        site: Trained.from_reply(reply, replies.norms[site]) for site, reply in replies.accepted.items()
+    }
+    sites |= {site: Failed.from_failure(failure) for site, failure in failures.items()}
     record = RoundRecord(
         server_round=server_round,
         sites={site: sites[site] for site in sorted(sites)},
@@ -238,36 +273,25 @@ def _train_round(
     return new, record
 
 
-def _validate(
-    answers: Answers[TrainReply], weights: Weights, run: Run, handshake: Handshake
-) -> tuple[dict[str, TrainReply], dict[str, SiteFailure]]:
-    accepted: dict[str, TrainReply] = {}
-    refused: dict[str, SiteFailure] = {}
-    for site, reply in answers.replies.items():
-        try:
-            reply = _as_weights(reply, weights, run.experiment.federation)
-            check_training_reply(reply, weights, run.experiment.federation, handshake.facts[site])
-            _check_metrics(reply, run)
-        except (ProtocolError, RejectedReplyError) as error:
-            refused[site] = SiteFailure(0, str(error))
-        else:
-            accepted[site] = reply
-    return accepted, refused
+def _shortfall(replies: SortedReplies, trainers: Sequence[str], needed: _Needed) -> str | None:
+    """Return the reason why a round cannot be averaged; None if it can."""
+    if not replies.accepted:
+        return "no update can be averaged"
+    return needed.participation.shortfall(replies.answered, trainers, needed.sizes)
 
 
-def _as_weights(reply: TrainReply, sent: Weights, config: FederationConfig) -> TrainReply:
-    """Return the reply with float32 weights, decoded from the format in which they travelled.
-
-    Raises:
-        ProtocolError: the weights are not in the agreed format.
-    """
-    if config.wire == "bfloat16_delta":
-        return reply.model_copy(update={"weights": decode_delta(reply.weights, sent)})
-    return reply
+def _advice(server_round: int, participation: Participation, num_answered: int) -> str:
+    """Say how a run continues that ended in this round."""
+    if server_round == 1:
+        return "No round is finished: start the run again when the sites answer again"
+    changed = f"federation.min_results={num_answered}" if participation.needs_all else "other participation settings"
+    without = f"; a resumed `flower-server run` can go on without them, with {changed}" if num_answered else ""
+    return f"The journal holds round {server_round - 1}: resume when the sites answer again{without}"
 
 
-def _evaluate(grid: Grid, run: Run, handshake: Handshake, weights: Weights) -> Evaluation:
+def _evaluate(grid: Grid, run: Run, handshake: Handshake, needed: _Needed, weights: Weights) -> Evaluation:
     """Evaluate the final weights at every site; sites without a test patient receive the weights, too."""
+    config = run.experiment.federation
     request = EvaluateRequest(
         weights=weights,
         run_id=run.run_id,
@@ -281,22 +305,18 @@ def _evaluate(grid: Grid, run: Run, handshake: Handshake, weights: Weights) -> E
         dict.fromkeys(handshake.nodes, request),
         handshake.nodes,
         EvaluateReply,
-        timeout_s=run.experiment.federation.round_timeout_s,
+        timeout_s=config.round_timeout_s,
+        enough=lambda sites: needed.suffice(sites, list(handshake.nodes)),
     )
     failures = dict(answers.failures)
     for site, reply in answers.replies.items():
         try:
-            _check_metrics(reply, run)
+            check_metrics(reply, run.experiment.agreement.grid_num_cells, config.max_patients_per_site)
         except RejectedReplyError as error:
             failures[site] = SiteFailure(0, str(error))
     for site, failure in failures.items():
         _log.warning("closing evaluation: %s is left out: %s", site, failure.text)
     return summarise_metrics({s: r for s, r in answers.replies.items() if s not in failures}, failures)
-
-
-def _check_metrics(metrics: Metrics, run: Run) -> None:
-    experiment = run.experiment
-    check_metrics(metrics, experiment.agreement.grid_num_cells, experiment.federation.max_patients_per_site)
 
 
 def _notify(observer: Observer | None, phase: Phase, num_sites: int, server_round: int = 0) -> None:

@@ -79,7 +79,11 @@ class GroupedStrategy:
         return asked
 
     def aggregate(
-        self, server_round: int, replies: Mapping[str, TrainReply], weights: Mapping[str, npt.NDArray[Any]]
+        self,
+        server_round: int,
+        replies: Mapping[str, TrainReply],
+        weights: Mapping[str, npt.NDArray[Any]],
+        num_outliers: int = 0,
     ) -> Weights:
         """Aggregate the replies of a round.
 
@@ -87,13 +91,15 @@ class GroupedStrategy:
             server_round: from 1.
             replies: validated replies by site; they are added up in alphabetical order of the sites.
             weights: weights that were sent.
+            num_outliers: replies that were left out, because their updates are too large. They count towards the
+                replies that the strategy needs: each of them is one hostile site less.
 
         Raises:
             FederationError: the strategy judges whole updates and the sites trained different groups, or the replies
                 are too few for the number of hostile sites that it must withstand.
         """
         self._refuse_partial_updates(replies)
-        self._refuse_too_few(replies)
+        self._refuse_too_few(len(replies) + num_outliers)
         new: Weights = dict(weights)
         for group, names in self._names.items():
             counted = [(reply, _count(reply, group)) for _, reply in sorted(replies.items()) if _count(reply, group)]
@@ -163,14 +169,14 @@ class GroupedStrategy:
                 "strategy=fedtrimmedavg, or sites with the same modalities"
             )
 
-    def _refuse_too_few(self, replies: Mapping[str, TrainReply]) -> None:
+    def _refuse_too_few(self, number: int) -> None:
         """Refuse a round in which too few of the sites answered, or had a patient to train on."""
         needed = self._config.min_answers
-        if len(replies) < needed:
+        if number < needed:
             assert isinstance(self._config, KrumConfig), "the other strategies need one answer"
             raise FederationError(
                 f"strategy krum with num_malicious_sites={self._config.num_malicious_sites} needs {needed} answers, "
-                f"got {len(replies)}. Set federation.min_results={needed}, so that a round waits for them, or use "
+                f"got {number}. Set federation.min_results={needed}, so that a round waits for them, or use "
                 "strategy=fedmedian"
             )
 

@@ -43,8 +43,10 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 
 from memamba_core.errors import RetiredKeyError, SuperLinkLostError
+from memamba_core.io.awake_clock import AwakeClock
 
-from .grid import Listener, RuntimeGrid, readable_errors, superlink_retry_policy
+from .grid import Listener, RuntimeGrid
+from .retries import readable_errors, superlink_retry_policy
 
 __all__ = ["Control", "server_app_task"]
 
@@ -79,15 +81,16 @@ class Control:
     Args:
         address: `host:port` on loopback.
         ca: certificate of the federation's authority.
+        ended: set when the SuperLink has ended for good.
     """
 
-    def __init__(self, address: str, ca: Path) -> None:
+    def __init__(self, address: str, ca: Path, ended: threading.Event | None = None) -> None:
         self._client = ControlHttpClient.from_server_address(
             address,
             insecure=False,
             root_certificates=ca.read_bytes(),
             interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
-            retry_invoker=superlink_retry_policy(),
+            retry_invoker=superlink_retry_policy(ended),
         )
 
     def register(self, keys: Mapping[str, bytes]) -> dict[str, int]:
@@ -150,7 +153,14 @@ class Control:
 
 
 @contextmanager
-def server_app_task(address: str, ca: Path, secret: bytes, listener: Listener) -> Iterator[RuntimeGrid]:
+def server_app_task(
+    address: str,
+    ca: Path,
+    secret: bytes,
+    listener: Listener,
+    return_wait_s: float = 900.0,
+    ended: threading.Event | None = None,
+) -> Iterator[RuntimeGrid]:
     """Acquire the task of the started run, and keep it alive until the block ends.
 
     Args:
@@ -158,12 +168,14 @@ def server_app_task(address: str, ca: Path, secret: bytes, listener: Listener) -
         ca: certificate of the federation's authority.
         secret: runtime secret with which the SuperLink was started; without it no task is given.
         listener: called when sites are asked and when they answer.
+        return_wait_s: longest wait of an exchange for a site that is away and whose answer is needed, seconds.
+        ended: set when the SuperLink has ended for good.
 
     Raises:
         SuperLinkLostError: the SuperLink does not answer, or gives no task; the text says why.
     """
     token = _acquire(address, ca, secret)
-    grid = RuntimeGrid(address, ca, token, listener)
+    grid = RuntimeGrid(address, ca, token, listener, return_wait_s, ended)
     heartbeat_client = _runtime_client(address, ca, RuntimeTokenHttpInterceptor(token))
     stopped = threading.Event()
     outcome = SubStatus.STOPPED
@@ -191,9 +203,9 @@ def server_app_task(address: str, ca: Path, secret: bytes, listener: Listener) -
 def _acquire(address: str, ca: Path, secret: bytes) -> str:
     auth = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({_ACQUIRE}))
     client = _runtime_client(address, ca, auth)
-    deadline = time.monotonic() + _ACQUIRE_S
+    clock = AwakeClock()
     try:
-        while time.monotonic() < deadline:
+        while clock.now() < _ACQUIRE_S:
             with readable_errors():
                 request = AcquireTaskRequest(supported_task_types=[_SERVER_APP_TASK])
                 if token := client.AcquireTask(request).token:
@@ -214,7 +226,7 @@ def _runtime_client(address: str, ca: Path, interceptor: Any) -> RuntimeHttpClie
 
 
 def _send_heartbeats(client: RuntimeHttpClient, stopped: threading.Event, lost: threading.Event) -> None:
-    """Send heartbeats of the task; without them the SuperLink gives the run up after a minute."""
+    """Send heartbeats of the task, to notice a SuperLink that has given the run up."""
     while not stopped.wait(HEARTBEAT_DEFAULT_INTERVAL / 6):
         try:
             known = client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success

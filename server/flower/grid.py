@@ -1,4 +1,4 @@
-"""Network Grid: Flower's HttpGrid with bounded waits, retries across SuperLink restarts, and readable errors.
+"""Network Grid: Flower's HttpGrid with bounded waits, patience for pauses, and readable errors.
 
 Flower's own Grid waits without limit, trusts the metadata inside an answer, and raises whatever reading the answer
 raises. Written for flwr 1.42.0, whose private names it uses; `tests/coordinator/test_flower_contract.py` checks every
@@ -8,35 +8,43 @@ assumption.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 from flwr.app import Error, Message
-from flwr.common.constant import HEARTBEAT_PATIENCE
+from flwr.common.constant import HEARTBEAT_PATIENCE, ErrorCode
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, inflate_object_from_contents, pull_objects
-from flwr.supercore.retry import RetryInvoker, exponential
-from flwr.supercore.run import RunNotRunningException
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    inflate_object_from_contents,
+    pull_objects,
+)
 from flwr.superlink.grid import HttpGrid
 
 from memamba_core.errors import SuperLinkLostError
+from memamba_core.io.awake_clock import AwakeClock
 from server.federation.exchange import UNREADABLE
 
-__all__ = ["Listener", "RuntimeGrid", "readable_errors", "superlink_retry_policy"]
+from .allowance import Allowance, array_bytes
+from .patience import Patience
+from .retries import readable_errors, superlink_retry_policy
+
+__all__ = ["Listener", "RuntimeGrid"]
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.25
-_RETRY_S = 120.0  # while the SuperLink is being restarted; Flower gives a run up after a minute without heartbeats
+_LOOK_S = 5.0  # between two looks at the connected nodes
+_MAX_PUSHES = 3
 _BACKOFF_S = 2.0
 _ANSWER_BYTES = 64_000_000  # for sums and names; the weights that were sent are allowed on top
+_LOST_ANSWER = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 
 
 class Listener(Protocol):
@@ -50,6 +58,14 @@ class Listener(Protocol):
         """Handle that the answer of a node has arrived."""
         ...
 
+    def on_away(self, nodes: Collection[int], longest_s: float) -> None:
+        """Handle that these nodes, and no others, are away and waited for, at most `longest_s` seconds."""
+        ...
+
+    def on_pause(self, seconds: float) -> None:
+        """Handle that this process, or its SuperLink, stood still."""
+        ...
+
 
 class RuntimeGrid(HttpGrid):
     """Flower's Grid over the network, with short polls, retries, and a callback for every answer.
@@ -59,15 +75,26 @@ class RuntimeGrid(HttpGrid):
         ca: certificate of the authority.
         token: token of the task.
         listener: called when nodes are asked and when they answer.
+        return_wait_s: longest wait of an exchange for a node that is away and whose answer is needed, seconds.
+        ended: set when the SuperLink has ended for good.
 
     Attributes:
         lost: set when the SuperLink has given up the run.
     """
 
-    def __init__(self, address: str, ca: Path, token: str, listener: Listener) -> None:
+    def __init__(
+        self,
+        address: str,
+        ca: Path,
+        token: str,
+        listener: Listener,
+        return_wait_s: float = 900.0,
+        ended: threading.Event | None = None,
+    ) -> None:
         super().__init__(address, insecure=False, root_certificates=ca.read_bytes(), token=token)
-        self._retry_invoker = superlink_retry_policy()
+        self._retry_invoker = superlink_retry_policy(ended)
         self._listener = listener
+        self._return_wait_s = return_wait_s
         self.lost = threading.Event()
 
     def online(self, since: float) -> set[int]:
@@ -85,46 +112,124 @@ class RuntimeGrid(HttpGrid):
             }
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages and wait for the answers, at most `timeout` seconds.
+        """Send messages and wait for the answers of all nodes; see `exchange`."""
+        return self.exchange(messages, timeout=timeout)
 
-        Answers are read concurrently: an announced answer that arrives slowly, or never, delays no other.
+    def exchange(
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,
+        enough: Callable[[frozenset[int]], bool] | None = None,
+    ) -> list[Message]:
+        """Send one message to each of some nodes and collect the answers.
+
+        Answers are read concurrently: an announced answer that arrives slowly, or never, delays no other. A message
+        that was lost is repeated. A node that is away is waited for while its answer is needed.
+
+        Args:
+            messages: one for each node.
+            timeout: time limit, seconds; pauses, and the time for which a needed node is away, do not count.
+            enough: returns True if answers of these nodes are enough; None requires the answers of all.
 
         Raises:
             SuperLinkLostError: the SuperLink does not answer, or has given up the run.
         """
-        sent = list(messages)
+        sent = {message.metadata.dst_node_id: message for message in messages}
         if not sent:
             return []
-        deadline = time.monotonic() + (threading.TIMEOUT_MAX if timeout is None else timeout)
-        self._listener.on_asked([message.metadata.dst_node_id for message in sent])
-        answers: list[Message] = []
-        reading: dict[Future[Message], int] = {}
-        allowance = _Allowance(_ANSWER_BYTES + 2 * max(map(_size, sent)), deadline)
+        limit_s = threading.TIMEOUT_MAX / 4 if timeout is None else timeout
+        self._listener.on_asked(sent.keys())
+        allowance = Allowance(_ANSWER_BYTES + 2 * max(map(array_bytes, sent.values())), time.monotonic() + limit_s)
         readers = ThreadPoolExecutor(len(sent), "answers")
         try:
             with readable_errors():
-                waiting = {str(message_id) for message_id in self.push_messages(sent) if message_id}
-                asked = {str(message.metadata.message_id): message for message in sent}
-                while waiting or reading:
-                    for announced, tree in self._announced(waiting):
-                        request = asked[announced.reply_to_message_id]
-                        waiting.discard(announced.reply_to_message_id)
-                        work = readers.submit(self._read, announced.message_id, tree, request, allowance)
-                        reading[work] = request.metadata.dst_node_id
-                    for work in [work for work in reading if work.done()]:
-                        answers.append(work.result())
-                        self._listener.on_answer(reading.pop(work))
-                    if not (waiting or reading) or time.monotonic() > deadline:
-                        break
-                    if self.lost.is_set():
-                        raise SuperLinkLostError("it has given up the run")
-                    time.sleep(_POLL_S)
+                open_requests = self._push(list(sent.values()))
+                nodes = {message.metadata.dst_node_id for message in open_requests.values()}
+                clock = AwakeClock()
+                patience = Patience(
+                    nodes, limit_s, self._return_wait_s, enough or (lambda some: len(some) == len(sent)), clock
+                )
+                return self._collect(sent, open_requests, patience, clock, readers, allowance)
         finally:
             allowance.over.set()
             readers.shutdown(wait=False, cancel_futures=True)
-        return answers
 
-    def _announced(self, waiting: set[str]) -> list[tuple[Any, ObjectTree]]:
+    def _collect(
+        self,
+        sent: dict[int, Message],
+        open_requests: dict[str, Message],
+        patience: Patience,
+        clock: AwakeClock,
+        readers: ThreadPoolExecutor,
+        allowance: Allowance,
+    ) -> list[Message]:
+        """Collect answers until the patience is over.
+
+        Args:
+            sent: the message of each node, to which its answer refers.
+            open_requests: pushed messages without an answer, by id; a repeated message has an id of its own.
+            patience: of the exchange.
+            clock: of the patience.
+            readers: threads that read answers.
+            allowance: limits on reading an answer.
+        """
+        answers: list[Message] = []
+        reading: dict[Future[Message], int] = {}
+        looked_at, connected, pauses, away = -_LOOK_S, frozenset(sent), 0, frozenset[int]()
+        while True:
+            for announced, tree in self._announced(open_requests.keys()):
+                request = open_requests.pop(announced.reply_to_message_id)
+                work = readers.submit(self._read, announced.message_id, tree, request, allowance)
+                reading[work] = request.metadata.dst_node_id
+            for work in [work for work in reading if work.done()]:
+                node, answer = reading.pop(work), work.result()
+                if not patience.awaits(node):
+                    continue
+                if not answer.has_error():
+                    patience.on_answer(node)
+                elif patience.repeats(node, answer.error.code):
+                    continue
+                answers.append(_as_answer_to(sent[node], answer))
+                self._listener.on_answer(node)
+            if due := patience.take_due():
+                open_requests |= self._push([_repetition(sent[node], patience.left_s) for node in due])
+            if clock.now() - looked_at >= _LOOK_S:
+                looked_at, connected = clock.now(), frozenset(self.get_node_ids())
+            for node, code in patience.pass_time(connected).items():
+                open_requests = {k: m for k, m in open_requests.items() if m.metadata.dst_node_id != node}
+                answers.append(Message(Error(code, ""), reply_to=sent[node]))
+            if clock.pauses > pauses:
+                pauses = clock.pauses
+                self._listener.on_pause(clock.paused_s)
+            if patience.awaited_back != away:
+                away = patience.awaited_back
+                self._listener.on_away(away, self._return_wait_s)
+            if patience.is_over:
+                return answers
+            if self.lost.is_set():
+                raise SuperLinkLostError("it has given up the run")
+            allowance.deadline = time.monotonic() + patience.left_s
+            time.sleep(_POLL_S)
+
+    def _push(self, messages: list[Message]) -> dict[str, Message]:
+        """Push messages, and return those that the SuperLink took, by id.
+
+        The SuperLink forgets messages whose content takes longer than three minutes, which includes a pause.
+        """
+        for message in messages:
+            # a request may wait for the return of its site; a newer request replaces it
+            message.metadata.ttl += self._return_wait_s
+        for attempt in range(_MAX_PUSHES):
+            try:
+                taken = self.push_messages(messages)
+                return {str(i): message for i, message in zip(taken, messages, strict=True) if i}
+            except ObjectPushError:
+                if attempt == _MAX_PUSHES - 1:
+                    raise SuperLinkLostError(f"it did not take a message, {_MAX_PUSHES} times") from None
+        return {}
+
+    def _announced(self, waiting: Collection[str]) -> list[tuple[Any, ObjectTree]]:
         """Pull metadata and object tree of the answers that arrived; both come from the SuperLink, not from a site."""
         if not waiting:
             return []
@@ -135,7 +240,7 @@ class RuntimeGrid(HttpGrid):
             if message.metadata.reply_to_message_id in waiting
         ]
 
-    def _read(self, message_id: str, tree: ObjectTree, request: Message, allowance: "_Allowance") -> Message:
+    def _read(self, message_id: str, tree: ObjectTree, request: Message, allowance: Allowance) -> Message:
         """Read an answer from the bytes that its site sends; return an error if they form no message in time."""
         node, run_id = self.node, request.metadata.run_id
         pull = make_pull_object_fn_protobuf(self._runtime_client.PullObject, node, run_id)
@@ -159,68 +264,26 @@ class RuntimeGrid(HttpGrid):
             _log.warning("discarded an answer that is no message, or names another request")
         except httpx.HTTPError:
             raise
+        except ObjectPullError:  # the site stood still, or ended, before all of its answer was sent
+            return Message(Error(_LOST_ANSWER, ""), reply_to=request)
         except Exception as error:  # foreign bytes can hold anything, and reading them can raise anything
             if not allowance.over.is_set():
                 _log.warning("discarded an answer that could not be read (%s)", type(error).__name__)
         return Message(Error(UNREADABLE, ""), reply_to=request)
 
 
-def _size(message: Message) -> int:
-    return sum(record.count_bytes() for record in message.content.array_records.values())
-
-
-@dataclass(frozen=True)
-class _Allowance:
-    """Limits on reading an answer.
-
-    Attributes:
-        most: bytes of one answer.
-        deadline: of the whole exchange, by the monotonic clock.
-        over: set when the exchange has ended.
-    """
-
-    most: int
-    deadline: float
-    over: threading.Event = field(default_factory=threading.Event)
-
-    def applied_to(self, pull: Callable[[str], bytes]) -> Callable[[str], bytes]:
-        """Wrap a pull function of one answer; it fails once the answer is too large or the exchange has ended."""
-        left, counting = [self.most], threading.Lock()
-
-        def pull_counted(object_id: str) -> bytes:
-            if self.over.is_set():
-                raise ObjectPullError(object_id, "the exchange is over")
-            content = pull(object_id)
-            with counting:
-                left[0] -= len(content)
-                if left[0] < 0:
-                    raise ObjectPullError(object_id, "an answer of this size was not asked for")
-            return content
-
-        return pull_counted
-
-
-def superlink_retry_policy() -> RetryInvoker:
-    """Retry connection errors and HTTP status 500, 502, 503 and 504 for two minutes; do not retry a refusal."""
-    return RetryInvoker(
-        lambda: exponential(base_delay=0.25, max_delay=2),
-        (httpx.TransportError, httpx.HTTPStatusError),
-        max_tries=None,
-        max_time=_RETRY_S,
-        should_giveup=lambda error: (
-            isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in (500, 502, 503, 504)
-        ),
+def _repetition(message: Message, left_s: float) -> Message:
+    metadata = message.metadata
+    return Message(
+        content=message.content,
+        dst_node_id=metadata.dst_node_id,
+        message_type=metadata.message_type,
+        ttl=left_s,
+        group_id=metadata.group_id,
     )
 
 
-@contextmanager
-def readable_errors() -> Iterator[None]:
-    """Raise HTTP errors between this process and its SuperLink as `SuperLinkLostError`."""
-    try:
-        yield
-    except httpx.HTTPStatusError as error:
-        raise SuperLinkLostError(f"it answered with HTTP status {error.response.status_code}") from error
-    except httpx.HTTPError as error:
-        raise SuperLinkLostError(f"no connection ({type(error).__name__})") from error
-    except RunNotRunningException as error:
-        raise SuperLinkLostError("it has given up the run") from error
+def _as_answer_to(message: Message, answer: Message) -> Message:
+    """Return the answer to a repetition as an answer to the message itself."""
+    answer.metadata.__dict__["_reply_to_message_id"] = message.metadata.message_id
+    return answer

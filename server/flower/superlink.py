@@ -128,26 +128,33 @@ class SuperLink:
                 for path in self.database.parent.glob(f"{self.database.name}*"):  # with SQLite's journal files
                     path.unlink()
                 self._empty_database.clear()
+            notices, notices_of_child = os.pipe()
             with self.log_file.open("ab") as log:
                 self._process = subprocess.Popen(  # noqa: S603 - our own program
-                    self._command(),
+                    self._command(notices_of_child),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    pass_fds=(notices_of_child,),
                     start_new_session=True,  # Ctrl-C is for the parent, which ends the child after its cleanup
                 )
+            os.close(notices_of_child)
+            reader = threading.Thread(target=_log_notices, args=(notices,), name="superlink-notices", daemon=True)
+            reader.start()
             code = self._process.wait()
+            reader.join(_STOP_S)
             if not self._stopping.is_set() and not self._empty_database.is_set():
                 _log.warning("the SuperLink ended (%s); it is started again", code)
                 self._stopping.wait(0.5)
         if not self._stopping.is_set():
             self.failed.set()
 
-    def _command(self) -> list[str]:
+    def _command(self, notices: int) -> list[str]:
         config, pki = self._folder.config, self._folder.pki
         host, port = config.public_listener
         return [
             *(sys.executable, "-P", "-m", "server.flower.superlink_process", str(os.getpid()), host, str(port)),
+            *(str(self._folder.roster_file), str(notices)),
             *("--host", _LOOPBACK, "--port", str(config.loopback_port)),
             *("--ssl-ca-certfile", str(pki.ca_certificate)),
             *("--ssl-certfile", str(pki.server_certificate), "--ssl-keyfile", str(pki.server_key)),
@@ -172,6 +179,13 @@ class SuperLink:
             if self._process is not None:
                 self._process.terminate() if time.monotonic() < deadline else self._process.kill()
             self._watcher.join(0.2)
+
+
+def _log_notices(pipe: int) -> None:
+    """Log what a child reports about its port for sites, until the child ends."""
+    with os.fdopen(pipe, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            _log.warning("port for sites: %s", line.rstrip())
 
 
 def _check_free(host: str, port: int, setting: str) -> None:

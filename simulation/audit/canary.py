@@ -1,113 +1,99 @@
-"""Canary audit of the noisy step in one run (Steinke, Nasr & Jagielski 2023, arXiv 2305.08846).
+"""Canary audit: measure the privacy of the training round that sites run, and compare it with the accountant's claim.
 
-Made-up patients are put into the training data or left out by the toss of a coin. The gradient of each lies in one
-coordinate and is ten times as long as allowed. The attacker knows the coordinates, looks at how far each moved, and
-guesses which patients were in. If more guesses are right than the claimed epsilon allows, the code is wrong, whatever
-the accountant says. The audited step is the one that sites take (`privacy.dp_sgd`), with its own noise and sampling, on
-the real model's parameters.
+Made-up patients with known gradients, longer than the clipping norm, are among a site's patients or not by the toss of
+a coin. The site trains with the code of a deployment (`train_dp_round`). An attacker who knows all but coins and noise
+sees what leaves, and two questions are asked:
 
-The audit has its own plan with a small epsilon: 250 right guesses of 250 prove an epsilon of 4.4 at most, so a run's
-own epsilon of 8 could not be contradicted.
+* How well does the best attack tell the canaries that were there from the others? The answer is an epsilon with an
+  interval (`likelihood_ratio`).
+* Is the accountant's epsilon that of the mechanism, by a simulation in which no accountant takes part?
+* Does what leaves consist of what the accountant was given: noise of the claimed size, independent in every step and
+  round, one clipping norm for each draw, draws of the claimed rate (`step_checks`)?
+
+The audit has a plan of its own, because a run's epsilon of 8 would leave little to contradict: an attack that is always
+right proves that epsilon is not small, and not how large it is.
 """
 
-import math
+from functools import cache
 
 import numpy as np
-import torch
-from scipy.stats import binom
+from scipy.stats import norm
 
+from memamba_core.config.experiment import Experiment
+from memamba_core.patient import InputSpec
 from memamba_core.privacy.accounting import NoisyStep, epsilon_of
-from memamba_core.privacy.dp_sgd import PatientOptimizer
-from memamba_core.privacy.secure_random import SecureRandom
-from memamba_core.training.optim import SGD
+from memamba_core.training.seeding import seeded
 
-from .records import CanaryReport
+from .gradient_canaries import CanaryModel, Directions
+from .likelihood_ratio import NoiseByArea, area, score_canaries, simulate_delta
+from .observed_rounds import observe_rounds
+from .records import CanaryCheck, CanaryReport
+from .step_checks import check_steps
 
-__all__ = ["audit_canaries", "largest_epsilon_disproved"]
+__all__ = ["audit_canaries"]
 
-PLAN = NoisyStep(2.0, 0.1)
-STEPS = 100
+STEP = NoisyStep(0.8, 0.05)
+STEPS_OF_ROUNDS = (*[1] * 30, 10, 10)
+REPETITIONS = 2
 DELTA = 1e-5
-CONFIDENCE = 0.95
-_MAX_NORM = 1.0
-_TOO_LONG = 10.0
-_DIVISOR = 20.0
+_SMALL = {"d_model": 8, "d_state": 2, "group_hidden": 4}
+"""Widths of the audited model. The step treats parameters alike, and a small model has the tensors of a large one."""
+_INTERVAL = 1.96
+_SIMULATED_DELTA = 0.01
 
 
-def audit_canaries(
-    model: torch.nn.Module, num_canaries: int, optimizer_class: type[PatientOptimizer] = PatientOptimizer
-) -> CanaryReport:
+def audit_canaries(experiment: Experiment, spec: InputSpec, num_canaries: int) -> CanaryReport:
     """Run the canary audit.
 
     Args:
-        model: its parameters are moved, mostly by noise.
-        num_canaries: number of made-up patients; at most the number of the model's parameters.
-        optimizer_class: takes the steps. Tests pass broken ones.
+        experiment: settings of the audited run; its model is made with small widths, and all of it is trained.
+        spec: inputs of the model.
+        num_canaries: number of made-up patients in each of two repetitions.
+
+    Raises:
+        ValueError: the model has too few parameters for so many canaries.
     """
-    parameters = list(model.parameters())
-    random = SecureRandom()
-    optimizer = optimizer_class(
-        SGD(parameters, lr=1.0),
-        noise_multiplier=PLAN.noise_multiplier,
-        max_norm=_MAX_NORM,
-        divisor=_DIVISOR,
-        random=random,
+    rng = np.random.default_rng()  # an attacker who could repeat the coins would know them
+    small = experiment.model.model_copy(update=_SMALL)
+    with seeded(experiment.seed):
+        model = CanaryModel(small, spec, expert_heads=experiment.training.loss.expert_weight > 0)
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    model.directions = Directions.draw(sizes, num_canaries, rng)
+    rounds = observe_rounds(model, experiment, STEP, STEPS_OF_ROUNDS, REPETITIONS, rng)
+    checks = list(check_steps(rounds, model.directions, STEP, sizes))
+    claimed = epsilon_of([(STEP, sum(STEPS_OF_ROUNDS))], DELTA)
+    inside, outside = score_canaries(rounds, model.directions, STEP)
+    by_area, found = _noise_by_area(), area(inside, outside)
+    attack = CanaryCheck(
+        name="attack",
+        measured=found.value,
+        expected=by_area.claimed.value,
+        p_value=by_area.p_value(found, len(inside), len(outside)),
     )
-    places = _places(parameters, num_canaries)
-    inside = random.bernoulli(num_canaries, 0.5)
-    before = _values(parameters, places)
-    for _ in range(STEPS):
-        for canary in np.flatnonzero(inside & random.bernoulli(num_canaries, PLAN.sampling_rate)):
-            for parameter in parameters:
-                parameter.grad = torch.zeros_like(parameter)
-            number, offset = places[canary]
-            gradient = parameters[number].grad
-            assert gradient is not None
-            gradient.view(-1)[offset] = _TOO_LONG * _MAX_NORM
-            optimizer.add_patient()
-        optimizer.noisy_step()
-    order = np.argsort(_values(parameters, places) - before)  # the more a canary was trained on, the lower it went
-    sure = num_canaries // 4
-    guesses = np.concatenate([order[:sure], order[-sure:]])
-    right = int(inside[order[:sure]].sum() + (~inside[order[-sure:]]).sum())
+    low, middle, high = (
+        by_area.epsilon(found.value + side * found.error, DELTA) for side in (-_INTERVAL, 0.0, _INTERVAL)
+    )
     return CanaryReport(
-        claimed_epsilon=epsilon_of([(PLAN, STEPS)], DELTA),
-        lower_bound=largest_epsilon_disproved(num_canaries, len(guesses), right, DELTA),
-        num_right=right,
-        num_guesses=len(guesses),
+        claimed_epsilon=claimed,
+        epsilon=middle,
+        epsilon_low=low,
+        epsilon_high=high,
+        auc=found.value,
+        num_canaries=len(inside) + len(outside),
+        num_steps=int(rounds.steps_R.sum()),
+        checks=(attack, _check_accountant(), *checks),
     )
 
 
-def largest_epsilon_disproved(num_canaries: int, num_guesses: int, num_right: int, delta: float) -> float:
-    """Return the largest epsilon under which so many right guesses have a probability below 5 %; 0 if there is none."""
-    low, high = 0.0, 20.0
-    if _probability(num_canaries, num_guesses, num_right, low, delta) > 1 - CONFIDENCE:
-        return 0.0
-    while high - low > 1e-3:
-        middle = (low + high) / 2
-        disproved = _probability(num_canaries, num_guesses, num_right, middle, delta) < 1 - CONFIDENCE
-        low, high = (middle, high) if disproved else (low, middle)
-    return low
+@cache
+def _noise_by_area() -> NoiseByArea:
+    return NoiseByArea(STEP, STEPS_OF_ROUNDS)
 
 
-def _probability(num_canaries: int, num_guesses: int, num_right: int, epsilon: float, delta: float) -> float:
-    """Bound the probability of at least `num_right` right guesses (Steinke et al. 2023, theorem 5.2)."""
-    chance = 1 / (1 + math.exp(-epsilon))
-    beta = float(binom.sf(num_right - 1, num_guesses, chance))
-    below = np.cumsum(binom.pmf(num_right - np.arange(1, num_right + 1), num_guesses, chance))
-    alpha = float((below / np.arange(1, num_right + 1)).max(initial=0.0))
-    return min(1.0, beta + alpha * delta * 2 * num_canaries)
-
-
-def _places(parameters: list[torch.nn.Parameter], num: int) -> list[tuple[int, int]]:
-    """Return parameter and offset of `num` coordinates, spread over the whole model."""
-    ends = np.cumsum([p.numel() for p in parameters])
-    if num > ends[-1]:
-        raise ValueError(f"num_canaries is {num}; expected at most the {ends[-1]} parameters of the model")
-    flat = np.linspace(0, ends[-1] - 1, num).astype(int)
-    numbers = np.searchsorted(ends, flat, side="right")
-    return [(int(n), int(f - (ends[n - 1] if n else 0))) for n, f in zip(numbers, flat, strict=True)]
-
-
-def _values(parameters: list[torch.nn.Parameter], places: list[tuple[int, int]]) -> np.ndarray:
-    return np.array([float(parameters[number].detach().view(-1)[offset]) for number, offset in places])
+@cache
+def _check_accountant() -> CanaryCheck:
+    """Compare the accountant with a simulation of the mechanism, where delta is large enough to be simulated."""
+    epsilon = epsilon_of([(STEP, sum(STEPS_OF_ROUNDS))], _SIMULATED_DELTA)
+    delta, error = simulate_delta(STEP, sum(STEPS_OF_ROUNDS), epsilon)
+    p_value = float(norm.sf((delta - _SIMULATED_DELTA) / error))  # one-sided: the accountant gives an upper bound
+    return CanaryCheck(name="accountant", measured=delta, expected=_SIMULATED_DELTA, p_value=p_value)

@@ -6,7 +6,9 @@ import pydantic
 
 from memamba_core.io.json_model import JsonModel
 
-__all__ = ["AuditReport", "CanaryReport", "InversionReport", "Leak", "MembershipReport"]
+__all__ = ["AuditReport", "CanaryCheck", "CanaryReport", "InversionReport", "Leak", "MembershipReport"]
+
+ONE_IN_A_MILLION = 1e-6
 
 
 class Leak(JsonModel):
@@ -33,23 +35,50 @@ class MembershipReport(JsonModel):
     """Likelihood-ratio attack, by group."""
 
 
-class CanaryReport(JsonModel):
-    """Result of the canary audit."""
+class CanaryCheck(JsonModel):
+    """A property of the audited step, as measured and as claimed."""
 
-    claimed_epsilon: float
-    """Epsilon of the audit's own plan, by the accountant."""
-    lower_bound: float
-    """Lower bound of epsilon with 95 % confidence: no smaller epsilon is compatible with the guesses."""
-    num_right: int
-    """Right guesses about the surest half of the canaries."""
-    num_guesses: int
-    """Guesses about the surest half of the canaries."""
+    name: str
+    """`attack`, `noise of a step`, `clipped norm`, `sampling rate`, ... (docs/explanation/privacy.md)."""
+    measured: float
+    """Value found. Where many values are compared (tensors, rounds, canaries), the least likely one."""
+    expected: float
+    """Value of right code."""
+    p_value: float
+    """Chance of a value at least as far from the expected one if the code is right, for all compared values."""
 
     @pydantic.computed_field  # type: ignore[prop-decorator]  # mypy cannot see that a property is decorated
     @property
     def passed(self) -> bool:
-        """True if the canaries do not contradict the claim."""
-        return self.lower_bound <= self.claimed_epsilon
+        """True if the value is not too unlikely: a chance of one in a million or more."""
+        return self.p_value >= ONE_IN_A_MILLION
+
+
+class CanaryReport(JsonModel):
+    """Result of the canary audit: epsilon of the step as attacked, and the properties it rests on."""
+
+    claimed_epsilon: float
+    """Epsilon of the audit's own plan, by the accountant."""
+    epsilon: float
+    """Epsilon that the success of the attack corresponds to."""
+    epsilon_low: float
+    """Lower end of its interval of 95 % confidence."""
+    epsilon_high: float
+    """Upper end of its interval of 95 % confidence."""
+    auc: float
+    """Chance that a canary among the patients looks more like one than a canary that is not; 0.5 is guessing."""
+    num_canaries: int
+    """Canaries that were attacked, in all repetitions."""
+    num_steps: int
+    """Noisy steps that were observed, in all repetitions."""
+    checks: tuple[CanaryCheck, ...]
+    """Properties of the step; `attack` is the AUC."""
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]  # mypy cannot see that a property is decorated
+    @property
+    def passed(self) -> bool:
+        """True if every check passed."""
+        return all(check.passed for check in self.checks)
 
 
 class InversionReport(JsonModel):

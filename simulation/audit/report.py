@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from .records import AuditReport, MembershipReport
+from .records import AuditReport, CanaryReport, MembershipReport
 
 __all__ = ["findings", "table"]
 
@@ -24,15 +24,7 @@ def findings(report: AuditReport) -> tuple[str, ...]:
     if report.membership is not None:
         sentences += _describe_membership(report.membership)
     if report.canary is not None:
-        canary = report.canary
-        verdict = (
-            "do not contradict the claim" if canary.passed else "CONTRADICT the claim: the noisy step is not right"
-        )
-        sentences.append(
-            f"Canaries: {canary.num_right} of {canary.num_guesses} guesses about made-up patients were right, "
-            f"which shows an epsilon of at least {canary.lower_bound:.2f} where {canary.claimed_epsilon:.2f} is "
-            f"claimed. They {verdict}."
-        )
+        sentences += _describe_canaries(report.canary)
     for line in report.inversion or []:
         sentences.append(
             f"Inversion: of a round of {line.num_patients} the coordinator reads the molecular values of "
@@ -40,6 +32,21 @@ def findings(report: AuditReport) -> tuple[str, ...]:
             f"guess correlates with a patient by {line.correlation:.2f} on average."
         )
     return tuple(sentences)
+
+
+def _describe_canaries(canary: CanaryReport) -> list[str]:
+    passed = sum(check.passed for check in canary.checks)
+    summary = (
+        f"Canaries: the attack on {canary.num_canaries} made-up patients over {canary.num_steps} noisy steps shows an "
+        f"epsilon of {canary.epsilon:.2f} (95 % confidence: {canary.epsilon_low:.2f} to {canary.epsilon_high:.2f}) "
+        f"where {canary.claimed_epsilon:.2f} is claimed; {passed} of {len(canary.checks)} checks of the step passed."
+    )
+    return [summary] + [
+        f"Canaries CONTRADICT the claim: the value of {check.name!r} is {check.measured:.4g}, that of right code "
+        f"{check.expected:.4g} (probability {check.p_value:.0e}). The noisy step is not right."
+        for check in canary.checks
+        if not check.passed
+    ]
 
 
 def _describe_membership(membership: MembershipReport) -> list[str]:
@@ -78,8 +85,10 @@ def table(report: AuditReport) -> Table:
                 result = f"AUC {leak.auc:.3f} ± {leak.auc_std:.3f}, {leak.found:.0%} found"
                 shown.add_row(f"membership, {label}", _SHORT_WHO[who], result, "0.5, 5%")
     if canary := report.canary:
-        result = f"epsilon >= {canary.lower_bound:.2f} of {canary.claimed_epsilon:.2f}"
-        shown.add_row("canaries", "noisy step", result, ">= 0")
+        result = f"{canary.epsilon:.2f} ({canary.epsilon_low:.2f} to {canary.epsilon_high:.2f})"
+        shown.add_row("canaries, epsilon", f"claim {canary.claimed_epsilon:.2f}", result, "0")
+        passed = sum(check.passed for check in canary.checks)
+        shown.add_row("canaries, checks", "noisy step", f"{passed} of {len(canary.checks)} passed", "")
     for line in report.inversion or []:
         shown.add_row(
             "inversion",

@@ -14,7 +14,6 @@ from memamba_core.config.privacy import DPSGDConfig
 from memamba_core.config.simulation import AttacksConfig, SimulationConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.errors import ConfigError
-from memamba_core.training.checkpoint import initial_model
 from server.federation.handshake import Run
 from server.logs import also_log_to
 from server.results import write_json
@@ -107,7 +106,7 @@ def _attack(
 
         assert agreement is not None
         on_step("canaries")
-        canary = audit_canaries(initial_model(experiment, agreement), attacks.num_canaries)
+        canary = audit_canaries(experiment, agreement.input_spec(), attacks.num_canaries)
         report = report.model_copy(update={"canary": canary})
     if "inversion" in attacks.names:
         assert agreement is not None

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from server.attendance import describe_absences
 from server.federation.exchange import SiteFailure
 from server.federation.journal import RoundRecord
 from server.federation.outcome import Failed, SiteMetrics, Trained
-from server.results import describe_absences
 
 LATE, GONE = Failed(failure="too late", code=0), SiteFailure(0, "not connected")
 DONE = Trained(trained={"head": 3}, train_loss=1.0, incoming=SiteMetrics())

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fixtures.federation import GENES_ONLY, Federation, tiny
+from fixtures.hostile_answers import LIES
+from flwr.app import Message
 
 from memamba_core.config.site import load_site_config
 from memamba_core.errors import ConfigError, FederationError
@@ -18,6 +21,7 @@ from server.admin.folder import open_folder
 from server.admin.kit import kit_files
 from server.exit_codes import ExitCode
 from server.flower.superlink import SuperLink
+from server.results import build_summary
 
 
 @pytest.fixture
@@ -215,3 +219,23 @@ finally:
     assert "[]\n" in done.stdout  # what takes its time to import is not imported
     for code in ExitCode:
         assert code.meaning in done.stdout
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_a_run_that_a_site_missed_has_an_exit_code_of_its_own(federation, call, public_key, monkeypatch, lies):
+    def no_number(message, reply):
+        if message.metadata.message_type != "train":
+            return reply
+        return Message(LIES["NaN"][0](reply.content), reply_to=message)
+
+    settings = tiny(*GENES_ONLY, "federation.num_rounds=1", "federation.min_results=3")
+    finished = Federation(settings, faults={"site-02": no_number} if lies else {})
+    summary = build_summary(finished.run(), finished.train())
+    monkeypatch.setattr("server.deployment.run_deployment", lambda *_: summary)
+    monkeypatch.setattr("server.cli._end_within_grace", lambda: None)
+    call("enroll", "county", public_key)
+    code, said = call("run", "agreement.gene_groups=kind")
+    assert code == (ExitCode.INCOMPLETE if lies else ExitCode.DONE)
+    assert said.startswith(f"{summary.attendance.text}\n")
+    assert f"{3 if lies else 4} of 4 sites, " in said
+    assert ("missing: site-02 (1 of 1 rounds)" in said) == lies

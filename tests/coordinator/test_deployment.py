@@ -61,6 +61,35 @@ def test_a_run_may_be_resumed_with_fewer_sites_than_it_was_approved_with(federat
     assert other.run.roster == ("county", "mercy")
 
 
+def test_a_resumed_run_may_need_fewer_sites(federation):
+    """Only the coordinator uses these settings: the experiment, and with it the sites' approval, stays the same."""
+    started = plan(federation, KIND, name="first")
+    deployment._begin(started)
+    fewer = plan(federation, "federation.min_results=1", resume="first")
+    assert (fewer.run, fewer.sites) == (started.run, started.sites)
+    assert (fewer.participation.min_results, fewer.min_sites, fewer.enough) == (1, 1, 1)
+    named = plan(federation, "federation.required_sites=[county]", "federation.min_patients_share=0.5", resume="first")
+    assert str(named.participation) == "federation.required_sites=[county] federation.min_patients_share=0.5"
+    assert plan(federation, "federation.min_results=null", resume="first").participation.needs_all
+    for override, words in (
+        ("federation.min_results=3", "but there are 2 sites"),
+        ("federation.min_results=0", "min_results"),
+        ("federation.min_results=[", "not readable"),
+        (
+            "federation.required_sites=[st-elsewhere]",
+            "names st-elsewhere; expected sites that are asked: county, mercy",
+        ),
+        ("federation.num_rounds=3", "but for federation.min_results, .*; leave out federation.num_rounds=3"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            plan(federation, override, resume="first")
+
+
+def test_required_sites_are_sites_that_are_asked(federation):
+    with pytest.raises(ConfigError, match="names mercy; expected sites that are asked: county"):
+        plan(federation, KIND, "federation.required_sites=[mercy]", sites=("county",))
+
+
 @pytest.mark.parametrize("manifest", [None, 1, 3])
 def test_a_run_of_another_version_is_not_resumed(federation, manifest):
     started = plan(federation, KIND, name="first")

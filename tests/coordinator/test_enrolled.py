@@ -35,7 +35,7 @@ def test_the_result_is_that_of_sites_who_tell_their_names():
 
 
 def test_two_sites_that_change_names_are_both_left_out():
-    federation = Federation(SETTINGS)
+    federation = Federation((*SETTINGS, "federation.min_results=2"))
     enrolled = nodes(federation)
     enrolled["site-01"], enrolled["site-02"] = enrolled["site-02"], enrolled["site-01"]
     result = train(federation, enrolled)

@@ -6,13 +6,18 @@ import sqlite3
 import ssl
 import threading
 import time
+from asyncio.sslproto import SSLProtocol
 from contextlib import closing
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from fixtures.deployment import free_ports
+from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.flower.tasks import KeyStatus
 from client.flower.tasks import check_key_at_coordinator as show_key
@@ -21,7 +26,10 @@ from memamba_core.errors import ConfigError, RetiredKeyError, SuperLinkLostError
 from memamba_core.io.node_key import normalise_public_key
 from server.admin.folder import create_folder
 from server.admin.pki import Pki
+from server.admin.roster import Roster, save_roster
+from server.flower.callers import Caller, Callers, not_enrolled_answer
 from server.flower.control import Control, server_app_task
+from server.flower.port_limits import Limits
 from server.flower.superlink import SuperLink
 from server.flower.superlink_process import FleetOnly
 
@@ -36,8 +44,10 @@ def answer(path, *, method="POST", headers=((b"content-length", b"3"),), kind="h
     async def send(event):
         sent.append(event)
 
-    scope = {"type": kind, "path": path, "method": method, "headers": list(headers)}
-    asyncio.run(FleetOnly(app)(scope, None, send))
+    scope = {"type": kind, "path": path, "method": method, "headers": list(headers), "client": ("192.0.2.1", 5)}
+    callers = SimpleNamespace(identify=lambda headers: "county")
+    port = SimpleNamespace(limits=Limits(), count=lambda *_: None, know=lambda *_: None, is_known=lambda _: True)
+    asyncio.run(FleetOnly(app, callers, port)(scope, None, send))
     return sent[0]["status"]
 
 
@@ -59,7 +69,7 @@ def answer(path, *, method="POST", headers=((b"content-length", b"3"),), kind="h
     ],
 )
 def test_the_public_door_shows_what_sites_need(path, status):
-    assert answer(path) == status
+    assert answer(path, headers=[(b"content-length", b"0")]) == status
 
 
 def test_the_public_door_takes_no_request_of_a_strange_size():
@@ -68,6 +78,8 @@ def test_the_public_door_takes_no_request_of_a_strange_size():
     assert answer("/v1/fleet/push-object", headers=[(b"transfer-encoding", b"chunked")]) == 411
     assert answer("/v1/fleet/push-object", headers=[(b"content-length", b"-1")]) == 411
     assert answer("/health", method="GET", headers=[]) == 200
+    assert answer("/health", method="GET", headers=[(b"content-length", b"5")]) == 413
+    assert answer("/health", method="GET", headers=[(b"transfer-encoding", b"chunked")]) == 411
     assert answer("/v1/fleet/x", kind="websocket") == 403
 
 
@@ -108,6 +120,29 @@ def control(folder, link, key):
     control.register({site.name: site.public_key_pem})
     yield control
     control.close()
+
+
+def test_flowers_own_headers_identify_a_site_before_the_body(tmp_path):
+    key, roster = new_key(), tmp_path / "roster.yaml"
+    save_roster(Roster().enroll("county", public(key), dt.datetime.now(dt.UTC)), roster)
+    request = httpx.Request("POST", "https://localhost/v1/fleet/push-object", content=b"")
+    context = SimpleNamespace(request=request)
+    NodeAuthHttpInterceptor(key, key.public_key()).intercept(context, lambda _: None)
+    headers = [(name.lower(), value) for name, value in request.headers.raw]
+    assert Callers(roster).identify(headers) == "county"
+    forged = [(n, headers[0][1] if n == b"flwr-signature" else v) for n, v in headers]
+    assert Callers(roster).identify(forged) is Caller.UNSIGNED
+
+
+def test_an_unknown_key_is_answered_as_flower_does():
+    status, body = not_enrolled_answer()
+    assert status == 412
+    assert FlowerError.from_json(body.decode()).code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
+    assert ("POST", "/v1/fleet/activate-node") in PROTOBUF_REQUEST_TYPES
+
+
+def test_asyncio_sizes_its_tls_buffers_by_a_class_attribute():
+    assert SSLProtocol.max_size == 262_144
 
 
 def outside(folder):

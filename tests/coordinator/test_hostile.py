@@ -25,6 +25,7 @@ THREE = tiny(
     "agreement.gene_groups=kind",
     "model.experts=[genomics]",
     f"federation.num_rounds={len(LIES)}",
+    "federation.min_results=2",
 )
 HONEST = {"site-01", "site-02"}
 LIAR = "site-03"
@@ -64,7 +65,11 @@ def test_every_lie_is_left_out_and_named_and_the_rounds_go_on(federation):
     start(federation, "lies")
     federation.wait_for("coordinator", "round 1 of")
     assert status_of_a_request_of(federation, 10**10) == 413
-    assert federation.finish("coordinator", 600) == ExitCode.DONE
+    assert federation.finish("coordinator", 600) == ExitCode.INCOMPLETE
+    attendance = federation.summary("run")["attendance"]
+    assert attendance["text"].startswith("2 of 3 sites, ")
+    assert attendance["text"] in federation.said("coordinator")
+    assert attendance["missed_rounds"] == {LIAR: len(LIES)}
 
     lines = (federation.federation / "runs" / "run" / "metrics.jsonl").read_text().splitlines()
     trained = {(line["round"], line["site"]) for line in map(json.loads, lines) if "trained" in line}

@@ -1,4 +1,4 @@
-"""Journal: complete or absent, the newest two states, and never another run's."""
+"""Journal: complete or absent, the newest three states, and never another run's."""
 
 import dataclasses
 import json
@@ -42,6 +42,7 @@ def entry(num_rounds):
         agreement=AGREEMENT,
         rounds=rounds,
         warnings=("north: check clinical.time_unit",),
+        sizes={"north": 10, "south": 50},
     )
 
 
@@ -68,7 +69,7 @@ def test_what_was_written_comes_back_bit_by_bit(journal):
     assert back.agreement.digest() == AGREEMENT.digest()
     assert back.rounds == written.rounds
     assert [type(outcome) for outcome in back.rounds[0].sites.values()] == [Trained, Failed]
-    assert back.warnings == written.warnings
+    assert (back.warnings, back.sizes) == (written.warnings, written.sizes)
 
 
 def test_views_are_written_as_what_they_show(journal):
@@ -82,10 +83,10 @@ def test_nothing_written_is_nothing_to_resume(journal):
     assert journal.read() is None
 
 
-def test_the_newest_two_are_kept(journal, tmp_path):
+def test_the_newest_three_are_kept(journal, tmp_path):
     for num in range(1, 5):
         journal.write(entry(num))
-    assert names(tmp_path) == ["round-00003.safetensors", "round-00004.safetensors"]
+    assert names(tmp_path) == [f"round-0000{number}.safetensors" for number in (2, 3, 4)]
     assert len(journal.read().rounds) == 4
 
 
@@ -144,3 +145,13 @@ def test_an_agreement_that_was_changed_is_not_gone_on_with(journal, tmp_path):
     assert b"[6.0,12.0]" in edges
     path.write_bytes(blob.replace(b"[6.0,12.0]", b"[6.0,13.0]"))
     assert journal.read() is None
+
+
+def test_a_person_goes_back_two_rounds_by_moving_the_newest_states_away(journal, tmp_path):
+    for num in range(1, 6):
+        journal.write(entry(num))
+    for num in (4, 5):
+        (tmp_path / "journal" / f"round-{num:05d}.safetensors").rename(tmp_path / f"{num}")
+    assert len(journal.read().rounds) == 3
+    journal.write(entry(4))
+    assert names(tmp_path) == [f"round-{number:05d}.safetensors" for number in (3, 4)]

@@ -15,7 +15,9 @@ from server.summary import DeploymentSummary, FailedLine, MetricsLine, TrainedLi
 ROUND = RoundRecord(
     server_round=2,
     sites={
-        "county": Trained(trained={"head": 30}, train_loss=0.5, incoming=SiteMetrics(num_patients=12)),
+        "county": Trained(
+            trained={"head": 30}, train_loss=0.5, incoming=SiteMetrics(num_patients=12), update_norm=0.25
+        ),
         "mercy": Failed(failure=Refusal.DATA.text, code=Refusal.DATA.code),
     },
     seconds=1.0,
@@ -30,7 +32,7 @@ def test_lines_of_metrics_keep_their_keys(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == (
         '{"fold": 1, "round": 2, "site": "county", "trained": {"head": 30}, "train_loss": 0.5, "incoming": '
         '{"num_patients": 12, "num_events": null, "loss_sum": null, "concordant": null, "discordant": null, '
-        '"tied_risk": null}}\n'
+        '"tied_risk": null}, "update_norm": 0.25}\n'
         f'{{"fold": 1, "round": 2, "site": "mercy", "failure": "{Refusal.DATA.text}", "code": {Refusal.DATA.code}}}\n'
     )
 

@@ -18,7 +18,7 @@ from server.federation.journal import Journal
 from server.federation.outcome import Failed
 from server.federation.rounds import run_federation
 
-SETTINGS = tiny(*GENES_ONLY, "federation.num_rounds=1")
+SETTINGS = tiny(*GENES_ONLY, "federation.num_rounds=1", "federation.min_results=1")
 BAD = "site-02"
 
 
@@ -51,7 +51,8 @@ def test_each_round_goes_on_without_the_sites_that_lie_and_names_them(caplog):
     half = len(names) // 2
     liars = {BAD: names[:half], "site-03": names[half:]}
     faults = {site: one_lie_a_round(lies) for site, lies in liars.items()}
-    federation = Federation(tiny(*GENES_ONLY, f"federation.num_rounds={half}"), faults=faults)
+    settings = (f"federation.num_rounds={half}", "federation.min_results=2")
+    federation = Federation(tiny(*GENES_ONLY, *settings), faults=faults)
     result = federation.train()
     assert len(result.rounds) == half == len(liars["site-03"])
     for record in result.rounds:
@@ -325,7 +326,7 @@ def test_another_encoder_ends_the_run_with_both_sides_named():
 
 
 def test_an_unreadable_bag_costs_one_site(monkeypatch):
-    federation = Federation(tiny("federation.num_rounds=1"))
+    federation = Federation(tiny("federation.num_rounds=1", "federation.min_results=3"))
     load = PatientDataset.load
     bad_ids = {r.case_id for r in federation.cohort.sites[BAD].cohort.records}
 

@@ -153,7 +153,7 @@ def test_site_and_run_must_both_want_it(tmp_path, run_is_private):
 
 
 def test_without_it_a_round_of_few_patients_is_refused_by_a_strict_site():
-    federation = Federation(tiny(*GENES_ONLY))
+    federation = Federation(tiny(*GENES_ONLY, "federation.min_results=3"))
     strict = federation.workers[federation.sites[0]]
     config = strict.site.config.model_copy(update={"disclosure": DisclosureConfig()})
     federation.workers[federation.sites[0]] = SiteWorker(dataclasses.replace(strict.site, config=config))

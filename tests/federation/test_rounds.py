@@ -88,7 +88,8 @@ def test_a_site_that_confirms_another_agreement_does_not_take_part():
             return reply
         return Message(with_fields(reply.content, **{"agreement-digest": "0" * 64}), reply_to=message)
 
-    federation = Federation(tiny(*GENES_ONLY, "federation.num_rounds=1"), faults={BAD: confirm_another})
+    settings = ("federation.num_rounds=1", "federation.min_results=3")
+    federation = Federation(tiny(*GENES_ONLY, *settings), faults={BAD: confirm_another})
     result = federation.train()
     assert BAD in result.failures
     assert BAD not in result.rounds[0].sites

@@ -12,7 +12,9 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common.serde import context_to_proto
 from flwr.proto.runtime_pb2 import PullTaskInputResponse
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import fleet_http_connection
 
+from client.flower import supernode_process
 from client.flower import tasks as module
 from client.flower.supernode import ConnectionEnd, connection_end, supernode_command
 from client.flower.tasks import Heartbeat, NodeTasks, Task, pull_message, readable_errors
@@ -32,7 +34,7 @@ def test_the_supernode_takes_the_options_that_it_gets(tmp_path):
     command, settings = supernode_command(
         "coordinator.example.org:8443", tmp_path / "ca.crt", tmp_path / "key", tmp_path / "secret", ("127.0.0.1", 9094)
     )
-    options = _parse_args_run_supernode().parse_args(command[1:])
+    options = _parse_args_run_supernode().parse_args(command[4:])
     assert (options.superlink, options.isolation) == ("coordinator.example.org:8443", "process")
     assert (options.host, options.port) == ("127.0.0.1", 9094)
     assert options.superexec_auth_secret_file == str(tmp_path / "secret")
@@ -119,17 +121,85 @@ def test_what_the_supernode_does_is_told_in_plain_words(failure, word):
 
 def test_the_errors_that_a_supernode_survives_are_those_of_its_loop():
     """Every text that the loop logs as an error is listed, so that no other error counts as recoverable."""
+    from flwr.supercore.corestate import in_memory_corestate
     from flwr.supercore.retry import http_retry
-    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supercore.servicer.runtime import runtime_handlers as shared_handlers
+    from flwr.supernode import start_client_internal
+    from flwr.supernode.nodestate import in_memory_nodestate
+    from flwr.supernode.servicer.runtime import runtime_handlers
 
     logged = re.compile(r'log\(\s*ERROR,\s*"((?:[^"\\]|\\.)*)"')
-    texts = logged.findall(inspect.getsource(start_client_internal)) + logged.findall(inspect.getsource(http_retry))
-    assert len(texts) == 6
+    loop = (start_client_internal, http_retry)
+    bookkeeping = (in_memory_nodestate, in_memory_corestate, runtime_handlers, shared_handlers)
+    assert sum(len(logged.findall(inspect.getsource(part))) for part in loop) == 6
+    texts = [text for part in (*loop, *bookkeeping) for text in logged.findall(inspect.getsource(part))]
+    assert "Cannot get processing duration: Message ID %s not found." in texts, "a reply that comes late"
     assert all(connection_end(f"ERROR :     {text}") is None for text in texts)
     assert "log(ERROR, exc)" in inspect.getsource(fleet_http_connection), "the last line of a loop that failed"
     assert connection_end("ERROR :     [SSL: WRONG_VERSION_NUMBER] wrong version number") is ConnectionEnd.BROKEN
     assert connection_end("ERROR :     Exit Code: 305") is ConnectionEnd.REFUSED
     assert connection_end("INFO :      Sent successfully") is None
+
+
+@pytest.mark.parametrize("kind", ["ApiError:1008", "UnexpectedError:KeyError"])
+def test_a_request_that_the_supernode_refuses_to_its_executor_is_no_end_of_the_connection(kind):
+    """An executor that stood still sends a heartbeat of a task that is over, for example."""
+    from flwr.supercore.error import http
+
+    assert '"[{request.url.path}][ApiError:' in inspect.getsource(http)
+    assert '"[{request.url.path}][UnexpectedError:' in inspect.getsource(http)
+    line = f"ERROR :     [/v1/runtime/send-task-heartbeat][{kind}] Runtime task-token authentication failed."
+    assert connection_end(line) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (httpx.ConnectTimeout("_ssl.c:989: The handshake operation timed out"), True),
+        (httpx.ReadTimeout("The read operation timed out"), True),
+        (httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"), False),
+    ],
+)
+def test_a_handshake_that_times_out_is_tried_again(error, again, monkeypatch):
+    """As when the coordinator stands still. Flower alone takes it for a wrong certificate, and drops the reply."""
+    stock = fleet_http_connection.make_simple_http_retry_invoker
+    monkeypatch.setattr(fleet_http_connection, "make_simple_http_retry_invoker", stock)
+    if again:
+        assert stock().should_giveup(error) == ("ssl" in str(error))
+    supernode_process.retry_timeouts()
+    calls = []
+
+    def request():
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+
+    invoker = fleet_http_connection.make_simple_http_retry_invoker()
+    invoker.wait_function = lambda _: None
+    if again:
+        invoker.invoke(request)
+        assert len(calls) == 2
+    else:
+        with pytest.raises(httpx.ConnectError):
+            invoker.invoke(request)
+
+
+def test_a_supernode_whose_heartbeats_ended_is_restarted():
+    """The thread ends with an error that it cannot retry. The loop continues, but the site counts as away."""
+    from flwr.supercore.heartbeat import HeartbeatSender
+
+    def refused():
+        raise httpx.HTTPStatusError("500", request=None, response=httpx.Response(500))
+
+    sender, raised = HeartbeatSender(refused), []
+    hook, threading.excepthook = threading.excepthook, raised.append
+    try:
+        sender._thread.start()
+        sender._thread.join(5)
+    finally:
+        threading.excepthook = hook
+    assert raised, "Flower lets the error end the thread"
+    assert connection_end("Exception in thread Thread-3 (_run):") is ConnectionEnd.BROKEN
 
 
 def test_a_heartbeat_of_no_seconds_is_refused_after_the_key_was_found():

@@ -12,7 +12,7 @@ import pytest
 
 from client import interrupts as module
 from client.exit_codes import ExitCode
-from client.interrupts import StopRequested, TaskLost, TimeOver
+from client.interrupts import StopRequested, TaskLost, TimeOver, finish_once_begun
 
 
 def later(action, seconds=0.05):
@@ -125,3 +125,32 @@ def test_a_process_that_does_not_listen_ends_all_the_same():
 
 def test_the_grace_is_shorter_than_the_ten_seconds_of_a_container_engine():
     assert module.GRACE_S < 10
+
+
+def test_work_that_was_charged_is_finished_although_its_task_is_lost(interrupts):
+    with interrupts.breakable():
+        with finish_once_begun():
+            later(interrupts.lose)
+            work(0.3)
+        with pytest.raises(ZeroDivisionError), finish_once_begun():
+            _ = 1 / 0
+    later(interrupts.lose)
+    with pytest.raises(TaskLost), interrupts.breakable():
+        work()
+
+
+def test_a_request_to_stop_ends_work_that_was_charged(interrupts):
+    later(interrupts.stop)
+    with pytest.raises(StopRequested), interrupts.breakable(), finish_once_begun():
+        work()
+
+
+def test_a_pause_of_the_process_does_not_count_towards_the_time_limit(interrupts, monkeypatch):
+    monkeypatch.setattr(module, "_LONGEST_STEP_S", 0.2)
+    program = "import os, signal, sys, time; os.kill(int(sys.argv[1]), signal.SIGSTOP); time.sleep(2); "
+    program += "os.kill(int(sys.argv[1]), signal.SIGCONT)"
+    with interrupts.breakable(1.5):
+        subprocess.run([sys.executable, "-c", program, str(os.getpid())], check=True)
+        work(0.1)
+    with pytest.raises(TimeOver), interrupts.breakable(0.2):
+        work()

@@ -64,7 +64,7 @@ def scene(monkeypatch):
             now[0] += 1
             offline_responder.poll()
 
-    return SimpleNamespace(wait=wait, there=there, tasks=tasks, offline_responder=offline_responder)
+    return SimpleNamespace(now=now, wait=wait, there=there, tasks=tasks, offline_responder=offline_responder)
 
 
 def test_a_present_executor_is_left_to_answer(scene):
@@ -96,3 +96,13 @@ def test_a_supernode_that_is_being_started_is_waited_for(scene):
     scene.tasks.token, scene.there[0] = UnreachableError, False
     scene.wait(100)
     assert not scene.tasks.answers
+
+
+def test_after_a_pause_of_the_connector_the_executor_has_a_minute_to_return(scene):
+    """Its idle connection was closed meanwhile."""
+    scene.there[0] = False
+    scene.now[0] += 90
+    scene.wait(50)
+    assert not scene.tasks.answers
+    scene.wait(15)
+    assert len(scene.tasks.answers) == 1

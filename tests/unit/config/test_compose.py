@@ -120,7 +120,7 @@ def test_digest_changes_with_a_setting_and_not_with_the_order_in_which_settings_
             "training.max_patches=null",
             "model.experts=[genomics]",
             "model.scans=[]",
-            "federation.max_update_norm=3",
+            "federation.update_norm=3",
         ],
     ],
 )

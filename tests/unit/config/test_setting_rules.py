@@ -4,9 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memamba_core.config.base import setting_names
 from memamba_core.config.compose import compose_experiment, config_groups
 from memamba_core.config.experiment import Experiment
-from memamba_core.config.setting_rules import GUARDED, LARGEST_RATE, SettingRule, check_differences
+from memamba_core.config.guarded_settings import (
+    ALSO_ALLOWED,
+    CONSTANTS,
+    FREE,
+    GUARDED,
+    LARGEST,
+    LARGEST_NUMBER,
+    check_constants,
+    is_guarded,
+)
+from memamba_core.config.setting_rules import SettingRule, check_differences, opened_settings
 from memamba_core.config.site import LimitsConfig, SiteConfig
 from memamba_core.errors import ConfigError
 
@@ -41,7 +52,7 @@ def test_no_difference_needs_no_rule():
         (["strategy=fedprox"], ["strategy"], []),
         (["model=genomics"], ["strategy"], ["model.experts"]),
         (["model.experts=[genomics]"], ["model.experts"], []),
-        (["federation=adamw"], ["federation.optimizer"], ["federation.local_epochs"]),
+        (["federation=adamw"], ["federation.optimizer"], ["federation.local_epochs", "federation.update_norm"]),
     ],
 )
 def test_a_list_of_rules_allows_what_it_names_and_nothing_else(overrides, texts, refused):
@@ -58,57 +69,186 @@ def test_a_file_of_a_group_gets_past_no_rule(group):
         assert len(check_differences(experiment, INSTALLED, [])) == len(changed)
 
 
-BOUNDED = {setting: relation for setting, relation in GUARDED.items() if relation != "=="}
-
-
 def with_value(setting, value):
     """Overrides of a setting; the public edges have to fit the number of bins."""
     edges = [f"agreement.public_edges={[12 * i for i in range(1, value)]}"] if setting == "agreement.num_bins" else []
     return [f"{setting}={value}", *edges]
 
 
-@pytest.mark.parametrize(("setting", "relation"), BOUNDED.items())
+def refused(*overrides, rules=None):
+    """Names of the settings that a site refuses."""
+    return [s.partition("=")[0] for s in check_differences(compose_experiment(list(overrides)), INSTALLED, rules)]
+
+
+@pytest.mark.parametrize(("setting", "relation"), GUARDED.items())
 def test_without_a_list_a_guarded_setting_moves_in_the_harmless_direction_only(setting, relation):
     default = INSTALLED.flat()[setting]
-    step = 1 if isinstance(default, int) else 0.1
-    zero_is_valid = setting in ("federation.optimizer.momentum", "training.loss.alpha")
-    values = [value for value in (default + step, default - step, 0) if value > 0 or (value == 0 and zero_is_valid)]
+    step = 1 if isinstance(default, int) else default / 2 or 0.1
+    values = [value for value in (default + step, default - step) if value >= 0]
     rule = SettingRule(setting, relation, default)
     for value in values:
-        said = check_differences(compose_experiment(with_value(setting, value)), INSTALLED, None)
+        try:
+            experiment = compose_experiment(with_value(setting, value))
+        except ConfigError:
+            continue  # out of the setting's own range
+        said = [s for s in check_differences(experiment, INSTALLED, None) if s.startswith(f"{setting}=")]
         harmless = value <= default if relation == "<=" else value >= default
         assert (said == []) == harmless == rule.allows(value)
         assert harmless or f"it must be {relation} {default:g}, the installed default" in said[0]
-    assert not all(rule.allows(value) for value in values)
 
 
-def test_without_a_list_patients_without_the_event_stay_in_the_gradient():
-    """With `before` and one wide first bin, only patients with the event have a gradient, as with alpha=1."""
-    experiment = compose_experiment(["training.loss.censored_bin=before"])
-    (said,) = check_differences(experiment, INSTALLED, None)
-    assert said.endswith("without limits.settings it must be through, the installed default")
-    assert check_differences(experiment, INSTALLED, rules("training.loss")) == []
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.loss.censored_bin=before",
+        "training.loss.expert_weight=0.5",
+        "training.loss.mmd_weight=10",
+        "model.hazard_bias=-30",
+        "model.hazard_bias=2",
+        "model.dropout=0",
+        "model.d_conv=5",
+        "agreement.gene_transform=none",
+        "agreement.feature_scaling=none",
+        "agreement.public_edges=[12,12.5,24]",
+        "agreement.public_edges=[1,12,24]",
+        "agreement.public_edges=[12,24,200]",
+        "federation.num_rounds=101",
+        "federation.local_epochs=3",
+        "federation.update_norm=1.5",
+        "federation.update_norm=null",
+        "federation.optimizer.momentum=0.5",
+        "strategy=fedavgm strategy.server_learning_rate=5",
+        "strategy=fedavgm strategy.server_momentum=0.99",
+        "strategy=fedadam strategy.beta_1=0",
+        "strategy=fedadam strategy.beta_2=0.999",
+        "strategy=fedyogi strategy.tau=1e-6",
+        "strategy=fedyogi strategy.server_learning_rate=1",
+    ],
+)
+def test_without_a_list_settings_that_help_to_single_a_patient_out_are_refused(override):
+    overrides = override.split()
+    try:
+        found = refused(*overrides)
+    except ConfigError:
+        return  # out of the setting's own range
+    assert found == [overrides[-1].partition("=")[0]]
+    assert refused(*overrides, rules=rules("*")) == []
 
 
-@pytest.mark.parametrize("optimizer", LARGEST_RATE)
-def test_without_a_list_another_optimizer_is_as_fast_as_its_file_at_most(optimizer):
-    assert compose_experiment([f"federation={optimizer}"]).federation.optimizer.learning_rate == LARGEST_RATE[optimizer]
-    for rate in (INSTALLED.federation.optimizer.learning_rate, 2 * LARGEST_RATE[optimizer]):
-        experiment = compose_experiment([f"federation={optimizer}", f"federation.optimizer.learning_rate={rate}"])
-        (said,) = check_differences(experiment, INSTALLED, None)
-        assert said.startswith(f"federation.optimizer.learning_rate={rate};")
+def test_without_a_list_slides_get_no_path_without_dropout():
+    model = INSTALLED.model.model_copy(update={"slide_skip": True})
+    (said,) = check_differences(INSTALLED.model_copy(update={"model": model}), INSTALLED, None)
+    assert said == "model.slide_skip=True; without limits.settings it must be False, the installed default"
 
 
-def test_without_a_list_everything_else_is_free():
-    experiment = compose_experiment(
-        ["strategy=fedadam", "agreement.num_bins=3", "agreement.public_edges=[6,12]", "seed=4"]
-    )
-    assert check_differences(experiment, INSTALLED, None) == []
+@pytest.mark.parametrize("optimizer", LARGEST)
+def test_without_a_list_another_optimizer_has_the_values_of_its_file_at_most(optimizer):
+    composed = compose_experiment([f"federation={optimizer}"]).flat()
+    for setting, largest in LARGEST[optimizer].items():
+        assert composed[setting] == largest
+        (said,) = check_differences(
+            compose_experiment([f"federation={optimizer}", f"{setting}={2 * largest}"]), INSTALLED, None
+        )
+        assert said.endswith(f"<= {largest:g}, the largest for {optimizer}")
+        assert said.startswith(f"{setting}={2 * largest};")
 
 
-@pytest.mark.parametrize("option", ["federation=adamw", "privacy=dp_sgd", "model=pathology", "model=late_fusion"])
-def test_the_installed_files_run_at_a_site_without_a_list(option):
-    assert check_differences(compose_experiment([option]), INSTALLED, None) == []
+def test_the_longer_updates_of_another_optimizer_are_not_allowed_with_the_default_one():
+    assert refused("federation.update_norm=10") == ["federation.update_norm"]
+    rate = INSTALLED.federation.optimizer.learning_rate
+    assert refused("federation=adamw", f"federation.optimizer.learning_rate={rate}") == [
+        "federation.optimizer.learning_rate"
+    ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["strategy=fedadam", "agreement.num_bins=3", "agreement.public_edges=[6,12]", "seed=4"],
+        ["federation.num_rounds=50", "federation.min_results=3", "federation.wire=bfloat16_delta"],
+        ["model.experts=[genomics]", "model.linear_skip=false", "agreement.gene_groups=kind"],
+        ["training.max_patches=100", "training.precision=bfloat16", "training.batch_size=128"],
+        ["federation=adamw"],
+        ["federation=adamw", "federation.update_norm=1"],
+        ["model=pathology"],
+        ["model=late_fusion"],
+        ["privacy=dp_sgd"],
+    ],
+    ids=str,
+)
+def test_without_a_list_harmless_settings_and_the_installed_files_are_free(overrides):
+    assert check_differences(compose_experiment(overrides), INSTALLED, None) == []
+
+
+def test_every_setting_of_the_closed_groups_is_judged():
+    """A new setting of the model, the training or the agreement is closed until a table names it."""
+    names = list(setting_names(Experiment))
+    for table in (GUARDED, ALSO_ALLOWED, LARGEST_NUMBER, CONSTANTS):
+        assert set(table) <= set(names)
+    for free in FREE:
+        assert any(name == free or name.startswith(f"{free}.") for name in names)
+        assert free not in {*GUARDED, *ALSO_ALLOWED}
+    closed = {name for name in names if is_guarded(name)}
+    named = {*GUARDED, *ALSO_ALLOWED, *LARGEST_NUMBER, "agreement.public_edges"}
+    # with the installed value only: no direction of these is harmless
+    assert {name for name in closed - named if not name.startswith("strategy.")} == {
+        "agreement.gene_transform",
+        "model.hazard_bias",
+        "model.transport_marginal",
+        "training.loss.censored_bin",
+    }
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "agreement.gene_transform=none",
+        "agreement.gene_statistics_clip=5",
+        "agreement.grid_step_months=12",
+        "agreement.grid_num_cells=30",
+        "federation.curve_holdout=0.1",
+        "federation.curve_on_test_fold=true",
+        "federation.update_norm=null",
+    ],
+)
+def test_constants_of_a_deployment_cannot_be_set_in_either_direction(override):
+    """Also where `limits.settings` allows everything: two runs with different constants could be subtracted."""
+    (said,) = check_constants(compose_experiment([override]), INSTALLED)
+    assert said.startswith(override.partition("=")[0])
+    assert check_constants(INSTALLED, INSTALLED) == []
+
+
+def test_a_private_run_needs_no_bound_of_its_updates():
+    experiment = compose_experiment(["privacy=dp_sgd"])
+    assert experiment.federation.update_norm is None
+    assert check_constants(experiment, INSTALLED) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "opened"),
+    [
+        (None, []),
+        ([], []),
+        (["federation.num_rounds<=30", "model.dropout>=0.25"], []),
+        (["seed", "model.experts", "federation.min_results"], []),
+        (["model.dropout"], ["model.dropout"]),
+        (["training", "training.gradient_clip<=2"], ["training.batch_size"]),
+        (["*"], ["federation.optimizer.learning_rate", "model.dropout", "agreement.gene_transform"]),
+    ],
+)
+def test_a_list_that_opens_guarded_settings_is_known(texts, opened):
+    found = opened_settings(None if texts is None else rules(*texts))
+    assert set(opened) <= set(found)
+    assert (found == []) == (opened == [])
+    assert "training.gradient_clip" not in found or texts == ["*"]
+
+
+def test_the_warning_names_the_number_and_the_way_out():
+    assert LimitsConfig().warning() is None
+    assert LimitsConfig(settings=("model.dropout>=0.1",)).warning() is None
+    said = LimitsConfig(settings=("*",)).warning()
+    assert "limits.settings opens " in said
+    assert "Name single settings with bounds" in said
 
 
 @pytest.mark.parametrize(

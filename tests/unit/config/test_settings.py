@@ -150,3 +150,33 @@ def test_a_site_file_that_is_no_site_file_is_refused_by_name(text, word, tmp_pat
     with pytest.raises(ConfigError, match=word) as caught:
         load_site_config(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("limits:\n  settings:\n    # federation.num_rounds<=30\n", ["limits.settings is empty", "Write [] to allow"]),
+        ("limits: {settings: null}\n", ["limits.settings is empty"]),
+        ("limits:\n  local_epochs:\n", ["limits.local_epochs is empty", "remove the line"]),
+        ("limits:\n", ["limits is empty"]),
+        ("disclosure:\n  min_patients:\n", ["disclosure.min_patients is empty"]),
+        ("privacy:\n  # {max_epsilon: 8.0}\n", ["privacy is empty"]),
+        ("privacy: ~\n", ["privacy is empty"]),
+    ],
+)
+def test_a_section_of_the_policy_with_nothing_in_it_is_refused(tmp_path, text, words):
+    """YAML reads null, which would be the default of the program: no list, no privacy."""
+    path = tmp_path / "site.yaml"
+    path.write_text(f"name: a\ndata: {{root: ., clinical: {{file: c.csv}}, genomics: {{file: g.csv}}}}\n{text}")
+    with pytest.raises(ConfigError) as caught:
+        load_site_config(path)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_empty_list_of_settings_is_no_null(tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "name: a\ndata: {root: ., clinical: {file: c.csv}, genomics: {file: g.csv}}\nlimits: {settings: []}\n"
+    )
+    assert load_site_config(path).limits.settings == ()
