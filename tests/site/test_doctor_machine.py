@@ -227,7 +227,8 @@ def test_a_disk_that_is_really_full(site):
     ],
 )
 def test_settings_that_a_run_may_choose(site, settings, level, text):
-    finding = next(check_policy(load(site, limits={"settings": settings})))
+    limits = {} if settings is None else {"settings": settings}
+    finding = next(check_policy(load(site, limits=limits)))
     assert finding.level is level
     assert text in finding.text
 
