@@ -51,7 +51,7 @@ class SetAside:
     Attributes:
         patients: at the draw.
         withdrawn, missing, changed: those of them who withdrew, are not in the tables, have other data than then.
-        below: whether the patients who are there are below today's floors.
+        below: whether the patients who are there are below today's thresholds.
     """
 
     patients: int

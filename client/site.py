@@ -13,7 +13,7 @@ from memamba_core.data.records import Cohort, PatientRecord
 from memamba_core.errors import PolicyError
 from memamba_core.training.seeding import derive_seed
 
-from .blocks import Floors
+from .blocks import SmallestBlock
 from .cohort_registry import CohortRegistry
 from .cohort_status import UsableBlock
 from .private_policy import check_private_run
@@ -64,7 +64,7 @@ class Site:
         """Draw the blocks before the first run is answered, and admit newcomers who fill a block.
 
         Raises:
-            PolicyError: the site has no block that is over its floors.
+            PolicyError: the site has no block that is over its thresholds.
             TamperedLogError: the registry was edited or removed.
         """
         if self.registry is None:
@@ -76,7 +76,7 @@ class Site:
         if not self._blocks():
             thresholds = self.config.disclosure
             raise PolicyError(
-                "the site has no block of patients over its floors (disclosure.min_patients="
+                "the site has no block of patients over its thresholds (disclosure.min_patients="
                 f"{thresholds.min_patients}, min_round_patients={thresholds.min_round_patients}, min_events="
                 f"{thresholds.min_events} with the event and as many without it); `flower-client cohort show` lists "
                 "the blocks"
@@ -182,5 +182,5 @@ def open_site(config: SiteConfig) -> Site:
     Raises:
         DataError: a table or feature file does not match `site.yaml`.
     """
-    registry = None if config.state is None else CohortRegistry(config.state, Floors.of(config.disclosure))
+    registry = None if config.state is None else CohortRegistry(config.state, SmallestBlock.of(config.disclosure))
     return Site(config, load_cohort(config.data), registry)

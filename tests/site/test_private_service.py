@@ -22,10 +22,11 @@ def test_a_private_round_has_no_limit_of_its_own(private, tmp_path, monkeypatch)
             "name": "a",
             "data": {"root": tmp_path, "clinical": {"file": "c.csv"}, "genomics": {"file": "g.csv"}},
             "state": tmp_path,
+            "approve": "automatic",
             "coordinator": {"address": "localhost:1"},
             "limits": {"minutes_per_round": 5},
             "privacy": SitePrivacy(bands=bands) if private else None,
         }
     )
-    service._build_executor(config, ("127.0.0.1", 1), interrupts=None)
+    service._build_executor(config, ("127.0.0.1", 1), None, tmp_path / "site.yaml")
     assert built[0][4] == (None if private else 300)
