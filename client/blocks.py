@@ -95,9 +95,9 @@ def draw_blocks(
     """Draw the patients of a cohort into blocks of equal size, stratified by event and modality.
 
     The number of blocks is the largest, up to `MAX_BLOCKS`, with which each block is over the thresholds. A modality
-    that reaches the threshold in the whole cohort reaches it in each block, too. Where that gives fewer than two blocks,
-    there is one, which always trains. The site's own fold table takes the place of the draw if each of its folds is over
-    the thresholds; patients without a fold are then in no block.
+    that reaches the threshold in the whole cohort reaches it in each block, too. Where that gives fewer than two
+    blocks, there is one, which always trains. The site's own fold table takes the place of the draw if each of its
+    folds is over the thresholds; patients without a fold are then in no block.
 
     Args:
         cohort: the patients.

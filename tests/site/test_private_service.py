@@ -15,7 +15,8 @@ def test_a_private_round_has_no_limit_of_its_own(private, tmp_path, monkeypatch)
     monkeypatch.setattr(service, "SiteKeys", lambda _folder: SimpleNamespace(load_secret=lambda: "secret"))
     monkeypatch.setattr(service, "NodeTasks", lambda *_arguments: None)
     monkeypatch.setattr(service, "open_site", lambda _config: None)
-    monkeypatch.setattr(service, "SiteWorker", lambda _site: None)
+    monkeypatch.setattr(service, "open_gate", lambda *_arguments: None)
+    monkeypatch.setattr(service, "SiteWorker", lambda _site, **_options: None)
     bands = DeclaredBands(patients=100, pathology=0, genomics=100)
     config = SiteConfig.model_validate(
         {
