@@ -1,4 +1,4 @@
-"""What blocks cost: sites of five TCGA cohorts, their number of blocks, and the C-index with blocks and without.
+"""Cost of blocks: sites of five TCGA cohorts, their number of blocks, and the C-index with blocks and without.
 
     python benchmarks/blocks.py            # the number of blocks of each site, seconds
     python benchmarks/blocks.py --train    # the C-index as well; an hour on two cores

@@ -26,6 +26,7 @@ from memamba_core.errors import DataError
 from memamba_core.io.atomic import write_atomically
 
 from .cohort_status import UsableBlock
+from .rare_values import count_others
 from .site import Site
 
 __all__ = ["sum_features", "sum_genes"]
@@ -49,10 +50,12 @@ def sum_genes(
     position = {column: index for index, column in enumerate(declared)}
     chosen = np.array([position[column] for column in columns], dtype=np.int64)
     constants = f"{config.gene_transform}-{config.gene_statistics_clip:g}"
-    parts = []
+    parts, fewest = [], site.config.disclosure.min_patients
     for block in blocks:
         cohort = site.cohort.subset(block.case_ids)
-        moments = _kept_once(site, f"{block.name}-genes-{constants}", partial(_genes_of, cohort, declared, config))
+        moments = _kept_once(
+            site, f"{block.name}-genes-{constants}", partial(_genes_of, cohort, declared, config, fewest)
+        )
         parts.append(_suppressed(moments, site, sum(map(cohort.has_genes, cohort.records))))
     total = merge_moments(parts, len(declared))
     return ColumnMoments(total.count[chosen], total.mean[chosen], total.m2[chosen])
@@ -76,12 +79,13 @@ def sum_features(site: Site, blocks: Sequence[UsableBlock]) -> ColumnMoments:
     return merge_moments(parts, width)
 
 
-def _genes_of(cohort: Cohort, columns: Sequence[str], config: AgreementConfig) -> ColumnMoments:
+def _genes_of(cohort: Cohort, columns: Sequence[str], config: AgreementConfig, fewest: int) -> ColumnMoments:
     assert cohort.genes is not None
     position = {column: index for index, column in enumerate(cohort.genes.columns)}
     rows = [record.gene_row for record in cohort.records if record.gene_row is not None]
     values = cohort.genes.values_NC[np.ix_(rows, [position[column] for column in columns])]
-    return column_moments([transform_genes(values, config)], len(columns))
+    transformed = transform_genes(values, config)
+    return _without_rare(column_moments([transformed], len(columns)), transformed, fewest)
 
 
 def _features_of(site: Site, cohort: Cohort) -> ColumnMoments:
@@ -103,7 +107,14 @@ def _features_of(site: Site, cohort: Cohort) -> ColumnMoments:
     if not means:
         return ColumnMoments.zeros(cohort.features.width)
     between = column_moments([np.stack(means)], cohort.features.width)
-    return ColumnMoments(between.count, between.mean, between.m2 + np.sum(within, axis=0))
+    moments = ColumnMoments(between.count, between.mean, between.m2 + np.sum(within, axis=0))
+    return _without_rare(moments, np.stack(means), site.config.disclosure.min_patients)
+
+
+def _without_rare(moments: ColumnMoments, values_NC: FloatArray, fewest: int) -> ColumnMoments:
+    """Suppress columns in which few patients differ from all others: mean and squares would give their values."""
+    enough = count_others(values_NC) >= (fewest if fewest > 1 else 0)
+    return ColumnMoments(*(np.where(enough, part, 0.0) for part in moments.arrays().values()))
 
 
 def _suppressed(moments: ColumnMoments, site: Site, with_modality: int) -> ColumnMoments:

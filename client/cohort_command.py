@@ -14,7 +14,7 @@ __all__ = ["refreeze_cohort", "show_cohort", "withdraw_patients"]
 
 _REFREEZE_COST = (
     "Sums and weights that left before are over the old blocks. A coordinator that kept them can subtract them from "
-    "those over the new blocks: patients of few blocks, down to one, can then be told apart. Draw again only where the "
+    "those over the new blocks: patients of few blocks, down to one, can then be distinguished. Draw again only where the "
     "old blocks are of no use, for example because the unit of time or the coding of the event was wrong."
 )
 

@@ -1,4 +1,4 @@
-"""Contents of a cohort's registry, and what they mean beside the tables of today."""
+"""Contents of a cohort's registry, compared with the tables of today."""
 
 from dataclasses import dataclass
 from typing import Any

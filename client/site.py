@@ -17,6 +17,7 @@ from .blocks import SmallestBlock
 from .cohort_registry import CohortRegistry
 from .cohort_status import UsableBlock
 from .private_policy import check_private_run
+from .rare_values import suppress_rare_values
 
 __all__ = ["HASH_FOLDS", "Site", "open_site"]
 
@@ -29,7 +30,7 @@ class Site:
     """One site.
 
     A *strict* site answers over a network. Without differential privacy its training and test sets are unions of the
-    blocks of its registry. With differential privacy everybody trains in every fold, and nobody is tested: the noise
+    blocks of its registry. With differential privacy every patient trains in every fold, and none is tested: the noise
     hides a patient who is added or removed, a block that a patient fills would not. A *permissive* site, in a
     simulation, cuts its patients as the coordinator's fold, seed and holdout say.
 
@@ -92,7 +93,8 @@ class Site:
             return self._subset(self._outside(fold, seed)[self._holdout_size(fold, seed, holdout) :])
         if self.config.privacy is not None:
             return self.registry.present(self.cohort)
-        return self._union(self.training_blocks(fold))
+        blocks = self.training_blocks(fold)
+        return suppress_rare_values(self._union(blocks), blocks, self.config.disclosure.min_patients)
 
     def holdout_cohort(self, fold: int, seed: int, holdout: float) -> Cohort:
         """Select the patients held out of training for learning curves; none at a strict site."""
