@@ -7,11 +7,8 @@ Under parallel composition over sites with disjoint patients, the epsilon of the
 its sites. A patient of two sites has spent the budgets of both: `epsilon_in_sites`.
 """
 
-import os
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -21,11 +18,11 @@ from memamba_core.privacy.accounting import add_up, epsilon_of
 from memamba_core.privacy.cap import Cap
 from memamba_core.privacy.chained_log import ChainedLog
 from memamba_core.privacy.noisy_step import NoisyStep
+from memamba_core.privacy.state_key import load_or_make_key
 
 __all__ = ["Charge", "Ledger", "Spending", "epsilon_in_sites", "read_spending"]
 
 _FORMAT: Final = "memamba-privacy-ledger-1"
-_KEY_BYTES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,8 @@ class Ledger:
     def __init__(self, folder: Path, site: str, delta: float) -> None:
         self._header = {"format": _FORMAT, "site": site, "delta": delta}
         self.delta = delta
-        self._log = ChainedLog(folder / "ledger.jsonl", _key_of(folder))
+        path = folder / "ledger.jsonl"
+        self._log = ChainedLog(path, load_or_make_key(folder / "ledger.key", path))
         self.charges()
 
     @classmethod
@@ -213,28 +211,3 @@ def read_spending(folder: Path, site: str, delta: float) -> Spending:
 def epsilon_in_sites(spent: list[tuple[NoisyStep, int]], sites: int, delta: float) -> float:
     """Compute the epsilon of a patient of several sites, each of which took these steps (sequential composition)."""
     return epsilon_of(spent * sites, delta)
-
-
-def _key_of(folder: Path) -> bytes:
-    """Return the key of the tags; create it on first use, readable by its owner only."""
-    path = folder / "ledger.key"
-    if not path.exists():
-        if Ledger.exists(folder):
-            raise TamperedLogError(
-                f"{path} is missing next to its ledger. Restore it from a backup of the state volume"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, fresh = tempfile.mkstemp(dir=folder, prefix=".ledger.key.")  # readable by its owner only
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(os.urandom(_KEY_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            with suppress(FileExistsError):  # another process was first: use the key of that process
-                os.link(fresh, path)
-        finally:
-            Path(fresh).unlink()
-    key = path.read_bytes()
-    if len(key) != _KEY_BYTES:
-        raise TamperedLogError(f"{path} has {len(key)} bytes; expected {_KEY_BYTES}. Restore it from a backup")
-    return key
