@@ -117,7 +117,7 @@ def test_trouble_with_one_patient(trouble, tmp_path, monkeypatch, cohort):
 
 
 def test_a_gradient_that_fails_half_way_is_forgotten(tmp_path, monkeypatch, cohort):
-    """What a backward pass has left of one patient must not be added to the gradient of the next one."""
+    """Forget what a backward pass has left of one patient: it must not be added to the gradient of the next one."""
     victim = patients_of(cohort)[2]
     absent = run(tmp_path / "absent", without(victim))
     marked = []
