@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from memamba_core.io.logs import TEXT, JsonLines, LogFormat
+from memamba_core.io.logs import JsonLines, LogFormat, PlainLines
 
 __all__ = ["code_location", "open_logs", "support_log"]
 
@@ -36,7 +36,7 @@ def open_logs(log_format: LogFormat, state: Path | None) -> None:
     """
     private = logging.NullHandler() if state is None else _private_file(state / "site.log")
     console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(JsonLines() if log_format == "json" else logging.Formatter(TEXT))
+    console.setFormatter(JsonLines() if log_format == "json" else PlainLines())
     support_log.setLevel(logging.INFO)
     support_log.handlers = [console]
     root = logging.getLogger()
@@ -70,5 +70,5 @@ def _private_file(path: Path) -> logging.Handler:
         path, maxBytes=_PRIVATE_BYTES, backupCount=_PRIVATE_FILES, encoding="utf-8"
     )
     path.chmod(0o600)
-    handler.setFormatter(logging.Formatter(TEXT))
+    handler.setFormatter(PlainLines())
     return handler

@@ -5,6 +5,7 @@ from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import SiteConfig
 from memamba_core.errors import MissingBackendError
 from memamba_core.privacy.accounting import epsilon_of
+from memamba_core.privacy.cap import Cap
 from memamba_core.privacy.ledger import Ledger
 from memamba_core.privacy.plan import plan_of
 
@@ -13,6 +14,8 @@ __all__ = ["describe_budget"]
 
 def describe_budget(experiment: Experiment, config: SiteConfig) -> str:
     """Return the epsilon of a run, what this site has spent, and its cap, at the site's delta.
+
+    Epsilon is that of steps that are planned beforehand. Whether the run fits is decided as the ledger decides it.
 
     Raises:
         ConfigError: the run's epsilon is out of reach.
@@ -26,13 +29,19 @@ def describe_budget(experiment: Experiment, config: SiteConfig) -> str:
         assert plan is not None, "the run has differential privacy"
         steps = (plan.step, plan.steps_per_round * plan.num_rounds)
         folder = ledger_folder(config.state)
-        charges = Ledger(folder, config.name, policy.delta).charges() if Ledger.exists(folder) else ()
+        ledger = Ledger(folder, config.name, policy.delta) if Ledger.exists(folder) else None
+        charges = ledger.charges() if ledger is not None else ()
+        cap = ledger.cap(policy.max_epsilon) if ledger is not None else None
         spent = [charge.spent for charge in charges]
         before, after = epsilon_of(spent, policy.delta), epsilon_of([*spent, steps], policy.delta)
         run = epsilon_of([steps], policy.delta)
+        cap = cap or Cap.choose(*steps, policy.max_epsilon, policy.delta)
     except MissingBackendError:
         return "not known: the accountant (Opacus) is not installed, and the run would be refused"
-    beyond = "" if after <= policy.max_epsilon else "; ABOVE the cap: the last rounds will be refused"
+    share = cap.share([*spent, steps])
+    beyond = "; ABOVE the cap: the last rounds will be refused" if share is not None and share > 1 else ""
+    if share is None:
+        beyond = "; NO round fits" + (": the ledger is for other noise" if cap.only else "")
     return (
         f"this run {run:.2f}, spent so far {before:.2f}, after it {after:.2f} of at most {policy.max_epsilon:g} "
         f"(delta {policy.delta:g}){beyond}"

@@ -3,9 +3,9 @@
 import json
 import logging
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-__all__ = ["TEXT", "JsonLines", "LogFormat"]
+__all__ = ["TEXT", "JsonLines", "LogFormat", "PlainLines"]
 
 LogFormat = Literal["text", "json"]
 TEXT: Final = "%(asctime)s %(levelname)-7s %(message)s"
@@ -22,3 +22,27 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         return json.dumps(fields)
+
+
+class PlainLines(logging.Formatter):
+    """Formatter of lines in printable characters, in the form of `TEXT`.
+
+    A log quotes texts of other machines. Control characters in them could move the cursor of a terminal, and a line
+    break could begin a line that this program never wrote; both are written as escapes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(TEXT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # a method of logging
+        """Return the line of a record, without its traceback."""
+        record.message = _escaped(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # a method of logging
+        """Return a traceback; its own line breaks stay."""
+        return "\n".join(map(_escaped, super().formatException(ei).split("\n")))
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -24,6 +24,8 @@ __all__ = ["ORDERS", "best_order", "epsilon_by_renyi", "renyi_budget", "renyi_co
 
 ORDERS: Final = tuple(range(2, 65))
 """Orders of divergence. Each gives a bound; a fractional order would be a series that converges slowly."""
+_SMALLEST_COST: Final = 1e-300
+"""Cost of a step whose divergence is zero in float64, for a choice by ratios."""
 _ORDERS_A1: Final = np.array(ORDERS)[:, None]
 _TERMS_I: Final = np.arange(ORDERS[-1] + 1)
 _IN_SUM_AI: Final = _TERMS_I <= _ORDERS_A1
@@ -50,7 +52,8 @@ def epsilon_by_renyi(spent: Spent, delta: float) -> float:
 
 def best_order(step: NoisyStep, epsilon: float, delta: float) -> int:
     """Return the order at which the most steps of this kind fit under a cap."""
-    return max(ORDERS, key=lambda order: renyi_budget(order, epsilon, delta) / renyi_cost([(step, 1)], order))
+    costs = {order: max(renyi_cost([(step, 1)], order), _SMALLEST_COST) for order in ORDERS}
+    return max(ORDERS, key=lambda order: renyi_budget(order, epsilon, delta) / costs[order])
 
 
 def _conversion(order: int, delta: float) -> float:

@@ -17,6 +17,7 @@ from memamba_core.config.compose import compose_experiment
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError, DataError
 from memamba_core.privacy.ledger import Ledger
+from memamba_core.training.trainer import training_loss
 from memamba_core.wire.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, package_version
 
 SETTINGS = (*THREE_EXPERTS, "privacy.trained=all", "training.max_patches=null")
@@ -113,6 +114,30 @@ def test_trouble_with_one_patient(trouble, tmp_path, monkeypatch, cohort):
     absent = run(tmp_path / "absent", without(victim))
     trouble_with(monkeypatch, {victim: trouble})
     assert run(tmp_path / "troubled") == absent
+
+
+def test_a_gradient_that_fails_half_way_is_forgotten(tmp_path, monkeypatch, cohort):
+    """Forget what a backward pass has left of one patient: it must not be added to the gradient of the next one."""
+    victim = patients_of(cohort)[2]
+    absent = run(tmp_path / "absent", without(victim))
+    marked = []
+    trouble_with(monkeypatch, {victim: lambda patient: marked.append(patient) or patient})
+
+    class Broken:
+        def __init__(self, loss):
+            self.loss = loss
+
+        def backward(self):
+            self.loss.backward()
+            raise MemoryError
+
+    def loss_of(model, patients, config):
+        loss, parts = training_loss(model, patients, config)
+        return (Broken(loss) if any(patients[0] is patient for patient in marked) else loss), parts
+
+    monkeypatch.setattr("memamba_core.training.dp_training.training_loss", loss_of)
+    assert run(tmp_path / "broken") == absent
+    assert marked
 
 
 def test_a_patient_who_never_ends_costs_the_others_nothing(tmp_path, monkeypatch, cohort):

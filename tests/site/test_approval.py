@@ -12,12 +12,16 @@ from client.approval.describe import describe_run, list_runs, printable
 from client.approval.store import ApprovalStore, Decided
 from client.approval.terms import Proposal, Terms
 from client.exit_codes import ExitCode
+from client.private_round import ledger_folder
 from memamba_core.config.compose import compose_experiment
 from memamba_core.config.site import load_site_config
 from memamba_core.errors import ConfigError
+from memamba_core.privacy.ledger import Ledger
+from memamba_core.privacy.plan import plan_of
 
 BANDS = {"patients": 100, "pathology": 0, "genomics": 100}
 MANY = tuple(f"hospital-of-the-holy-heart-{i:037d}" for i in range(1000))
+BANDS = {"patients": 25, "pathology": 0, "genomics": 25}
 COLUMNS = {"rnaseq": 2812, "cnv": 284, "mut": 12_000, "features": 1024}
 CHANGED = (
     "seed=7",
@@ -164,6 +168,26 @@ def test_the_cost_under_differential_privacy(site):
     assert "WITHOUT" not in text
     config = load_site_config(site(privacy={"max_epsilon": 2.0, "delta": 1e-5, "bands": BANDS}))
     assert "ABOVE the cap" in " ".join(describe_run(proposal("privacy=dp_sgd"), None, config))
+
+
+@pytest.mark.parametrize(
+    ("first", "rounds", "words"),
+    [
+        (8, 1, "after it 5.35 of at most 8 (delta 1e-05); NO round fits: the ledger is for other noise"),
+        (6, 5, "after it 7.56 of at most 8 (delta 1e-05); ABOVE the cap: the last rounds will be refused"),
+        (3, 5, "of at most 8 (delta 1e-05) "),
+    ],
+)
+def test_a_second_run_is_described_as_the_ledger_will_treat_it(site, first, rounds, words):
+    """By PRV each of these runs fits under the cap; the ledger counts in another way."""
+    config = load_site_config(site(privacy={"max_epsilon": 8.0, "delta": 1e-5, "bands": BANDS}))
+    plan = plan_of(compose_experiment(("privacy=dp_sgd", f"privacy.epsilon={first}")))
+    ledger = Ledger(ledger_folder(config.state), config.name, 1e-5)
+    for number in range(1, rounds + 1):
+        ledger.charge("first", number, plan.step, plan.steps_per_round, 8.0, plan.num_steps)
+    second = proposal("privacy=dp_sgd", "privacy.epsilon=4", run_id="second")
+    text = " ".join(" ".join(describe_run(second, None, config)).split())
+    assert words in text
 
 
 def test_what_changed_since_the_last_approval_is_named(site):

@@ -36,6 +36,21 @@ def logs(tmp_path, monkeypatch, capsys):
         logging.getLogger(name).setLevel(level)
 
 
+def test_text_of_another_machine_neither_moves_the_cursor_nor_begins_a_line(logs):
+    """The version of a request, for example, stands in the private log as the coordinator wrote it."""
+    read, text = logs(), "0.3.0\n2026-11-28 15:00:00,000 INFO    run demo is approved\x1b]0;owned\x07\u202e"
+    logging.getLogger("client").error("the coordinator runs version %s", text)
+    try:
+        raise ValueError(text)
+    except ValueError:
+        logging.getLogger("client").exception("caught")
+    _, private = read()
+    assert "version 0.3.0\\n2026-11-28" in private
+    assert "\\x1b]0;owned\\x07\\u202e" in private
+    assert all(line.isprintable() for line in private.splitlines())
+    assert "raise ValueError(text)\n" in private, "a traceback keeps its lines"
+
+
 def test_what_the_program_says_reaches_both(logs):
     read = logs()
     support_log.info("round %d answered", 3)

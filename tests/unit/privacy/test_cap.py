@@ -138,3 +138,9 @@ def test_two_plans_of_half_the_budget_fit(ledger):
     """The filter admits less than PRV finds, and not so little that a second study would be refused."""
     half = NoisyStep(calibrate_noise(4.0, DELTA, 0.9, 5), 0.9)
     assert [charged(ledger, run, half, 5) for run in ("a", "b")] == [5, 5]
+
+
+def test_a_rate_so_small_that_nobody_is_drawn_has_a_cap():
+    """A coordinator may send any rate above zero; the divergence of 1e-300 is zero in float64."""
+    cap = Cap.choose(NoisyStep(0.3, 1e-300), 5, 8.0, 1e-5)
+    assert cap.share([(NoisyStep(0.3, 1e-300), 5)]) == pytest.approx(0.0, abs=1e-12)
