@@ -128,7 +128,7 @@ def _describe(status: CohortStatus, cohort: Cohort) -> list[str]:
             if count
         ]
         lines.append(f"  set aside: a block of {aside.patients} patients ({', '.join(reasons)})")
-    if any((aside.missing or aside.changed) and not aside.withdrawn for aside in status.set_aside):
+    if any(aside.missing or aside.changed for aside in status.set_aside):
         lines.append(
             "  A block is used again when the tables hold its patients as they were. If a patient withdrew, record it "
             "with `cohort withdraw`; newcomers wait until then."

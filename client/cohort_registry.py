@@ -84,14 +84,15 @@ class CohortRegistry:
     def preview(self, cohort: Cohort) -> FrozenCohort:
         """Return the registry as the next approved run will have it: with a first draw, or with newcomers.
 
-        Newcomers wait until they fill a block of their own over all thresholds, and while patients of a block are
-        missing or changed without having withdrawn: the newcomers could be the same patients under new names.
+        Newcomers wait until they fill a block of their own over all thresholds, and while patients of any block, also of a
+        retired one, are missing or changed without having withdrawn: the newcomers could be the same patients under
+        new names, and the block less those who withdrew.
         """
         frozen = self.read()
         if not frozen.generation:
             return self._drawn(frozen, cohort, "first approved run")
         status = self.status(cohort, frozen)
-        if any((aside.missing or aside.changed) and not aside.withdrawn for aside in status.set_aside):
+        if any(aside.missing or aside.changed for aside in status.set_aside):
             return frozen
         if not frozen.blocks or not self.smallest.admits(status.waiting):
             return frozen if frozen.blocks else self._drawn(frozen, cohort, "first patients over the thresholds")
@@ -169,15 +170,16 @@ class CohortRegistry:
         set_aside: list[SetAside] = []
         for block in frozen.blocks:
             there = {name: record_of[name] for name in block.members if name in record_of}
-            withdrawn = len(frozen.withdrawn & block.members.keys())
-            changed = len(there) if not has_columns else 0
+            left = frozen.withdrawn & block.members.keys()
+            stay = block.members.keys() - left
+            changed = len(there.keys() & stay) if not has_columns else 0
             if has_columns:
                 fingerprints = self._fingerprints(cohort, frozen)
                 now = {name: fingerprints.of(record) for name, record in there.items()}
-                changed = sum(now[name] != block.members[name] for name in there)
-            missing, below = len(block.members) - len(there), not self.smallest.admits(there.values())
-            if withdrawn or missing or changed or below:
-                set_aside.append(SetAside(len(block.members), withdrawn, missing, changed, below))
+                changed = sum(now[name] != block.members[name] for name in there.keys() & stay)
+            missing, below = len(stay - there.keys()), not self.smallest.admits(there.values())
+            if left or missing or changed or below:
+                set_aside.append(SetAside(len(block.members), len(left), missing, changed, below))
             else:
                 usable.append(UsableBlock(block.fold, frozenset(r.case_id for r in there.values()), _name(block)))
         in_a_block = frozenset().union(*(block.members for block in frozen.blocks))

@@ -50,7 +50,8 @@ class SetAside:
 
     Attributes:
         patients: at the draw.
-        withdrawn, missing, changed: those of them who withdrew, are not in the tables, have other data than then.
+        withdrawn: those of them who withdrew.
+        missing, changed: those of the others who are not in the tables, or have other data than then.
         below: whether the patients who are there are below today's thresholds.
     """
 

@@ -1,10 +1,12 @@
-"""Check that the agreed scaling does not clip most of a strict site's values away.
+"""Check the columns of an agreement: that a strict site declared them, and that their scaling keeps most values.
 
 Scaled values are clipped to +-`agreement.scaled_clip`. With a center far from the mean, nearly all patients lie on the
 clip and give a constant, and only the few beyond it would differ: an update would be a sum over these few. A site
 therefore compares center and scale with its own mean and deviation over its blocks, which it tells the coordinator
 anyway, so that the answer discloses nothing else.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +21,26 @@ from .block_statistics import sum_features, sum_genes
 from .session import RefusedError
 from .site import Site
 
-__all__ = ["check_scaling"]
+__all__ = ["check_columns", "check_scaling"]
 
 FloatArray = npt.NDArray[np.float64]
+
+
+def check_columns(site: Site, columns: Sequence[str]) -> None:
+    """Check that a request names only molecular columns that the site declared.
+
+    A column that the table got after the draw of the blocks is not part of the patients' fingerprints: a block would
+    stay in use while one patient's value of it changes.
+
+    Raises:
+        RefusedError: another column.
+    """
+    if other := sorted(set(columns) - set(site.gene_columns)):
+        raise RefusedError(
+            Refusal.AGREEMENT_FIELD,
+            f"{len(other)} of {len(columns)} molecular columns are not among those that this site declares, the first "
+            f"is {other[0]!r}; expected columns of the draw. `flower-client cohort refreeze` admits later columns",
+        )
 
 
 def check_scaling(site: Site, fold: int, agreement: Agreement, config: AgreementConfig) -> None:
@@ -39,7 +58,7 @@ def check_scaling(site: Site, fold: int, agreement: Agreement, config: Agreement
         RefusedError: a center or scale clips most of the site's values of a column.
     """
     blocks = site.training_blocks(fold)
-    columns = [c for c in continuous_columns(agreement.gene_columns) if c in set(site.gene_columns)]
+    columns = continuous_columns(agreement.gene_columns)
     if columns and config.gene_scaling == "statistics":
         chosen = [agreement.gene_columns.index(column) for column in columns]
         own = sum_genes(site, blocks, columns, config)

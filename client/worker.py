@@ -53,7 +53,7 @@ from .declared_bands import bands_of
 from .model_cache import ModelCache
 from .private_round import train_private_round
 from .request_checks import check_agreement, check_round, check_statistics
-from .scaling_checks import check_scaling
+from .scaling_checks import check_columns, check_scaling
 from .session import Admission, RefusedError, Session, SessionStore
 from .site import Site
 from .weight_checks import WeightChecks
@@ -123,6 +123,7 @@ class SiteWorker:
             blocks = self.site.training_blocks(request.fold)
             genes = ColumnMoments.zeros(0)
             if request.gene_columns:
+                check_columns(self.site, request.gene_columns)
                 genes = sum_genes(self.site, blocks, request.gene_columns, config)
             features = ColumnMoments.zeros(0)
             if request.scale_features and cohort.features is not None:
@@ -158,6 +159,8 @@ class SiteWorker:
         if agreement.digest() != request.agreement_digest:
             raise RefusedError(Refusal.AGREEMENT, "the digest of the agreement does not match its content")
         check_agreement(session.experiment, agreement, self.site.config.limits, strict=self.site.strict)
+        if self.site.strict:
+            check_columns(self.site, agreement.gene_columns)
         if self.site.strict and session.plan is None:
             check_scaling(self.site, session.request.fold, agreement, session.experiment.agreement)
         session = self._sessions.agree(session, agreement)

@@ -57,10 +57,13 @@ ALSO_ALLOWED: Mapping[str, tuple[Any, ...]] = {
     "agreement.gene_groups": ("kind",),
     "agreement.gene_scaling": ("public",),
     "agreement.feature_scaling": ("auto", "zscore", "public"),
+    "model.transport": ("sinkhorn",),
     "model.linear_skip": (False,),
     "model.slide_skip": (False,),
 }
-"""Setting -> values allowed as well as the installed default. Unscaled slide-level features are not among them: nothing
+"""Setting -> values allowed as well as the installed default. The plans `exact` and `unbalanced` can fail for one
+patient and not for another: with `exact`, runs with other limits or numbers of gene groups read the size of the largest
+bag from answers without training. Unscaled slide-level features are not among them: nothing
 clips them, and one patient with extreme values would dominate every gradient. `slide_skip=true` is a second path from
 the values to the logits without dropout."""
 
@@ -79,7 +82,6 @@ FREE: tuple[str, ...] = (
     "model.recompute",
     "model.gene_activation",
     "model.gene_dropout",
-    "model.transport",
     "model.mmd_tokens",
     "model.anchor",
 )

@@ -4,6 +4,7 @@ Each set of patients behind an answer is a union of blocks. The invariant is tes
 that all answers of a generation together can tell apart. None may be below the thresholds.
 """
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -15,6 +16,7 @@ from fixtures.strict_site import (
     build_site,
     cohort_of,
     facts_request,
+    groups_of,
     patients_in,
     refused,
     restarted,
@@ -25,8 +27,10 @@ from hypothesis import strategies as st
 
 from client.session import RefusedError
 from client.worker import SiteWorker
+from memamba_core.data.agreement import Agreement
+from memamba_core.data.records import GeneTable
 from memamba_core.errors import TamperedLogError
-from memamba_core.wire.protocol import Refusal, check_leaves
+from memamba_core.wire.protocol import AgreementRequest, Refusal, check_leaves
 
 EVERYBODY = tuple(range(24))
 
@@ -118,6 +122,46 @@ def test_newcomers_wait_while_patients_are_missing(site):
     sums(SiteWorker(site), "before")
     renamed = cohort_of(tuple(n + 24 for n in EVERYBODY))
     assert sums(restarted(site, renamed), "after") is None
+
+
+def test_a_retired_block_without_the_withdrawn_does_not_come_back_under_new_names(tmp_path):
+    """One block; a patient withdraws, and the others are exported under new names: they would be the block less one."""
+    one = build_site(tmp_path / "state", cohort_of(range(7)))
+    before = patients_in(sums(SiteWorker(one), "before"))
+    assert before == frozenset(range(7))
+    one.registry.withdraw(["P03"])
+    others = cohort_of([n for n in range(7) if n != 3])
+    renamed = tuple(dataclasses.replace(record, case_id=f"N{record.case_id}") for record in others.records)
+    assert sums(restarted(one, dataclasses.replace(others, records=renamed)), "renamed") is None
+    rows = cohort_of([*(n for n in range(7) if n != 3), 20, 21, 22, 24, 25, 26, 27])
+    assert patients_in(sums(restarted(one, rows), "newcomers")) == {20, 21, 22, 24, 25, 26, 27}
+
+
+def test_a_column_that_the_table_got_after_the_draw_is_refused(site):
+    """It is in no fingerprint: a block would stay in use while one patient's value changes."""
+    whole = site.cohort
+    first = dataclasses.replace(whole, genes=GeneTable(COLUMNS[:-1], whole.genes.values_NC[:, :-1]))
+    sums(restarted(site, first), "before", columns=COLUMNS[:-1])
+    later = restarted(site, whole)
+    facts = facts_request("later")
+    assert later.facts(facts).gene_columns == COLUMNS[:-1]
+    assert refused(later.statistics, statistics_request(facts)) is Refusal.AGREEMENT_FIELD
+    agreement = Agreement(
+        (12.0, 24.0, 48.0),
+        COLUMNS,
+        groups_of(),
+        gene_center=np.zeros(len(COLUMNS)),
+        gene_scale=np.ones(len(COLUMNS)),
+    )
+    request = AgreementRequest(
+        run_id="later",
+        config_digest=facts.config_digest,
+        fold=facts.fold,
+        agreement=agreement.to_json(),
+        scaling=dict(agreement.scaling()),
+        agreement_digest=agreement.digest(),
+    )
+    assert refused(later.agreement, request) is Refusal.AGREEMENT_FIELD
 
 
 def test_the_sites_own_fold_table_defines_the_blocks_where_it_is_over_the_thresholds(tmp_path):

@@ -103,6 +103,8 @@ def test_without_a_list_a_guarded_setting_moves_in_the_harmless_direction_only(s
         "training.loss.censored_bin=before",
         "training.loss.expert_weight=0.5",
         "training.loss.mmd_weight=10",
+        "model.transport=exact",
+        "model.transport=unbalanced",
         "model.hazard_bias=-30",
         "model.hazard_bias=2",
         "model.dropout=0",

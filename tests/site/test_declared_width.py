@@ -1,0 +1,57 @@
+"""Under differential privacy no patient's file decides the width that a site declares."""
+
+import dataclasses
+
+import h5py
+import numpy as np
+import pytest
+
+from client.site import open_site
+from memamba_core.config.site import load_site_config
+from memamba_core.errors import ConfigError
+
+SITE = """\
+name: a
+approve: automatic
+state: state
+data:
+  root: .
+  clinical: {{file: clinical.csv, slides: slides}}
+  features: {{path: features, encoder: uni{width}}}
+privacy:
+  bands: {{patients: 1, pathology: 1, genomics: 0}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three patients; the file of the first one by name is wider than the others."""
+    (tmp_path / "clinical.csv").write_text(
+        "case_id,survival_months,event,slides\nA,1,1,a\nB,2,0,b\nC,3,1,c\n", encoding="utf-8"
+    )
+    (tmp_path / "features" / "h5_files").mkdir(parents=True)
+    for name, width in (("a", 24), ("b", 16), ("c", 16)):
+        with h5py.File(tmp_path / "features" / "h5_files" / f"{name}.h5", "w") as file:
+            file["features"] = np.zeros((2, width), dtype=np.float32)
+    return tmp_path
+
+
+def opened(folder, width):
+    (folder / "site.yaml").write_text(SITE.format(width=width), encoding="utf-8")
+    return open_site(load_site_config(folder / "site.yaml"))
+
+
+def test_a_folder_without_a_declared_width_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"data\.features\.width"):
+        opened(folder, "")
+
+
+def test_the_declared_width_holds_whichever_file_comes_first(folder):
+    """The attack: with the width of the first file, one patient decided what the site declares, without noise."""
+    site = opened(folder, ", width: 16")
+    assert site.cohort.features.width == 16
+    loaded = site.cohort.features.load(site.cohort.records[1])
+    assert loaded is not None
+    assert loaded.patches_PF.shape == (2, 16)
+    without = dataclasses.replace(site.cohort, records=site.cohort.records[1:])
+    assert without.features.width == 16
