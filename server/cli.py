@@ -172,6 +172,11 @@ def _print_summary(summary: "DeploymentSummary", folder: Path) -> None:
     ):
         if c_index is not None:
             print(f"C-index, {name}: {c_index:.3f}, of {summary.closing_evaluation.num_patients} test patients")
+    if summary.closing_evaluation.loss is not None:
+        tested = summary.closing_evaluation
+        print(f"loss of the final model: {tested.loss:.3f}, of {tested.num_patients} test patients")
+    if summary.fold >= 0 and summary.without_c_index is not None:
+        print(f"no C-index: {summary.without_c_index}")
     for warning in summary.warnings:
         print(f"warning: {warning}")
     print(f"results: {folder / 'summary.json'}\nmodel: {folder / 'model.safetensors'}")
