@@ -69,9 +69,10 @@ def withdraw_patients(config: SiteConfig, case_ids: Sequence[str], *, confirmed:
     lines = [f"{_patients(len(case_ids))}: no run uses the data from now on."]
     if retired:
         sizes, others = [str(size) for size, _ in retired], sum(size - held for size, held in retired)
+        where = " in runs without differential privacy" if config.privacy is not None else ""
         lines.append(
             f"{len(retired)} block{'s' * (len(retired) > 1)} of {' and '.join(sizes)} patients "
-            f"{'are' if len(retired) > 1 else 'is'} retired with them, for good: {others} more patients train no more, "
+            f"{'are' if len(retired) > 1 else 'is'} retired with them, for good: {others} more patients train no more{where}, "
             "because an answer over a block less one patient would disclose this patient."
         )
     lines.append(

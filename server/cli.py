@@ -165,7 +165,9 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
 
 def _print_summary(summary: "DeploymentSummary", folder: Path) -> None:
     print(summary.attendance.text)
-    print(f"{summary.num_rounds} rounds, {summary.seconds:.0f} s")
+    planned = summary.settings["federation"]["num_rounds"]
+    ended = f" of {planned}" if summary.num_rounds < planned else ""
+    print(f"{summary.num_rounds}{ended} rounds, {summary.seconds:.0f} s")
     for c_index, name in (
         (summary.c_index_histogram, "all sites, from counts"),
         (summary.c_index_within_site, "pairs inside sites"),
