@@ -1,4 +1,4 @@
-"""What blocks cost: sites of five TCGA cohorts, their number of blocks, and the C-index with blocks and without.
+"""Cost of blocks: sites of five TCGA cohorts, their number of blocks, and the C-index with blocks and without.
 
     python benchmarks/blocks.py            # the number of blocks of each site, seconds
     python benchmarks/blocks.py --train    # the C-index as well; an hour on two cores
@@ -24,7 +24,7 @@ if __name__ == "__main__":
 import numpy as np
 from cohorts import COHORTS, tables_are_here
 
-from client.blocks import Floors
+from client.blocks import SmallestBlock
 from client.cohort_registry import CohortRegistry
 from memamba_core.config.compose import compose_simulation
 from memamba_core.config.site import DisclosureConfig
@@ -60,15 +60,15 @@ def main() -> None:
 
 
 def print_blocks() -> None:
-    """Print how many sites of each cohort have how many blocks, with the floors of a site that answers alone."""
-    floors = Floors.of(DisclosureConfig())
+    """Print how many sites of each cohort have how many blocks, with the smallest of a site that answers alone."""
+    smallest = SmallestBlock.of(DisclosureConfig())
     print(f"| cohort | sites | {' | '.join(f'{n} blocks' for n in range(6))} | patients in a site with two or more |")
     print("|---|---|" + "---|" * 7)
     for cohort in COHORTS:
         simulated = prepare_cohort(compose_simulation([f"data={cohort}", *SITES]))
         counts, tested, patients = Counter[int](), 0, 0
         for name, site in simulated.sites.items():
-            registry = CohortRegistry(None, floors, name.encode())
+            registry = CohortRegistry(None, smallest, name.encode())
             own = replace(site.cohort, has_folds=False)
             registry.freeze(own)
             number = len(registry.status(own).usable)

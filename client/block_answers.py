@@ -29,7 +29,7 @@ DECIMALS = 3
 def answer_round(site: Site, request: TrainRequest, model: MEMamba, train: Callable[[], TrainReply]) -> TrainReply:
     """Train, and withhold what tells of fewer patients than a block holds.
 
-    A parameter group that fewer patients of a block train than the floor keeps the received weights and counts no
+    A parameter group that fewer patients of a block train than the threshold keeps the received weights and counts no
     patient: its update would be a sum over these few.
 
     Args:
@@ -44,8 +44,8 @@ def answer_round(site: Site, request: TrainRequest, model: MEMamba, train: Calla
         _log.exception("round %d was answered without training", request.server_round)
         return TrainReply(weights=dict(request.weights), trained={}, counts={})
     assert site.registry is not None
-    smallest = _smallest_contributions(site, request.fold, model)
-    trained = {g: n for g, n in reply.trained.items() if smallest.get(g, 0) >= site.registry.floors.patients}
+    fewest = _fewest_contributions(site, request.fold, model)
+    trained = {g: n for g, n in reply.trained.items() if fewest.get(g, 0) >= site.registry.smallest.patients}
     weights = {
         name: array if parameter_group(name) in trained else request.weights[name]
         for name, array in reply.weights.items()
@@ -80,13 +80,13 @@ def rounded_loss(
     return Metrics(num_patients=len(losses), loss_sum=mean * len(losses), counts={})
 
 
-def _smallest_contributions(site: Site, fold: int, model: MEMamba) -> dict[str, int]:
+def _fewest_contributions(site: Site, fold: int, model: MEMamba) -> dict[str, int]:
     """Return for each parameter group the fewest patients of a block that train it, among the blocks with any."""
-    smallest: dict[str, int] = {}
+    fewest: dict[str, int] = {}
     for block in site.training_blocks(fold):
         cohort, counts = site.cohort.subset(block.case_ids), dict[str, int]()
         for record in cohort.records:
             for group in model.groups_with(patches=cohort.has_slides(record), genes=cohort.has_genes(record)):
                 counts[group] = counts.get(group, 0) + 1
-        smallest |= {group: min(count, smallest.get(group, count)) for group, count in counts.items()}
-    return smallest
+        fewest |= {group: min(count, fewest.get(group, count)) for group, count in counts.items()}
+    return fewest

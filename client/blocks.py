@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from memamba_core.config.site import DisclosureConfig
 from memamba_core.data.records import Cohort, PatientRecord
 
-__all__ = ["MAX_BLOCKS", "Block", "Fingerprints", "Floors", "draw_blocks", "pseudonym"]
+__all__ = ["MAX_BLOCKS", "Block", "Fingerprints", "SmallestBlock", "draw_blocks", "pseudonym"]
 
 MAX_BLOCKS = 5
 """Most blocks that a cohort is drawn into: the usual number of folds of a cross-validation."""
 
 
 @dataclass(frozen=True)
-class Floors:
+class SmallestBlock:
     """Fewest patients of a block.
 
     Attributes:
@@ -32,11 +32,11 @@ class Floors:
     events: int
 
     @classmethod
-    def of(cls, thresholds: DisclosureConfig) -> "Floors":
-        """Return the floors of a site that answers alone: a block can be the whole difference of two rounds."""
+    def of(cls, thresholds: DisclosureConfig) -> "SmallestBlock":
+        """Return the smallest block of a site that answers alone: a block can be the whole difference of two rounds."""
         return cls(max(thresholds.min_patients, thresholds.min_round_patients), thresholds.min_events)
 
-    def admit(self, records: Collection[PatientRecord]) -> bool:
+    def admits(self, records: Collection[PatientRecord]) -> bool:
         """Return True if these patients are enough for a block."""
         events = sum(record.event for record in records)
         return len(records) >= self.patients and min(events, len(records) - events) >= self.events
@@ -90,32 +90,32 @@ class Fingerprints:
 
 
 def draw_blocks(
-    cohort: Cohort, floors: Floors, key: bytes, describe: Callable[[PatientRecord], tuple[str, str]]
+    cohort: Cohort, smallest: SmallestBlock, key: bytes, describe: Callable[[PatientRecord], tuple[str, str]]
 ) -> tuple[Block, ...]:
     """Draw the patients of a cohort into blocks of equal size, stratified by event and modality.
 
-    The number of blocks is the largest, up to `MAX_BLOCKS`, with which each block is over the floors. A modality that
-    reaches the floor in the whole cohort reaches it in each block, too. Where that gives fewer than two blocks, there
-    is one, which always trains. The site's own fold table takes the place of the draw if each of its folds is over the
-    floors; patients without a fold are then in no block.
+    The number of blocks is the largest, up to `MAX_BLOCKS`, with which each block is over the thresholds. A modality
+    that reaches the threshold in the whole cohort reaches it in each block, too. Where that gives fewer than two
+    blocks, there is one, which always trains. The site's own fold table takes the place of the draw if each of its
+    folds is over the thresholds; patients without a fold are then in no block.
 
     Args:
         cohort: the patients.
-        floors: fewest patients of a block.
+        smallest: fewest patients of a block.
         key: secret of the site, which decides who is in which block.
         describe: returns pseudonym and fingerprint of a patient.
 
     Returns:
-        The blocks; none if the whole cohort is below the floors.
+        The blocks; none if the whole cohort is below the thresholds.
     """
     if cohort.has_folds:
         by_fold: dict[int, list[PatientRecord]] = {}
         for record in cohort.records:
             if record.fold is not None:
                 by_fold.setdefault(record.fold, []).append(record)
-        if len(by_fold) > 1 and all(floors.admit(records) for records in by_fold.values()):
+        if len(by_fold) > 1 and all(smallest.admits(records) for records in by_fold.values()):
             return tuple(Block(fold, dict(map(describe, by_fold[fold]))) for fold in sorted(by_fold))
-    if not floors.admit(cohort.records):
+    if not smallest.admits(cohort.records):
         return ()
     strata = sorted(
         cohort.records,
@@ -123,17 +123,17 @@ def draw_blocks(
     )
     for number in range(MAX_BLOCKS, 1, -1):
         parts = [strata[index::number] for index in range(number)]  # dealt in turn: each gets its share of each stratum
-        if all(_is_over(part, cohort, floors) for part in parts):
+        if all(_is_over(part, cohort, smallest) for part in parts):
             return tuple(Block(fold, dict(map(describe, part))) for fold, part in enumerate(parts))
     return (Block(None, dict(map(describe, strata))),)
 
 
-def _is_over(part: Sequence[PatientRecord], cohort: Cohort, floors: Floors) -> bool:
-    """Return True if a part is over the floors, in each modality that the whole cohort is over the floor in."""
-    return floors.admit(part) and all(
-        sum(map(has, part)) >= floors.patients
+def _is_over(part: Sequence[PatientRecord], cohort: Cohort, smallest: SmallestBlock) -> bool:
+    """Return True if a part is over the thresholds, in each modality that the whole cohort is over the threshold in."""
+    return smallest.admits(part) and all(
+        sum(map(has, part)) >= smallest.patients
         for has in (cohort.has_slides, cohort.has_genes)
-        if sum(map(has, cohort.records)) >= floors.patients
+        if sum(map(has, cohort.records)) >= smallest.patients
     )
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -174,14 +175,16 @@ def _run(options: argparse.Namespace) -> ExitCode:
     except OSError as error:
         raise ConfigError(f"{state}: the private log cannot be written to this folder ({error.strerror})") from None
     from .service import run_connector, run_executor, run_together
+    from .state_lock import only_client
 
     try:
-        if options.part == "connect":
-            run_connector(config, _host_and_port(options.runtime))
-        elif options.part == "train":
-            run_executor(config, _host_and_port(options.runtime), options.site)
-        else:
-            run_together(config, options.site)
+        with nullcontext() if state is None else only_client(state):
+            if options.part == "connect":
+                run_connector(config, _host_and_port(options.runtime))
+            elif options.part == "train":
+                run_executor(config, _host_and_port(options.runtime), options.site)
+            else:
+                run_together(config, options.site)
     except DataError as error:
         support_log.error(
             "the data could not be read; run `flower-client doctor` to see the reason on this site's screen"

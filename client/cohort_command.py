@@ -15,7 +15,7 @@ __all__ = ["refreeze_cohort", "show_cohort", "withdraw_patients"]
 
 _REFREEZE_COST = (
     "Sums and weights that left before are over the old blocks. A coordinator that kept them can subtract them from "
-    "those over the new blocks: patients of few blocks, down to one, can then be singled out. Draw again only where "
+    "those over the new blocks: patients of few blocks, down to one, can then be distinguished. Draw again only where "
     "the old blocks are of no use, for example because the unit of time or the coding of the event was wrong."
 )
 
@@ -72,8 +72,8 @@ def withdraw_patients(config: SiteConfig, case_ids: Sequence[str], *, confirmed:
         where = " in runs without differential privacy" if config.privacy is not None else ""
         lines.append(
             f"{len(retired)} block{'s' * (len(retired) > 1)} of {' and '.join(sizes)} patients "
-            f"{'are' if len(retired) > 1 else 'is'} retired with them, for good: {others} more patients train no more{where}, "
-            "because an answer over a block less one patient would disclose this patient."
+            f"{'are' if len(retired) > 1 else 'is'} retired with them, for good: {others} more patients train no "
+            f"more{where}, because an answer over a block less one patient would disclose this patient."
         )
     lines.append(
         "Answers that left before stay with the coordinator: a model that was trained on a patient is not trained "

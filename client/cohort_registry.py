@@ -23,7 +23,7 @@ from memamba_core.errors import TamperedLogError
 from memamba_core.io.atomic import write_secret
 from memamba_core.privacy.state_key import load_or_make_key
 
-from .blocks import MAX_BLOCKS, Block, Fingerprints, Floors, draw_blocks, pseudonym
+from .blocks import MAX_BLOCKS, Block, Fingerprints, SmallestBlock, draw_blocks, pseudonym
 from .cohort_status import CohortStatus, FrozenCohort, SetAside, UsableBlock
 
 __all__ = ["CohortRegistry"]
@@ -37,12 +37,12 @@ class CohortRegistry:
 
     Args:
         folder: the site's state folder; None keeps the registry in memory, for a simulation.
-        floors: fewest patients of a block today.
+        smallest: fewest patients of a block today.
         key: secret of the site; None reads it from the folder, or makes it there.
     """
 
     folder: Path | None
-    floors: Floors
+    smallest: SmallestBlock
     key: bytes | None = None
     _memory: FrozenCohort = field(default_factory=FrozenCohort)
     _known: tuple[FrozenCohort, Cohort, CohortStatus] | None = None
@@ -84,8 +84,8 @@ class CohortRegistry:
     def preview(self, cohort: Cohort) -> FrozenCohort:
         """Return the registry as the next approved run will have it: with a first draw, or with newcomers.
 
-        Newcomers wait until they fill a block of their own over all floors, and while patients of a block are missing
-        or changed without having withdrawn: the newcomers could be the same patients under new names.
+        Newcomers wait until they fill a block of their own over all thresholds, and while patients of a block are
+        missing or changed without having withdrawn: the newcomers could be the same patients under new names.
         """
         frozen = self.read()
         if not frozen.generation:
@@ -93,8 +93,8 @@ class CohortRegistry:
         status = self.status(cohort, frozen)
         if any((aside.missing or aside.changed) and not aside.withdrawn for aside in status.set_aside):
             return frozen
-        if not frozen.blocks or not self.floors.admit(status.waiting):
-            return frozen if frozen.blocks else self._drawn(frozen, cohort, "first patients over the floors")
+        if not frozen.blocks or not self.smallest.admits(status.waiting):
+            return frozen if frozen.blocks else self._drawn(frozen, cohort, "first patients over the thresholds")
         fold = len(frozen.blocks) % MAX_BLOCKS
         block = Block(fold, dict(self._describe(cohort, frozen)(record) for record in status.waiting))
         history = (*frozen.history, _entry("newcomers", "", len(block.members), 1))
@@ -105,7 +105,7 @@ class CohortRegistry:
         planned = self
         if self.key is None and self.folder is not None and not (self.folder / "cohort.key").exists():
             self.read()
-            planned = CohortRegistry(None, self.floors, os.urandom(32))  # another key gives blocks of the same sizes
+            planned = CohortRegistry(None, self.smallest, os.urandom(32))  # another key gives blocks of the same sizes
         return planned.status(cohort, planned.preview(cohort))
 
     def freeze(self, cohort: Cohort) -> FrozenCohort:
@@ -177,7 +177,7 @@ class CohortRegistry:
                 fingerprints = self._fingerprints(cohort, frozen)
                 now = {name: fingerprints.of(record) for name, record in there.items()}
                 changed = sum(now[name] != block.members[name] for name in there)
-            missing, below = len(block.members) - len(there), not self.floors.admit(there.values())
+            missing, below = len(block.members) - len(there), not self.smallest.admits(there.values())
             if withdrawn or missing or changed or below:
                 set_aside.append(SetAside(len(block.members), withdrawn, missing, changed, below))
             else:
@@ -208,7 +208,7 @@ class CohortRegistry:
         columns = cohort.genes.columns if cohort.genes is not None else ()
         frozen = replace(before, generation=before.generation + 1, gene_columns=columns)
         draw_key = hmac.digest(key, f"generation {frozen.generation}".encode(), "sha256")
-        blocks = draw_blocks(cohort.subset(present), self.floors, draw_key, self._describe(cohort, frozen))
+        blocks = draw_blocks(cohort.subset(present), self.smallest, draw_key, self._describe(cohort, frozen))
         action = "draw" if frozen.generation == 1 else "refreeze"
         history = (*before.history, _entry(action, reason, sum(len(b.members) for b in blocks), len(blocks)))
         return replace(frozen, blocks=blocks, history=history)

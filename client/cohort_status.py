@@ -1,4 +1,4 @@
-"""Contents of a cohort's registry, and what they mean beside the tables of today."""
+"""Contents of a cohort's registry, compared with the tables of today."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +51,7 @@ class SetAside:
     Attributes:
         patients: at the draw.
         withdrawn, missing, changed: those of them who withdrew, are not in the tables, have other data than then.
-        below: whether the patients who are there are below today's floors.
+        below: whether the patients who are there are below today's thresholds.
     """
 
     patients: int

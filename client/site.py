@@ -13,10 +13,11 @@ from memamba_core.data.records import Cohort, PatientRecord
 from memamba_core.errors import PolicyError
 from memamba_core.training.seeding import derive_seed
 
-from .blocks import Floors
+from .blocks import SmallestBlock
 from .cohort_registry import CohortRegistry
 from .cohort_status import UsableBlock
 from .private_policy import check_private_run
+from .rare_values import suppress_rare_values
 
 __all__ = ["HASH_FOLDS", "Site", "open_site"]
 
@@ -29,7 +30,7 @@ class Site:
     """One site.
 
     A *strict* site answers over a network. Without differential privacy its training and test sets are unions of the
-    blocks of its registry. With differential privacy everybody trains in every fold, and nobody is tested: the noise
+    blocks of its registry. With differential privacy every patient trains in every fold, and none is tested: the noise
     hides a patient who is added or removed, a block that a patient fills would not. A *permissive* site, in a
     simulation, cuts its patients as the coordinator's fold, seed and holdout say.
 
@@ -64,7 +65,7 @@ class Site:
         """Draw the blocks before the first run is answered, and admit newcomers who fill a block.
 
         Raises:
-            PolicyError: the site has no block that is over its floors.
+            PolicyError: the site has no block that is over its thresholds.
             TamperedLogError: the registry was edited or removed.
         """
         if self.registry is None:
@@ -76,7 +77,7 @@ class Site:
         if not self._blocks():
             thresholds = self.config.disclosure
             raise PolicyError(
-                "the site has no block of patients over its floors (disclosure.min_patients="
+                "the site has no block of patients over its thresholds (disclosure.min_patients="
                 f"{thresholds.min_patients}, min_round_patients={thresholds.min_round_patients}, min_events="
                 f"{thresholds.min_events} with the event and as many without it); `flower-client cohort show` lists "
                 "the blocks"
@@ -92,7 +93,8 @@ class Site:
             return self._subset(self._outside(fold, seed)[self._holdout_size(fold, seed, holdout) :])
         if self.config.privacy is not None:
             return self.registry.present(self.cohort)
-        return self._union(self.training_blocks(fold))
+        blocks = self.training_blocks(fold)
+        return suppress_rare_values(self._union(blocks), blocks, self.config.disclosure.min_patients)
 
     def holdout_cohort(self, fold: int, seed: int, holdout: float) -> Cohort:
         """Select the patients held out of training for learning curves; none at a strict site."""
@@ -182,5 +184,5 @@ def open_site(config: SiteConfig) -> Site:
     Raises:
         DataError: a table or feature file does not match `site.yaml`.
     """
-    registry = None if config.state is None else CohortRegistry(config.state, Floors.of(config.disclosure))
+    registry = None if config.state is None else CohortRegistry(config.state, SmallestBlock.of(config.disclosure))
     return Site(config, load_cohort(config.data), registry)

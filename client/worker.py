@@ -219,7 +219,7 @@ class SiteWorker:
             seed=derive_seed(experiment.seed, self.site.name, request.server_round),
             device=resolve_device(config.device),
             proximal_mu=request.proximal_mu or 0.0,
-            smallest_batch=self.site.registry.floors.patients if self.site.registry is not None else 1,
+            smallest_batch=self.site.registry.smallest.patients if self.site.registry is not None else 1,
         )
         if not np.isfinite(result.mean_loss) or not result.steps:
             raise RefusedError(

@@ -24,9 +24,11 @@
     └── client.session.RefusedError         a site refuses a request
 
 `client.session.RefusedError` is defined at the site, because it holds a `Refusal` of `memamba_core.wire`, a layer above
-this module. Three exceptions are control flow of one process and not errors: `client.interrupts.StopRequested`,
-`client.interrupts.TaskLost` and `client.interrupts.TimeOver` cancel the work of the main thread. They derive from
-`BaseException`, so that no `except Exception` of a library swallows them.
+this module. Four exceptions are control flow of one process and not errors: `client.interrupts.StopRequested`,
+`client.interrupts.TaskLost` and `client.interrupts.TimeOver` cancel the work of the main thread, and
+`memamba_core.training.time_limit.TimeUp` ends the work on one patient. They derive from `BaseException`, so that no
+`except Exception` of a library swallows them. `server.flower.allowance.TooLargeError` ends the reading of one answer,
+inside a call of Flower that takes any exception for the end.
 
 A message names the received value, the expected value and the remedy. The program shows the message to the person who
 runs it. A message may name a file, a column or a patient; therefore no message is sent to the other side, which gets

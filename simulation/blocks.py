@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from client.blocks import Floors
+from client.blocks import SmallestBlock
 from client.cohort_registry import CohortRegistry
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.records import Cohort
@@ -30,12 +30,12 @@ def draw_site_blocks(
     Raises:
         ConfigError: no site has a block.
     """
-    floors, fold_of = Floors.of(config.disclosure), dict[str, int | None]()
+    smallest, fold_of = SmallestBlock.of(config.disclosure), dict[str, int | None]()
     kept, registries, single = dict[str, tuple[str, ...]](), dict[str, CohortRegistry](), list[str]()
     for name, case_ids in partition.items():
         own = replace(cohort.subset(case_ids), has_folds=False)
         key = derive_seed(config.experiment.seed, name, "blocks").to_bytes(8, "big")
-        registry = CohortRegistry(None, floors, key)
+        registry = CohortRegistry(None, smallest, key)
         registry.freeze(own)
         blocks = registry.status(own).usable
         if not blocks:
@@ -46,13 +46,13 @@ def draw_site_blocks(
             single.append(name)
     if not kept:
         raise ConfigError(
-            f"blocks=true: none of the {len(partition)} sites has {floors.patients} patients, {floors.events} with the "
-            "event and as many without it; use partition=tss_merged, or lower disclosure.min_round_patients"
+            f"blocks=true: none of the {len(partition)} sites has {smallest.patients} patients, {smallest.events} with "
+            "the event and as many without it; use partition=tss_merged, or lower disclosure.min_round_patients"
         )
     if len(single) == len(kept):
         raise ConfigError(
-            f"blocks=true: no site has two blocks, so no patient is tested; two need {2 * floors.patients} patients, "
-            f"{2 * floors.events} with the event and as many without it. Use larger sites (partition=tss_merged)"
+            f"blocks=true: no site has two blocks, so no patient is tested; two need {2 * smallest.patients} patients, "
+            f"{2 * smallest.events} with the event and as many without it. Use larger sites (partition=tss_merged)"
         )
     warnings = []
     if left_out := sorted(set(partition) - set(kept)):

@@ -166,14 +166,14 @@ def _blocks(site: Site) -> Iterator[Finding]:
     except TamperedLogError as failure:
         yield error("blocks", str(failure), "restore the state folder from a backup")
         return
-    floors = site.registry.floors
+    smallest = site.registry.smallest
     if not status.usable:
         yield error(
             "blocks",
             f"this site refuses every run: {len(records)} patients, {events} with and {len(records) - events} without "
-            f"the event; a block needs {floors.patients} (the larger of disclosure.min_patients="
+            f"the event; a block needs {smallest.patients} (the larger of disclosure.min_patients="
             f"{thresholds.min_patients} and min_round_patients={thresholds.min_round_patients}, because patients could "
-            f"be reconstructed from the weights of fewer), {floors.events} and {floors.events}"
+            f"be reconstructed from the weights of fewer), {smallest.events} and {smallest.events}"
             + (f"; {len(status.set_aside)} blocks are set aside" if status.set_aside else ""),
             "see `flower-client cohort show`, join with another site, or take part with differential privacy",
         )
@@ -191,7 +191,7 @@ def _blocks(site: Site) -> Iterator[Finding]:
         yield warning(
             "blocks",
             f"this site {drawn} one block of {sizes[0]} patients: it trains in every fold and tests no model",
-            f"no action is needed; two blocks need {2 * floors.patients} patients, {2 * floors.events} with and as "
+            f"no action is needed; two blocks need {2 * smallest.patients} patients, {2 * smallest.events} with and as "
             "many without the event",
         )
     else:

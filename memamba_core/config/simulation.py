@@ -218,7 +218,7 @@ class SimulationConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _strict_with_blocks(cls, values: Any) -> Any:
-        """With blocks, thresholds that are not set are those of a `site.yaml`."""
+        """Apply the thresholds of a `site.yaml` to blocks, where none are set."""
         if isinstance(values, dict) and values.get("blocks") is True:
             given = values.get("disclosure") or {}
             if isinstance(given, dict):

@@ -11,7 +11,7 @@ from memamba_core.training.update_norm import update_norm
 from server.federation.expected_way import MOST_EXPECTED, expected_way
 from server.federation.replies import Update, outlying_updates
 
-CONFIG = FederationConfig()
+CONFIG = FederationConfig(update_norm=None)
 
 
 def named(norms, config=CONFIG, **sizes):
@@ -46,8 +46,8 @@ def test_an_update_beyond_ten_times_the_median_is_named(norms, out):
 
 def test_the_rule_can_be_moved_and_switched_off():
     norms = {"a": 1, "b": 1, "c": 10.1}
-    assert named(norms, FederationConfig(update_norm_factor=11)) == set()
-    assert named(norms, FederationConfig(update_norm_factor=None)) == set()
+    assert named(norms, FederationConfig(update_norm=None, update_norm_factor=11)) == set()
+    assert named(norms, FederationConfig(update_norm=None, update_norm_factor=None)) == set()
 
 
 def test_the_bound_on_the_norm_holds_for_a_single_reply():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import typing
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -28,6 +29,8 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 def classes_in(annotation):
     """The settings classes of a field, in order; several for a choice of kinds."""
+    if typing.get_origin(annotation) is tuple:  # a list of groups is one setting
+        return []
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [cls for part in get_args(annotation) for cls in classes_in(part)]

@@ -15,7 +15,14 @@ from client.approval.store import MAX_BYTES, REPLACE_AFTER_S, ApprovalStore
 from client.cohort_registry import CohortRegistry
 from client.session import RefusedError
 from client.worker import SiteWorker
-from memamba_core.config.site import CoordinatorAddress, DisclosureConfig, ListedRun, SiteConfig, SitePrivacy
+from memamba_core.config.site import (
+    CoordinatorAddress,
+    DeclaredBands,
+    DisclosureConfig,
+    ListedRun,
+    SiteConfig,
+    SitePrivacy,
+)
 from memamba_core.data.records import Cohort
 from memamba_core.errors import ConfigError, FederationError, TamperedLogError
 from memamba_core.training.checkpoint import initial_model, weights_of
@@ -479,7 +486,10 @@ def test_other_blocks_of_a_run_in_progress_ask_again(tmp_path, change):
 
 
 def test_under_differential_privacy_no_patient_decides_whether_a_run_waits(tmp_path):
-    strict = StrictSite(tmp_path, privacy=SitePrivacy(max_epsilon=8.0, delta=1e-5))
+    strict = StrictSite(
+        tmp_path,
+        privacy=SitePrivacy(max_epsilon=8.0, delta=1e-5, bands=DeclaredBands(patients=100, pathology=0, genomics=100)),
+    )
     strict.site.registry.freeze(strict.site.cohort)  # of runs before the site required differential privacy
     settings = ("privacy=dp_sgd",)
     if strict.asks(*settings) is not Refusal.PENDING:

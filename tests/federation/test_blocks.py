@@ -1,7 +1,7 @@
 """Differencing: a coordinator that moves fold, seed, columns or run, while the hospital's tables change.
 
 Each set of patients behind an answer is a union of blocks. The invariant is tested on the *atoms*: the smallest sets
-that all answers of a generation together can tell apart. None may be below the floors.
+that all answers of a generation together can tell apart. None may be below the thresholds.
 """
 
 import itertools
@@ -46,7 +46,7 @@ def site(tmp_path):
     return build_site(tmp_path / "state", cohort_of(EVERYBODY))
 
 
-def test_blocks_are_disjoint_even_and_over_the_floors(site):
+def test_blocks_are_disjoint_even_and_over_the_thresholds(site):
     SiteWorker(site).facts(facts_request())
     blocks = [block.case_ids for block in site.registry.status(site.cohort).usable]
     assert len(blocks) == 4, "8 events of 24, two for each block"
@@ -120,7 +120,7 @@ def test_newcomers_wait_while_patients_are_missing(site):
     assert sums(restarted(site, renamed), "after") is None
 
 
-def test_the_sites_own_fold_table_defines_the_blocks_where_it_is_over_the_floors(tmp_path):
+def test_the_sites_own_fold_table_defines_the_blocks_where_it_is_over_the_thresholds(tmp_path):
     even = {number: number // 12 for number in EVERYBODY}
     own = build_site(tmp_path / "own", cohort_of(EVERYBODY, folds=even))
     assert patients_in(sums(SiteWorker(own), "a", 0)) == frozenset(range(12, 24))
@@ -129,7 +129,7 @@ def test_the_sites_own_fold_table_defines_the_blocks_where_it_is_over_the_floors
     assert len(patients_in(sums(SiteWorker(drawn), "a", 1))) == 18
 
 
-def test_a_site_below_the_floors_refuses_before_it_declares_anything(tmp_path):
+def test_a_site_below_the_thresholds_refuses_before_it_declares_anything(tmp_path):
     small = build_site(tmp_path / "state", cohort_of(EVERYBODY[:3]))
     assert refused(SiteWorker(small).facts, facts_request()) is Refusal.POLICY
 

@@ -20,6 +20,7 @@ FIVE = (
     "data.synthetic.num_sites=5",
     "partition.num_sites=5",
     "federation.num_rounds=2",
+    "federation.update_norm=null",  # the rule of the median alone
 )
 BAD, WORSE = "site-02", "site-04"
 

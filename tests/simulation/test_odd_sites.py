@@ -66,7 +66,12 @@ def test_sites_without_an_event_or_with_one_patient_take_part(tmp_path, monkeypa
 
 def test_sites_that_refuse_are_told_in_the_warnings(tmp_path):
     summary = run(
-        tmp_path / "out", *FAST, "partition=dirichlet", "partition.alpha=1", "disclosure.min_round_patients=10"
+        tmp_path / "out",
+        *FAST,
+        "partition=dirichlet",
+        "partition.alpha=1",
+        "disclosure.min_round_patients=10",
+        "federation.min_results=1",
     ).summary
     small = [name for name, site in summary.sites.items() if site.num_patients < 10]
     assert small

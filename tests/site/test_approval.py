@@ -16,6 +16,7 @@ from memamba_core.config.compose import compose_experiment
 from memamba_core.config.site import load_site_config
 from memamba_core.errors import ConfigError
 
+BANDS = {"patients": 100, "pathology": 0, "genomics": 100}
 MANY = tuple(f"hospital-of-the-holy-heart-{i:037d}" for i in range(1000))
 COLUMNS = {"rnaseq": 2812, "cnv": 284, "mut": 12_000, "features": 1024}
 CHANGED = (
@@ -139,7 +140,9 @@ def test_a_run_is_shown_with_everything_that_the_operator_answers_for(site):
 
 @pytest.mark.parametrize("privacy", [(), ("privacy=dp_sgd",)], ids=["without noise", "with noise"])
 def test_the_largest_run_fits_on_a_screen(site, privacy):
-    config = load_site_config(site(name="t" * 64, privacy={"max_epsilon": 8.0, "delta": 1e-5} if privacy else None))
+    config = load_site_config(
+        site(name="t" * 64, privacy={"max_epsilon": 8.0, "delta": 1e-5, "bands": BANDS} if privacy else None)
+    )
     settings = tuple(
         s for s in CHANGED if not privacy or not re.match(r"agreement.gene_scaling|.*local_epochs|.*10000", s)
     )
@@ -154,12 +157,12 @@ def test_the_largest_run_fits_on_a_screen(site, privacy):
 
 
 def test_the_cost_under_differential_privacy(site):
-    config = load_site_config(site(privacy={"max_epsilon": 8.0, "delta": 1e-5}))
+    config = load_site_config(site(privacy={"max_epsilon": 8.0, "delta": 1e-5, "bands": BANDS}))
     text = " ".join(" ".join(describe_run(proposal("privacy=dp_sgd"), None, config)).split())
     assert re.search(r"this run 7\.9\d, spent so far 0\.00, after it 7\.9\d of at most 8 \(delta 1e-05\)", text)
     assert "weights with noise" in text
     assert "WITHOUT" not in text
-    config = load_site_config(site(privacy={"max_epsilon": 2.0, "delta": 1e-5}))
+    config = load_site_config(site(privacy={"max_epsilon": 2.0, "delta": 1e-5, "bands": BANDS}))
     assert "ABOVE the cap" in " ".join(describe_run(proposal("privacy=dp_sgd"), None, config))
 
 

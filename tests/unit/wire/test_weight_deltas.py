@@ -14,7 +14,7 @@ from memamba_core.wire.flower_records import from_records
 from memamba_core.wire.weight_deltas import decode_delta, encode_delta
 
 FLOAT32 = tiny(*GENES_ONLY, "federation.num_rounds=2")
-DELTA = tiny(*GENES_ONLY, "federation.num_rounds=2", "federation.wire=bfloat16_delta")
+DELTA = tiny(*GENES_ONLY, "federation.num_rounds=2", "federation.wire=bfloat16_delta", "federation.min_results=1")
 VALUES = st.floats(-1e3, 1e3, width=32)
 
 
