@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from memamba_core.config.site import SiteConfig
+from memamba_core.data.clinical import read_clinical
 from memamba_core.data.records import Cohort
 from memamba_core.errors import ConfigError
 
@@ -14,8 +15,8 @@ __all__ = ["refreeze_cohort", "show_cohort", "withdraw_patients"]
 
 _REFREEZE_COST = (
     "Sums and weights that left before are over the old blocks. A coordinator that kept them can subtract them from "
-    "those over the new blocks: patients of few blocks, down to one, can then be distinguished. Draw again only where the "
-    "old blocks are of no use, for example because the unit of time or the coding of the event was wrong."
+    "those over the new blocks: patients of few blocks, down to one, can then be distinguished. Draw again only where "
+    "the old blocks are of no use, for example because the unit of time or the coding of the event was wrong."
 )
 
 
@@ -39,7 +40,7 @@ def show_cohort(config: SiteConfig) -> list[str]:
         lines.insert(0, "Nothing is drawn yet. The first approved run will draw blocks of these sizes:")
     for entry in status.frozen.history if registry.read().generation else ():
         reason = f" ({entry['reason']})" if entry["reason"] else ""
-        counts = f"{entry['patients']} patients" + (f" in {entry['blocks']} blocks" if entry["blocks"] else "")
+        counts = _patients(entry["patients"]) + (f" in {entry['blocks']} blocks" if entry["blocks"] else "")
         lines.append(f"  {entry['time']}  {entry['action']}: {counts}{reason}")
     return lines
 
@@ -56,21 +57,23 @@ def withdraw_patients(config: SiteConfig, case_ids: Sequence[str], *, confirmed:
         ConfigError: an identifier is not in the clinical table and never was in a block.
         DataError: the tables do not match `site.yaml`.
     """
-    site, registry = _open(config)
-    known = {record.case_id for record in site.cohort.records}
+    _, registry = _open(config)
+    case_ids = tuple(dict.fromkeys(case_ids))
+    known = {record.case_id for record in read_clinical(config.data.clinical, config.data.root)}
     if unknown := [case_id for case_id in case_ids if case_id not in known and not registry.knows(case_id)]:
         raise ConfigError(
             f"{len(unknown)} of {len(case_ids)} identifiers are neither in the clinical table nor in a block, the "
             f"first is {unknown[0]!r}; write them as the column of case ids has them"
         )
     retired = registry.blocks_of(case_ids)
-    lines = [f"{len(case_ids)} patient{'s' * (len(case_ids) > 1)}: no run uses the data from now on."]
+    lines = [f"{_patients(len(case_ids))}: no run uses the data from now on."]
     if retired:
-        others = sum(retired) - len(case_ids)
+        sizes, others = [str(size) for size, _ in retired], sum(size - held for size, held in retired)
+        where = " in runs without differential privacy" if config.privacy is not None else ""
         lines.append(
-            f"{len(retired)} block{'s' * (len(retired) > 1)} of {' and '.join(map(str, retired))} patients "
-            f"{'are' if len(retired) > 1 else 'is'} retired with them, for good: {others} more patients train no more, "
-            "because an answer over a block less one patient would disclose this patient."
+            f"{len(retired)} block{'s' * (len(retired) > 1)} of {' and '.join(sizes)} patients "
+            f"{'are' if len(retired) > 1 else 'is'} retired with them, for good: {others} more patients train no "
+            f"more{where}, because an answer over a block less one patient would disclose this patient."
         )
     lines.append(
         "Answers that left before stay with the coordinator: a model that was trained on a patient is not trained "
@@ -134,5 +137,10 @@ def _describe(status: CohortStatus, cohort: Cohort) -> list[str]:
             "with `cohort withdraw`; newcomers wait until then."
         )
     if status.waiting:
-        lines.append(f"  {len(status.waiting)} patients wait until they fill a block of their own.")
+        verb = "waits until newcomers" if len(status.waiting) == 1 else "wait until they"
+        lines.append(f"  {_patients(len(status.waiting))} {verb} fill a block of their own.")
     return lines
+
+
+def _patients(count: int) -> str:
+    return f"{count} patient{'s' * (count != 1)}"

@@ -129,11 +129,13 @@ class CohortRegistry:
         frozen, name = self.read(), pseudonym(self._secret(), case_id)
         return name in frozen.withdrawn or any(name in block.members for block in frozen.blocks)
 
-    def blocks_of(self, case_ids: Collection[str]) -> tuple[int, ...]:
-        """Return the sizes of the blocks in use that hold one of these patients."""
+    def blocks_of(self, case_ids: Collection[str]) -> tuple[tuple[int, int], ...]:
+        """Return the size of each block in use that holds one of these patients, and how many of them it holds."""
         frozen, names = self.read(), {pseudonym(self._secret(), case_id) for case_id in case_ids}
         used = [block for block in frozen.blocks if not frozen.withdrawn & block.members.keys()]
-        return tuple(len(block.members) for block in used if names & block.members.keys())
+        return tuple(
+            (len(block.members), len(names & block.members.keys())) for block in used if names & block.members.keys()
+        )
 
     def withdraw(self, case_ids: Collection[str]) -> int:
         """Record that patients withdrew, whose blocks are retired at once; return how many had not withdrawn before."""

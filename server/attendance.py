@@ -70,6 +70,8 @@ class Attendance(JsonModel):
             text += " in every round; missing: " + _list(
                 [f"{site} ({missed[site]} of {num_rounds} rounds)" if site in missed else site for site in sorted(away)]
             )
+        if idle := sorted(site for site, size in result.sizes.items() if size == 0 and site not in away):
+            text += f"; without training patients in this fold: {_list(idle)}"
         if not_evaluated:
             text += f"; no closing evaluation from {_list(not_evaluated)}"
         return cls(

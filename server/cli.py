@@ -165,13 +165,20 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
 
 def _print_summary(summary: "DeploymentSummary", folder: Path) -> None:
     print(summary.attendance.text)
-    print(f"{summary.num_rounds} rounds, {summary.seconds:.0f} s")
+    planned = summary.settings["federation"]["num_rounds"]
+    ended = f" of {planned}" if summary.num_rounds < planned else ""
+    print(f"{summary.num_rounds}{ended} rounds, {summary.seconds:.0f} s")
     for c_index, name in (
         (summary.c_index_histogram, "all sites, from counts"),
         (summary.c_index_within_site, "pairs inside sites"),
     ):
         if c_index is not None:
             print(f"C-index, {name}: {c_index:.3f}, of {summary.closing_evaluation.num_patients} test patients")
+    if summary.closing_evaluation.loss is not None:
+        tested = summary.closing_evaluation
+        print(f"loss of the final model: {tested.loss:.3f}, of {tested.num_patients} test patients")
+    if summary.fold >= 0 and summary.without_c_index is not None:
+        print(f"no C-index: {summary.without_c_index}")
     for warning in summary.warnings:
         print(f"warning: {warning}")
     print(f"results: {folder / 'summary.json'}\nmodel: {folder / 'model.safetensors'}")

@@ -1,4 +1,4 @@
-"""Checks of a site's data: patients, events, columns, features, thresholds, and a dry run on one patient.
+"""Checks of a site's data: patients, events, columns, features, blocks, size bands, and a dry run on one patient.
 
 The findings name files and columns, for the site's own screen.
 """
@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from client.declared_bands import compare_bands
 from client.site import Site
+from memamba_core.config.site_privacy import SitePrivacy
 from memamba_core.data.clinical import read_clinical
 from memamba_core.data.features import PatchFolder
 from memamba_core.data.patch_files import inspect_patch_file
@@ -34,7 +36,10 @@ def check_data(site: Site) -> Iterator[Finding]:
     yield from _genes(site.cohort)
     sizes = _Sizes.of(site.cohort)
     yield from _slides(site.cohort, sizes)
-    yield from _blocks(site)
+    if site.config.privacy is None:
+        yield from _blocks(site)
+    else:
+        yield from _bands(site, site.config.privacy)
     yield from _dry_run(site, sizes)
 
 
@@ -135,10 +140,25 @@ def _slides(cohort: Cohort, sizes: _Sizes) -> Iterator[Finding]:
         yield ok("feature files", f"present and readable for all {named} slides" if named else "present and readable")
 
 
+def _bands(site: Site, privacy: SitePrivacy) -> Iterator[Finding]:
+    """Compare the declared size bands with the patients, who are in no block under differential privacy."""
+    yield ok("blocks", "none: under differential privacy every patient trains in every fold, and none is tested")
+    try:
+        cohort = site.cohort if site.registry is None else site.registry.present(site.cohort)
+    except TamperedLogError as failure:
+        yield error("bands", str(failure), "restore the state folder from a backup")
+        return
+    unfit = list(compare_bands(privacy, cohort))
+    for sentence in unfit:
+        yield warning("bands", sentence, "correct site.yaml; no run is refused for a band that does not fit")
+    if not unfit and privacy.bands is not None:
+        declared = ", ".join(f"{name} {lower}" for name, lower in privacy.bands.model_dump().items())
+        yield ok("bands", f"the declared size bands fit the data: {declared}")
+
+
 def _blocks(site: Site) -> Iterator[Finding]:
     """Check which blocks of patients a run would use; nothing is drawn or written."""
-    if site.config.privacy is not None or site.registry is None:
-        yield ok("blocks", "under differential privacy every patient trains in every fold, and none is tested")
+    if site.registry is None:
         return
     thresholds, records, events = site.config.disclosure, site.cohort.records, site.cohort.num_events
     try:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from memamba_core.config.site import SiteConfig
 
-from .finding import Finding, ok, warning
+from .finding import Finding, error, ok, warning
 
 __all__ = ["check_policy"]
 
@@ -17,10 +17,16 @@ _APPROVALS = {
 def check_policy(config: SiteConfig) -> Iterator[Finding]:
     """Report how much of a run the coordinator may choose, and who approves it."""
     yield _limits(config)
-    approve = getattr(config, "approve", None)
-    if approve in _APPROVALS:
+    approve = config.approve
+    if approve is None:
+        yield error(
+            "approval",
+            "site.yaml does not say how the coordinator's runs are approved: `flower-client run` does not start",
+            "add approve: ask, so that each run waits for `flower-client approve`",
+        )
+    elif approve in _APPROVALS:
         yield ok("approval", f"approve: {approve}; {_APPROVALS[approve]}")
-    elif approve == "automatic":
+    else:
         yield warning(
             "approval",
             "approve: automatic; every run that the limits allow takes place before a person at this site has seen it",
@@ -33,8 +39,8 @@ def _limits(config: SiteConfig) -> Finding:
     if rules is None:
         return ok(
             "limits",
-            "limits.settings is absent: a run may choose any setting, those that make it reveal more of single "
-            "patients in the harmless direction only",
+            "limits.settings is absent: a run may choose any setting, but a setting that could help to single a "
+            "patient out in the harmless direction only",
         )
     if not rules:
         return warning(

@@ -33,6 +33,12 @@ def test_all_of_them():
     assert whole.patient_shares == {"a": 0.5, "b": 0.5}
 
 
+def test_a_site_without_training_patients_is_named():
+    whole = attendance([{"a": DONE}], {"a": 50, "test-only": 0})
+    assert whole.text == f"2 of 2 sites, {FIFTY}; without training patients in this fold: test-only"
+    assert whole.is_complete
+
+
 @pytest.mark.parametrize(
     ("case", "text"),
     [

@@ -239,3 +239,5 @@ def test_a_run_that_a_site_missed_has_an_exit_code_of_its_own(federation, call, 
     assert said.startswith(f"{summary.attendance.text}\n")
     assert f"{3 if lies else 4} of 4 sites, " in said
     assert ("missing: site-02 (1 of 1 rounds)" in said) == lies
+    assert "\n1 rounds, " in said
+    assert f"loss of the final model: {summary.closing_evaluation.loss:.3f}, of " in said

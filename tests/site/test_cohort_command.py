@@ -57,7 +57,25 @@ def test_a_withdrawal_states_what_it_costs_and_asks(site, capsys):
     assert "Nothing was recorded" in out
     assert "set aside" not in cohort(capsys, "show", site)[1]
     assert "Recorded." in cohort(capsys, "withdraw", site, patient, "--yes")[1]
-    assert "set aside: a block of 12 patients (1 withdrew)" in cohort(capsys, "show", site)[1]
+    shown = cohort(capsys, "show", site)[1]
+    assert "set aside: a block of 12 patients (1 withdrew)" in shown
+    assert shown.endswith("withdrawal: 1 patient\n")
+
+
+def test_a_patient_named_twice_or_in_no_block_is_not_counted_among_the_others(site, capsys):
+    cohort(capsys, "refreeze", site, "--reason", "first", "--yes")
+    table = pd.read_csv(site.parent / "clinical.csv")
+    patient, newcomer = table["case_id"][0], "NEWCOMER"  # without slides or genes yet
+    table.to_csv(site.parent / "before.csv", index=False)
+    pd.concat([table, table.iloc[[0]].assign(case_id=newcomer, slide_ids="")]).to_csv(
+        site.parent / "clinical.csv", index=False
+    )
+    try:
+        out = cohort(capsys, "withdraw", site, patient, patient, newcomer)[1]
+    finally:
+        (site.parent / "before.csv").replace(site.parent / "clinical.csv")
+    assert out.startswith("2 patients: no run uses the data")
+    assert "11 more patients train no more" in out
 
 
 def test_a_name_that_nobody_has_is_refused(site, capsys):

@@ -144,6 +144,20 @@ def test_a_site_without_a_block(site):
     assert found(site, until="blocks")["blocks"].level is Level.OK
 
 
+@pytest.mark.parametrize(("patients", "level"), [(50, Level.OK), (100, Level.WARNING)])
+def test_declared_bands_are_compared_with_the_data(site, patients, level):
+    bands = {"patients": patients, "pathology": 50, "genomics": 50}
+    change(site, lambda values: values.update(privacy={"bands": bands}))
+    finding = found(site, until="bands")["bands"]
+    assert finding.level is level
+    assert ("the site has 60" in finding.text) is (level is Level.WARNING)
+
+
+def test_a_site_that_does_not_say_who_approves(site):
+    change(site, lambda values: values.pop("approve"))
+    assert found(site, until="approval")["approval"].level is Level.ERROR
+
+
 def test_a_site_with_one_block(site):
     change(site, lambda values: values["disclosure"].update(min_round_patients=58))
     finding = found(site, until="blocks")["blocks"]

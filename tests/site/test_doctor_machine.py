@@ -234,8 +234,9 @@ def test_settings_that_a_run_may_choose(site, settings, level, text):
 
 
 @pytest.mark.parametrize(
-    ("approve", "level"), [("ask", Level.OK), ("listed", Level.OK), ("automatic", Level.WARNING), (None, None)]
+    ("approve", "level"),
+    [("ask", Level.OK), ("listed", Level.OK), ("automatic", Level.WARNING), (None, Level.ERROR)],
 )
 def test_the_approval_of_runs(site, approve, level):
     config = types.SimpleNamespace(limits=load(site).limits, approve=approve)
-    assert [f.level for f in check_policy(config) if f.check == "approval"] == [level] * (level is not None)
+    assert [f.level for f in check_policy(config) if f.check == "approval"] == [level]
