@@ -84,9 +84,9 @@ class CohortRegistry:
     def preview(self, cohort: Cohort) -> FrozenCohort:
         """Return the registry as the next approved run will have it: with a first draw, or with newcomers.
 
-        Newcomers wait until they fill a block of their own over all thresholds, and while patients of any block, also of a
-        retired one, are missing or changed without having withdrawn: the newcomers could be the same patients under
-        new names, and the block less those who withdrew.
+        Newcomers wait until they fill a block of their own over all thresholds, and while patients of any block, also
+        of a retired one, are missing or changed without having withdrawn: the newcomers could be the same patients
+        under new names, and the block less those who withdrew.
         """
         frozen = self.read()
         if not frozen.generation:

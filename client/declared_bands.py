@@ -37,7 +37,10 @@ def bands_of(site: Site, training: Cohort) -> DeclaredBands:
         return privacy.bands
     if privacy is not None and site.strict:
         raise ConfigError("privacy.bands is missing; expected the public size bands of this site. Add them")
-    counted: dict[str, Any] = {name: size_band(count) for name, count in _counts(training).items()}
+    counts = dict(_counts(training))
+    if site.registry is not None:  # a modality of fewer patients is not used, and "1 to 9" would show the first of them
+        counts = {name: count if count >= site.registry.smallest.patients else 0 for name, count in counts.items()}
+    counted: dict[str, Any] = {name: size_band(count) for name, count in counts.items()}
     return DeclaredBands.model_construct(**counted)  # without validation: a simulated fold may hold no patient
 
 

@@ -20,13 +20,15 @@ from .cohort_status import UsableBlock
 __all__ = ["count_others", "suppress_rare_values"]
 
 
-def suppress_rare_values(cohort: Cohort, blocks: Sequence[UsableBlock], fewest: int) -> Cohort:
+def suppress_rare_values(cohort: Cohort, blocks: Sequence[UsableBlock], fewest: int, fewest_known: int = 0) -> Cohort:
     """Return a cohort in which columns with rare values are NaN for all patients of the block.
 
     Args:
         cohort: the patients of these blocks.
         blocks: blocks that train.
         fewest: fewest patients of a block who must differ from the most common value of a column.
+        fewest_known: fewest patients of a block who must have a value. With fewer, the block discloses no mean, and
+            the site cannot check the agreed scaling.
     """
     table = cohort.genes
     if table is None or fewest <= 1:
@@ -36,7 +38,9 @@ def suppress_rare_values(cohort: Cohort, blocks: Sequence[UsableBlock], fewest: 
         members = [r for r in cohort.records if r.case_id in block.case_ids]
         rows = np.array([r.gene_row for r in members if r.gene_row is not None], dtype=np.int64)
         if len(rows):
-            values_NC[np.ix_(rows, np.flatnonzero(count_others(values_NC[rows]) < fewest))] = np.nan
+            known = (~np.isnan(values_NC[rows])).sum(axis=0)
+            rare = (count_others(values_NC[rows]) < fewest) | (known < fewest_known)
+            values_NC[np.ix_(rows, np.flatnonzero(rare))] = np.nan
     return replace(cohort, genes=replace(table, values_NC=values_NC))
 
 

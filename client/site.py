@@ -10,7 +10,8 @@ from memamba_core.config.setting_rules import check_differences
 from memamba_core.config.site import SiteConfig
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort, PatientRecord
-from memamba_core.errors import PolicyError
+from memamba_core.data.tables import TABLE_SUFFIXES
+from memamba_core.errors import ConfigError, PolicyError
 from memamba_core.training.seeding import derive_seed
 
 from .blocks import SmallestBlock
@@ -94,7 +95,8 @@ class Site:
         if self.config.privacy is not None:
             return self.registry.present(self.cohort)
         blocks = self.training_blocks(fold)
-        return suppress_rare_values(self._union(blocks), blocks, self.config.disclosure.min_patients)
+        smallest = self.registry.smallest.patients
+        return suppress_rare_values(self._union(blocks), blocks, self.config.disclosure.min_patients, smallest)
 
     def holdout_cohort(self, fold: int, seed: int, holdout: float) -> Cohort:
         """Select the patients held out of training for learning curves; none at a strict site."""
@@ -182,7 +184,19 @@ def open_site(config: SiteConfig) -> Site:
     """Read the site's tables as its `site.yaml` describes them. A site with a state folder is strict.
 
     Raises:
+        ConfigError: under differential privacy, a folder of features without a declared width.
         DataError: a table or feature file does not match `site.yaml`.
     """
+    features = config.data.features
+    if (
+        config.privacy is not None
+        and features is not None
+        and features.width is None
+        and not features.path.endswith(TABLE_SUFFIXES)
+    ):
+        raise ConfigError(
+            "site.yaml has a section privacy and a folder of features without data.features.width, for example "
+            "width: 1024. The width must be declared: taken from a file, it would depend on one patient"
+        )
     registry = None if config.state is None else CohortRegistry(config.state, SmallestBlock.of(config.disclosure))
     return Site(config, load_cohort(config.data), registry)

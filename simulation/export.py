@@ -150,9 +150,12 @@ def _write_features(site: Cohort, cohort_config: CohortConfig, folder: Path) -> 
         return source.model_copy(update={"path": _FEATURE_TABLE, "key": "case_id", "groups_file": groups_file})
     if isinstance(store, PatchFolder):
         _link_patch_files(site, store, folder / _FEATURES)
-        return FeatureFolder(path=_FEATURES, encoder=store.declared.encoder, magnification=store.declared.magnification)
+        declared = store.declared
+        return FeatureFolder(
+            path=_FEATURES, encoder=declared.encoder, magnification=declared.magnification, width=store.width
+        )
     _write_patch_files(site, store, folder / _FEATURES / "h5_files")
-    return FeatureFolder(path=_FEATURES, encoder=store.encoder)
+    return FeatureFolder(path=_FEATURES, encoder=store.encoder, width=store.width)
 
 
 def _write_feature_table(site: Cohort, store: FeatureStore, path: Path) -> None:

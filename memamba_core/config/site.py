@@ -99,6 +99,9 @@ class FeatureFolder(Settings):
     """Name of the network (or table) that computed the features; all sites must agree."""
     magnification: float | None = Field(None, gt=0)
     """Objective magnification of the patches, for example 20."""
+    width: int | None = Field(None, ge=1, le=65_536)
+    """Width of a patch's features. None takes that of the first readable file. Under differential privacy a folder
+    needs it: otherwise one patient's file would decide what the site declares."""
     key: str = "case_id"
     """Slide-level tables only: the column that names the slide, or the patient if the values are case ids."""
     columns: str = r"^hif_\d+$"
@@ -245,7 +248,8 @@ class SiteConfig(Settings):
     approve: Literal["ask", "listed", "automatic"] | None = None
     """Approval of the coordinator's runs. `ask`: each run waits until the operator has typed `flower-client approve`.
     `listed`: runs in `listed_runs` need no approval, others wait as with `ask`. `automatic`: every run that the limits
-    allow takes place. `flower-client run` and `train` require one of the three; None is for other commands."""
+    allow takes place, and over several runs a hostile coordinator can read single patients, unless under differential
+    privacy. `flower-client run` and `train` require one of the three; None is for other commands."""
     listed_runs: tuple[ListedRun, ...] = ()
     """With `approve: listed`: the approved pairs of coordinator and settings. A pair covers every run with these
     settings: any fold, roster and number of runs."""

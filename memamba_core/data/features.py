@@ -84,7 +84,7 @@ class PatchFolder:
             _check_declared(path, fact, self.declared)
             if fact.num_patches and fact.width != self.width:
                 raise DataError(
-                    f"{path}: a patch has width {fact.width}, but {self.width} in {self.width_source}. They "
+                    f"{path}: a patch has width {fact.width}, but {self.width} in {self._width_source()}. They "
                     "come from different encoders; extract all slides with one"
                 )
         return facts
@@ -128,6 +128,9 @@ class PatchFolder:
         slides = {self.files[slide]: slide for slide in record.slides if slide in self.files}
         return {slides[path]: slide_order(path)[places] for path, places in chosen}
 
+    def _width_source(self) -> str:
+        return "data.features.width" if self.declared.width is not None else str(self.width_source)
+
     def _chosen(
         self, record: PatientRecord, max_patches: int | None, rng: np.random.Generator | None
     ) -> list[tuple[Path, npt.NDArray[np.int64]]]:
@@ -145,11 +148,16 @@ class PatchFolder:
 def open_patch_folder(config: FeatureFolder, root: Path) -> PatchFolder:
     """Find the files of an encoder (`find_patch_files`) and its width, without reading features.
 
+    The width is the declared one, or that of the first readable file.
+
     Raises:
         DataError: no files are found, none of them is readable, or the first readable one has TRIDENT
             attributes that contradict the declared encoder or magnification.
     """
     files = find_patch_files(root / config.path, config.encoder, config.magnification)
+    at = "" if config.magnification is None else f"@{config.magnification:g}x"
+    if config.width is not None and files:  # no file is opened: what a site declares depends on none
+        return PatchFolder(f"{config.encoder}{at}", config.width, files, config, width_source=root / config.path)
     damaged: DataError | None = None
     for path in files.values():
         try:
@@ -159,7 +167,6 @@ def open_patch_folder(config: FeatureFolder, root: Path) -> PatchFolder:
             continue
         if facts.num_patches:
             _check_declared(path, facts, config)
-            at = "" if config.magnification is None else f"@{config.magnification:g}x"
             return PatchFolder(f"{config.encoder}{at}", facts.width, files, config, width_source=path)
     raise damaged or DataError(
         f"{root / config.path}: none of the {len(files)} files holds a patch. Check the tissue segmentation "
