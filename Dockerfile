@@ -1,8 +1,8 @@
 # Image for coordinator and sites: flower-server, flower-client, flower-simulate.
 # How to run it: docs/how_to/deployment.md.
 #
-#   docker build -t memamba-federated:0.2.0 .
-#   docker build -t memamba-federated:0.2.0-gpu --build-arg GPU=yes \
+#   docker build -t memamba-federated:0.3.0 .
+#   docker build -t memamba-federated:0.3.0-gpu --build-arg GPU=yes \
 #     --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
 #
 # BASE_IMAGE   Debian, with or without python3.11; without it Debian's own is installed
@@ -61,7 +61,7 @@ RUN --mount=type=bind,from=build,source=/build/tools,target=/build/tools \
 COPY --chmod=755 deploy/image/entrypoint.sh /opt/memamba/bin/entrypoint
 
 ARG BASE_IMAGE
-ARG VERSION=0.2.0
+ARG VERSION=0.3.0
 LABEL org.opencontainers.image.title="memamba-federated" \
       org.opencontainers.image.description="Federated ME-Mamba: coordinator and site client" \
       org.opencontainers.image.version="${VERSION}" \
