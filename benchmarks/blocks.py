@@ -49,19 +49,22 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", action="store_true", help="also train with blocks and without")
+    parser.add_argument("--smallest", type=int, help="fewest patients of a block (default: as in a site.yaml)")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     if not tables_are_here():
         return
-    print_blocks()
+    print_blocks(options.smallest)
     if options.train:
         print_c_index(options.seeds)
 
 
-def print_blocks() -> None:
+def print_blocks(fewest: int | None = None) -> None:
     """Print how many sites of each cohort have how many blocks, with the smallest of a site that answers alone."""
     smallest = SmallestBlock.of(DisclosureConfig())
+    if fewest is not None:
+        smallest = replace(smallest, patients=fewest)
     print(f"| cohort | sites | {' | '.join(f'{n} blocks' for n in range(6))} | patients in a site with two or more |")
     print("|---|---|" + "---|" * 7)
     for cohort in COHORTS:
