@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def print_blocks(fewest: int | None = None) -> None:
-    """Print how many sites of each cohort have how many blocks, with the smallest of a site that answers alone."""
+    """Print how many sites of each cohort have how many blocks, with the thresholds of a site that answers alone."""
     smallest = SmallestBlock.of(DisclosureConfig())
     if fewest is not None:
         smallest = replace(smallest, patients=fewest)
