@@ -213,6 +213,7 @@ def widen_features(site):
             features = file["features"][()]
             del file["features"]
             file["features"] = np.concatenate([features, features], axis=1)
+    change_settings(site, lambda settings: settings["data"]["features"].update(width=10))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.deployment import BIN
-from fixtures.federation import GENES_ONLY, experiment_overrides, tiny
+from fixtures.federation import GENES_ONLY, Federation, experiment_overrides, tiny
 from fixtures.kit import ENVIRONMENT, call, unpack_kit
 from fixtures.network import Host, Line
 from safetensors.numpy import load_file
@@ -55,11 +55,9 @@ def exported_sites(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """Final weights of the simulation."""
-    folder = tmp_path_factory.mktemp("simulation") / "out"
-    call(BIN / "flower-simulate", *OVERRIDES, f"output_dir={folder}")
-    return load_file(folder / "model.safetensors")
+def undisturbed():
+    """Final weights of the same sites in one process; they answer as over a network."""
+    return Federation(OVERRIDES, strict=True).train().weights
 
 
 class Network:
