@@ -174,10 +174,13 @@ def _run(options: argparse.Namespace) -> ExitCode:
         open_logs(options.log_format, state)
     except OSError as error:
         raise ConfigError(f"{state}: the private log cannot be written to this folder ({error.strerror})") from None
+    from .approval.policy import describe_policy
     from .service import run_connector, run_executor, run_together
     from .state_lock import only_client
 
     try:
+        if state is not None:
+            describe_policy(config)  # before the lock, so that a missing `approve` is reported first
         with nullcontext() if state is None else only_client(state):
             if options.part == "connect":
                 run_connector(config, _host_and_port(options.runtime))

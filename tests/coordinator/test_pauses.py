@@ -181,7 +181,7 @@ def test_a_site_that_is_cut_off_is_waited_for_if_it_is_needed(federation):
 
 def test_a_site_that_is_cut_off_costs_rounds_if_it_is_not_needed(federation):
     federation.start_sites("site-01", "site-02")
-    settings = ("federation.min_results=1", "federation.num_rounds=500")
+    settings = ("federation.min_results=1", "federation.num_rounds=100")
     federation.start_run(*run_of(federation, "spare", *settings))
     federation.wait_for("coordinator", "round 1 of 500 done: 2 of 2 sites", 400)
     (supernode,) = descendants(federation.processes["site-02"].pid)[1:]
