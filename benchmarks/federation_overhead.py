@@ -195,7 +195,7 @@ def measure(num_sites: int, work: float, rounds: int, strategy: str) -> dict[str
         `processor_seconds` (the doubles sleep, so this is the overhead on an idle machine) and `peak_bytes` so far;
         `total_peak_bytes` at the end. Bytes exclude those that the process held before.
     """
-    overrides = (*MODEL, f"strategy={strategy}", f"federation.num_rounds={rounds + 1}")
+    overrides = (*MODEL, f"strategy={strategy}", f"federation.num_rounds={rounds + 1}", "federation.update_norm=null")
     experiment = compose_experiment(overrides)
     names = [f"site-{i + 1:02d}" for i in range(num_sites)]
     sites = {name: SiteDouble(name, work) for name in names}

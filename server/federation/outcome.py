@@ -59,7 +59,8 @@ class Trained(JsonModel):
             trained=dict(reply.trained),
             train_loss=reply.train_loss,
             incoming=SiteMetrics.from_metrics(reply),
-            update_norm=update_norm,
+            # nine digits: the last ones depend on the order in memory, in which a resumed run differs
+            update_norm=None if update_norm is None else float(f"{update_norm:.9g}"),
         )
 
 

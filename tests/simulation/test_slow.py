@@ -98,7 +98,7 @@ def test_worker_processes_give_the_weights_of_one_process(tmp_path):
 
 
 def test_a_worker_process_that_dies_costs_its_sites_one_round(tmp_path):
-    overrides = tiny(*GENES_ONLY, "federation.num_rounds=4", "workers=2")
+    overrides = tiny(*GENES_ONLY, "federation.num_rounds=4", "federation.min_results=1", "workers=2")
     config = compose_simulation(overrides)
     cohort = prepare_cohort(config)
     answered = []
