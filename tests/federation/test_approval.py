@@ -563,6 +563,6 @@ def test_a_site_that_does_not_approve_in_time_does_not_take_part(federation):
     assert "has not approved this run yet (waited 0 s, approval_wait_s)" in handshake.failures["site-01"].text
 
 
-def test_a_run_that_nobody_approves_ends_with_the_reason(federation):
+def test_a_run_without_approval_ends_with_the_reason(federation):
     with pytest.raises(FederationError, match="site-02: the site's operator has not approved this run yet"):
         perform_handshake(federation.grid(), federation.run(approval_wait_s=0.0), None, None, federation.grid().nodes)

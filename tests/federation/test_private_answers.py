@@ -171,7 +171,7 @@ def test_one_patient_without_a_modality_changes_no_count(missing, tmp_path, coho
 
 def test_facts_are_the_same_for_every_seed_fold_and_cohort(tmp_path, cohort):
     """Bands of a fold that the coordinator's seed chose gave the exact number of patients, and who is among them."""
-    told = set()
+    disclosed = set()
     for number, change in enumerate((None, without(patients_of(cohort)[2]), lambda cohort: cohort.subset([]))):
         federation = OneSite(tmp_path / str(number), change=change)
         (worker,) = federation.workers.values()
@@ -188,12 +188,12 @@ def test_facts_are_the_same_for_every_seed_fold_and_cohort(tmp_path, cohort):
                     config_digest=experiment.digest(),
                     fold=fold,
                 )
-                told.add(worker.facts(request).model_dump_json())
+                disclosed.add(worker.facts(request).model_dump_json())
         assert not Ledger.exists(ledger_folder(worker.site.config.state))
-    assert len(told) == 1
+    assert len(disclosed) == 1
 
 
-def test_a_site_of_nobody_answers_like_any_other(tmp_path, healthy):
+def test_a_site_without_patients_answers_like_any_other(tmp_path, healthy):
     assert without_values(run(tmp_path, lambda cohort: cohort.subset([]))) == without_values(healthy)
 
 

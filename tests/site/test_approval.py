@@ -208,7 +208,7 @@ def test_nothing_of_a_coordinator_moves_the_cursor_or_turns_the_line(site, bad):
     assert printable(f"a{bad}b").startswith("a?")
 
 
-def test_a_site_that_is_not_in_the_roster_is_told(site):
+def test_a_site_outside_the_roster_is_shown(site):
     assert "tss-55 is NOT among them" in " ".join(
         " ".join(describe_run(proposal(roster=("a",)), None, load_site_config(site()))).split()
     )
