@@ -1,5 +1,6 @@
 """Site: patients and policy. The policy limits what a coordinator may request, and the coordinator cannot change it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from .rare_values import suppress_rare_values
 
 __all__ = ["HASH_FOLDS", "Site", "open_site"]
 
+_log = logging.getLogger(__name__)
 HASH_FOLDS = 5
 """Number of folds of a cohort without fold assignments: a hash of seed, site and case id decides."""
 
@@ -199,4 +201,7 @@ def open_site(config: SiteConfig) -> Site:
             "width: 1024. The width must be declared: taken from a file, it would depend on one patient"
         )
     registry = None if config.state is None else CohortRegistry(config.state, SmallestBlock.of(config.disclosure))
-    return Site(config, load_cohort(config.data), registry)
+    cohort = load_cohort(config.data)
+    if cohort.doubts:
+        _log.warning("%d doubts about the data; `flower-client doctor` shows them", len(cohort.doubts))
+    return Site(config, cohort, registry)

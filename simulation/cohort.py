@@ -184,7 +184,7 @@ def _count_grouped(
 
 def _doubts(cohort: Cohort, data: SiteDataConfig) -> tuple[str, ...]:
     """Return warnings about the tables: patients who are left out, a unit of time that is implausible."""
-    doubts = []
+    doubts = [str(doubt) for doubt in cohort.doubts]
     left_out = len(read_clinical(data.clinical, data.root)) - len(cohort.records)
     if left_out:
         doubts.append(

@@ -34,6 +34,8 @@ def check_data(site: Site) -> Iterator[Finding]:
     """
     yield from _patients(site)
     yield from _genes(site.cohort)
+    for doubt in site.cohort.doubts:
+        yield warning(doubt.check, doubt.text, doubt.remedy)
     sizes = _Sizes.of(site.cohort)
     yield from _slides(site.cohort, sizes)
     if site.config.privacy is None:

@@ -6,6 +6,7 @@ Modules from the bottom up:
 * `clinical` (patients, times, events: the one place where a censoring column becomes `event`), `genomics` (molecular
   columns and their groups), `patch_files` and `feature_layouts` (the files of an encoder and their folders);
 * `features` and `slide_tables`, the two kinds of `FeatureStore`;
+* `doubt`, a suspicion about the files with its evidence, which readers collect for the people of the site;
 * `records`, the classes of patients and cohorts, and `manifest`, which joins all tables into a `Cohort`;
 * `synthetic`, which generates a cohort whose risk is known.
 

@@ -7,6 +7,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from memamba_core.data.doubt import Doubt
 from memamba_core.errors import DataError
 from memamba_core.patient import Bag
 
@@ -108,12 +109,14 @@ class Cohort:
         features: bags of patches or slide vectors, None without features.
         has_folds: True if a fold table, split files or the simulation assigned the test folds. A patient whose `fold`
             is None is then neither trained on nor tested. False: a site draws the folds by a hash (`client.site`).
+        doubts: what the files hold that may be a mistake; a subset keeps the doubts of the whole.
     """
 
     records: tuple[PatientRecord, ...]
     genes: GeneTable | None = None
     features: FeatureStore | None = None
     has_folds: bool = False
+    doubts: tuple[Doubt, ...] = ()
 
     def subset(self, case_ids: Collection[str]) -> Self:
         """Return the patients with these case ids, in the order of this cohort."""
