@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ class SlideTable:
 
     def has(self, record: PatientRecord) -> bool:
         """Return True if a row of the patient or of one of the slides holds a value."""
-        return bool(self._rows_of(record))
+        return bool(self.rows_of(record))
 
     def load(
         self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
@@ -70,7 +70,7 @@ class SlideTable:
         Returns:
             float32 vectors without coordinates, or None if the table holds no value of the patient.
         """
-        rows = self._rows_of(record)
+        rows = self.rows_of(record)
         if not rows:
             return None
         chosen = choose_rows(len(rows), max_patches, rng)
@@ -78,9 +78,14 @@ class SlideTable:
 
     def fingerprint(self, record: PatientRecord) -> bytes:
         """Return the values of the patient's rows, as `FeatureStore.fingerprint` describes."""
-        return self.values_SF[list(self._rows_of(record))].tobytes()
+        return self.values_SF[list(self.rows_of(record))].tobytes()
 
-    def _rows_of(self, record: PatientRecord) -> tuple[int, ...]:
+    def with_values(self, values_SF: npt.NDArray[np.float32]) -> "SlideTable":
+        """Return the table with other values in the same rows and columns."""
+        return replace(self, values_SF=values_SF)
+
+    def rows_of(self, record: PatientRecord) -> tuple[int, ...]:
+        """Return the rows of the patient: those of the slides, or those under the case id."""
         by_slide = tuple(row for slide in record.slides for row in self.rows_of_slide.get(slide, ()))
         return by_slide or self.rows_of_case.get(record.case_id, ())
 
