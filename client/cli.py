@@ -6,6 +6,7 @@ Torch and Flower are imported after the arguments are parsed, so that `--help` a
 import argparse
 import logging
 import os
+import re
 import shutil
 import sys
 from contextlib import nullcontext
@@ -96,8 +97,16 @@ def _parser() -> argparse.ArgumentParser:
         part = commands.add_parser(name, help=help_text)
         _takes_site(part)
         part.add_argument("run", metavar="RUN", help="name of the run")
-        part.add_argument("--yes", action="store_true", help="decide without a question")
-        part.set_defaults(command=_decide, verdict=verdict)
+        part.set_defaults(command=_decide, verdict=verdict, digest=None, yes=False)
+        if verdict == "refused":
+            part.add_argument("--yes", action="store_true", help="refuse without a question")
+        else:
+            part.add_argument(
+                "--digest",
+                metavar="DIGITS",
+                help="approve without a question, if the digest of the terms begins with these 8 or more digits; "
+                "`flower-client runs` shows it",
+            )
 
     predict = commands.add_parser(
         "predict",
@@ -155,6 +164,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _takes_site(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("site", type=Path, metavar="site.yaml", help="settings of the site")
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{8,64}", text):
+        raise ConfigError(
+            f"--digest is {text!r}; expected 8 to 64 hexadecimal digits, as `flower-client runs` shows them"
+        )
+    return text.lower()
 
 
 def _keygen(options: argparse.Namespace) -> ExitCode:
@@ -233,7 +250,9 @@ def _decide(options: argparse.Namespace) -> ExitCode:
 
     config = load_site_config(options.site)
     state = _state(config, existing=True)
-    for line in decide_run(config, state, options.site, options.run, options.verdict, sure=options.yes):
+    digest = None if options.digest is None else _digest(options.digest)
+    decided = decide_run(config, state, options.site, options.run, options.verdict, digest=digest, sure=options.yes)
+    for line in decided:
         print(line, flush=True)
     return ExitCode.DONE
 

@@ -223,7 +223,7 @@ class ListedRun(Settings):
     coordinator: str = Field(pattern=r"^([0-9A-F]{2}:){31}[0-9A-F]{2}$")
     """Fingerprint of the coordinator's authority (`ca.crt`), as `flower-client doctor` shows it: `AB:CD:...`."""
     settings: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Digest of the settings, as `flower-server run` and `flower-client runs` show it."""
+    """Digest of the settings, as `flower-server run` and `flower-client runs site.yaml RUN` show it."""
 
 
 class SiteConfig(Settings):
