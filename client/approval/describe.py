@@ -145,7 +145,7 @@ def _leaving(proposal: Proposal, experiment: Experiment, config: SiteConfig) -> 
         from .budget import describe_budget  # torch takes seconds to import
 
         yield "each round", "weights with noise (differential privacy), no loss, no count", 1
-        yield "epsilon", describe_budget(experiment, config), 2
+        yield "epsilon", describe_budget(experiment, config, proposal.terms.run_id), 2
     else:
         yield "each round", "weights WITHOUT noise, numbers of patients as bands, a rounded loss", 1
     tests = proposal.terms.fold >= 0 and not isinstance(experiment.privacy, DPSGDConfig)

@@ -162,19 +162,19 @@ def test_the_largest_run_fits_on_a_screen(site, privacy):
 def test_the_cost_under_differential_privacy(site):
     config = load_site_config(site(privacy={"max_epsilon": 8.0, "delta": 1e-5, "bands": BANDS}))
     text = " ".join(" ".join(describe_run(proposal("privacy=dp_sgd"), None, config)).split())
-    assert re.search(r"this run 7\.9\d, spent so far 0\.00, after it 7\.9\d of at most 8 \(delta 1e-05\)", text)
+    assert re.search(r"this run 7\.9\d, spent 0\.00, after it 7\.9\d of 8 \(delta 1e-05\)", text)
     assert "weights with noise" in text
     assert "WITHOUT" not in text
     config = load_site_config(site(privacy={"max_epsilon": 2.0, "delta": 1e-5, "bands": BANDS}))
-    assert "ABOVE the cap" in " ".join(describe_run(proposal("privacy=dp_sgd"), None, config))
+    assert "ABOVE the cap" in " ".join(" ".join(describe_run(proposal("privacy=dp_sgd"), None, config)).split())
 
 
 @pytest.mark.parametrize(
     ("first", "rounds", "words"),
     [
-        (8, 1, "after it 5.35 of at most 8 (delta 1e-05); NO round fits: the ledger is for other noise"),
-        (6, 5, "after it 7.56 of at most 8 (delta 1e-05); ABOVE the cap: the last rounds will be refused"),
-        (3, 5, "of at most 8 (delta 1e-05) "),
+        (8, 1, "after it 5.35 of 8 (delta 1e-05); NO round fits: the ledger is for other noise"),
+        (6, 5, "after it 7.56 of 8 (delta 1e-05); ABOVE the cap: last rounds refused"),
+        (3, 5, " of 8 (delta 1e-05) "),
     ],
 )
 def test_a_second_run_is_described_as_the_ledger_will_treat_it(site, first, rounds, words):
@@ -187,6 +187,40 @@ def test_a_second_run_is_described_as_the_ledger_will_treat_it(site, first, roun
     second = proposal("privacy=dp_sgd", "privacy.epsilon=4", run_id="second")
     text = " ".join(" ".join(describe_run(second, None, config)).split())
     assert words in text
+
+
+@pytest.mark.parametrize(
+    ("charged", "words"),
+    [
+        (0, r"this run 7\.9\d, spent 0\.00, after it 7\.9\d"),
+        (3, r"this run 7\.9\d \(3 of 4 rounds charged\), spent [3-7]\.\d\d, after it 7\.9\d"),
+        (4, r"this run 7\.9\d \(4 of 4 rounds charged\), spent 7\.9\d, after it 7\.9\d"),
+    ],
+)
+def test_a_run_that_asks_again_in_its_middle_is_not_counted_twice(site, charged, words):
+    config = load_site_config(site(privacy={"max_epsilon": 8.0, "delta": 1e-5, "bands": BANDS}))
+    overrides = ("privacy=dp_sgd", "federation.num_rounds=4")
+    plan = plan_of(compose_experiment(overrides))
+    ledger = Ledger(ledger_folder(config.state), config.name, 1e-5)
+    for number in range(1, charged + 1):
+        ledger.charge("luad", number, plan.step, plan.steps_per_round, 8.0, plan.num_steps)
+    text = " ".join(" ".join(describe_run(proposal(*overrides), None, config)).split())
+    assert re.search(words + r" of 8 \(delta 1e-05\) at the end", text), text
+
+
+def test_the_longest_line_of_the_budget_is_not_cut(site):
+    config = load_site_config(site(privacy={"max_epsilon": 7.5, "delta": 1e-5, "bands": BANDS}))
+    plan = plan_of(compose_experiment(("privacy=dp_sgd", "privacy.epsilon=4")))
+    ledger = Ledger(ledger_folder(config.state), config.name, 1e-5)
+    ledger.charge("first", 1, plan.step, plan.num_steps, 7.5, plan.num_steps)
+    overrides = ("privacy=dp_sgd", "federation.num_rounds=1000")
+    plan = plan_of(compose_experiment(overrides))
+    for number in range(1, 101):
+        ledger.charge("luad", number, plan.step, plan.steps_per_round, 7.5, plan.num_steps)
+    text = " ".join(" ".join(describe_run(proposal(*overrides), None, config)).split())
+    assert re.search(
+        r"\(100 of 1000 rounds charged\).* of 7\.5 \(delta 1e-05\); ABOVE the cap: last rounds refused at the", text
+    )
 
 
 def test_what_changed_since_the_last_approval_is_named(site):
