@@ -192,10 +192,13 @@ def _run(options: argparse.Namespace) -> ExitCode:
     except OSError as error:
         raise ConfigError(f"{state}: the private log cannot be written to this folder ({error.strerror})") from None
     from .approval.policy import describe_policy
+    from .doctor.permissions import refuse_open_files
     from .service import run_connector, run_executor, run_together
     from .state_lock import only_client
 
     try:
+        for warning in refuse_open_files(options.site, config):
+            support_log.warning("%s", warning)
         if state is not None:
             describe_policy(config)  # before the lock, so that a missing `approve` is reported first
         with nullcontext() if state is None else only_client(state):
