@@ -217,13 +217,25 @@ class CoordinatorAddress(Settings):
         return host.strip("[]"), int(port)
 
 
+def _check_fingerprint(text: str) -> str:
+    if not re.fullmatch(r"([0-9A-F]{2}:){31}[0-9A-F]{2}", text):
+        raise ValueError("Wanted 32 pairs of digits, AB:CD:...; copy them from `flower-client doctor site.yaml`")
+    return text
+
+
+def _check_digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError("Wanted 64 hexadecimal digits; copy them from `flower-client runs site.yaml RUN`")
+    return text
+
+
 class ListedRun(Settings):
     """Settings of runs that the operator approves in advance, from one coordinator."""
 
-    coordinator: str = Field(pattern=r"^([0-9A-F]{2}:){31}[0-9A-F]{2}$")
+    coordinator: Annotated[str, AfterValidator(_check_fingerprint)]
     """Fingerprint of the coordinator's authority (`ca.crt`), as `flower-client doctor` shows it: `AB:CD:...`."""
-    settings: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Digest of the settings, as `flower-server run` and `flower-client runs` show it."""
+    settings: Annotated[str, AfterValidator(_check_digest)]
+    """Digest of the settings, as `flower-server run` and `flower-client runs site.yaml RUN` show it."""
 
 
 class SiteConfig(Settings):

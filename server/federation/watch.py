@@ -69,5 +69,5 @@ def _loss_jump(record: RoundRecord, before: Sequence[RoundRecord]) -> str | None
     return (
         f"round {record.server_round}: the training loss is {record.train_loss:.3g}, {lowest:.3g} in round "
         f"{best_round}: the model of round {damaged} may be damaged. metrics.jsonl has the norm of each site's update; "
-        "docs/how_to/coordinator.md says how to go back by a round or two"
+        "docs/how_to/coordinator.md says what to do"
     )

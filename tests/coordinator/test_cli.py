@@ -241,3 +241,9 @@ def test_a_run_that_a_site_missed_has_an_exit_code_of_its_own(federation, call, 
     assert ("missing: site-02 (1 of 1 rounds)" in said) == lies
     assert "\n1 rounds, " in said
     assert f"loss of the final model: {summary.closing_evaluation.loss:.3f}, of " in said
+    ended = "round 2: the privacy budget of every site that was asked is spent; the model of round 1 is final"
+    summary = summary.model_copy(update={"ended_early": ended, "warnings": (*summary.warnings, ended)})
+    code, said = call("run", "agreement.gene_groups=kind")
+    assert code == ExitCode.INCOMPLETE
+    assert said.endswith(f"\nended early: {ended}\n")
+    assert said.count(ended) == 1

@@ -246,6 +246,18 @@ def test_the_limit_is_for_training_alone(serve):
     assert not tasks.answers[0][0].has_error()
 
 
+def test_a_run_that_waits_for_approval_has_one_line_until_another_answer_leaves(serve, tmp_path):
+    def app(request, context):
+        if request.content["fields"]["run-id"] == "run-1":
+            return honest(request, context)
+        return Message(Error(code=Refusal.PENDING.code, reason=Refusal.PENDING.text), reply_to=request)
+
+    waits = [message(content=RecordDict({"fields": ConfigRecord({"run-id": "second"})})) for _ in range(4)]
+    tasks = serve(app, *waits[:3], message(), message(), waits[3])
+    assert [lines for _, lines in tasks.answers] == [1, 1, 1, 2, 3, 4]
+    assert [record.run_id for record in EgressLog(tmp_path).read()] == ["second", "run-1", "run-1", "second"]
+
+
 def test_being_stopped_is_answered(serve, interrupts):
     def stopped(request, context):
         interrupts.stop()
