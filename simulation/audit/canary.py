@@ -41,7 +41,7 @@ QUIET_ROUNDS = (1, 1, 1, 1, 1, 10)
 """Steps in each round of a site without patients, and of a site with one: most of these steps draw no patient."""
 DELTA = 1e-5
 _SMALL = {"d_state": 2, "group_hidden": 4}
-_WIDTHS = (8, 16, 32, 64, 128, 256)
+_WIDTHS = (8, 64, 512)
 """Widths of the audited model. The step treats parameters alike, and a small model has the tensors of a large one. The
 last layers alone need a wider model for the same number of canaries."""
 _INTERVAL = 1.96

@@ -159,10 +159,10 @@ class CanaryModel(MEMamba):
             if values.any():  # a parameter that the direction does not reach has no gradient
                 used.append(parameter)
                 parts.append(torch.from_numpy(values).view_as(parameter).to(parameter))
+        zero = self.trained[0].new_zeros(())
         for parameter in self.frozen():
             used.append(parameter)
-            parts.append(parameter.new_tensor(length).expand_as(parameter))
-        zero = self.trained[0].new_zeros(())
+            parts.append((zero + length).expand_as(parameter))
         logits_BK = torch.zeros(1, self._spec.num_bins).to(zero)
         logits_BK[0, 0] = -_Linear.apply(parts, *used)  # type: ignore[no-untyped-call]
         return ModelOutput(logits_BK, zero, zero, {})

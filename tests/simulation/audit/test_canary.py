@@ -183,9 +183,10 @@ def test_a_round_without_patients_is_noise_of_the_claimed_spread(overrides):
 
 
 @pytest.mark.parametrize("overrides", [LAST_LAYERS, ALL], ids=NAMES.get)
-def test_the_trained_parameters_are_those_of_the_run(overrides):
+@pytest.mark.parametrize("num_canaries", [100, 500])
+def test_the_trained_parameters_are_those_of_the_run(overrides, num_canaries):
     """The model is widened until each canary has two coordinates: the last layers of a narrow model have 33."""
-    model = canary._build_model(experiment(*overrides), SPEC, 100)
+    model = canary._build_model(experiment(*overrides), SPEC, num_canaries)
     wanted = list(model.parameters()) if overrides else model.last_layers()
     assert [id(p) for p in model.trained] == [id(p) for p in wanted]
-    assert sum(p.numel() for p in model.trained) >= 200
+    assert sum(p.numel() for p in model.trained) >= 2 * num_canaries
