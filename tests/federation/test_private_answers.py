@@ -8,6 +8,7 @@ import pytest
 import torch
 from fixtures.private_answers import THREE_EXPERTS, OneSite, without_values
 from fixtures.private_federation import BANDS, PRIVATE, PrivateFederation, a_training_request, refusal
+from fixtures.requests import facts_request
 
 pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
 
@@ -18,7 +19,7 @@ from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError, DataError
 from memamba_core.privacy.ledger import Ledger
 from memamba_core.training.trainer import training_loss
-from memamba_core.wire.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, package_version
+from memamba_core.wire.protocol import Refusal
 
 SETTINGS = (*THREE_EXPERTS, "privacy.trained=all", "training.max_patches=null")
 
@@ -189,14 +190,7 @@ def test_facts_are_the_same_for_every_seed_fold_and_cohort(tmp_path, cohort):
         for seed in range(6):
             experiment = federation.config.experiment.model_copy(update={"seed": seed})
             for fold in range(-1, 5):
-                request = FactsRequest(
-                    protocol=PROTOCOL_VERSION,
-                    package=package_version(),
-                    run_id=f"seed-{seed}-fold-{fold}",
-                    settings=experiment.to_json(),
-                    config_digest=experiment.digest(),
-                    fold=fold,
-                )
+                request = facts_request(experiment, f"seed-{seed}-fold-{fold}", fold)
                 disclosed.add(worker.facts(request).model_dump_json())
         assert not Ledger.exists(ledger_folder(worker.site.config.state))
     assert len(disclosed) == 1
@@ -229,14 +223,7 @@ def test_a_machine_that_can_compute_nothing_says_so_before_the_charge(tmp_path, 
 def test_a_run_with_a_larger_delta_is_refused_by_settings_alone(tmp_path):
     federation = PrivateFederation(tmp_path, budget=PRIVATE.model_copy(update={"delta": 1e-6}))
     run = federation.run()
-    request = FactsRequest(
-        protocol=PROTOCOL_VERSION,
-        package=package_version(),
-        run_id=run.run_id,
-        settings=run.experiment.to_json(),
-        config_digest=run.experiment.digest(),
-        fold=run.fold,
-    )
+    request = facts_request(run.experiment, run.run_id, run.fold)
     assert refusal(federation.workers[federation.sites[0]].facts, request) is Refusal.POLICY
 
 
