@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from memamba_core.config.compose import compose_experiment
+from memamba_core.config.compose import installed_experiment
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.guarded_settings import is_guarded
 from memamba_core.config.privacy import DPSGDConfig
@@ -68,7 +68,7 @@ def describe_run(
     ]
     if last is not None and (changes := _changes(terms, last.terms)):
         rows.append(("changed", f"since {printable(last.terms.run_id, 20)}: {', '.join(changes)}", 1))
-    changed = experiment.differences(compose_experiment())
+    changed = experiment.differences(installed_experiment())
     ordered = sorted(changed.items(), key=lambda item: (not is_guarded(item[0]), item[0]))  # the telling ones first
     settings = [f"{name}={printable(_value(value), _MAX_VALUE)}" for name, value in ordered]
     settings_digest = terms.settings if whole else terms.settings[:12]

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ __all__ = [
     "config_groups",
     "expand_sweep",
     "hydra_overrides",
+    "installed_experiment",
     "render_settings",
 ]
 
@@ -92,6 +94,12 @@ def compose_simulation(overrides: Sequence[str] = (), config_dir: Path | None = 
     if attacks is not None:
         raise ConfigError(f"{attacks} is a setting of an audit; expected `flower-simulate audit {attacks}`")
     return _simulation(_compose("simulate", overrides, config_dir))
+
+
+@cache
+def installed_experiment() -> Experiment:
+    """Return the installed settings; composing takes a tenth of a second, and a simulation has many sites."""
+    return compose_experiment()
 
 
 def compose_audit(overrides: Sequence[str] = (), config_dir: Path | None = None) -> SimulationConfig:

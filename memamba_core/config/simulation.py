@@ -252,10 +252,15 @@ class SimulationConfig(Settings):
 
     @model_validator(mode="after")
     def _audit_fits(self) -> Self:
-        """Refuse settings without effect in an audit, which cuts the cohort itself, in one process."""
+        """Refuse settings without effect in an audit, which cuts the cohort itself, and an audit without a claim."""
         unused = ("folds", "methods", "compare", "workers", "resume")
         given = [name for name in unused if getattr(self, name) != type(self).model_fields[name].default]
         if self.attacks is not None and given:
             them = "it" if len(given) == 1 else "them"
             raise ValueError(f"an audit has no use for {', '.join(given)}; leave {them} out")
+        if self.attacks is not None and self.attacks.names == ("canary",) and self.experiment.privacy.name == "none":
+            raise ValueError(
+                "attacks=canary compares the noisy step with the epsilon that a run claims, and privacy=none claims "
+                "none; set privacy=dp_sgd, or choose attacks=membership or attacks=inversion"
+            )
         return self

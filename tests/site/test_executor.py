@@ -7,6 +7,7 @@ import time
 
 import pytest
 from fixtures.federation import BLOCKS, GENES_ONLY, Federation, tiny
+from fixtures.requests import facts_request
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -18,13 +19,10 @@ from memamba_core.errors import TamperedLogError, UnreachableError
 from memamba_core.privacy.egress import EgressLog
 from memamba_core.wire.flower_records import from_records, to_records
 from memamba_core.wire.protocol import (
-    PROTOCOL_VERSION,
     AgreementReply,
     FactsReply,
-    FactsRequest,
     Phase,
     Refusal,
-    package_version,
 )
 
 PATIENT = "TCGA-2F-A9KO"
@@ -110,14 +108,7 @@ def test_an_answer_has_its_line_before_it_goes(serve):
 def test_a_real_site_is_served(serve):
     federation = Federation(tiny(*GENES_ONLY, *BLOCKS))
     run = federation.run()
-    request = FactsRequest(
-        protocol=PROTOCOL_VERSION,
-        package=package_version(),
-        run_id=run.run_id,
-        settings=run.experiment.to_json(),
-        config_digest=run.experiment.digest(),
-        fold=0,
-    )
+    request = facts_request(run.experiment, run.run_id, fold=0)
     worker = SiteWorker(federation.cohort.sites["site-01"])
     tasks = serve(build_client_app(lambda _context: worker), message(Phase.FACTS, to_records(request)))
     reply, _ = tasks.answers[0]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fixtures.strict_site import build_site, cohort_of, facts_request, statistics_request
+from fixtures.strict_site import build_site, cohort_of, opening_request, statistics_request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +51,7 @@ def test_the_carrier_of_a_rare_mutation_is_not_in_the_training_data(tmp_path):
     cohort = Cohort(plain.records, GeneTable(("RARE_mut", "COMMON_mut"), values))
     thresholds = DisclosureConfig(min_patients=4, min_events=2, min_round_patients=12)
     site = build_site(tmp_path / "state", cohort, thresholds)
-    SiteWorker(site).facts(facts_request())
+    SiteWorker(site).facts(opening_request())
     trained = site.training_cohort(-1, 0)
     assert np.isnan(trained.genes.values_NC[:, 0]).all()
     assert np.nansum(trained.genes.values_NC[:, 1]) == 12
@@ -87,7 +87,7 @@ def test_two_patients_who_differ_are_not_in_the_sums(tmp_path):
     cohort = Cohort(cohort_of(numbers).records, GeneTable(("RARE_rnaseq", "COMMON_rnaseq"), values))
     site = build_site(tmp_path / "state", cohort, DisclosureConfig(min_patients=4, min_events=2, min_round_patients=12))
     worker = SiteWorker(site)
-    facts = facts_request()
+    facts = opening_request()
     worker.facts(facts)
     genes = worker.statistics(statistics_request(facts, ("RARE_rnaseq", "COMMON_rnaseq"))).genes
     assert genes["count"].tolist() == [0.0, 24.0]
