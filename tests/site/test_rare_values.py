@@ -70,7 +70,7 @@ def test_a_rare_value_of_a_slide_table_is_not_in_the_training_data(tmp_path):
     table = SlideTable("hif", ("hif_1", "hif_2"), (), values, {slide: (row,) for slide, row in rows.items()}, {})
     thresholds = DisclosureConfig(min_patients=3, min_events=2, min_round_patients=12)
     site = build_site(tmp_path / "state", Cohort(records, features=table), thresholds)
-    SiteWorker(site).facts(facts_request())
+    SiteWorker(site).facts(opening_request())
     trained = site.training_cohort(-1, 0).features
     assert np.isnan(trained.values_SF[:, 0]).all()
     assert trained.values_SF[:, 1].tolist() == list(range(48))
