@@ -24,6 +24,10 @@ class ParquetSource:
     path: Path
     columns: tuple[str, ...]
 
+    @property
+    def separator(self) -> None:
+        """None: cells have no separator."""
+
     def read(self, columns: Sequence[str], *, numeric: bool) -> pa.Table:
         """Return the columns in the types of the file, as `TableSource.read` describes."""
         try:

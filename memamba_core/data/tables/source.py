@@ -1,4 +1,4 @@
-"""What a table format provides: the names of the columns, and the cells of some of them."""
+"""Protocol of the table formats: the names of the columns, and the cells of some of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,12 @@ class TableSource(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns, each once."""
+        """Names of the columns, as often as the file has them."""
+        ...
+
+    @property
+    def separator(self) -> str | None:
+        """Character between two cells; None if the format needs none."""
         ...
 
     def read(self, columns: Sequence[str], *, numeric: bool) -> pa.Table:

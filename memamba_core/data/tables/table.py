@@ -4,20 +4,25 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute
 
-from memamba_core.data.tables.cells import as_float32, as_text
+from memamba_core.data.tables.causes import TEXT
+from memamba_core.data.tables.cells import as_text
+from memamba_core.data.tables.number_columns import AMBIGUOUS, Notation, NumberColumn, read_exact, read_numbers
+from memamba_core.data.tables.numerals import DecimalMark
 from memamba_core.data.tables.rows import describe_rows
 from memamba_core.data.tables.source import TableSource
 from memamba_core.errors import DataError
 
 __all__ = ["Table"]
+
+MOST_DAYS = 40_000
+"""Days of the longest follow-up there can be, 110 years."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,13 @@ class Table:
         path: the file.
         columns: its column names, each once.
         source: reads the cells.
+        decimal_mark: declared notation of numbers; None finds it.
     """
 
     path: Path
     columns: tuple[str, ...]
     source: TableSource
+    decimal_mark: DecimalMark | None = None
 
     def require(self, column: str, setting: str | None = None) -> None:
         """Raise an error if the table has no such column.
@@ -83,7 +90,7 @@ class Table:
         trimmed = {}
         for column in columns:
             try:
-                trimmed[column] = pa.compute.utf8_trim_whitespace(as_text(cells[column])).to_pandas()
+                trimmed[column] = as_text(cells[column]).to_pandas()
             except pa.ArrowException:  # the text of this error may quote a cell
                 kind = cells[column].type
                 raise DataError(
@@ -98,26 +105,79 @@ class Table:
         """Return the columns as float32, one row per row and one column per name; NaN where not measured.
 
         Raises:
-            DataError: a column holds text or an infinite number; the first such column and its rows are named.
+            DataError: a column holds text, dates or the like, an infinite number, or numbers whose notation is
+                ambiguous; the first such column and its rows are named.
         """
         cells = self.source.read(columns, numeric=True)
+        found = read_numbers({column: cells[column] for column in columns}, self._notation())
         values_NC = np.empty((cells.num_rows, len(columns)), np.float32)
         for index, column in enumerate(columns):
-            numbers, bad = as_float32(cells[column])
-            remedy = "Write numbers with a decimal point, and leave cells without a measurement empty"
-            self.refuse(column, bad, "holds text that is no number", remedy)
+            self._refuse_fault(column, found[column])
             infinite = "holds an infinite number (or one too large for float32)"
-            self.refuse(column, np.isinf(numbers), infinite, "Leave cells without a measurement empty")
-            values_NC[:, index] = numbers
+            values_NC[:, index] = found[column].values
+            self.refuse(column, np.isinf(values_NC[:, index]), infinite, "Leave cells without a measurement empty")
         return values_NC
+
+    def times(self, column: str, unit: Literal["months", "days"]) -> npt.NDArray[np.float64]:
+        """Return a column of lengths of time in its unit, one per row; NaN where the cell is empty or any text.
+
+        A parquet file or workbook may hold differences of dates instead of numbers, if the unit is days.
+
+        Args:
+            column: name of the column.
+            unit: declared unit.
+
+        Raises:
+            DataError: the column holds dates, truth values, percent signs or the like, or numbers whose notation is
+                ambiguous: 137 days and 1.903.
+        """
+        cells = self.source.read([column], numeric=False)[column]
+        if pa.types.is_duration(cells.type):
+            valid = cells.is_valid().to_numpy()
+            what, remedy = (
+                f"is of type {cells.type}, a length of time,",
+                "Set time_unit to days, or export it as numbers",
+            )
+            self.refuse(column, valid if unit == "months" else np.zeros_like(valid), what, remedy)
+            days: npt.NDArray[np.float64] = (cells.to_pandas() / pd.Timedelta(days=1)).to_numpy(np.float64)
+            return days
+        found = read_exact(cells, self._notation(most=MOST_DAYS if unit == "days" else np.inf, counts=unit == "days"))
+        if found.fault is None or found.fault.what != TEXT:
+            self._refuse_fault(column, found)
+        if pa.types.is_floating(cells.type) and unit == "days" and self.decimal_mark is None:
+            self.refuse(column, _may_be_thousands(found.values), *AMBIGUOUS)
+        return found.values
 
     def binary_columns(self, columns: Sequence[str]) -> tuple[str, ...]:
         """Return the columns that hold only 0, 1 and empty cells, and at least one 0 or 1."""
         cells = self.source.read(columns, numeric=True)
+        read = read_numbers({column: cells[column] for column in columns}, self._notation())
         found = []
         for column in columns:
-            numbers, bad = as_float32(cells[column])
-            measured = numbers[~np.isnan(numbers)]
-            if measured.size and not bad.any() and bool(((measured == 0) | (measured == 1)).all()):
+            values = read[column].values
+            measured = values[~np.isnan(values)]
+            if measured.size and read[column].fault is None and bool(((measured == 0) | (measured == 1)).all()):
                 found.append(column)
         return tuple(found)
+
+    def _notation(self, *, most: float = np.inf, counts: bool = False) -> Notation:
+        return Notation(self.decimal_mark, self.source.separator, most, counts)
+
+    def _refuse_fault(self, column: str, found: NumberColumn) -> None:
+        if found.fault is not None:
+            self.refuse(column, found.fault.bad, found.fault.what, found.fault.remedy)
+
+
+def _may_be_thousands(days: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Return True for the rows whose number may have been a count of days with a mark between thousands.
+
+    A program that read 137 and 1.903 as numbers left 137.0 and 1.903: no day count over 999, and three decimals, of
+    which the last is 0 in one of ten.
+    """
+    parts = np.isfinite(days) & (days % 1 != 0)
+    if not parts.any() or np.nanmax(days) >= 1000 or (days[parts] * 1000 > MOST_DAYS).any():
+        return np.zeros(len(days), np.bool_)
+    thousands, hundreds = days[parts] * 1000, days[parts] * 100
+    three = np.abs(thousands - np.round(thousands)) < 1e-6
+    two = np.abs(hundreds - np.round(hundreds)) < 1e-6
+    return parts if three.all() and (~two).mean() >= 0.5 else np.zeros(len(days), np.bool_)
