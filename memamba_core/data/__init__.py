@@ -2,7 +2,7 @@
 
 Modules from the bottom up:
 
-* `tables` (named columns of a CSV or parquet file), `slide_names`, `row_choice` (which rows of a large bag to keep);
+* `tables` (named columns of a table file), `slide_names`, `row_choice` (which rows of a large bag to keep);
 * `clinical` (patients, times, events: the one place where a censoring column becomes `event`), `genomics` (molecular
   columns and their groups), `patch_files` and `feature_layouts` (the files of an encoder and their folders);
 * `features` and `slide_tables`, the two kinds of `FeatureStore`;

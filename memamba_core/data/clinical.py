@@ -25,7 +25,7 @@ EVENT_CODES = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True,
 def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
     """Read a site's patients, without molecular data and fold.
 
-    The table (CSV, CSV.gz or parquet) has one row per patient, or one row per slide with the patient's row
+    The table has one row per patient, or one row per slide with the patient's row
     repeated. Columns are named by `config`: the patient's identifier; the follow-up time in months or days,
     zero or more; the event or its censoring as 0/1 (or true/false); optionally slide names (with or without
     folder and extension, a list joined by `;`) and the tissue source site. All other columns are ignored.
@@ -42,7 +42,7 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
             event is neither 0 nor 1; a patient has several rows that name no further slide, or that differ in time,
             event or tissue source site; a slide is listed twice.
     """
-    table = open_table(root / config.file)
+    table = open_table(root / config.file, config)
     columns = {"case_id": config.case_id, "time": config.time, "event": config.event}
     columns |= {} if config.slides is None else {"slides": config.slides}
     columns |= {} if config.tss is None else {"tss": config.tss}
@@ -80,8 +80,8 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
 def _parse_months(table: Table, text: "pd.Series[str]", config: ClinicalTable) -> npt.NDArray[np.float64]:
     """Return the follow-up of each row in months."""
     remedy = f"Write the time to the event or the last visit in {config.time_unit}, or take the row out"
-    times = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
     table.refuse(config.time, text == "", "is empty", remedy)
+    times = table.times(config.time, config.time_unit)
     table.refuse(config.time, ~np.isfinite(times), "is not a finite number", remedy)
     table.refuse(config.time, times < 0, "is negative", remedy)
     return times / DAYS_PER_MONTH if config.time_unit == "days" else times

@@ -15,7 +15,7 @@ from memamba_core.data.patch_files import PATCH_SUFFIXES, PatchFileFacts, inspec
 from memamba_core.data.records import FeatureStore, PatientRecord
 from memamba_core.data.row_choice import choose_rows
 from memamba_core.data.slide_tables import open_slide_table
-from memamba_core.data.tables import TABLE_SUFFIXES
+from memamba_core.data.tables import is_table
 from memamba_core.errors import DataError
 from memamba_core.patient import Bag
 
@@ -33,7 +33,7 @@ def open_features(config: FeatureFolder, root: Path) -> FeatureStore:
         DataError: the features are absent or differ from the declaration.
     """
     path = root / config.path
-    if path.name.endswith(TABLE_SUFFIXES):
+    if is_table(path.name):
         return open_slide_table(config, root)
     if path.is_file() and path.suffix in PATCH_SUFFIXES:
         raise DataError(

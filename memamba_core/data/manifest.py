@@ -97,7 +97,7 @@ def _check_features(records: list[PatientRecord], features: FeatureStore, config
 
 def _join_folds(records: list[PatientRecord], config: FoldTable, root: Path) -> list[PatientRecord]:
     """Return the records with their test fold; None for patients who are not in the table."""
-    table = open_table(root / config.file)
+    table = open_table(root / config.file, config)
     table.require(config.case_id, "data.folds.case_id")
     table.require(config.fold, "data.folds.fold")
     text = table.text([config.case_id, config.fold])

@@ -94,7 +94,7 @@ def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
     """Read a slide-level table. A row without a value counts as absent.
 
     Args:
-        config: `path` names the table (CSV, CSV.gz or parquet), `key` the column of slide names or case ids
+        config: `path` names the table, `key` the column of slide names or case ids
             (several rows of one patient are several slides), `columns` is a regular expression of the feature
             columns, `groups_file` the names that `build_families` sorts into families.
         root: folder that the files are relative to.
@@ -104,7 +104,7 @@ def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
         DataError: a file or column is missing, a key is empty, a cell is neither empty nor a finite number,
             or a feature column has no name in the groups file.
     """
-    table = open_table(root / config.path)
+    table = open_table(root / config.path, config)
     table.require(config.key, "data.features.key")
     try:
         pattern = re.compile(config.columns)
