@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from memamba_core.config.site import ClinicalTable
+from memamba_core.data.identifiers import canonical_column
 from memamba_core.data.records import PatientRecord
 from memamba_core.data.slide_names import slide_name
 from memamba_core.data.tables import Table, open_table
@@ -49,11 +50,11 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
     for setting, column in columns.items():
         table.require(column, f"data.clinical.{setting}")
     text = table.text(list(dict.fromkeys(columns.values())))
-    case_ids = text[config.case_id]
+    case_ids = canonical_column(text[config.case_id])
     table.refuse(config.case_id, case_ids == "", "is empty", "Write the patient's identifier, or take the row out")
     months = _parse_months(table, text[config.time], config)
     events = _parse_events(table, text[config.event], config)
-    codes = None if config.tss is None else text[config.tss].to_numpy(object)
+    codes = None if config.tss is None else canonical_column(text[config.tss]).to_numpy(object)
     repeated = case_ids.duplicated().to_numpy()
     if config.slides is None:
         remedy = "Keep one row per patient, or name the column of slides in data.clinical.slides"
