@@ -84,13 +84,13 @@ def advise(near: Sequence[NearMiss]) -> str:
 
 
 def describe_shapes(one: Collection[str], where_one: str, other: Collection[str], where_other: str) -> str:
-    """Return a clause on how the identifiers of two lists look, without showing any; '' where they have no one shape.
+    """Return a clause on how the identifiers of two lists look, without showing any; '' where it would say nothing.
 
     A digit is shown as 0, a capital as A, any other letter as a: `identifiers look like AAA-AA-0000 in clinical.csv and
     like 00 in genomics.csv`.
     """
     first, second = _shape(one), _shape(other)
-    if not first or not second:
+    if not first or not second or first == second:
         return ""
     return f"identifiers look like {first} in {where_one} and like {second} in {where_other}"
 

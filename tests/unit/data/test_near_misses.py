@@ -81,6 +81,7 @@ def test_how_identifiers_look_is_shown_without_one():
     shapes = describe_shapes(["SYN-AB-0001", "SYN-CD-0002"], "a.csv", ["7", "8", "19"], "b.csv")
     assert shapes == "identifiers look like `AAA-AA-0000` in a.csv and like `0` in b.csv"
     assert describe_shapes(["a", "b1", "c-2"], "a.csv", ["7"], "b.csv") == ""
+    assert describe_shapes(["P1"], "a.csv", ["Q2"], "b.csv") == ""
     assert describe_shapes([], "a.csv", ["7"], "b.csv") == ""
 
 
