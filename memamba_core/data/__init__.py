@@ -2,8 +2,8 @@
 
 Modules from the bottom up:
 
-* `identifiers` (their one form) and `slide_names`, `tables` (named columns of a CSV or parquet file), `row_choice`
-  (which rows of a large bag to keep);
+* `identifiers` (their one form) and `slide_names`, `tables` (named columns of a CSV or parquet file), `key_columns` (a
+  column of identifiers), `row_choice` (which rows of a large bag to keep);
 * `clinical` (patients, times, events: the one place where a censoring column becomes `event`), `genomics` (molecular
   columns and their groups), `patch_files` and `feature_layouts` (the files of an encoder and their folders);
 * `features` and `slide_tables`, the two kinds of `FeatureStore`;

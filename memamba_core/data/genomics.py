@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from memamba_core.config.site import GenomicsTable
-from memamba_core.data.identifiers import canonical_column
+from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.records import GeneTable
 from memamba_core.data.tables import open_table
 from memamba_core.errors import ConfigError, DataError
@@ -57,7 +57,7 @@ def read_genes(
     """
     table = open_table(root / config.file)
     table.require(config.case_id, "data.genomics.case_id")
-    case_ids = canonical_column(table.text([config.case_id])[config.case_id])
+    case_ids = parse_keys(table, config.case_id, table.text([config.case_id])[config.case_id])
     remedy = "Write the patient's identifier, or take the row out"
     table.refuse(config.case_id, case_ids == "", "is empty", remedy)
     remedy = "Keep one row per patient, for example the primary tumour"

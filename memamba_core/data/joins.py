@@ -5,15 +5,47 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from memamba_core.config.site import FeatureFolder, FoldTable, GenomicsTable
 from memamba_core.data.doubt import Doubt
 from memamba_core.data.features import PatchFolder
-from memamba_core.data.near_misses import advise, describe_near_misses, describe_shapes, find_near_misses
+from memamba_core.data.near_misses import (
+    advise,
+    count_twins,
+    describe_near_misses,
+    describe_shapes,
+    find_near_misses,
+)
 from memamba_core.data.records import FeatureStore, PatientRecord
 from memamba_core.data.slide_names import slide_name
 from memamba_core.data.slide_tables import SlideTable
 
-__all__ = ["explain_features", "explain_rows", "find_fold_doubts", "find_row_doubts", "find_slide_doubts"]
+__all__ = [
+    "explain_features",
+    "explain_rows",
+    "find_fold_doubts",
+    "find_row_doubts",
+    "find_slide_doubts",
+    "find_twin_doubts",
+]
 
 UNEXPLAINED_SHARE = 0.05
 """Share of the slides that may be without a file while other files match no slide; more is a doubt."""
+
+FEWEST_NUMBERED = 20
+"""Fewest patients of whom one should be in fold 0, if the folds are numbered from 0."""
+
+
+def find_twin_doubts(records: Sequence[PatientRecord], clinical: str) -> Iterator[Doubt]:
+    """Yield a doubt if patients of the clinical table would be one in another spelling.
+
+    Args:
+        records: patients of the clinical table.
+        clinical: its file.
+    """
+    for how, names, patients in count_twins([r.case_id for r in records]):
+        yield Doubt(
+            "identifiers",
+            f"{names} patients of {clinical} would be {patients} {how}: one patient may stand there several times",
+            "give all rows of a patient one identifier, unless these are different patients; a patient under two names "
+            "can be trained on and tested",
+        )
 
 
 def find_row_doubts(
@@ -46,7 +78,7 @@ def find_fold_doubts(
     config: FoldTable,
     clinical: str,
 ) -> Iterator[Doubt]:
-    """Yield a doubt if patients are in no fold.
+    """Yield a doubt if patients are in no fold, and one if the folds are numbered from 1.
 
     Args:
         records: patients of the clinical table.
@@ -55,6 +87,14 @@ def find_fold_doubts(
         config: settings of the fold table.
         clinical: file of the clinical table.
     """
+    numbers = {r.fold for r in kept if r.fold is not None}
+    if len(kept) >= FEWEST_NUMBERED and len(numbers) > 1 and numbers == set(range(1, len(numbers) + 1)):
+        yield Doubt(
+            "folds",
+            f"column {config.fold!r} of {config.file} numbers the folds from 1 to {len(numbers)}, and a run of fold 0 "
+            "tests no patient of this site",
+            "number the folds from 0, as the other sites do",
+        )
     unknown, _ = _differ(fold_of, [r.case_id for r in records])
     missing = {r.case_id for r in kept if r.case_id not in fold_of}
     if not missing:

@@ -12,8 +12,15 @@ from memamba_core.data.clinical import read_clinical
 from memamba_core.data.doubt import Doubt
 from memamba_core.data.features import open_features
 from memamba_core.data.genomics import read_genes
-from memamba_core.data.identifiers import canonical_column
-from memamba_core.data.joins import explain_features, explain_rows, find_fold_doubts, find_row_doubts, find_slide_doubts
+from memamba_core.data.joins import (
+    explain_features,
+    explain_rows,
+    find_fold_doubts,
+    find_row_doubts,
+    find_slide_doubts,
+    find_twin_doubts,
+)
+from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.records import Cohort, FeatureStore, GeneTable, PatientRecord
 from memamba_core.data.tables import open_table
 from memamba_core.errors import NoPatientsError
@@ -45,7 +52,7 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
     records = read_clinical(config.clinical, config.root)
     genes: GeneTable | None = None
     features: FeatureStore | None = None
-    doubts: list[Doubt] = []
+    doubts = list(find_twin_doubts(records, config.clinical.file))
     fold_of: dict[str, int] = {}
     if config.genomics is not None:
         records, genes = _join_genes(records, config.genomics, config.root, config.clinical, doubts)
@@ -119,11 +126,13 @@ def _join_folds(
     table.require(config.case_id, "data.folds.case_id")
     table.require(config.fold, "data.folds.fold")
     text = table.text([config.case_id, config.fold])
-    case_ids = canonical_column(text[config.case_id])
+    case_ids = parse_keys(table, config.case_id, text[config.case_id])
     folds = pd.to_numeric(text[config.fold], errors="coerce")
     bad = folds.isna() | (folds < 0) | (folds % 1 != 0)
     remedy = "Write the number of the test fold that holds the patient"
     table.refuse(config.fold, bad, "is not a whole number from 0 on", remedy)
+    remedy = "Write the patient's identifier, or take the row out"
+    table.refuse(config.case_id, case_ids == "", "is empty", remedy)
     remedy = "Keep one row per patient: each patient is in one test fold"
     table.refuse(config.case_id, case_ids.duplicated(), "repeats a patient", remedy)
     fold_of: dict[str, int] = dict(zip(case_ids, folds.astype(int).tolist(), strict=True))

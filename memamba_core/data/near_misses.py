@@ -11,10 +11,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from memamba_core.data.identifiers import canonical
 
-__all__ = ["NearMiss", "advise", "describe_near_misses", "describe_shapes", "find_near_misses"]
+__all__ = ["NearMiss", "advise", "count_twins", "describe_near_misses", "describe_shapes", "find_near_misses"]
 
 Pairs = dict[str, str]
 """Unknown identifier -> the missing one that it would match."""
@@ -65,6 +66,24 @@ def find_near_misses(unknown: Collection[str], missing: Collection[str]) -> tupl
             found.append(NearMiss(rule.how, rule.remedy, len(pairs), len(set(pairs.values()))))
             left -= pairs.keys()
             wanted -= set(pairs.values())
+    return tuple(found)
+
+
+def count_twins(names: Collection[str]) -> tuple[tuple[str, int, int], ...]:
+    """Count identifiers of one list that would be equal in another spelling: one patient may stand there twice.
+
+    Returns:
+        For each rule that makes identifiers equal: its phrase, their number, and the number that would remain.
+    """
+    found, left = [], set(names)
+    for how, change in _TWIN_RULES:
+        equal = defaultdict[str, list[str]](list)
+        for name in left:
+            equal[change(name) or name].append(name)
+        twins = [group for group in equal.values() if len(group) > 1]
+        if twins:
+            found.append((how, sum(map(len, twins)), len(twins)))
+        left = left.difference(*twins)
     return tuple(found)
 
 
@@ -187,7 +206,7 @@ def _without_accents(name: str) -> str:
 
 def _decoded(name: str) -> list[str]:
     """Return the name as it may have been before a program read it in another encoding."""
-    texts = [name]
+    texts = [name, canonical(unquote(name))]
     for encoding in () if name.isascii() else _OLD_ENCODINGS:
         for change in (
             lambda text, codec=encoding: text.encode(codec).decode("utf-8"),
@@ -261,3 +280,10 @@ _LAST_RULES = (
     ),
 )
 """For identifiers that no single change explains."""
+_TWIN_RULES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("ignoring case", str.casefold),
+    ("without leading zeros", _without_zeros),
+    ("as numbers", _as_number),
+    ("as the first 12 characters", lambda name: next(iter(_barcode(name)), "")),
+)
+"""Rules under which two different patients are hardly equal."""

@@ -2,7 +2,10 @@
 
 from memamba_core.data.identifiers import canonical
 
-__all__ = ["slide_name"]
+__all__ = ["listed_slide", "slide_name"]
+
+NO_SLIDE = frozenset({"-", "na", "n/a", "nan", "null", "none", "<na>", "#n/a"})
+"""What stands in a column of slides, in lower case, for a patient without one."""
 
 KNOWN_EXTENSIONS = frozenset().union(
     # OpenSlide, and what STAMP, CLAM and TRIDENT read through it or through CuCIM
@@ -17,6 +20,11 @@ KNOWN_EXTENSIONS = frozenset().union(
     {"h5", "hdf5", "hdf", "pt", "pth", "npy", "npz"},
 )
 """Extensions of slide scanners, of images and of feature files, in lower case."""
+
+
+def listed_slide(text: str) -> str:
+    """Return the name of a slide in a list (`slide_name`), '' for a mark that there is none, such as `NA`."""
+    return "" if canonical(text).casefold() in NO_SLIDE else slide_name(text)
 
 
 def slide_name(text: str) -> str:

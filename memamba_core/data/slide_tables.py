@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from memamba_core.config.site import FeatureFolder
-from memamba_core.data.identifiers import canonical_column
+from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.records import PatientRecord
 from memamba_core.data.row_choice import choose_rows
 from memamba_core.data.slide_names import slide_name
@@ -112,7 +112,7 @@ def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
             f"{table.path}: no column matches data.features.columns {config.columns!r}; the columns are "
             f"{', '.join(table.columns[:8])}, ... Set it to a regular expression of the feature columns"
         )
-    keys = canonical_column(table.text([config.key])[config.key])
+    keys = parse_keys(table, config.key, table.text([config.key])[config.key])
     remedy = "Set data.features.key to a column that names the slide or the patient in every row"
     table.refuse(config.key, keys == "", "is empty", remedy)
     families = () if config.groups_file is None else _read_families(root / config.groups_file, columns)

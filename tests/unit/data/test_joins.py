@@ -11,8 +11,10 @@ import pytest
 
 from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteDataConfig
 from memamba_core.data.features import LARGEST_EMPTY_FILE
+from memamba_core.data.joins import find_fold_doubts
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.patch_files import inspect_patch_file as inspect
+from memamba_core.data.records import PatientRecord
 from memamba_core.errors import DataError, NoPatientsError
 
 NUM = 8
@@ -162,6 +164,54 @@ def test_where_nobody_matches_the_error_gives_the_same_evidence(tmp_path, writte
     for word in words:
         assert word in str(caught.value)
     assert not any(name in str(caught.value).replace("`000`", "") for name in (*PATIENTS, *SLIDES))
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (("a1", "A1", "b1", "B1"), "4 patients of clinical.csv would be 2 ignoring case: one patient may"),
+        (("1", "001"), "2 patients of clinical.csv would be 1 without leading zeros"),
+        (("12", "12.0"), "2 patients of clinical.csv would be 1 as numbers"),
+        (("TCGA-2F-A9KO-01A", "TCGA-2F-A9KO-11A"), "2 patients of clinical.csv would be 1 as the first 12 characters"),
+    ],
+)
+def test_a_patient_under_two_names_is_a_doubt(tmp_path, names, text):
+    patients = (*names, *(f"Q{i}" for i in range(NUM - len(names))))
+    (doubt,) = load_cohort(make_site(tmp_path, patients, genes=patients, slides=None, files=None, folds=None)).doubts
+    assert doubt.text.startswith(text)
+
+
+def test_folds_that_are_numbered_from_1_are_a_doubt():
+    def doubts(numbers):
+        records = [PatientRecord(f"P{i}", 5.0, False, fold=fold) for i, fold in enumerate(numbers)]
+        folds = {r.case_id: r.fold for r in records}
+        return list(find_fold_doubts(records, records, folds, FoldTable(file="folds.csv"), "clinical.csv"))
+
+    (doubt,) = doubts([1, 2, 3, 4, 5] * 6)
+    assert "column 'fold' of folds.csv numbers the folds from 1 to 5" in doubt.text
+    for healthy in ([0, 1, 2] * 9, [1, 2, 3], [1] * 30, [2, 3] * 15, [1, 3] * 20):
+        assert doubts(healthy) == []
+
+
+@pytest.mark.parametrize("table", ["patients", "genes", "folds", "keys"])
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [("1.23457E+11", "scientific notation (as 1.2E+11), whose last digits are lost, in row 1"), ("nan", "is empty")],
+)
+def test_identifiers_that_a_program_lost_are_an_error(tmp_path, table, cell, words):
+    written = HEALTHY | {"files": None, "keys": PATIENTS}
+    written[table] = (cell, *PATIENTS[1:])
+    with pytest.raises(DataError) as caught:
+        load_cohort(make_site(tmp_path, **written))
+    assert words in str(caught.value)
+    assert "1.23457" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cell", ["nan", "NA", "-", "None", "#N/A", "\u00a0"])
+def test_what_stands_for_no_slide_is_none(tmp_path, cell):
+    cohort = load_cohort(make_site(tmp_path, slides=(cell, cell, *SLIDES[2:]), files=SLIDES[2:]))
+    assert [r.slides for r in cohort.records[:3]] == [(), (), (SLIDES[2],)]
+    assert cohort.doubts == ()
 
 
 @pytest.mark.parametrize(
