@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from memamba_core.config.site import SiteConfig
 from memamba_core.data.clinical import read_clinical
+from memamba_core.data.identifiers import canonical
 from memamba_core.data.records import Cohort
 from memamba_core.errors import ConfigError
 
@@ -58,7 +59,7 @@ def withdraw_patients(config: SiteConfig, case_ids: Sequence[str], *, confirmed:
         DataError: the tables do not match `site.yaml`.
     """
     _, registry = _open(config)
-    case_ids = tuple(dict.fromkeys(case_ids))
+    case_ids = tuple(dict.fromkeys(map(canonical, case_ids)))
     known = {record.case_id for record in read_clinical(config.data.clinical, config.data.root)}
     if unknown := [case_id for case_id in case_ids if case_id not in known and not registry.knows(case_id)]:
         raise ConfigError(

@@ -14,7 +14,7 @@ from memamba_core.config.site_privacy import SitePrivacy
 from memamba_core.data.clinical import read_clinical
 from memamba_core.data.features import PatchFolder
 from memamba_core.data.patch_files import inspect_patch_file
-from memamba_core.data.records import Cohort, PatientRecord
+from memamba_core.data.records import Cohort, FeatureStore, PatientRecord
 from memamba_core.errors import DataError, TamperedLogError
 
 from .dry_run import measure_dry_run, memory_available
@@ -125,7 +125,7 @@ def _slides(cohort: Cohort, sizes: _Sizes) -> Iterator[Finding]:
         f"{len(sizes.rows)} of {len(cohort.records)} patients; features {store.encoder}, {store.width} wide; median "
         f"bag {np.median(list(sizes.rows.values())):,.0f} patches, largest {largest:,d}",
     )
-    absent = [slide for r in cohort.records for slide in r.slides if not store.has(_alone(r, slide))]
+    absent = [slide for r in cohort.records for slide in r.slides if not _has_features(store, r, slide)]
     named = sum(len(r.slides) for r in cohort.records)
     if absent:
         yield warning(
@@ -227,5 +227,8 @@ def _dry_run(site: Site, sizes: _Sizes) -> Iterator[Finding]:
         yield ok("memory", text)
 
 
-def _alone(record: PatientRecord, slide: str) -> PatientRecord:
-    return replace(record, slides=(slide,))
+def _has_features(store: FeatureStore, record: PatientRecord, slide: str) -> bool:
+    """Return True if the slide has a file, also one without a patch, or a row of a slide-level table."""
+    if isinstance(store, PatchFolder):
+        return slide in store.files
+    return store.has(replace(record, slides=(slide,)))

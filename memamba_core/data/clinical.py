@@ -11,8 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from memamba_core.config.site import ClinicalTable
+from memamba_core.data.identifiers import canonical_column
+from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.records import PatientRecord
-from memamba_core.data.slide_names import slide_name
+from memamba_core.data.slide_names import listed_slide
 from memamba_core.data.tables import Table, open_table
 
 __all__ = ["DAYS_PER_MONTH", "read_clinical"]
@@ -49,11 +51,11 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
     for setting, column in columns.items():
         table.require(column, f"data.clinical.{setting}")
     text = table.text(list(dict.fromkeys(columns.values())))
-    case_ids = text[config.case_id]
+    case_ids = parse_keys(table, config.case_id, text[config.case_id])
     table.refuse(config.case_id, case_ids == "", "is empty", "Write the patient's identifier, or take the row out")
     months = _parse_months(table, text[config.time], config)
     events = _parse_events(table, text[config.event], config)
-    codes = None if config.tss is None else text[config.tss].to_numpy(object)
+    codes = None if config.tss is None else canonical_column(text[config.tss]).to_numpy(object)
     repeated = case_ids.duplicated().to_numpy()
     if config.slides is None:
         remedy = "Keep one row per patient, or name the column of slides in data.clinical.slides"
@@ -114,7 +116,7 @@ def _parse_slides(
     """Return case id -> names of the slides in the order of the table; a patient without a slide has no entry."""
     listed = pd.DataFrame({"case": case_ids, "slide": text.str.split(";"), "row": np.arange(len(text))})
     listed = listed.explode("slide", ignore_index=True)
-    listed["slide"] = listed["slide"].map(slide_name)
+    listed["slide"] = listed["slide"].map(listed_slide)
     named = listed[listed["slide"] != ""]
 
     silent = ~np.isin(np.arange(len(text)), named["row"])

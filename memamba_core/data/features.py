@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,9 @@ from memamba_core.errors import DataError
 from memamba_core.patient import Bag
 
 __all__ = ["PatchFolder", "open_features", "open_patch_folder"]
+
+LARGEST_EMPTY_FILE = 1 << 20
+"""A file without a patch has at most so many bytes: a header and attributes, which take some kilobytes."""
 
 
 def open_features(config: FeatureFolder, root: Path) -> FeatureStore:
@@ -63,10 +66,21 @@ class PatchFolder:
     width_source: Path
     columns: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
+    _empty: dict[str, bool] = field(default_factory=dict, repr=False)
 
     def has(self, record: PatientRecord) -> bool:
-        """Return True if any slide of the patient has a file; the file may hold no patch."""
-        return any(slide in self.files for slide in record.slides)
+        """Return True if any slide of the patient has a file with a patch; a file that cannot be read counts as one."""
+        return any(slide in self.files and not self.is_empty(slide) for slide in record.slides)
+
+    def is_empty(self, slide: str) -> bool:
+        """Return True if the slide has a file without a patch: no tissue was found. The first answer is kept.
+
+        Only small files are opened, because a share may hold 10,000 files.
+        """
+        if slide not in self._empty:
+            path = self.files.get(slide)
+            self._empty[slide] = path is not None and _holds_no_patch(path)
+        return self._empty[slide]
 
     def fingerprint(self, record: PatientRecord) -> bytes:
         """Return name and size of the patient's files, as `FeatureStore.fingerprint` describes."""
@@ -172,6 +186,13 @@ def open_patch_folder(config: FeatureFolder, root: Path) -> PatchFolder:
         f"{root / config.path}: none of the {len(files)} files holds a patch. Check the tissue segmentation "
         "and extract again"
     )
+
+
+def _holds_no_patch(path: Path) -> bool:
+    try:
+        return path.stat().st_size <= LARGEST_EMPTY_FILE and not inspect_patch_file(path).num_patches
+    except (DataError, OSError):  # reading the patient names the fault
+        return False
 
 
 def _check_declared(path: Path, facts: PatchFileFacts, declared: FeatureFolder) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from memamba_core.config.site import GenomicsTable
+from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.records import GeneTable
 from memamba_core.data.tables import open_table, refuse_genes_in_rows
 from memamba_core.errors import ConfigError, DataError
@@ -58,7 +59,7 @@ def read_genes(
     if not any(MOLECULAR.fullmatch(column) for column in table.columns):
         refuse_genes_in_rows(table)
     table.require(config.case_id, "data.genomics.case_id")
-    case_ids = table.text([config.case_id])[config.case_id]
+    case_ids = parse_keys(table, config.case_id, table.text([config.case_id])[config.case_id])
     remedy = "Write the patient's identifier, or take the row out"
     table.refuse(config.case_id, case_ids == "", "is empty", remedy)
     remedy = "Keep one row per patient, for example the primary tumour"

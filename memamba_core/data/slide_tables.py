@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from memamba_core.config.site import FeatureFolder
+from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.records import PatientRecord
 from memamba_core.data.row_choice import choose_rows
 from memamba_core.data.slide_names import slide_name
@@ -34,7 +35,7 @@ class SlideTable:
         families: family of each column; empty where a slide is one token.
         values_SF: float32, one row per slide, unscaled; NaN where not measured.
         rows_of_slide: name of a slide -> its rows that hold at least one value.
-        rows_of_case: key in the spelling of the table, which may be a case id -> such rows.
+        rows_of_case: key as an identifier, which may be a case id -> such rows.
         width: number F of columns.
     """
 
@@ -116,13 +117,13 @@ def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
             f"{table.path}: no column matches data.features.columns {config.columns!r}; the columns are "
             f"{', '.join(table.columns[:8])}, ... Set it to a regular expression of the feature columns"
         )
-    keys = table.text([config.key])[config.key]
+    keys = parse_keys(table, config.key, table.text([config.key])[config.key])
     remedy = "Set data.features.key to a column that names the slide or the patient in every row"
     table.refuse(config.key, keys == "", "is empty", remedy)
     families = () if config.groups_file is None else _read_families(root / config.groups_file, columns)
     values_SF = table.numbers(columns)
     measured = np.flatnonzero(~np.isnan(values_SF).all(axis=1)).tolist()
-    # Case ids are compared unchanged: a part that looks like a folder or an extension belongs to the case id.
+    # Case ids are compared whole: a part that looks like a folder or an extension belongs to the case id.
     rows_of_slide, rows_of_case = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
     for row in measured:
         rows_of_slide[slide_name(keys[row])].append(row)

@@ -1,5 +1,8 @@
 """`flower-client cohort`: what the operator of a hospital sees and confirms."""
 
+import shutil
+import unicodedata
+
 import pandas as pd
 import pytest
 import yaml
@@ -60,6 +63,41 @@ def test_a_withdrawal_states_what_it_costs_and_asks(site, capsys):
     shown = cohort(capsys, "show", site)[1]
     assert "set aside: a block of 12 patients (1 withdrew)" in shown
     assert shown.endswith("withdrawal: 1 patient\n")
+
+
+def test_a_file_that_returns_decomposed_holds_the_same_patients(exported, tmp_path, capsys):
+    """A table and files that went through a Mac: names with umlauts are decomposed, blanks are non-breaking."""
+    root = shutil.copytree(exported, tmp_path / "site")
+    for path in (root / "state").glob("*"):
+        path.unlink()
+    features = next((root / "features").rglob("*.h5")).parent
+
+    def rename(form, blank):
+        table = pd.read_csv(root / "clinical.csv", dtype=str, keep_default_na=False)
+        genes = pd.read_csv(root / "genomics.csv.gz", dtype={"case_id": str})
+        folds = pd.read_csv(root / "folds.csv")
+        for frame, column in ((table, "case_id"), (table, "slide_ids"), (genes, "case_id"), (folds, "case_id")):
+            frame[column] = [unicodedata.normalize(form, f"{_umlaut(name)}{blank}") for name in frame[column]]
+        for frame, name in ((table, "clinical.csv"), (genes, "genomics.csv.gz"), (folds, "folds.csv")):
+            frame.to_csv(root / name, index=False)
+        for file in features.glob("*.h5"):
+            file.rename(features / unicodedata.normalize(form, _umlaut(file.name)))
+        return table["case_id"][0]
+
+    rename("NFC", "")
+    cohort(capsys, "refreeze", root / "site.yaml", "--reason", "first", "--yes")
+    before = cohort(capsys, "show", root / "site.yaml")[1]
+    assert before.count("\n") > 4
+    patient = rename("NFD", "\u00a0")
+    assert cohort(capsys, "show", root / "site.yaml")[1] == before
+    assert "1 block of 12 patients is retired" in cohort(capsys, "withdraw", root / "site.yaml", patient)[1]
+    assert "Recorded." in cohort(capsys, "withdraw", root / "site.yaml", patient, "--yes")[1]
+    rename("NFC", "")
+    assert "(1 withdrew)" in cohort(capsys, "show", root / "site.yaml")[1]
+
+
+def _umlaut(name):
+    return name.replace("SYN", "SÜN")
 
 
 def test_a_patient_named_twice_or_in_no_block_is_not_counted_among_the_others(site, capsys):
