@@ -31,6 +31,7 @@ from memamba_core.wire.protocol import (
 from .agreement import build_agreement, check_declarations, choose_time_bins, common_gene_columns, scales_features
 from .approval import OnApproval, ask_until_approved
 from .exchange import SiteFailure, ask, quote
+from .lost_columns import find_lost_columns
 from .outliers import find_outlying_sites
 from .validation import check_facts, check_sums, max_patients
 
@@ -261,7 +262,7 @@ def _make_agreement(
     failures = dict(answers.failures)
     width = max((fact.feature_width for fact in facts.values()), default=0)
     genes, features, counts = [], [], np.zeros(config.grid_num_cells, dtype=np.int64)
-    warnings: list[str] = []
+    warnings = find_lost_columns(list(facts.values()))
     for site, reply in answers.replies.items():
         fact = facts[site]
         num_genes = len(summed) if fact.gene_columns else 0
