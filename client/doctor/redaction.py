@@ -30,7 +30,7 @@ class Redaction:
     Attributes:
         names: case ids, slides and feature files, longest first, which are left out wherever they stand.
         ambiguous: numbers of up to five digits and words of small letters: as names they are left out in lists and
-            between quotation marks only, because elsewhere they may be a count or a word of a sentence.
+            between quotation marks only, because elsewhere they may be counts or words of a sentence.
     """
 
     names: tuple[str, ...] = ()
