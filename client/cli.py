@@ -66,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check data, machine, network and key before a run")
     _takes_site(doctor)
     doctor.add_argument("--part", choices=("data", "network"), help="check one part only; default: both")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON when all checks are done")
+    doctor.add_argument("--html", type=Path, metavar="FILE", help="also write a page for a data manager, without names")
     doctor.set_defaults(command=_doctor)
 
     for name, help_text in {
@@ -233,9 +235,9 @@ def _run(options: argparse.Namespace) -> ExitCode:
 
 
 def _doctor(options: argparse.Namespace) -> ExitCode:
-    from client.doctor.report import examine, print_report
+    from client.doctor.command import run_doctor
 
-    healthy = print_report(examine(options.site, options.part))
+    healthy = run_doctor(options.site, options.part, as_json=options.json, html=options.html)
     return ExitCode.DONE if healthy else ExitCode.PROBLEM
 
 

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from client import cohort_registry
 from client.cli import main
+from client.doctor.report import examine
 from memamba_core.config.compose import compose_simulation
 from simulation.cohort import prepare_cohort
 from simulation.export import export_sites
@@ -134,3 +136,24 @@ def test_a_new_draw_states_what_it_costs_and_asks(site, capsys):
     assert not (site.parent / "state" / "cohort.json").exists()
     assert "new approval" in cohort(capsys, "refreeze", site, "--reason", "the unit was wrong", "--yes")[1]
     assert "the unit was wrong" in cohort(capsys, "show", site)[1]
+
+
+def test_a_release_that_reads_the_files_differently_is_named_with_what_a_new_draw_costs(site, capsys, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(cohort_registry, "READER_VERSION", 1)
+        cohort(capsys, "refreeze", site, "--reason", "first", "--yes")
+    assert "reader version" not in cohort(capsys, "show", site)[1]
+    path = site.parent / "clinical.csv"
+    before = path.read_bytes()
+    table = pd.read_csv(path)
+    table.loc[0, "survival_months"] += 1  # as another reader would have it
+    table.to_csv(path, index=False)
+    try:
+        shown = cohort(capsys, "show", site)[1]
+        finding = next(f for f in examine(site, "data") if f.check == "reader")
+    finally:
+        path.write_bytes(before)
+    for text in (shown, f"{finding.text}; {finding.remedy}"):
+        assert "reader version 1; this release has reader version 2" in " ".join(text.split())
+        assert "flower-client cohort refreeze site.yaml --reason TEXT" in text
+        assert "can subtract them" in text
