@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fixtures.strict_site import build_site, cohort_of, facts_request, restarted
+from fixtures.strict_site import build_site, cohort_of, opening_request, restarted
 
 from client import cohort_registry, cohort_status
 from client.cohort_registry import CohortRegistry
@@ -38,7 +38,7 @@ def notice(site, changed=()):
 
 
 def test_a_draw_stores_the_version_of_the_reader(site):
-    SiteWorker(site).facts(facts_request())
+    SiteWorker(site).facts(opening_request())
     assert json.loads((site.config.state / "cohort.json").read_text())["reader_version"] == READER_VERSION
     assert restarted(site).site.registry.read().reader_version == READER_VERSION
 
