@@ -8,8 +8,8 @@ Modules from the bottom up:
   columns and their groups), `patch_files` and `feature_layouts` (the files of an encoder and their folders);
 * `features` and `slide_tables`, the two kinds of `FeatureStore`;
 * `doubt`, a suspicion about the files with its evidence, which readers collect for the people of the site;
-* `records`, the classes of patients and cohorts; `joins`, which counts with `near_misses` the identifiers of two files
-  that differ; and `manifest`, which joins all tables into a `Cohort`;
+* `records`, the classes of patients and cohorts; `joins`, which counts the identifiers of two files that differ
+  (`near_misses`, by `spelling_rules`); and `manifest`, which joins all tables into a `Cohort`;
 * `synthetic`, which generates a cohort whose risk is known.
 
 None of these modules estimates anything from data. `agreement` holds what the sites agree on (time bins, gene columns,

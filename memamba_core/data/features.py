@@ -21,8 +21,8 @@ from memamba_core.patient import Bag
 
 __all__ = ["PatchFolder", "open_features", "open_patch_folder"]
 
-LARGEST_EMPTY_FILE = 1 << 20
-"""A file without a patch has at most so many bytes: a header and attributes, which take some kilobytes."""
+LARGEST_EMPTY_FILE = 1 << 16
+"""A file without a patch has at most so many bytes: header and attributes take some kilobytes, 16 patches of UNI 64."""
 
 
 def open_features(config: FeatureFolder, root: Path) -> FeatureStore:

@@ -2,6 +2,7 @@
 
 import logging
 import unicodedata
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -270,15 +271,18 @@ def test_a_folder_whose_slides_are_all_empty_is_told_so(tmp_path):
         load_cohort(config)
 
 
+slow = partial(pytest.param, marks=pytest.mark.ci_slow)
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     ("cohort", "features"),
     [
         ("blca_mcat", None),
-        ("luad_mcat", FeatureFolder(path="hif/luad_hif.csv.gz", encoder="hif")),
-        ("ucec_porpoise", None),
-        ("brca_porpoise", FeatureFolder(path="hif/brca_hif.csv.gz", encoder="hif")),
-        ("gbmlgg_porpoise", FeatureFolder(path="bags/pathomicfusion_h5", encoder="pathomicfusion_cpc")),
+        slow("luad_mcat", FeatureFolder(path="hif/luad_hif.csv.gz", encoder="hif")),
+        slow("ucec_porpoise", None),
+        slow("brca_porpoise", FeatureFolder(path="hif/brca_hif.csv.gz", encoder="hif")),
+        slow("gbmlgg_porpoise", FeatureFolder(path="bags/pathomicfusion_h5", encoder="pathomicfusion_cpc")),
         (
             "gbmlgg_porpoise",
             FeatureFolder(path="bags/tcga_roi_efficientnetlite0_h5", encoder="efficientnet_lite0_imagenet"),
