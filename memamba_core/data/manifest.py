@@ -9,8 +9,12 @@ import pandas as pd
 
 from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteDataConfig
 from memamba_core.data.clinical import read_clinical
+from memamba_core.data.doubt import Doubt
+from memamba_core.data.event_codes import find_reversed_events
 from memamba_core.data.features import open_features
+from memamba_core.data.follow_up import find_follow_up_doubts
 from memamba_core.data.genomics import read_genes
+from memamba_core.data.outcome_columns import find_outcome_columns
 from memamba_core.data.records import Cohort, FeatureStore, GeneTable, PatientRecord
 from memamba_core.data.tables import open_table
 from memamba_core.errors import NoPatientsError
@@ -40,6 +44,10 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
             even if the other one does: identifiers that do not match look like missing data.
     """
     records = read_clinical(config.clinical, config.root)
+    doubts: list[Doubt] = [
+        *find_follow_up_doubts(records, config.clinical),
+        *find_reversed_events(records, config.clinical),
+    ]
     genes: GeneTable | None = None
     features: FeatureStore | None = None
     if config.genomics is not None:
@@ -53,7 +61,8 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
     kept = tuple(r for r in records if cohort.has_genes(r) or cohort.has_slides(r))
     absent = len(records) - len(kept)
     log.info("patients: %d; %d left out, without molecular data and features", len(kept), absent)
-    return replace(cohort, records=kept)
+    doubts += find_outcome_columns(cohort, config)
+    return replace(cohort, records=kept, doubts=tuple(doubts))
 
 
 def _join_genes(
