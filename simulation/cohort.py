@@ -17,6 +17,7 @@ from memamba_core.data.synthetic.generate import SyntheticCohort, generate_cohor
 from memamba_core.errors import AgreementError, ConfigError, DataError, NoPatientsError
 
 from .blocks import draw_site_blocks
+from .fold_checks import check_test_folds
 from .folds import assign_folds
 from .partition import partition_cohort
 
@@ -68,7 +69,7 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
     """Read or generate the cohort, cut it into sites and assign folds.
 
     Raises:
-        DataError: a table does not match the settings.
+        DataError: a table does not match the settings, or a fold has no training patient with the event.
         ConfigError: partition or folds do not fit the cohort.
     """
     synthetic = generate_cohort(config.data.synthetic) if config.data.synthetic is not None else None
@@ -129,6 +130,10 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
         )
         for name, case_ids in partition.items()
     }
+    fold_warnings = (
+        *fold_warnings,
+        *check_test_folds(config.data.name, sites, cohort.records, config.folds, config.experiment),
+    )
     columns = () if cohort.genes is None else cohort.genes.columns
     return SimulatedCohort(
         cohort,
