@@ -17,7 +17,7 @@ from memamba_core.data.tables import NOT_MEASURED, Table
 
 __all__ = ["find_reversed_events", "parse_events"]
 
-MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+MARKS = {"0": False, "0.0": False, "0,0": False, "false": False, "1": True, "1.0": True, "1,0": True, "true": True}
 WORDS = {
     **dict.fromkeys(("living", "alive", "censored", "lebend", "lebt", "vivant"), False),
     **dict.fromkeys(("deceased", "dead", "died", "event", "tot", "verstorben", "gestorben", "décédé"), True),
@@ -26,7 +26,7 @@ WORDS = {
 _LABELLED = re.compile(r"([01]) ?[:=] ?(\S.*)")
 """cBioPortal's `1:DECEASED`: the number is 1 where the event happened, the word explains it."""
 _YES_AND_NO = frozenset(("yes", "no", "y", "n", "ja", "nein", "j", "oui", "non"))
-_ONE_AND_TWO = frozenset(("1", "2", "1.0", "2.0"))
+_ONE_AND_TWO = frozenset(("1", "2", "1.0", "2.0", "1,0", "2,0"))
 
 REVERSED_SHARE, REVERSED_RATE, REVERSED_ORDER, REVERSED_ERRORS, REVERSED_FEWEST = 0.5, 0.45, 0.54, 2.0, 30
 

@@ -31,10 +31,10 @@ MOST = 0.95
 """Share of the patients that must fit another reading of the column."""
 
 _UNIT_IN_NAME = {
-    "days": re.compile(r"(?<![a-z])(days?|tage?n?|jours?)(?![a-z])"),
-    "months": re.compile(r"(?<![a-z])(months?|mths?|mos?|monate?n?|mois)(?![a-z])"),
-    "years": re.compile(r"(?<![a-z])(years?|yrs?|jahre?n?|ann?[eé]es?|ans)(?![a-z])"),
-    "weeks": re.compile(r"(?<![a-z])(weeks?|wks?|wochen?|semaines?)(?![a-z])"),
+    "days": re.compile(r"((?<![a-z])(days?|jours?)|tage?n?)(?![a-z])"),
+    "months": re.compile(r"((?<![a-z])(months?|mths?|mos?|mois)|monate?n?)(?![a-z])"),
+    "years": re.compile(r"((?<![a-z])(years?|yrs?|ann?[eé]es?|ans)|jahre?n?)(?![a-z])"),
+    "weeks": re.compile(r"((?<![a-z])(weeks?|wks?|semaines?)|wochen?)(?![a-z])"),
 }
 
 

@@ -150,6 +150,8 @@ def _generated():
         ("survival_months", "months", None),
         ("five_year_os_months", "months", None),
         ("OS.time", "days", None),
+        ("Überlebenstage", "months", "days"),
+        ("lebensjahre", "months", "years"),
         ("holidays", "months", None),
     ],
 )
