@@ -9,12 +9,12 @@ from client.site import Site
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.records import PatientRecord
 from memamba_core.errors import DataError
-from memamba_core.survival.concordance import count_pairs
+from memamba_core.survival.concordance import FEWEST_PAIRS, count_pairs
 
-__all__ = ["FEWEST_EVENTS", "FEWEST_PAIRS", "can_be_ranked", "check_test_folds"]
+__all__ = ["FEWEST_EVENTS", "can_be_ranked", "check_test_folds"]
 
-FEWEST_PAIRS, FEWEST_EVENTS = 20, 3
-"""Fewest comparable pairs, and events in them, behind a C-index of a test fold. One event ranks one patient."""
+FEWEST_EVENTS = 3
+"""Fewest events behind a C-index of a test fold: all pairs of one event rank one patient."""
 
 
 def can_be_ranked(time_months: npt.ArrayLike, event: npt.ArrayLike) -> bool:
