@@ -111,7 +111,7 @@ def _explain(found: set[str], config: ClinicalTable) -> tuple[str, str]:
         return "is neither 0 nor 1 but yes or no (in some language)", write
     if all(cell in MARKS or cell in WORDS or _LABELLED.fullmatch(cell) for cell in found):
         return "mixes several codings of the event", f"{write}, in every row"
-    return "is neither 0 nor 1 (nor true or false, nor a word such as ALIVE, DECEASED, 1:DECEASED)", write
+    return "is neither 0 nor 1 (nor true or false, nor words such as ALIVE, DECEASED, 1:DECEASED)", write
 
 
 def _remedy(config: ClinicalTable) -> str:

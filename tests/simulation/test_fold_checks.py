@@ -67,20 +67,20 @@ def test_another_fold_of_the_same_cohort_is_warned_of(settings_of):
     assert warning.startswith("fold 1: no C-index and no AUC: 12 test patients with 0 events form 0 comparable pairs")
 
 
-@pytest.mark.parametrize(("events", "told"), [({0: 2, 1: 2}, False), ({0: 3, 1: 2}, True)])
-def test_a_c_index_needs_three_events(settings_of, tmp_path, monkeypatch, capsys, events, told):
+@pytest.mark.parametrize(("events", "given"), [({0: 2, 1: 2}, False), ({0: 3, 1: 2}, True)])
+def test_a_c_index_needs_three_events(settings_of, tmp_path, monkeypatch, capsys, events, given):
     out = tmp_path / "out"
     overrides = (*settings_of(events), "methods=[federated,pooled]", f"output_dir={out}")
     assert call(monkeypatch, *overrides) == 0
     summary = json.loads((out / "summary.json").read_text())
     shown = capsys.readouterr().out
-    assert ("no C-index" in shown) is not told
+    assert ("no C-index" in shown) is not given
     for method in ("federated", "pooled"):
-        assert (summary["folds"][0][method] is not None) is told
+        assert (summary["folds"][0][method] is not None) is given
         outcome = summary["details"][0][method]
         numbers = [outcome["c_index"], outcome["auc_mean"], *outcome["auc_at_months"].values()]
         numbers += [outcome.get("c_index_histogram"), outcome.get("c_index_within_site")]
-        assert any(number is not None for number in numbers) is told
+        assert any(number is not None for number in numbers) is given
         assert outcome["loss"] is not None
 
 
