@@ -13,7 +13,7 @@ import pandas as pd
 from memamba_core.config.site import ClinicalTable
 from memamba_core.data.doubt import Doubt
 from memamba_core.data.records import PatientRecord
-from memamba_core.data.tables import NOT_MEASURED, Table
+from memamba_core.data.tables import Table
 
 __all__ = ["find_reversed_events", "parse_events"]
 
@@ -23,6 +23,8 @@ WORDS = {
     **dict.fromkeys(("deceased", "dead", "died", "event", "tot", "verstorben", "gestorben", "décédé"), True),
 }
 """Lower-case words that name the outcome itself, whatever `event_means` says of a 1."""
+UNKNOWN = frozenset(("", "na", "n/a", "#n/a", "nan", "null", "none", "'--", "--", "unknown", "not reported"))
+"""Lower-case cells without an answer; registries write some of them."""
 _LABELLED = re.compile(r"([01]) ?[:=] ?(\S.*)")
 """cBioPortal's `1:DECEASED`: the number is 1 where the event happened, the word explains it."""
 _YES_AND_NO = frozenset(("yes", "no", "y", "n", "ja", "nein", "j", "oui", "non"))
@@ -43,7 +45,7 @@ def parse_events(table: Table, text: "pd.Series[str]", config: ClinicalTable) ->
         DataError: a cell is empty, or the cells are neither 0/1 (true/false) nor the words of one coding.
     """
     cells = text.str.lower()
-    table.refuse(config.event, text.isin(NOT_MEASURED), "is empty", f"{_remedy(config)}, or take the row out")
+    table.refuse(config.event, cells.isin(UNKNOWN), "is empty or unknown", f"{_remedy(config)}, or take the row out")
     marked = cells.map(MARKS)
     if marked.notna().all():
         values = marked.to_numpy(np.bool_)

@@ -54,7 +54,9 @@ def test_one_word_alone_is_read(tmp_path):
         (("0", "", "1"), {}, ("is empty", "row 2", "take the row out")),
         (("0", "NA", "1"), {}, ("is empty", "row 2")),
         (("0", "9", "1"), {}, ("neither 0 nor 1", "row 2")),
-        (("Alive", "Not Reported"), {}, ("neither 0 nor 1", "rows 1, 2", "DECEASED")),
+        (("Alive", "Not Reported"), {}, ("is empty or unknown", "row 2", "take the row out")),
+        (("Dead", "'--"), {}, ("is empty or unknown", "row 2")),
+        (("Alive", "Moved"), {}, ("neither 0 nor 1", "rows 1, 2", "DECEASED")),
         (("0", "Dead"), {}, ("mixes several codings", "row 2", "in every row")),
         (("1:DECEASED", "Alive"), {}, ("mixes several codings",)),
         (("1:LIVING", "0:DECEASED"), {}, ("mixes several codings",)),
@@ -69,7 +71,7 @@ def test_other_codings_are_refused_with_the_reason(tmp_path, cells, columns, wor
         read(tmp_path, cells, **columns)
     for word in (str(tmp_path / "clinical.csv"), "'event'", *words):
         assert word in str(raised.value)
-    assert "Not Reported" not in str(raised.value)
+    assert "Moved" not in str(raised.value)
 
 
 def registry(share, rate, late, num=200, seed=0):
