@@ -9,8 +9,9 @@ import pandas as pd
 
 from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteDataConfig
 from memamba_core.data.clinical import read_clinical
+from memamba_core.data.doubt import Doubt
 from memamba_core.data.features import open_features
-from memamba_core.data.genomics import read_genes
+from memamba_core.data.genomics import find_gene_doubts, read_genes
 from memamba_core.data.records import Cohort, FeatureStore, GeneTable, PatientRecord
 from memamba_core.data.tables import open_table
 from memamba_core.errors import NoPatientsError
@@ -42,14 +43,16 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
     records = read_clinical(config.clinical, config.root)
     genes: GeneTable | None = None
     features: FeatureStore | None = None
+    doubts: list[Doubt] = []
     if config.genomics is not None:
         records, genes = _join_genes(records, config.genomics, config.root, config.clinical)
+        doubts += find_gene_doubts(config.genomics.file, genes)
     if config.features is not None:
         features = open_features(config.features, config.root)
         _check_features(records, features, config.features, config.root)
     if config.folds is not None:
         records = _join_folds(records, config.folds, config.root)
-    cohort = Cohort(tuple(records), genes, features, has_folds=config.folds is not None)
+    cohort = Cohort(tuple(records), genes, features, has_folds=config.folds is not None, doubts=tuple(doubts))
     kept = tuple(r for r in records if cohort.has_genes(r) or cohort.has_slides(r))
     absent = len(records) - len(kept)
     log.info("patients: %d; %d left out, without molecular data and features", len(kept), absent)
@@ -77,7 +80,7 @@ def _join_genes(
         )
     places = iter(range(len(rows)))
     joined = [replace(r, gene_row=next(places)) if r.case_id in row_of else r for r in records]
-    return joined, GeneTable(table.columns, table.values_NC[rows])
+    return joined, replace(table, values_NC=table.values_NC[rows])
 
 
 def _check_features(records: list[PatientRecord], features: FeatureStore, config: FeatureFolder, root: Path) -> None:
