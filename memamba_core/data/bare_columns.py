@@ -16,6 +16,8 @@ __all__ = ["bare_mutations"]
 _MOST_CELLS: Final = 5_000_000
 """Most cells to look at in columns that are not 0/1. A table has few of them, unless it holds no mutations at all."""
 _MOSTLY: Final = 0.8
+_WORDS: Final = r"true|false|wt|wild.?type|mut|mutated|mutant|(p\.)?[A-Z*]\d+([A-Z*]|fs.*|del.*|ins.*|_splice)?"
+"""Words for a mutation or its absence, as `bare_columns` does not read them: `WT`, `p.R175H`."""
 _EMPTY: Final = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none"})
 
 
@@ -34,8 +36,8 @@ def bare_mutations(
         clinical: names that are clinical in this table.
 
     Raises:
-        DataError: a column that is named like a gene holds counts, which `bare_columns: mut` does not read, or 0 and 1
-            with few other values. Without an error the genes with most mutations would be lost.
+        DataError: a column that is named like a gene holds counts, which `bare_columns: mut` does not read, words for
+            mutations, or 0 and 1 with few other values. Without an error the most mutated genes would be lost.
     """
     closed = {config.case_id, *known, *config.not_genes}
     bare = [c for c in table.columns if c and c not in closed and not is_clinical(c, clinical)]
@@ -50,15 +52,16 @@ def bare_mutations(
         )
     if other:
         raise DataError(
-            f"{table.path}: {list_columns(other, 8)} 0, 1 and few other values; expected 0, 1 and empty cells. Correct "
-            f"the others (data.genomics.not_measured names codes that are read as empty), or {remedy}"
+            f"{table.path}: {list_columns(other, 8)} words for mutations, or few values besides 0 and 1; expected 0, 1 "
+            "and empty cells. Write 1 where the gene is mutated (data.genomics.not_measured names codes that are read "
+            f"as empty), or {remedy}"
         )
     binary.update(coded, counts)
     return [c for c in bare if c in binary], frozenset(counts)
 
 
 def _look_at(columns: Sequence[str], table: Table, config: GenomicsTable) -> tuple[list[str], list[str], list[str]]:
-    """Return the columns that hold 0/1 and declared codes, those that hold counts, and those that nearly hold 0/1."""
+    """Return the columns that hold 0/1 and declared codes, those that hold counts, and the others of mutations."""
     coded, counts, other = list[str](), list[str](), list[str]()
     for column, cells in _texts(columns, table):
         measured = cells[~cells.str.lower().isin(_EMPTY)]
@@ -70,7 +73,7 @@ def _look_at(columns: Sequence[str], table: Table, config: GenomicsTable) -> tup
             coded.append(column)
         elif bool((numbers.notna() & (numbers >= 0) & (numbers % 1 == 0)).all()) and bool((numbers == 0).any()):
             counts.append(column)
-        elif float(np.mean(numbers.isin((0, 1)))) >= _MOSTLY:
+        elif float(np.mean(numbers.isin((0, 1)))) >= _MOSTLY or bool(measured.str.fullmatch(_WORDS, case=False).all()):
             other.append(column)
     return coded, counts, other
 

@@ -50,6 +50,7 @@ _CLINICAL = frozenset().union(
     {"treatment", "radiation", "chemotherapy", "label", "target", "time", "event", "events", "os", "dss", "pfi", "dfi"},
     {"dfs", "pfs", "rfs", "ttp", "train", "val", "test", "fold", "split"},
 )
+_NUMBER = re.compile(r"[\W_]\d{1,2}(?=$|[\W_])")  # the TCGA-CDR names PFI.1 and PFI.time.2
 _OUTCOME = re.compile(
     r"(os|dss|dfs|dfi|pfs|pfi|rfs|efs|mfs|dmfs|css|ttp|bcrfs)"
     r"(status|events?|cens\w*|time|months?|days?|years?|cr|flag|bin|ind|indicator|code)"
@@ -83,8 +84,10 @@ def is_clinical(name: str, further: Collection[str] = ()) -> bool:
         name: of the column.
         further: names that are clinical in this table.
     """
-    plain = _plain(name)
-    return plain in _CLINICAL or _OUTCOME.fullmatch(plain) is not None or plain in map(_plain, further)
+    plain = {_plain(name), _plain(_NUMBER.sub("", name))}
+    if plain & _CLINICAL or plain.intersection(map(_plain, further)):
+        return True
+    return any(_OUTCOME.fullmatch(form) for form in plain)
 
 
 def looks_like_gene(name: str) -> bool:

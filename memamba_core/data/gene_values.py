@@ -19,6 +19,7 @@ _CODES: Final = (-9.0, -99.0, -999.0, -9999.0, -99999.0, 99.0, 999.0, 9999.0, 99
 """Numbers that tables write for a value that was not measured."""
 _SMALL_CODES: Final = (9.0, *_CODES)  # 9 is a measurement of expression, and a code where the others are 0 to 2
 _FEWEST_COLUMNS: Final = 10  # fewer columns of expression say nothing about a sample
+_FEWEST_PATIENTS: Final = 10  # one patient may have gains throughout
 _FEWEST_CODES: Final = 3  # codes in whole columns of whole numbers, which may count so many reads
 _MANY_ZEROS, _FEW_ZEROS = 0.9, 0.5
 
@@ -68,6 +69,9 @@ def find_codes(columns: Sequence[str], values_NC: Values) -> dict[float, npt.NDA
         at = np.flatnonzero(cells.any(axis=0))
         rest = np.where(cells[:, at] | _is_one_of(part[:, at], _CODES), np.nan, part[:, at])
         far = _is_far(code, rest)
+        if (alone := np.isnan(rest).all(axis=0)).any():  # the whole column is compared with the other columns
+            others = np.where(_is_one_of(part, _CODES), np.nan, part)
+            far |= alone & _is_far(code, others.reshape(-1, 1))[0]
         if far.any() and (code < 0 or _has_fractions(rest[:, far]) or int(cells[:, at[far]].sum()) >= _FEWEST_CODES):
             note(code, chosen[at[far]], cells[:, at[far]])
     return found
@@ -130,7 +134,7 @@ def _other_copy_numbers(file: str, table: GeneTable) -> Iterator[Doubt]:
     fractions, below = _has_fractions(known), bool((known < 0).any())
     if fractions:
         what = "fractions, as logarithms of ratios are" if below else "fractions"
-    elif not below and float(np.median(known)) == 2:
+    elif not below and len(part) >= _FEWEST_PATIENTS and float(np.median(known)) == 2:
         what = "whole numbers around 2, as numbers of copies are"
     elif bool((np.abs(known) > 2).any()):
         what = "whole numbers beyond -2 and 2"
@@ -172,13 +176,13 @@ def _copied_samples(file: str, values_NC: Values) -> Iterator[Doubt]:
 
 
 def _constant_columns(file: str, values_NC: Values) -> Iterator[Doubt]:
-    """Doubt columns that are constant at another value than the smallest of the table, that of a silent gene."""
+    """Doubt constant columns, unless a gene is silent: zero, the smallest number of the table, a negative z-score."""
     if len(values_NC) < _FEWEST_COLUMNS:
         return
     measured = (~np.isnan(values_NC)).sum(axis=0)
     low = np.fmin.reduce(values_NC, axis=0)
     constant = (measured >= _FEWEST_COLUMNS) & (low == np.fmax.reduce(values_NC, axis=0))
-    silent = constant & ((low == 0) | (low == np.fmin.reduce(low)))
+    silent = constant & ((low <= 0) | (low == np.fmin.reduce(low)))
     other = int((constant & ~silent).sum())
     if other or 2 * int(silent.sum()) > values_NC.shape[1]:
         yield Doubt(

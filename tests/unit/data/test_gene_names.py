@@ -47,9 +47,26 @@ OUTCOMES = (
     "OS_STATUS", "DFS_STATUS", "DEATH_EVENT", "vital.status", "PFI", "days_to_death", "Overall Survival Status",
     "os.event", "Event_OS", "is_dead", "DSS_cr", "EFS_STATUS", "died_5y", "CENSORED", "RFS.event", "Relapse", "alive",
     "event_flag", "verstorben", "time to progression", "Progression-Free", "LAST_FOLLOWUP", "METASTASIS", "exitus",
+    "PFI.1", "PFI.time.2", "DFI.cr", "DSS.1.cr",
 )  # fmt: skip
 CLINICAL = ("Age", "SEX", "Case ID", "slide-ids", "ECOG", "is_female", "Fold", "TSS", "Race", "STAGE")
-GENES = ("TP53", "EFS", "OS9", "BCR", "MET", "T", "PDCD1", "PDCD1LG2", "DCDC2", "TIMELESS", "AGER", "STAG2", "CENPA")
+GENES = (
+    "TP53",
+    "NKX2-1",
+    "HLA-DRB1",
+    "EFS",
+    "OS9",
+    "BCR",
+    "MET",
+    "T",
+    "PDCD1",
+    "PDCD1LG2",
+    "DCDC2",
+    "TIMELESS",
+    "AGER",
+    "STAG2",
+    "CENPA",
+)
 
 
 @pytest.mark.parametrize("name", OUTCOMES + CLINICAL)

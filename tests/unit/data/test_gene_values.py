@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memamba_core.config.site import GenomicsTable
 from memamba_core.data.gene_values import find_codes, find_value_doubts
-from memamba_core.data.genomics import find_gene_doubts
+from memamba_core.data.genomics import find_gene_doubts, read_genes
 from memamba_core.data.mixed_scales import find_mixed_scales
 from memamba_core.data.records import GeneTable
 
@@ -64,6 +65,14 @@ def test_codes_are_found_in_the_cells_that_hold_them(scale, kind, code):
     np.testing.assert_array_equal(part(GeneTable(table.columns, cells), kind), part(table, kind) == code)
 
 
+def test_a_column_of_nothing_but_a_code_is_found():
+    table = healthy(8)
+    part(table, "rnaseq")[:, 4] = -999
+    ((code, cells),) = find_codes(table.columns, table.values_NC).items()
+    assert code == -999
+    assert np.flatnonzero(cells.all(axis=0)).tolist() == [4]
+
+
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
@@ -108,6 +117,12 @@ def test_values_that_may_be_a_mistake_are_counted(change, check, words):
         assert word in str(doubt)
 
 
+def test_one_patient_with_gains_throughout_raises_no_doubt():
+    table = healthy(9, patients=1)
+    part(table, "cnv")[:] = 2
+    assert list(find_value_doubts("g.csv", table)) == []
+
+
 def test_silent_genes_and_a_quiet_genome_raise_no_doubt():
     def silence(values):
         values[:, :5] = 0
@@ -142,6 +157,19 @@ def test_values_of_both_signs_beside_logarithms_are_doubted():
         "15 patients of g.csv have negative values" in doubt.text
         or "patients of g.csv have expression on" in doubt.text
     )
+
+
+@pytest.mark.ci_slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("cohort", ["tcga_gbmlgg_porpoise", "tcga_brca_porpoise"])
+def test_parts_of_real_cohorts_raise_no_doubt(data_root, cohort):
+    _, table = read_genes(GenomicsTable(file=f"cohorts/{cohort}.csv.gz"), data_root)
+    rng = np.random.default_rng(0)
+    for size in rng.integers(6, 100, 60):
+        rows = rng.choice(len(table.values_NC), size, replace=False)
+        columns = rng.choice(len(table.columns), rng.integers(40, 900), replace=False)
+        names = tuple(table.columns[i] for i in columns)
+        assert list(find_gene_doubts("g.csv", GeneTable(names, table.values_NC[np.ix_(rows, columns)]))) == []
 
 
 def test_batches_and_few_patients_raise_no_doubt():

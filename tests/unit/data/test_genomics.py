@@ -98,7 +98,12 @@ def test_bare_mutation_columns_are_renamed_and_clinical_ones_never(tmp_path):
         (
             "case_id,TP53,MYC\n" + "p,1,0\n" + "".join(f"q{i},0,1\n" for i in range(8)) + "r,WT,1\n",
             {"bare_columns": "mut"},
-            ("column 'TP53' holds 0, 1 and few other values", "not_measured", "not_genes"),
+            ("column 'TP53' holds words for mutations, or few values besides 0 and 1", "not_measured", "not_genes"),
+        ),
+        (
+            "case_id,TP53,KRAS,MYC,RB1,HISTOLOGY\np,WT,p.G12D,1,True,SCC\nq,Mut,,0,FALSE,ADC\nr,,Q61_splice,0,true,ADC\n",
+            {"bare_columns": "mut"},
+            ("columns 'TP53', 'KRAS', 'RB1' hold words for mutations",),
         ),
         (
             "case_id,A_mut,B_mut,C_cnv,D_cnv\np,0,-9,1,1\nq,1,0,-999,0\nr,0.37,0,-999,2\n",
