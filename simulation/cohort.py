@@ -10,9 +10,9 @@ from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import CohortConfig, SimulationConfig
 from memamba_core.config.site import ClinicalTable, FeatureFolder, LimitsConfig, SiteConfig, SiteDataConfig
 from memamba_core.data.clinical import read_clinical
-from memamba_core.data.genomics import build_gene_groups, read_signatures
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort
+from memamba_core.data.signatures import build_gene_groups, find_signature_doubts, read_signatures
 from memamba_core.data.synthetic.generate import SyntheticCohort, generate_cohort
 from memamba_core.errors import AgreementError, ConfigError, DataError, NoPatientsError
 
@@ -82,6 +82,9 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
         cohort = load_cohort(data)
         warnings = _doubts(cohort, data)
         signatures = read_signatures(data.root / config.data.signatures) if config.data.signatures else None
+        if signatures and cohort.genes is not None and config.experiment.agreement.gene_groups == "signatures":
+            found = find_signature_doubts("the signatures", signatures, cohort.genes.columns)
+            warnings += tuple(map(str, found))
     if config.data.complete_cases:
         complete = [r.case_id for r in cohort.records if cohort.has_genes(r) and cohort.has_slides(r)]
         cohort = cohort.subset(complete)

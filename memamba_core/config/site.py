@@ -91,15 +91,21 @@ class ClinicalTable(TableFile):
 
 
 class GenomicsTable(TableFile):
-    """Molecular data, one row per patient. Columns are `SYMBOL_rnaseq`, `SYMBOL_cnv`, `SYMBOL_mut`."""
+    """Molecular data, one row per patient, or equal rows per slide. Columns: `SYMBOL_rnaseq`, `_cnv`, `_mut`."""
 
     file: str
     """CSV or another table file, as for the clinical table."""
     case_id: str = "case_id"
     """Column of the patient's identifier, as in the clinical table."""
-    bare_columns: Literal["ignore", "mut"] = "ignore"
-    """Numeric columns without a suffix: `ignore` leaves them out, `mut` reads them as mutations (MCAT's full tables
-    write those as the bare gene symbol)."""
+    bare_columns: Literal["ignore", "mut", "mut_counts"] = "ignore"
+    """Numeric columns without a suffix: `ignore` leaves them out, `mut` reads those with only 0 and 1 as mutations
+    (MCAT's full tables write those as the bare gene symbol), `mut_counts` also reads whole numbers, as mutated above 0.
+    """
+    not_genes: tuple[str, ...] = ()
+    """Columns that are never read, whatever their name."""
+    not_measured: tuple[float, ...] | None = None
+    """Numbers that stand for a value that was not measured, for example [-9, -999]; they are read as empty. Absent:
+    such numbers are an error. []: all numbers are measurements."""
 
 
 class FeatureFolder(TableFile):
@@ -305,10 +311,11 @@ class SiteConfig(Settings):
             if bool(declared) != present:
                 wanted = f"at least 1, because data.{section} is set" if present else f"0 without data.{section}"
                 raise ValueError(f"privacy.bands.{name} is {declared}; expected {wanted}")
-        if self.data.genomics is not None and self.data.genomics.bare_columns == "mut":
+        if self.data.genomics is not None and self.data.genomics.bare_columns != "ignore":
             raise ValueError(
-                "data.genomics.bare_columns is mut: one value of one patient decides whether such a column is read, "
-                "and the list of columns leaves the site. With privacy, name the columns SYMBOL_mut and use ignore"
+                f"data.genomics.bare_columns is {self.data.genomics.bare_columns}: one value of one patient decides "
+                "whether such a column is read, and the list of columns leaves the site. With privacy, name the "
+                "columns SYMBOL_mut and use ignore"
             )
         return self
 

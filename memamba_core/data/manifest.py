@@ -13,7 +13,7 @@ from memamba_core.data.doubt import Doubt
 from memamba_core.data.event_codes import find_reversed_events
 from memamba_core.data.features import open_features
 from memamba_core.data.follow_up import find_follow_up_doubts
-from memamba_core.data.genomics import read_genes
+from memamba_core.data.genomics import find_gene_doubts, read_genes
 from memamba_core.data.joins import (
     explain_features,
     explain_rows,
@@ -63,6 +63,7 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
     fold_of: dict[str, int] = {}
     if config.genomics is not None:
         records, genes = _join_genes(records, config.genomics, config.root, config.clinical, doubts)
+        doubts += find_gene_doubts(config.genomics.file, genes)
     if config.features is not None:
         features = open_features(config.features, config.root)
         _check_features(records, features, config.features, config.root, config.clinical)
@@ -108,7 +109,7 @@ def _join_genes(
         )
     places = iter(range(len(rows)))
     joined = [replace(r, gene_row=next(places)) if r.case_id in row_of else r for r in records]
-    return joined, GeneTable(table.columns, table.values_NC[rows])
+    return joined, replace(table, values_NC=table.values_NC[rows])
 
 
 def _check_features(
