@@ -20,7 +20,7 @@ _UPPER: Final = 0.9
 """Quantile of the absolute values of a patient, over columns, that measures the scale."""
 _GAP: Final = math.log(2.2)
 """Smallest ratio between the lowest patient of the higher group and the highest of the lower one. Random subsets of
-TCGA cohorts (6 to 100 patients, 10 to 600 columns) have ratios up to 2; log2 beside TPM, counts or z-scores over 3."""
+TCGA cohorts (6 to 100 patients, 10 to 600 columns) have ratios up to 2; log2 with TPM, counts or z-scores over 3."""
 _GAP_OF_ONE: Final = math.log(5.0)  # a single patient may be an outlier
 _NO_NEGATIVES, _MANY_NEGATIVES = 0.02, 0.15
 
@@ -49,7 +49,7 @@ def find_mixed_scales(file: str, table: GeneTable) -> Iterator[Doubt]:
             "expression",
             f"{low} and {int((sizes > 0).sum()) - low} patients of {file} have expression on different scales: over "
             f"{len(chosen)} columns, the values of the second group are typically {ratio:.3g} times as large, "
-            "and no patient lies between (for example TPM beside log2)",
+            "and no patient lies between (for example TPM and log2)",
             remedy,
         )
         return
@@ -59,7 +59,7 @@ def find_mixed_scales(file: str, table: GeneTable) -> Iterator[Doubt]:
         yield Doubt(
             "expression",
             f"{many} patients of {file} have negative values in many columns of expression, and {none} have none (for "
-            "example z-scores beside logarithms)",
+            "example z-scores and logarithms)",
             remedy,
         )
 
