@@ -198,5 +198,5 @@ def open_site(config: SiteConfig) -> Site:
     registry = None if config.state is None else CohortRegistry(config.state, SmallestBlock.of(config.disclosure))
     cohort = load_cohort(config.data)
     if cohort.doubts:
-        _log.warning("%d doubts about the data; `flower-client doctor` shows them", len(cohort.doubts))
+        _log.warning("doubts about the data: %d; `flower-client doctor` shows them", len(cohort.doubts))
     return Site(config, cohort, registry)

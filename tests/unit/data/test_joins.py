@@ -219,7 +219,7 @@ def test_what_stands_for_no_slide_is_none(tmp_path, cell):
     ("written", "words"),
     [
         ({"patients": (*PATIENTS[:7], "001\u200b"), "slides": None}, ("clinical.csv", "repeats a patient in row 8")),
-        ({"genes": ("001", "\ufeff001")}, ("genes.csv", "repeats a patient in row 2")),
+        ({"genes": ("001", "\ufeff001")}, ("genes.csv", "repeats a patient with other molecular values in row 2")),
         ({"folds": ("001", "001\u00a0")}, ("folds.csv", "repeats a patient in row 2")),
         ({"slides": (*SLIDES[:7], decomposed(SLIDES[0]))}, ("lists a slide of another patient in row 8",)),
         ({"files": (SLIDES[0], decomposed(SLIDES[0]))}, ("is the same slide as",)),
