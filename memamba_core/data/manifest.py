@@ -9,7 +9,9 @@ import pandas as pd
 
 from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteDataConfig
 from memamba_core.data.clinical import read_clinical
-from memamba_core.data.features import open_features
+from memamba_core.data.doubt import Doubt
+from memamba_core.data.feature_doubts import find_listing_doubts
+from memamba_core.data.features import PatchFolder, open_features
 from memamba_core.data.genomics import read_genes
 from memamba_core.data.records import Cohort, FeatureStore, GeneTable, PatientRecord
 from memamba_core.data.tables import open_table
@@ -44,12 +46,15 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
     features: FeatureStore | None = None
     if config.genomics is not None:
         records, genes = _join_genes(records, config.genomics, config.root, config.clinical)
+    doubts: list[Doubt] = []
     if config.features is not None:
         features = open_features(config.features, config.root)
         _check_features(records, features, config.features, config.root)
+        if isinstance(features, PatchFolder):
+            doubts += find_listing_doubts(features.files, features.second, features.folders)
     if config.folds is not None:
         records = _join_folds(records, config.folds, config.root)
-    cohort = Cohort(tuple(records), genes, features, has_folds=config.folds is not None)
+    cohort = Cohort(tuple(records), genes, features, has_folds=config.folds is not None, doubts=tuple(doubts))
     kept = tuple(r for r in records if cohort.has_genes(r) or cohort.has_slides(r))
     absent = len(records) - len(kept)
     log.info("patients: %d; %d left out, without molecular data and features", len(kept), absent)
