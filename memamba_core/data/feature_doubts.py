@@ -6,9 +6,16 @@ from pathlib import Path
 
 from memamba_core.data.doubt import Doubt
 from memamba_core.data.feature_folders import list_unfinished
+from memamba_core.data.feature_layouts import TRIDENT_FOLDER
 from memamba_core.data.patch_files import PatchFileSample
 
-__all__ = ["find_listing_doubts", "find_sample_doubts", "find_second_file_doubts"]
+__all__ = [
+    "find_coordinate_doubts",
+    "find_folder_doubts",
+    "find_listing_doubts",
+    "find_sample_doubts",
+    "find_second_file_doubts",
+]
 
 REPEATED_SHARE = 0.05
 """Share of patches at the place of another patch from which a file raises a doubt. Centroids of nuclei repeat by chance
@@ -120,6 +127,52 @@ def find_second_file_doubts(pairs: Iterable[tuple[PatchFileSample, PatchFileSamp
             "the .h5 files are read",
             "find out which of the two is right; CLAM skips slides that have a .pt file, even of another encoder",
         )
+
+
+def find_coordinate_doubts(pairs: Iterable[tuple[int, int]]) -> Iterator[Doubt]:
+    """Yield whether files hold fewer patches than were cut from their slides.
+
+    Args:
+        pairs: for each slide with a file of coordinates, the number of patches with features and of coordinates.
+    """
+    compared = list(pairs)
+    short = sum(features < coordinates for features, coordinates in compared)
+    if short:
+        yield Doubt(
+            _CHECK,
+            f"{short} of {len(compared)} files hold fewer patches than the folder `patches` has coordinates of the "
+            "same slide; the extraction of these slides was probably broken off",
+            "extract these slides again",
+        )
+
+
+def find_folder_doubts(samples: Mapping[Path, PatchFileSample]) -> Iterator[Doubt]:
+    """Yield whether the name of a TRIDENT folder contradicts what its files record.
+
+    Args:
+        samples: file of a slide -> its sample.
+    """
+    counts = Counter[str]()
+    for path, sample in samples.items():
+        said = next((m for f in path.parents[:2] if (m := TRIDENT_FOLDER.match(f.name))), None)
+        recorded = dict(sample.facts.origin)
+        for index, name in enumerate(("target_magnification", "patch_size", "overlap"), start=1):
+            value = recorded.get(name, "").strip().rstrip("xX")
+            if said is not None and said[index] is not None and value and float(said[index]) != _number(value):
+                counts[f"{name} is {value} in the files, {said[index]} in the name of the folder"] += 1
+    for text, count in counts.items():
+        yield Doubt(
+            _CHECK,
+            f"{count} of {len(samples)} files contradict their folder: {text}",
+            "find out which of the two is right, and correct the name of the folder or extract again",
+        )
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _contradictions(samples: Mapping[Path, PatchFileSample]) -> Iterator[Doubt]:

@@ -7,14 +7,21 @@ from pathlib import Path
 from memamba_core.data.patch_files import PATCH_SUFFIXES
 from memamba_core.errors import DataError
 
-__all__ = ["explain_absent_features", "explain_absent_folder", "list_feature_files", "list_unfinished"]
+__all__ = [
+    "COORDINATE_FOLDERS",
+    "explain_absent_features",
+    "explain_absent_folder",
+    "list_feature_files",
+    "list_unfinished",
+]
 
 UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".download", ".filepart", ".lock")
 """Extensions that copy programs and TRIDENT put behind the name of a file that is not complete."""
 _SLIDES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".czi", ".vsi", ".qptiff", ".isyntax", ".dcm")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".zst", ".xz")
 _PICKLES = (".pkl", ".pickle", ".pth", ".joblib")
-_COORDINATES = ("patches", "masks", "stitches")
+COORDINATE_FOLDERS = ("patches", "masks", "stitches")
+"""Folders of CLAM and TRIDENT that hold patch coordinates and pictures."""
 _CORRECT_PATH = "Correct data.features.path, or extract features first"
 
 
@@ -55,6 +62,9 @@ def explain_absent_features(path: Path, folders: tuple[Path, ...]) -> DataError:
         folders: the folders in which files were expected.
     """
     names = [name for folder in folders for name in _names(folder)]
+    for name in _names(path):
+        if not (path / name).exists():
+            raise explain_absent_folder(path / name)
     suffixes = Counter(Path(name).suffix.lower() for name in names)
     for kinds, what, remedy in (
         (
@@ -72,7 +82,7 @@ def explain_absent_features(path: Path, folders: tuple[Path, ...]) -> DataError:
             return DataError(f"{path}: holds {what} ({listed}). {remedy}")
     if folders != (path,):
         return DataError(f"{path}: has CLAM's folders, but no .h5 or .pt file in them. {_CORRECT_PATH}")
-    if present_folders := [name for name in _COORDINATES if (path / name).is_dir()]:
+    if present_folders := [name for name in COORDINATE_FOLDERS if (path / name).is_dir()]:
         return DataError(
             f"{path}: holds {', '.join(present_folders)}, which are patch coordinates and pictures, but no features. "
             "Point data.features.path to the folder of the features, or extract them first"

@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memamba_core.data.feature_folders import explain_absent_features, explain_absent_folder, list_feature_files
+from memamba_core.data.feature_folders import (
+    COORDINATE_FOLDERS,
+    explain_absent_features,
+    explain_absent_folder,
+    list_feature_files,
+)
 from memamba_core.data.slide_names import slide_name
 from memamba_core.errors import DataError
 
-__all__ = ["FoundFiles", "find_patch_files"]
+__all__ = ["TRIDENT_FOLDER", "FoundFiles", "find_patch_files"]
 
 CLAM_FOLDERS = ("pt_files", "h5_files")
 TRIDENT_PREFIX = "features_"
@@ -67,8 +72,10 @@ def find_patch_files(path: Path, encoder: str, magnification: float | None) -> F
         folders: tuple[Path, ...] = clam
     elif list_feature_files(path):
         folders = (path,)
+    elif candidates := _trident_folders(path):
+        folders = (_choose_trident(path, candidates, encoder, magnification),)
     else:
-        folders = _stamp_folders(path, encoder) or (_choose_trident(path, encoder, magnification),)
+        folders = _stamp_folders(path, encoder)
     found, second = dict[str, Path](), dict[str, Path]()
     for folder in folders:
         for file in list_feature_files(folder):
@@ -81,7 +88,7 @@ def find_patch_files(path: Path, encoder: str, magnification: float | None) -> F
             else:
                 found[name], second[name] = (file, other) if _is_hdf5(file) else (other, file)
     if not found:
-        raise explain_absent_features(path, folders)
+        raise explain_absent_features(path, folders or (path,))
     return FoundFiles(dict(sorted(found.items())), second, folders)
 
 
@@ -110,21 +117,23 @@ def _stamp_folders(path: Path, encoder: str) -> tuple[Path, ...]:
 
 def _folders_below(folder: Path) -> Iterator[Path]:
     for root, names, _ in os.walk(folder):
-        names.sort()
+        names[:] = sorted(name for name in names if name not in COORDINATE_FOLDERS)
         yield from (Path(root) / name for name in names)
 
 
-def _choose_trident(path: Path, encoder: str, magnification: float | None) -> Path:
-    """Return the TRIDENT folder of the declared encoder and magnification."""
-    candidates = sorted(
+def _trident_folders(path: Path) -> list[Path]:
+    """Return TRIDENT's folders of all encoders that hold files."""
+    return sorted(
         folder
         for prefix in (TRIDENT_PREFIX, TRIDENT_SLIDE_PREFIX)
         for pattern in (f"{prefix}*", f"*/{prefix}*")
         for folder in path.glob(pattern)
         if folder.is_dir() and list_feature_files(folder)
     )
-    if not candidates:
-        raise explain_absent_features(path, (path,))
+
+
+def _choose_trident(path: Path, candidates: list[Path], encoder: str, magnification: float | None) -> Path:
+    """Return the TRIDENT folder of the declared encoder and magnification."""
     named = next(
         (
             found

@@ -3,8 +3,15 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
+
 from memamba_core.data.doubt import Doubt
-from memamba_core.data.feature_doubts import find_sample_doubts, find_second_file_doubts
+from memamba_core.data.feature_doubts import (
+    find_coordinate_doubts,
+    find_folder_doubts,
+    find_sample_doubts,
+    find_second_file_doubts,
+)
 from memamba_core.data.features import PatchFolder
 from memamba_core.data.patch_files import PatchFileSample, sample_patch_file
 from memamba_core.data.records import Cohort
@@ -15,7 +22,7 @@ __all__ = ["FeatureSurvey", "survey_features"]
 
 @dataclass
 class FeatureSurvey:
-    """What all feature files of a cohort show.
+    """Findings about all feature files of a cohort.
 
     Attributes:
         rows: case id -> rows of the patient's bag, for the patients who have features.
@@ -35,10 +42,13 @@ class FeatureSurvey:
 def survey_features(cohort: Cohort) -> FeatureSurvey:
     """Open every feature file of the cohort's patients: headers, coordinates and a few rows.
 
-    A file on a local disk takes about 2 ms; on a share a few round trips.
+    A file of 4,000 patches on a local disk takes 3 ms, 22 ms in CLAM's chunks of one row, 32 ms with gzip.
     """
     survey, store = FeatureSurvey(), cohort.features
     samples, pairs = dict[Path, PatchFileSample](), list[tuple[PatchFileSample, PatchFileSample]]()
+    patches: list[tuple[int, int]] = []
+    folders = store.folders if isinstance(store, PatchFolder) else ()
+    with_coordinates = {folder for folder in folders if (folder.parent / "patches").is_dir()}
     for record in filter(cohort.has_slides, cohort.records):
         if not isinstance(store, PatchFolder):
             bag = None if store is None else store.load(record)
@@ -60,8 +70,28 @@ def survey_features(cohort: Cohort) -> FeatureSurvey:
                 survey.datasets.add(sample.facts.dataset)
             if (other := _second(store, slide)) is not None:
                 pairs.append((sample, other))
-    survey.doubts += [*find_sample_doubts(samples), *find_second_file_doubts(pairs)]
+            number = _num_coordinates(path) if path.parent in with_coordinates else None
+            if number is not None and not sample.facts.slide_level:
+                patches.append((sample.facts.num_patches, number))
+    survey.doubts += [
+        *find_sample_doubts(samples),
+        *find_second_file_doubts(pairs),
+        *find_coordinate_doubts(patches),
+        *find_folder_doubts(samples),
+    ]
     return survey
+
+
+def _num_coordinates(path: Path) -> int | None:
+    """Return the number of patches that CLAM or TRIDENT cut from the slide, or None if it is not known."""
+    folder = path.parent.parent / "patches"
+    for name in (f"{path.stem}_patches.h5", f"{path.stem}.h5"):
+        try:
+            with h5py.File(folder / name, "r", locking=False) as file:
+                return int(file["coords"].shape[0])
+        except (OSError, RuntimeError, ValueError, LookupError, AttributeError):  # absent, or of another kind
+            continue
+    return None
 
 
 def _second(store: PatchFolder, slide: str) -> PatchFileSample | None:

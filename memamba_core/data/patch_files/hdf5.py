@@ -58,7 +58,7 @@ def open_hdf5(path: Path, dataset: str | None) -> Iterator[RawContent]:
         attributes: dict[str, Any] = {}
         for owner in (file, features.parent, coords, features):
             if owner is not None:
-                attributes |= {key: owner.attrs[key] for key in ATTRIBUTE_NAMES if key in owner.attrs}
+                attributes |= {key: owner.attrs[key] for key in owner.attrs if key in ATTRIBUTE_NAMES}
         elsewhere = features.is_virtual or features.external is not None
         yield RawContent(features, coords, attributes, name, None if elsewhere else file.id.get_filesize())
 

@@ -20,7 +20,7 @@ SAMPLED_ROWS = 8
 
 @dataclass(frozen=True)
 class PatchFileSample:
-    """What a few rows of a file show.
+    """Findings from a few rows of a file.
 
     Attributes:
         facts: as `inspect_patch_file` returns them.
@@ -65,14 +65,20 @@ def sample_patch_file(path: Path, dataset: str | None = None) -> PatchFileSample
         zero_R = ~values_RF.any(axis=1)
         if zero_R.all():
             check_not_zero(content)
-        coords_P2 = content.coordinates
         return PatchFileSample(
             facts,
             hashlib.sha256(repr((facts.num_patches, facts.width)).encode() + half_RF.tobytes()).hexdigest(),
             int(zero_R.sum()),
             len(rows) > 1 and bool((values_RF == values_RF[0]).all()),
-            0 if coords_P2 is None else len(coords_P2) - len(np.unique(coords_P2, axis=0)),
+            _count_repeated(content),
         )
+
+
+def _count_repeated(content: Content) -> int:
+    if content.coordinates is None:
+        return 0
+    sorted_P2 = content.coordinates[content.slide_order()]
+    return int((sorted_P2[1:] == sorted_P2[:-1]).all(axis=1).sum())
 
 
 def _check_written(content: Content) -> None:

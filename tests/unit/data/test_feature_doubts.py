@@ -179,6 +179,38 @@ def test_a_second_file_that_is_damaged_or_imprecise_raises_no_doubt(tmp_path):
     assert survey(root).doubts == []
 
 
+@pytest.mark.parametrize(
+    ("folder", "attributes", "words"),
+    [
+        ("20x_256px_0px_overlap", {"target_magnification": 20, "patch_size": 256}, None),
+        ("20x_256px_0px_overlap", {"target_magnification": "20"}, None),
+        ("20x_256px_0px_overlap", {}, None),
+        ("any_name", {"target_magnification": 10}, None),
+        (
+            "20x_256px_0px_overlap",
+            {"target_magnification": 10},
+            "target_magnification is 10 in the files, 20 in the name",
+        ),
+        ("20x_512px_0px_overlap", {"patch_size": 256}, "patch_size is 256 in the files, 512 in the name of the folder"),
+    ],
+)
+def test_the_name_of_a_trident_folder_is_compared(tmp_path, folder, attributes, words):
+    path = f"{folder}/features_uni_v1"
+    write_h5(tmp_path / path / "a.h5", features(9, 0), grid(9), attributes=attributes)
+    doubts = survey(tmp_path, path).doubts
+    assert [words in doubt.text for doubt in doubts] == ([] if words is None else [True])
+
+
+@pytest.mark.parametrize(("number", "doubtful"), [(9, False), (30, True)])
+def test_the_number_of_coordinates_is_compared(tmp_path, number, doubtful):
+    write_h5(tmp_path / "20x_256px_0px_overlap/features_uni_v1/a.h5", features(9, 0), grid(9))
+    write_h5(tmp_path / "20x_256px_0px_overlap/patches/a_patches.h5", grid(number), name="coords")
+    doubts = survey(tmp_path).doubts
+    assert ["1 of 1 files hold fewer patches than the folder `patches`" in doubt.text for doubt in doubts] == [
+        True
+    ] * doubtful
+
+
 def test_copies_are_found_among_other_formats_too(tmp_path):
     for name in ("a", "b", "c"):
         write_npy(tmp_path / f"{name}.npy", features(9, len(name) if name != "c" else 7))

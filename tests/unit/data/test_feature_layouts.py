@@ -35,6 +35,12 @@ def test_the_folder_of_stamp_is_read_with_the_folders_in_it(tmp_path, name):
     assert set(found(tmp_path / name, "uni2")) in (set(wanted), {"a"})
 
 
+def test_a_trident_folder_named_like_the_encoder_is_no_stamp_folder(tmp_path):
+    inner = "uni_v1/20x_256px_0px_overlap"
+    touch(tmp_path, f"{inner}/features_uni_v1/a.h5", f"{inner}/patches/a_patches.h5")
+    assert found(tmp_path / "uni_v1") == {"a": "20x_256px_0px_overlap/features_uni_v1/a.h5"}
+
+
 def test_two_folders_of_stamp_need_a_choice(tmp_path):
     touch(tmp_path, "uni2-1a2b3c4d/a.h5", "uni2-5a6b7c8d/a.h5")
     message = refusal(find_patch_files, tmp_path, "uni2", None)
@@ -112,6 +118,9 @@ def test_a_folder_behind_a_broken_link_is_named(tmp_path):
     )
     message = refusal(find_patch_files, tmp_path / "share" / "features", "u", None)
     assert f"{tmp_path / 'share'} is a link to /mnt/share, which is not there. Mount" in message
+    (tmp_path / "clam").mkdir()
+    (tmp_path / "clam" / "h5_files").symlink_to("/mnt/share/h5_files")
+    assert "is a link to /mnt/share/h5_files, which is not" in refusal(find_patch_files, tmp_path / "clam", "u", None)
     assert "is a file; expected a folder" in refusal(find_patch_files, touch(tmp_path, "a.txt") / "a.txt", "u", None)
 
 
