@@ -53,7 +53,8 @@ def _describe(cohort: Cohort, survey: FeatureSurvey) -> str:
     assert store is not None
     text = f"features {store.encoder}, {store.width} wide"
     if isinstance(store, PatchFolder) and store.slide_level:
-        return f"{text}; one slide-level vector per slide, no patches (a folder of patch features has them)"
+        text += "; one slide-level vector per slide, no patches"
+        return f"{text}; for patches, point data.features.path to the folder of patch features"
     text += f"; median bag {np.median(sizes):,.0f} patches, largest {max(sizes):,d}"
     if survey.datasets:
         text += f"; read from dataset {', '.join(sorted(survey.datasets))}"

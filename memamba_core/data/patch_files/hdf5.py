@@ -97,6 +97,11 @@ def _choose_features(path: Path, file: h5py.File, dataset: str | None) -> str:
             f"{path}: holds features in {len(nested)} places, {', '.join(nested[:4])}. Name the one to use in "
             "data.features.dataset"
         )
+    if datasets and all(data.ndim == 1 and data.dtype.kind == "f" for data in datasets.values()):
+        raise DataError(
+            f"{path}: holds {len(datasets)} vectors, one for each slide, as STAMP's slide encoders write them. Write "
+            "one file per slide with a dataset `feats`, or a table with data.features.key"
+        )
     others = [
         f"{name} ({data.dtype} {list(data.shape)})"
         for name, data in datasets.items()

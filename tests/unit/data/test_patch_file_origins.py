@@ -98,6 +98,13 @@ def test_features_of_another_name_are_named(tmp_path):
     assert "a or b is meant" in refusal(read_patches, tmp_path / "e.npz")
 
 
+def test_a_file_of_many_slides_names_none_of_them(tmp_path):
+    path = write(tmp_path / "titan-slide-1a2b3c4d.h5", {f"patient-{i}": values(1, 1)[0] for i in range(3)})
+    message = refusal(inspect_patch_file, path)
+    assert "holds 3 vectors, one for each slide" in message
+    assert "patient-1" not in message
+
+
 def test_links_in_a_file_are_not_followed(tmp_path):
     write(tmp_path / "other.h5", {"features": values(2)})
     with h5py.File(tmp_path / "a.h5", "w") as file:
