@@ -140,7 +140,7 @@ def _age_and_sex(config: SimulationConfig, cohort: Cohort) -> FloatArray:
     clinical, root = config.data.clinical, config.data.root
     assert clinical is not None
     assert root is not None
-    table = open_table(root / clinical.file)
+    table = open_table(root / clinical.file, clinical)
     for column in ("age", "is_female"):
         table.require(column)
     case_ids = table.text([clinical.case_id])[clinical.case_id]

@@ -6,6 +6,7 @@ Torch and Flower are imported after the arguments are parsed, so that `--help` a
 import argparse
 import logging
 import os
+import re
 import shutil
 import sys
 from contextlib import nullcontext
@@ -65,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check data, machine, network and key before a run")
     _takes_site(doctor)
     doctor.add_argument("--part", choices=("data", "network"), help="check one part only; default: both")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON when all checks are done")
+    doctor.add_argument("--html", type=Path, metavar="FILE", help="also write a page for a data manager, without names")
     doctor.set_defaults(command=_doctor)
 
     for name, help_text in {
@@ -96,8 +99,16 @@ def _parser() -> argparse.ArgumentParser:
         part = commands.add_parser(name, help=help_text)
         _takes_site(part)
         part.add_argument("run", metavar="RUN", help="name of the run")
-        part.add_argument("--yes", action="store_true", help="decide without a question")
-        part.set_defaults(command=_decide, verdict=verdict)
+        part.set_defaults(command=_decide, verdict=verdict, digest=None, yes=False)
+        if verdict == "refused":
+            part.add_argument("--yes", action="store_true", help="refuse without a question")
+        else:
+            part.add_argument(
+                "--digest",
+                metavar="DIGITS",
+                help="approve without a question, if the digest of the terms begins with these 16 or more digits; "
+                "`flower-client runs` shows it",
+            )
 
     predict = commands.add_parser(
         "predict",
@@ -157,6 +168,14 @@ def _takes_site(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("site", type=Path, metavar="site.yaml", help="settings of the site")
 
 
+def _digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{16,64}", text):
+        raise ConfigError(
+            f"--digest is {text!r}; expected 16 to 64 hexadecimal digits, as `flower-client runs` shows them"
+        )
+    return text.lower()
+
+
 def _keygen(options: argparse.Namespace) -> ExitCode:
     keys = SiteKeys(options.folder)
     fingerprint = keys.generate()
@@ -175,10 +194,13 @@ def _run(options: argparse.Namespace) -> ExitCode:
     except OSError as error:
         raise ConfigError(f"{state}: the private log cannot be written to this folder ({error.strerror})") from None
     from .approval.policy import describe_policy
+    from .doctor.permissions import refuse_open_files
     from .service import run_connector, run_executor, run_together
     from .state_lock import only_client
 
     try:
+        for warning in refuse_open_files(options.site, config):
+            support_log.warning("%s", warning)
         if state is not None:
             describe_policy(config)  # before the lock, so that a missing `approve` is reported first
         with nullcontext() if state is None else only_client(state):
@@ -213,9 +235,9 @@ def _run(options: argparse.Namespace) -> ExitCode:
 
 
 def _doctor(options: argparse.Namespace) -> ExitCode:
-    from client.doctor.report import examine, print_report
+    from client.doctor.command import run_doctor
 
-    healthy = print_report(examine(options.site, options.part))
+    healthy = run_doctor(options.site, options.part, as_json=options.json, html=options.html)
     return ExitCode.DONE if healthy else ExitCode.PROBLEM
 
 
@@ -233,7 +255,9 @@ def _decide(options: argparse.Namespace) -> ExitCode:
 
     config = load_site_config(options.site)
     state = _state(config, existing=True)
-    for line in decide_run(config, state, options.site, options.run, options.verdict, sure=options.yes):
+    digest = None if options.digest is None else _digest(options.digest)
+    decided = decide_run(config, state, options.site, options.run, options.verdict, digest=digest, sure=options.yes)
+    for line in decided:
         print(line, flush=True)
     return ExitCode.DONE
 

@@ -4,20 +4,15 @@ from collections.abc import Sequence
 
 from memamba_core.config.site import SiteConfig
 from memamba_core.data.clinical import read_clinical
+from memamba_core.data.identifiers import canonical
 from memamba_core.data.records import Cohort
 from memamba_core.errors import ConfigError
 
 from .cohort_registry import CohortRegistry
-from .cohort_status import CohortStatus
+from .cohort_status import REFREEZE_COST, CohortStatus
 from .site import Site, open_site
 
 __all__ = ["refreeze_cohort", "show_cohort", "withdraw_patients"]
-
-_REFREEZE_COST = (
-    "Sums and weights that left before are over the old blocks. A coordinator that kept them can subtract them from "
-    "those over the new blocks: patients of few blocks, down to one, can then be distinguished. Draw again only where "
-    "the old blocks are of no use, for example because the unit of time or the coding of the event was wrong."
-)
 
 
 def show_cohort(config: SiteConfig) -> list[str]:
@@ -58,7 +53,7 @@ def withdraw_patients(config: SiteConfig, case_ids: Sequence[str], *, confirmed:
         DataError: the tables do not match `site.yaml`.
     """
     _, registry = _open(config)
-    case_ids = tuple(dict.fromkeys(case_ids))
+    case_ids = tuple(dict.fromkeys(map(canonical, case_ids)))
     known = {record.case_id for record in read_clinical(config.data.clinical, config.data.root)}
     if unknown := [case_id for case_id in case_ids if case_id not in known and not registry.knows(case_id)]:
         raise ConfigError(
@@ -101,7 +96,7 @@ def refreeze_cohort(config: SiteConfig, reason: str, *, confirmed: bool) -> list
         raise ConfigError("--reason must be one line of 1 to 200 characters; it stands in the history of the cohort")
     site, registry = _open(config)
     if not confirmed:
-        return [_REFREEZE_COST, "Nothing was drawn. Repeat the command with --yes to draw the blocks again."]
+        return [REFREEZE_COST, "Nothing was drawn. Repeat the command with --yes to draw the blocks again."]
     registry.refreeze(site.cohort, reason)
     return [*_describe(registry.status(site.cohort), site.cohort), "Every run asks for a new approval."]
 
@@ -131,6 +126,12 @@ def _describe(status: CohortStatus, cohort: Cohort) -> list[str]:
             if count
         ]
         lines.append(f"  set aside: a block of {aside.patients} patients ({', '.join(reasons)})")
+    if status.reader_notice:
+        lines.append(
+            f"  {_capitalised(status.reader_notice)}. If the files are those of the draw, and this release reads them "
+            "right, draw the blocks again with `flower-client cohort refreeze site.yaml --reason TEXT`."
+        )
+        lines.append(f"  {REFREEZE_COST}")
     if any(aside.missing or aside.changed for aside in status.set_aside):
         lines.append(
             "  A block is used again when the tables hold its patients as they were. If a patient withdrew, record it "
@@ -140,6 +141,10 @@ def _describe(status: CohortStatus, cohort: Cohort) -> list[str]:
         verb = "waits until newcomers" if len(status.waiting) == 1 else "wait until they"
         lines.append(f"  {_patients(len(status.waiting))} {verb} fill a block of their own.")
     return lines
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _patients(count: int) -> str:

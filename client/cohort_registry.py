@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from memamba_core.data.reader_version import READER_VERSION, READER_VERSION_UNWRITTEN
 from memamba_core.data.records import Cohort, PatientRecord
 from memamba_core.errors import TamperedLogError
 from memamba_core.io.atomic import write_secret
@@ -79,6 +80,7 @@ class CohortRegistry:
             tuple(Block(block["fold"], block["members"]) for block in content["blocks"]),
             frozenset(content["withdrawn"]),
             tuple(content["history"]),
+            content.get("reader_version", READER_VERSION_UNWRITTEN),
         )
 
     def preview(self, cohort: Cohort) -> FrozenCohort:
@@ -99,7 +101,8 @@ class CohortRegistry:
         fold = len(frozen.blocks) % MAX_BLOCKS
         block = Block(fold, dict(self._describe(cohort, frozen)(record) for record in status.waiting))
         history = (*frozen.history, _entry("newcomers", "", len(block.members), 1))
-        return replace(frozen, blocks=(*frozen.blocks, block), history=history)
+        # every older block is as today's reader reads it, or newcomers would wait
+        return replace(frozen, blocks=(*frozen.blocks, block), history=history, reader_version=READER_VERSION)
 
     def plan(self, cohort: Cohort) -> CohortStatus:
         """Return the cohort as the next approved run will find it; write nothing, not even the site's key."""
@@ -213,7 +216,7 @@ class CohortRegistry:
         blocks = draw_blocks(cohort.subset(present), self.smallest, draw_key, self._describe(cohort, frozen))
         action = "draw" if frozen.generation == 1 else "refreeze"
         history = (*before.history, _entry(action, reason, sum(len(b.members) for b in blocks), len(blocks)))
-        return replace(frozen, blocks=blocks, history=history)
+        return replace(frozen, blocks=blocks, history=history, reader_version=READER_VERSION)
 
     def _describe(self, cohort: Cohort, frozen: FrozenCohort) -> Callable[[PatientRecord], tuple[str, str]]:
         key, fingerprints = self._secret(), self._fingerprints(cohort, frozen)
@@ -255,6 +258,7 @@ class CohortRegistry:
             "blocks": [{"fold": block.fold, "members": block.members} for block in frozen.blocks],
             "withdrawn": sorted(frozen.withdrawn),
             "history": list(frozen.history),
+            "reader_version": frozen.reader_version,
         }
         text = json.dumps({**content, "tag": self._tag(content)}, indent=1)
         write_secret(self.folder / "cohort.json", text.encode())

@@ -3,11 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
+from memamba_core.data.reader_version import READER_VERSION
 from memamba_core.data.records import PatientRecord
 
 from .blocks import Block
 
-__all__ = ["CohortStatus", "FrozenCohort", "SetAside", "UsableBlock"]
+__all__ = ["REFREEZE_COST", "CohortStatus", "FrozenCohort", "SetAside", "UsableBlock"]
+
+REFREEZE_COST = (
+    "Sums and weights that left before are over the old blocks. A coordinator that kept them can subtract them from "
+    "those over the new blocks: patients of few blocks, down to one, can then be distinguished. Draw again only where "
+    "the old blocks are of no use, for example because the unit of time or the coding of the event was wrong, or "
+    "because a new release reads the files differently."
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class FrozenCohort:
         blocks: every block of this generation, also those that are set aside.
         withdrawn: pseudonyms of the patients who withdrew.
         history: what changed the registry, oldest first: `time`, `action`, `reason`, `patients`, `blocks`.
+        reader_version: `READER_VERSION` of the release that read the tables at the last draw of a block.
     """
 
     generation: int = 0
@@ -27,6 +36,7 @@ class FrozenCohort:
     blocks: tuple[Block, ...] = ()
     withdrawn: frozenset[str] = frozenset()
     history: tuple[dict[str, Any], ...] = ()
+    reader_version: int = READER_VERSION
 
 
 @dataclass(frozen=True)
@@ -77,3 +87,16 @@ class CohortStatus:
     usable: tuple[UsableBlock, ...]
     set_aside: tuple[SetAside, ...]
     waiting: tuple[PatientRecord, ...]
+
+    @property
+    def reader_notice(self) -> str | None:
+        """Sentence about blocks that may be set aside because this release reads the files in another way, or None."""
+        drawn = self.frozen.reader_version
+        others = sum(aside.missing + aside.changed for aside in self.set_aside)
+        if drawn == READER_VERSION or not others:
+            return None
+        return (
+            f"the blocks were drawn by a release with reader version {drawn}; this release has reader version "
+            f"{READER_VERSION} and reads some files differently, which may be why {others} "
+            f"{'patients are missing or have' if others > 1 else 'patient is missing or has'} other data"
+        )

@@ -146,9 +146,12 @@ class Executor:
             kind = _REPLIES[phase].__name__ if phase else ""
             record = describe_answer(payload, server_round=server_round, kind=kind, **about)
             answer = reply
-        self._egress.append(record)
+        if reply is Refusal.PENDING:  # asked again every few seconds
+            self._egress.append_once(record)
+        else:
+            self._egress.append(record)
         task.answer(answer)
-        if reply is not Refusal.PENDING:  # asked again every few seconds; the gate of approvals has logged it once
+        if reply is not Refusal.PENDING:  # the gate of approvals has logged it once
             _report(record, time.monotonic() - started)
 
     def _work(self, phase: Phase | None, task: Task) -> Message | Refusal:

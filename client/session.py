@@ -3,14 +3,13 @@
 import json
 import re
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pydantic
 
-from memamba_core.config.compose import compose_experiment
+from memamba_core.config.compose import installed_experiment
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
@@ -25,12 +24,6 @@ __all__ = ["RUN_ID", "Admission", "RefusedError", "Session", "SessionStore", "re
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """Valid name of a run: the name becomes a folder of the state volume, and stands in logs."""
-
-
-@cache
-def _installed_defaults() -> Experiment:
-    """Compose the installed settings; it takes a tenth of a second, and a simulation has many sites in one process."""
-    return compose_experiment()
 
 
 class RefusedError(MemambaError):
@@ -196,7 +189,7 @@ class SessionStore:
                 f"the settings have digest {experiment.digest()}; the request has {request.config_digest}",
             )
         try:
-            self._site.check_policy(experiment, _installed_defaults())
+            self._site.check_policy(experiment, installed_experiment())
         except PolicyError as error:
             raise RefusedError(Refusal.POLICY, str(error)) from None
         return Session(request, experiment, plan_of(experiment))

@@ -11,7 +11,7 @@ from memamba_core.config.setting_rules import check_differences
 from memamba_core.config.site import SiteConfig
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort, PatientRecord
-from memamba_core.data.tables import TABLE_SUFFIXES
+from memamba_core.data.tables import is_table
 from memamba_core.errors import ConfigError, PolicyError
 from memamba_core.training.seeding import derive_seed
 
@@ -190,12 +190,7 @@ def open_site(config: SiteConfig) -> Site:
         DataError: a table or feature file does not match `site.yaml`.
     """
     features = config.data.features
-    if (
-        config.privacy is not None
-        and features is not None
-        and features.width is None
-        and not features.path.endswith(TABLE_SUFFIXES)
-    ):
+    if config.privacy is not None and features is not None and features.width is None and not is_table(features.path):
         raise ConfigError(
             "site.yaml has a section privacy and a folder of features without data.features.width, for example "
             "width: 1024. The width must be declared: taken from a file, it would depend on one patient"

@@ -160,7 +160,7 @@ def _run(arguments: argparse.Namespace) -> ExitCode:
             ExitCode.INTERRUPTED,
         )
     _print_summary(summary, plan.folder)
-    return ExitCode.DONE if summary.attendance.is_complete else ExitCode.INCOMPLETE
+    return ExitCode.DONE if summary.is_complete else ExitCode.INCOMPLETE
 
 
 def _print_summary(summary: "DeploymentSummary", folder: Path) -> None:
@@ -180,8 +180,11 @@ def _print_summary(summary: "DeploymentSummary", folder: Path) -> None:
     if summary.fold >= 0 and summary.without_c_index is not None:
         print(f"no C-index: {summary.without_c_index}")
     for warning in summary.warnings:
-        print(f"warning: {warning}")
+        if warning != summary.ended_early:
+            print(f"warning: {warning}")
     print(f"results: {folder / 'summary.json'}\nmodel: {folder / 'model.safetensors'}")
+    if summary.ended_early is not None:
+        print(f"ended early: {summary.ended_early}")
 
 
 def _status(arguments: argparse.Namespace) -> ExitCode:

@@ -18,6 +18,6 @@ class ExitCode(DescribedExitCode):
     NOT_RUNNING = 5, "status, stop: no run is in progress"
     INCOMPLETE = (
         6,
-        "the run is done, but a site missed it, or some of its rounds; the results are written, and name the site",
+        "the run is done, but a site missed some of it, or spent budgets ended it early; the results say so",
     )
     INTERRUPTED = 130, "interrupted by Ctrl-C or SIGTERM; a run can be continued with resume=RUN"

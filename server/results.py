@@ -92,6 +92,7 @@ def build_summary(run: Run, result: FederationResult) -> DeploymentSummary:
             sites=evaluation.sites,
         ),
         num_rounds=len(rounds),
+        ended_early=result.ended_early,
         failures=tuple(
             RoundFailure(round=record.server_round, site=site, failure=failed.failure)
             for record in rounds

@@ -119,6 +119,9 @@ class DeploymentSummary(JsonModel):
     """Evaluation of the final weights."""
     num_rounds: int
     """Finished rounds."""
+    ended_early: str | None
+    """Reason why fewer rounds than `federation.num_rounds` took place: the sites' privacy budgets were spent; null if
+    all rounds took place."""
     failures: tuple[RoundFailure, ...]
     """Sites that gave no usable reply, round by round."""
     time_bin_edges: tuple[float, ...]
@@ -141,3 +144,8 @@ class DeploymentSummary(JsonModel):
     """Versions of this package, its protocol, Python and the libraries."""
     command: str
     """Command that repeats the run."""
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all planned rounds took place and no site missed anything."""
+        return self.ended_early is None and self.attendance.is_complete

@@ -107,6 +107,7 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
         num_folds=config.num_folds,
         seed=config.experiment.seed,
         sites=partition,
+        folds=config.folds,
     )
     if config.blocks:
         cohort, partition, registries, block_warnings = draw_site_blocks(cohort, partition, config)

@@ -1,24 +1,19 @@
 """Assign patients to test folds: from published split files, at random, or whole sites at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
+from memamba_core.data.near_misses import advise, describe_near_misses, find_near_misses
 from memamba_core.data.records import Cohort
-from memamba_core.data.tables import Table, open_table
 from memamba_core.errors import ConfigError, DataError
 
-__all__ = ["assign_folds"]
+from .split_files import read_splits
 
-_ONE_TEST_FOLD = "A patient is tested in one fold, and not trained on there"
-_NO_THIRD_SET = (
-    "train must hold all patients who are in val of another file; splits that set a third group aside are not "
-    "supported. Correct the file or use fold_source=random"
-)
+__all__ = ["assign_folds"]
 
 
 def assign_folds(
@@ -29,6 +24,7 @@ def assign_folds(
     num_folds: int,
     seed: int,
     sites: Mapping[str, tuple[str, ...]],
+    folds: Collection[int] = (0,),
 ) -> tuple[Cohort, tuple[str, ...]]:
     """Set `fold` of each patient: the test fold that holds the patient out. Earlier folds are overwritten.
 
@@ -38,11 +34,11 @@ def assign_folds(
             patients so that fold sizes differ by at most one, and so do the numbers of events.
             ``site_grouped`` holds out whole sites, largest first, each in the fold with the fewest
             patients so far.
-        splits: folder of `splits_0.csv`, `splits_1.csv`, ... with columns `train` and `val`, as MCAT
-            publishes them. Its `val` is the test fold.
+        splits: published splits in a layout of `read_splits`.
         num_folds: number of folds for ``random`` and ``site_grouped``; split files define their own.
         seed: seed of ``random``.
         sites: site name -> case ids, each patient in one site; for ``site_grouped``.
+        folds: test folds that are run; of one published split into training and test patients, only fold 0 can be.
 
     Returns:
         The same patients in the same order, and warnings. With split files, a patient in none of them has fold None
@@ -56,8 +52,7 @@ def assign_folds(
     if source == "site_grouped":
         fold_of = _group_sites({r.case_id for r in cohort.records}, sites, num_folds)
     elif source == "cohort" and splits is not None:
-        fold_of = _read_splits(splits)
-        warnings = _compare_patients(cohort, fold_of, splits)
+        fold_of, warnings = _use_splits(cohort, splits, folds)
     else:
         fold_of = _draw(cohort, num_folds, np.random.default_rng(seed))
     records = tuple(replace(r, fold=fold_of.get(r.case_id)) for r in cohort.records)
@@ -94,55 +89,34 @@ def _group_sites(case_ids: set[str], sites: Mapping[str, tuple[str, ...]], num_f
     return fold_of
 
 
-def _read_splits(folder: Path) -> dict[str, int]:
-    """Return, for each case id, k of the `splits_{k}.csv` whose `val` holds it; check that the files agree."""
-    num_folds = len(list(folder.glob("splits_*.csv")))
-    paths = [folder / f"splits_{k}.csv" for k in range(num_folds)]
-    absent = [p.name for p in paths if not p.is_file()]
-    if num_folds < 2 or absent:
+def _use_splits(cohort: Cohort, path: Path, folds: Collection[int]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return the fold of each patient of the published splits, and warnings."""
+    slides = {slide: r.case_id for r in cohort.records for slide in r.slides}
+    owner_of = slides | {r.case_id: r.case_id for r in cohort.records}
+    published = read_splits(path, owner_of)
+    if published.single and any(fold != 0 for fold in folds):
         raise ConfigError(
-            f"{folder}: found {num_folds} files splits_*.csv{f', but not {absent[0]}' if absent else ''}; "
-            "wanted splits_0.csv, splits_1.csv, ... without a gap. Correct data.splits or use "
-            "fold_source=random"
+            f"folds={list(folds)}: {path} is one split into training and test patients; only folds=[0] can be tested"
         )
-    tables = [open_table(path) for path in paths]
-    columns = [(_read_column(table, "train"), _read_column(table, "val")) for table in tables]
-    fold_of: dict[str, int] = {}
-    for fold, (table, (train, val)) in enumerate(zip(tables, columns, strict=True)):
-        table.refuse("val", val.isin(set(fold_of)), "repeats a patient of another file's val", _ONE_TEST_FOLD)
-        table.refuse("val", val.isin(train[train != ""]), "repeats a patient of train", _ONE_TEST_FOLD)
-        fold_of.update(dict.fromkeys(val[val != ""], fold))
-    for fold, (table, (train, _)) in enumerate(zip(tables, columns, strict=True)):
-        expected = {case_id for case_id, k in fold_of.items() if k != fold}
-        table.refuse("train", ~train.isin(expected | {""}), "has patients who are in no val", _NO_THIRD_SET)
-        if missing := len(expected.difference(train)):
-            raise DataError(
-                f"{table.path}: column 'train' lacks {missing} patients who are in val of another file. {_NO_THIRD_SET}"
-            )
-    return fold_of
-
-
-def _read_column(table: Table, name: str) -> "pd.Series[str]":
-    """Read a column of case ids; the shorter column of a file is padded with empty cells."""
-    table.require(name)
-    case_ids = table.text([name])[name]
-    twice = case_ids.duplicated() & (case_ids != "")
-    table.refuse(name, twice, "repeats a patient", "List each patient once")
-    return case_ids
+    return published.fold_of, (*published.warnings, *_compare_patients(cohort, published.fold_of, path))
 
 
 def _compare_patients(cohort: Cohort, fold_of: Mapping[str, int], splits: Path) -> tuple[str, ...]:
     """Return warnings that count patients in the table or in the splits only; no patient in both is an error."""
     present = {r.case_id for r in cohort.records}
-    if not present & set(fold_of):
+    unknown, without_fold = set(fold_of) - present, present - set(fold_of)
+    near = find_near_misses(unknown, without_fold)
+    would = f"; {describe_near_misses(near)}: {advise(near)}" if near else ""
+    if len(without_fold) == len(present):
         raise DataError(
             f"{splits}: none of the cohort's {len(present)} patients is in these splits ({len(fold_of)} "
-            "patients); they are of another cohort. Correct data.splits or use fold_source=random"
+            f"patients){would or '; they are of another cohort'}. Correct data.splits or use fold_source=random"
         )
-    without_fold, unknown = len(present - set(fold_of)), len(set(fold_of) - present)
     warnings = []
     if without_fold:
-        warnings.append(f"{without_fold} patients are in no split of {splits}: neither trained on nor tested")
+        text = f"{len(without_fold)} patients are in no split of {splits}: neither trained on nor tested"
+        warnings.append(text)
     if unknown:
-        warnings.append(f"{unknown} patients of the splits in {splits} are not in the cohort and are ignored")
+        text = f"{len(unknown)} patients of the splits in {splits} are not in the cohort and are ignored{would}"
+        warnings.append(text)
     return tuple(warnings)

@@ -13,6 +13,7 @@ from memamba_core.config.simulation import (
     PartitionConfig,
     TSSPartition,
 )
+from memamba_core.data.identifiers import canonical_column
 from memamba_core.data.records import Cohort
 from memamba_core.data.tables import open_table
 from memamba_core.errors import ConfigError, DataError
@@ -100,8 +101,9 @@ def _read_regions(path: Path) -> dict[str, str]:
     for column in ("tss", "flamby_region"):
         table.require(column)
     text = table.text(["tss", "flamby_region"])
-    table.refuse("tss", text["tss"].duplicated(), "repeats a code", "Keep one row per tissue source site")
-    return {tss: region for tss, region in zip(text["tss"], text["flamby_region"], strict=True) if region}
+    codes = canonical_column(text["tss"])
+    table.refuse("tss", codes.duplicated(), "repeats a code", "Keep one row per tissue source site")
+    return {tss: region for tss, region in zip(codes, text["flamby_region"], strict=True) if region}
 
 
 def _by_region(by_code: Mapping[str, list[str]], tss_table: Path | None) -> dict[str, list[str]]:

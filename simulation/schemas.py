@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from client.doctor.record import DoctorReport
 from memamba_core.config.run_manifest import DeploymentManifest, RunManifest
 from server.schemas import published_models, schema_texts
 
@@ -16,12 +17,13 @@ FOLDER = Path("docs/reference/schemas")
 
 
 def all_models() -> dict[str, Any]:
-    """Return the published models of coordinator and simulation by the name of their schema.
+    """Return the published models of coordinator, site and simulation by the name of their schema.
 
     Returns:
         Those of `server.schemas.published_models`, and of a simulation: `simulation_summary` is `summary.json`,
         `fold_outcome` is `fold-K/outcome.json`, `multirun` is `multirun.json`, `audit` is `audit.json`. `run_manifest`
-        and `deployment_manifest` are `settings.json` of a simulation and of a run over the network.
+        and `deployment_manifest` are `settings.json` of a simulation and of a run over the network. `doctor_report` is
+        what `flower-client doctor --json` prints.
     """
     return {
         **published_models(),
@@ -29,6 +31,7 @@ def all_models() -> dict[str, Any]:
         "fold_outcome": FoldOutcome,
         "multirun": MultirunSummary,
         "audit": AuditReport,
+        "doctor_report": DoctorReport,
         "run_manifest": RunManifest,
         "deployment_manifest": DeploymentManifest,
     }

@@ -1,7 +1,8 @@
 """Set up all tests: checked tensor shapes, one torch thread, a disk that need not keep, the real data where they are.
 
-Shapes in signatures (jaxtyping) are enforced in every test and free in production. A numba kernel in a checked package
-needs `@typing.no_type_check` as its innermost decorator: numba cannot compile the checking wrapper.
+Shapes in signatures (jaxtyping) are free in production and enforced in the folders of `_WITH_SHAPES`. In the others the
+same models are trained, and the checks took a third of the time. A numba kernel in a checked package needs
+`@typing.no_type_check` as its innermost decorator: numba cannot compile the checking wrapper.
 """
 
 import gc
@@ -16,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import hypothesis
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -38,6 +40,8 @@ hypothesis.settings.register_profile("ci", deadline=None, max_examples=30, deran
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+_TESTS = Path(__file__).parent
+_WITH_SHAPES = ("unit", "simulation", "benchmarks")
 _NO_DATA = "the TCGA tables are absent; name their folder in the environment variable MEMAMBA_DATA"
 
 
@@ -54,6 +58,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     import torch  # here, because the process of pytest-xdist that hands out the tests runs none
 
     torch.set_num_threads(1)  # pytest-xdist uses the cores
+    jaxtyping.config.update("jaxtyping_disable", item.path.relative_to(_TESTS).parts[0] not in _WITH_SHAPES)
     os.fsync = _FSYNC if item.get_closest_marker("durable") else _skip_fsync
 
 

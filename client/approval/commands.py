@@ -42,9 +42,19 @@ def show_runs(config: SiteConfig, state: Path, run_id: str | None = None) -> Ite
 
 
 def decide_run(
-    config: SiteConfig, state: Path, site_file: Path, run_id: str, verdict: Verdict, *, sure: bool = False
+    config: SiteConfig,
+    state: Path,
+    site_file: Path,
+    run_id: str,
+    verdict: Verdict,
+    *,
+    digest: str | None = None,
+    sure: bool = False,
 ) -> Iterator[str]:
-    """Show a run, ask, and write the decision.
+    """Show a run, ask, and write the decision on the terms that were shown.
+
+    A coordinator may send other terms under the same name at any moment. Therefore an approval without a question
+    names its terms by their digest; a refusal needs none, because it ends every approval of the run.
 
     Args:
         config: of the site.
@@ -52,27 +62,37 @@ def decide_run(
         site_file: as typed, for the texts.
         run_id: name of the run.
         verdict: that the operator asks for.
-        sure: write the decision without a question.
+        digest: first digits of the digest of the terms: approve these without a question, and no others; None asks.
+        sure: refuse without a question.
 
     Raises:
-        ConfigError: no such run, no terminal for the question, or another user owns the state folder.
+        ConfigError: no such run, its terms have another digest, no terminal for the question, or another user owns the
+            state folder.
         TamperedLogError: the decisions were edited or cut.
         OSError: the decision could not be written, and does not hold.
     """
     store = _open(state)
     proposal, standing = _find(store, run_id)
     name = printable(run_id)
+    shown = proposal.terms.short_digest()
+    if digest is not None and not proposal.terms.digest().startswith(digest):
+        raise ConfigError(
+            f"the terms of {name} have digest {shown}; expected {digest}, as --digest says. Nothing was decided. Read "
+            f"the terms with `{_command('runs', site_file, name)}` before you approve them"
+        )
     if standing == verdict:
         yield f"{name} is {verdict} already"
         return
     yield from describe_run(proposal, standing, config, _last_approved(store, proposal))
-    if not sure:
-        question = f"{'approve' if verdict == 'approved' else 'refuse'} this run? [y/N] "
-        try:
-            answer = input(question)
-        except EOFError:
-            raise ConfigError("nothing was decided: there is no terminal to answer on. Add --yes") from None
-        if answer.strip().lower() not in ("y", "yes"):
+    if digest is None and not sure:
+        action = "approve" if verdict == "approved" else "refuse"
+        option = f"--digest {shown}" if verdict == "approved" else "--yes"
+        if not sys.stdin.isatty():
+            raise ConfigError(
+                f"nothing was decided: there is no terminal to answer on. To {action} the run on this screen: "
+                f"{_command(action, site_file, name)} {option}"
+            )
+        if not _says_yes(f"{action} this run? [y/N] "):
             yield "nothing was decided"
             return
     store.decide(proposal, verdict)
@@ -80,7 +100,20 @@ def decide_run(
         yield f"{name} is refused: the next request of the coordinator gets refusal 116"
         return
     yield f"{name} is approved: the coordinator is answered when it asks again, within half a minute"
-    yield f"to withdraw: flower-client refuse {shlex.quote(str(site_file))} {name}"
+    yield f"to withdraw: {_command('refuse', site_file, name)}"
+    if (other := store.waiting()) is not None and other.terms.run_id == run_id:
+        yield f"{name} now waits with other terms, {other.terms.short_digest()}; this approval does not cover them"
+
+
+def _says_yes(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False
+
+
+def _command(action: str, site_file: Path, name: str) -> str:
+    return f"flower-client {action} {shlex.quote(str(site_file))} {name}"
 
 
 def _open(state: Path) -> ApprovalStore:

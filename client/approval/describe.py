@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from memamba_core.config.compose import compose_experiment
+from memamba_core.config.compose import installed_experiment
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.guarded_settings import is_guarded
 from memamba_core.config.privacy import DPSGDConfig
@@ -68,11 +68,12 @@ def describe_run(
     ]
     if last is not None and (changes := _changes(terms, last.terms)):
         rows.append(("changed", f"since {printable(last.terms.run_id, 20)}: {', '.join(changes)}", 1))
-    changed = experiment.differences(compose_experiment())
+    changed = experiment.differences(installed_experiment())
     ordered = sorted(changed.items(), key=lambda item: (not is_guarded(item[0]), item[0]))  # the telling ones first
     settings = [f"{name}={printable(_value(value), _MAX_VALUE)}" for name, value in ordered]
+    settings_digest = terms.settings if whole else terms.settings[:12]
     rows += [
-        ("digest", terms.settings, 1),
+        ("digest", f"{terms.short_digest()} of these terms, {settings_digest} of the settings", 1),
         ("settings", f"{len(settings)} differ from the defaults (weights of round 1 follow from all):", 1),
     ]
     more = f"flower-client runs site.yaml {printable(terms.run_id)}"
@@ -104,7 +105,7 @@ def list_runs(waiting: Proposal | None, decisions: Sequence[Decided], most: int 
 def _row(status: str, proposal: Proposal, time: float) -> str:
     terms = proposal.terms
     sites = f"{len(terms.roster)} site{'s' * (len(terms.roster) != 1)}"
-    return f"{status:9} {printable(terms.run_id, 24):24} {_time(time)}  {sites:10} {terms.settings[:12]}"
+    return f"{status:9} {printable(terms.run_id, 24):24} {_time(time)}  {sites:10} {terms.short_digest()}"
 
 
 def _wrapped(label: str, text: str, most: int | None, more: str) -> Iterator[str]:
@@ -144,7 +145,7 @@ def _leaving(proposal: Proposal, experiment: Experiment, config: SiteConfig) -> 
         from .budget import describe_budget  # torch takes seconds to import
 
         yield "each round", "weights with noise (differential privacy), no loss, no count", 1
-        yield "epsilon", describe_budget(experiment, config), 2
+        yield "epsilon", describe_budget(experiment, config, proposal.terms.run_id), 2
     else:
         yield "each round", "weights WITHOUT noise, numbers of patients as bands, a rounded loss", 1
     tests = proposal.terms.fold >= 0 and not isinstance(experiment.privacy, DPSGDConfig)

@@ -60,6 +60,10 @@ class Terms(_Record):
         """Return the SHA-256 (hex) over all terms."""
         return digest_of(self.model_dump(mode="json"))
 
+    def short_digest(self) -> str:
+        """Return the first 16 digits of `digest`, by which an operator names the terms."""
+        return self.digest()[:16]
+
     def before_blocks(self) -> Self:
         """Return the same terms as they were before the blocks were drawn."""
         return self.model_copy(update={"cohort": ""})

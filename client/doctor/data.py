@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from client.cohort_status import REFREEZE_COST
 from client.declared_bands import compare_bands
 from client.site import Site
 from memamba_core.config.site_privacy import SitePrivacy
@@ -114,6 +115,13 @@ def _blocks(site: Site) -> Iterator[Finding]:
         yield error("blocks", str(failure), "restore the state folder from a backup")
         return
     smallest = site.registry.smallest
+    if status.reader_notice:
+        yield warning(
+            "reader",
+            status.reader_notice,
+            "see the release notes; if the files are those of the draw, and this release reads them right, draw the "
+            f"blocks again with `flower-client cohort refreeze site.yaml --reason TEXT`. {REFREEZE_COST.rstrip('.')}",
+        )
     if not status.usable:
         yield error(
             "blocks",

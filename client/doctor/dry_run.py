@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from client.site import Site
-from memamba_core.config.compose import compose_experiment
+from memamba_core.config.compose import installed_experiment
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
@@ -56,7 +56,7 @@ def measure_dry_run(site: Site, case_id: str, rows_of_largest: int, rows_in_tota
     Raises:
         DataError: the patient's features cannot be read.
     """
-    experiment = compose_experiment()
+    experiment = installed_experiment()
     agreement = _placeholder_agreement(site.cohort, experiment)
     cap = min(site.config.limits.max_patches, experiment.training.max_patches or rows_of_largest)
     rows = min(rows_of_largest, cap, _ROWS)

@@ -7,7 +7,7 @@ import numpy as np
 
 from memamba_core.data.feature_survey import FeatureSurvey
 from memamba_core.data.features import PatchFolder
-from memamba_core.data.records import Cohort, PatientRecord
+from memamba_core.data.records import Cohort, FeatureStore, PatientRecord
 
 from .finding import Finding, error, ok, warning
 
@@ -28,7 +28,7 @@ def check_features(cohort: Cohort, survey: FeatureSurvey) -> Iterator[Finding]:
         yield ok("slides", "none, as set in site.yaml")
         return
     yield ok("slides", f"{len(survey.rows)} of {len(cohort.records)} patients; {_describe(cohort, survey)}")
-    absent = [slide for r in cohort.records for slide in r.slides if not store.has(_alone(r, slide))]
+    absent = [slide for r in cohort.records for slide in r.slides if not _has_features(store, r, slide)]
     named = sum(len(r.slides) for r in cohort.records)
     if absent:
         yield warning(
@@ -63,5 +63,8 @@ def _describe(cohort: Cohort, survey: FeatureSurvey) -> str:
     return text
 
 
-def _alone(record: PatientRecord, slide: str) -> PatientRecord:
-    return replace(record, slides=(slide,))
+def _has_features(store: FeatureStore, record: PatientRecord, slide: str) -> bool:
+    """Return True if the slide has a file, also one without a patch, or a row of a slide-level table."""
+    if isinstance(store, PatchFolder):
+        return slide in store.files
+    return store.has(replace(record, slides=(slide,)))

@@ -9,15 +9,17 @@ import os
 import pwd
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.keys import SiteKeys
 from memamba_core.config.site import SiteConfig
+from memamba_core.errors import ConfigError
 
 from .finding import Finding, error, ok
 
-__all__ = ["check_permissions"]
+__all__ = ["check_permissions", "refuse_open_files"]
 
 CHECK = "permissions"
 _NAMED = 3
@@ -33,6 +35,40 @@ def check_permissions(site_yaml: Path, config: SiteConfig) -> Iterator[Finding]:
         site_yaml: settings of the site.
         config: the same, read.
     """
+    present = _trusted_files(site_yaml, config)
+    findings = 0
+    for problem in _problems(present, config.state):
+        findings += 1
+        yield error(CHECK, problem.text, problem.remedy)
+    if not findings:
+        yield ok(CHECK, f"only their owners can change {', '.join(present)}")
+
+
+def refuse_open_files(site_yaml: Path, config: SiteConfig) -> list[str]:
+    """Check the same before the client starts, so that it does not follow settings that anyone may have written.
+
+    Returns:
+        One sentence per finding that is no reason to stop: a group can change the file.
+
+    Raises:
+        ConfigError: every user of this machine can change one of the files, or replace it.
+    """
+    problems = list(_problems(_trusted_files(site_yaml, config), config.state))
+    for problem in problems:
+        if problem.by_everyone:
+            raise ConfigError(f"{problem.text}; expected only its owner. {problem.remedy}")
+    return [f"{problem.text}: {problem.remedy}" for problem in problems]
+
+
+@dataclass(frozen=True)
+class _Problem:
+    text: str
+    remedy: str
+    by_everyone: bool
+
+
+def _trusted_files(site_yaml: Path, config: SiteConfig) -> dict[str, Path]:
+    """Return the files and folders that the site trusts and that are present, by name."""
     files = {"site.yaml": site_yaml.absolute()}
     if config.coordinator is not None:
         keys = SiteKeys(config.coordinator.keys)
@@ -40,28 +76,26 @@ def check_permissions(site_yaml: Path, config: SiteConfig) -> Iterator[Finding]:
         files |= {"the node key": keys.private, "the public key": keys.public, "the runtime secret": keys.secret}
     if config.state is not None:
         files["the state folder"] = config.state
-    present = {name: path for name, path in files.items() if os.path.lexists(path)}
-    findings = 0
+    return {name: path for name, path in files.items() if os.path.lexists(path)}
+
+
+def _problems(present: Mapping[str, Path], state: Path | None) -> Iterator[_Problem]:
     for name, path in present.items():
         for target in dict.fromkeys((path, path.resolve())):
-            if text := _writers(target):
-                findings += 1
-                yield error(CHECK, f"{target} ({name}) can be changed by {text}", _remedy(target))
+            if writers := _writers(target):
+                yield writers.problem(f"{target} ({name}) can be changed by {writers}", target)
     for folder in dict.fromkeys(parent for path in present.values() for parent in _parents(path)):
-        if text := _writers(folder, sticky_protects=True):
+        if writers := _writers(folder, sticky_protects=True):
             below = next(name for name, path in present.items() if folder in _parents(path))
-            findings += 1
-            yield error(CHECK, f"{folder}: {text} can replace what lies in it, and so {below}", _remedy(folder))
-    if config.state is not None and config.state.is_dir():
-        loose = list(_loose_entries(config.state))
-        for path, text in loose[:_NAMED]:
-            findings += 1
-            yield error(CHECK, f"{path} (in the state folder) can be changed by {text}", _remedy(path))
-        if len(loose) > _NAMED:
-            remedy = f"chmod -R go-w {shlex.quote(str(config.state))}"
-            yield error(CHECK, f"{len(loose) - _NAMED} more entries of the state folder like these", remedy)
-    if not findings:
-        yield ok(CHECK, f"only their owners can change {', '.join(present)}")
+            yield writers.problem(f"{folder}: {writers} can replace what lies in it, and so {below}", folder)
+    if state is not None and state.is_dir():
+        loose = list(_loose_entries(state))
+        for path, writers in loose[:_NAMED]:
+            yield writers.problem(f"{path} (in the state folder) can be changed by {writers}", path)
+        if more := loose[_NAMED:]:
+            remedy = f"chmod -R go-w {shlex.quote(str(state))}"
+            everyone = any(writers.everyone for _, writers in more)
+            yield _Problem(f"{len(more)} more entries of the state folder like these", remedy, everyone)
 
 
 def _parents(path: Path) -> list[Path]:
@@ -69,29 +103,44 @@ def _parents(path: Path) -> list[Path]:
     return list(dict.fromkeys((*path.absolute().parents, *path.resolve().parents)))
 
 
-def _loose_entries(folder: Path) -> Iterator[tuple[Path, str]]:
+def _loose_entries(folder: Path) -> Iterator[tuple[Path, "_Writers"]]:
     """Yield the entries below a folder that others can change, with a description of the others."""
     for root, folders, files in os.walk(folder):
         for name in sorted((*folders, *files)):
             path = Path(root) / name
-            if text := _writers(path):
-                yield path, text
+            if writers := _writers(path):
+                yield path, writers
 
 
-def _writers(path: Path, *, sticky_protects: bool = False) -> str:
-    """Name those besides the owner who can write to a path; empty if there are none."""
+@dataclass(frozen=True)
+class _Writers:
+    """Those besides the owner who can write to a path."""
+
+    name: str
+    everyone: bool
+
+    def __str__(self) -> str:
+        return self.name
+
+    def problem(self, text: str, path: Path) -> _Problem:
+        remedy = f"chmod go-w {shlex.quote(str(path))}, and consider who may have changed it"
+        return _Problem(text, remedy, self.everyone)
+
+
+def _writers(path: Path, *, sticky_protects: bool = False) -> _Writers | None:
+    """Name those besides the owner who can write to a path; None if there are none."""
     try:
         status = path.lstat()
     except OSError:  # a file that this account cannot see is checked where it is used
-        return ""
+        return None
     mode = stat.S_IMODE(status.st_mode)
     if stat.S_ISLNK(status.st_mode) or (sticky_protects and mode & stat.S_ISVTX):
-        return ""  # the permissions of a link are those of its target
+        return None  # the permissions of a link are those of its target
     if mode & stat.S_IWOTH:
-        return f"every user of this machine (mode {mode:o})"
+        return _Writers(f"every user of this machine (mode {mode:o})", everyone=True)
     if mode & stat.S_IWGRP and not _is_private_group(status.st_gid, status.st_uid):
-        return f"the group {_group_name(status.st_gid)} (mode {mode:o})"
-    return ""
+        return _Writers(f"the group {_group_name(status.st_gid)} (mode {mode:o})", everyone=False)
+    return None
 
 
 def _is_private_group(gid: int, uid: int) -> bool:
@@ -108,7 +157,3 @@ def _group_name(gid: int) -> str:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
-
-
-def _remedy(path: Path) -> str:
-    return f"chmod go-w {shlex.quote(str(path))}, and consider who may have changed it"

@@ -120,11 +120,16 @@ def _explain(cls: type[Settings], error: Any) -> str:
         return f"{key}.name is {'missing' if got is None else repr(got)}; expected one of {tags}"
     message = error["msg"].removeprefix("Value error, ")
     got = error["input"]
-    if isinstance(got, Mapping | Settings):  # a check across fields: its sentence is complete
+    if isinstance(got, Mapping | Settings) and error["type"] == "value_error":  # across fields: a complete sentence
         return f"{key}: {message}" if key else message
+    shown = f"a mapping of {', '.join(map(str, got))}" if isinstance(got, Mapping) else repr(got)
     if error["type"] == "tuple_type":
-        return f"{key}: got {got!r}, wanted a list, [a,b] or []"
-    return f"{key}: got {got!r}. {message}"
+        return f"{key}: got {shown}, wanted a list, [a,b] or []"
+    if error["type"] == "model_type":
+        field = kinds[0].model_fields.get(name)  # without one, the error is in an item of a list of groups
+        group_class = kinds[0] if field is None else settings_in(field.annotation)[0]
+        return f"{key}: got {shown}, wanted the settings {', '.join(group_class.model_fields)}, as `name: value`"
+    return f"{key}: got {shown}. {message}"
 
 
 def _locate(cls: type[Settings], location: tuple[int | str, ...]) -> tuple[str, str | None, tuple[type[Settings], ...]]:

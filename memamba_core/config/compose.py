@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from memamba_core.config.base import setting_names
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import SimulationConfig
+from memamba_core.config.text_settings import quote, quote_texts
 from memamba_core.errors import ConfigError
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "config_groups",
     "expand_sweep",
     "hydra_overrides",
+    "installed_experiment",
     "render_settings",
 ]
 
@@ -40,7 +43,6 @@ HYDRA_VERSION_BASE = "1.3"
 _HYDRA = threading.Lock()  # Hydra keeps its state in process-wide singletons
 
 _OVERRIDE = re.compile(r"(?P<sign>~|\+\+?)?(?P<key>[A-Za-z_][\w.]*)=")
-_FOLDER_OVERRIDE = re.compile(r"(?P<key>output_dir|resume)=(?P<value>(?!null$|['\"])[^$]+)")
 _SOURCE = "settings"  # source in error texts: YAML and overrides together
 
 
@@ -94,6 +96,12 @@ def compose_simulation(overrides: Sequence[str] = (), config_dir: Path | None = 
     return _simulation(_compose("simulate", overrides, config_dir))
 
 
+@cache
+def installed_experiment() -> Experiment:
+    """Return the installed settings; composing takes a tenth of a second, and a simulation has many sites."""
+    return compose_experiment()
+
+
 def compose_audit(overrides: Sequence[str] = (), config_dir: Path | None = None) -> SimulationConfig:
     """Compose an audit: a simulation with attacks on it, all of them unless `attacks=FILE` chooses.
 
@@ -138,7 +146,8 @@ def expand_sweep(overrides: Sequence[str], config_dir: Path | None = None) -> li
     choices: list[list[tuple[str | None, str, str]]] = []
     with _hydra_session("simulate", overrides, config_dir, sweep=True):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        for override, parsed in zip(overrides, parser.parse_overrides(_quoted(overrides)), strict=True):
+        words = quote_texts(overrides, _is_readable)
+        for override, parsed in zip(overrides, parser.parse_overrides(words), strict=True):
             if not parsed.is_sweep_override():
                 choices.append([(None, "", override)])
                 continue
@@ -236,7 +245,8 @@ def _hydra_session(
             f"--config-dir {config_dir}: no such folder; expected a folder of settings such as data/my_cohort.yaml"
         )
     parser = OverridesParser.create()
-    for override, quoted in zip(overrides, _quoted(overrides), strict=True):
+    words = quote_texts(overrides, _is_readable if sweep else None)
+    for override, quoted in zip(overrides, words, strict=True):
         if "=" not in override and not override.startswith("~"):
             raise ConfigError(
                 f"got {override!r}; wanted key=value (federation.num_rounds=20) or group=file (model=genomics), or one "
@@ -248,8 +258,10 @@ def _hydra_session(
             parsed = parser.parse_override(quoted)
         except HydraException as error:
             detail = str(error).splitlines()[0]
+            key = override.partition("=")[0]
             raise ConfigError(
-                f"{override!r} is not readable ({detail}); expected key=value with closed brackets and quotes"
+                f"{override!r} is not readable ({detail}); expected key=value with closed brackets and quotes. Quote "
+                f"text with other signs for the shell and for the setting: '{key}=\"TEXT\"'"
             ) from None
         if parsed.is_sweep_override() and not sweep:
             key = override.partition("=")[0]
@@ -257,22 +269,20 @@ def _hydra_session(
                 f"{override!r} has several values; expected one, or a list in brackets ({key}=[...]). --multirun of "
                 "`flower-simulate run` runs each value"
             )
-    search = [] if config_dir is None else [f"hydra.searchpath=[{_quote(f'file://{config_dir.resolve()}')}]"]
+    search = [] if config_dir is None else [f"hydra.searchpath=[{quote(f'file://{config_dir.resolve()}')}]"]
     with _hydra_of_our_own(folder):
-        yield [*search, *hydra_overrides(_quoted(overrides))]
+        yield [*search, *hydra_overrides(words)]
 
 
-def _quoted(overrides: Sequence[str]) -> list[str]:
-    """Quote paths of output folders, which may hold `=` and `,` (those of a multirun do)."""
-    return [
-        f"{match['key']}={_quote(match['value'])}" if (match := _FOLDER_OVERRIDE.fullmatch(override)) else override
-        for override in overrides
-    ]
+def _is_readable(override: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
-
-def _quote(text: str) -> str:
-    escaped = text.replace("'", "\\'")
-    return f"'{escaped}'"
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from memamba_core.config.base import Settings
 from memamba_core.config.experiment import Experiment
-from memamba_core.config.site import ClinicalTable, Device, DisclosureConfig, FeatureFolder, GenomicsTable
+from memamba_core.config.site import ClinicalTable, Device, DisclosureConfig, FeatureFolder, GenomicsTable, Name
 
 __all__ = [
     "MACHINE_SETTINGS",
@@ -72,8 +72,9 @@ class SyntheticConfig(Settings):
 class CohortConfig(Settings):
     """A cohort: tables and features below `root`, in the formats that a site may have; or a generated one."""
 
-    name: str
-    """Name of the cohort, in tables and in the names of result folders."""
+    name: Name
+    """Name of the cohort, in tables, of runs and of result folders: at most 64 letters, digits, `-`, `_`, `.`; starts
+    with a letter or digit."""
     root: Path | None = None
     """Folder of the data; the configs take it from the environment variable MEMAMBA_DATA."""
     clinical: ClinicalTable | None = None
@@ -82,7 +83,8 @@ class CohortConfig(Settings):
     signatures: str | None = None
     """CSV of gene groups: a column per group, with the symbols of its genes."""
     splits: str | None = None
-    """Folder of `splits_K.csv` with columns `train` and `val` (the test fold), as MCAT and PORPOISE publish them."""
+    """Published splits: a folder of `splits_K.csv` with columns `train` and `val` or `test` (MCAT, PORPOISE, CLAM), a
+    folder of folders `NAME_k=K` with `train.csv` and `test.csv` (MMP, PANTHER), or one such file or folder."""
     tss_table: str | None = None
     """CSV of tissue source sites: `tss`, `source_site` and, for partition=region, `flamby_region`."""
     complete_cases: bool = False
@@ -252,10 +254,15 @@ class SimulationConfig(Settings):
 
     @model_validator(mode="after")
     def _audit_fits(self) -> Self:
-        """Refuse settings without effect in an audit, which cuts the cohort itself, in one process."""
+        """Refuse settings without effect in an audit, which cuts the cohort itself, and an audit without a claim."""
         unused = ("folds", "methods", "compare", "workers", "resume")
         given = [name for name in unused if getattr(self, name) != type(self).model_fields[name].default]
         if self.attacks is not None and given:
             them = "it" if len(given) == 1 else "them"
             raise ValueError(f"an audit has no use for {', '.join(given)}; leave {them} out")
+        if self.attacks is not None and self.attacks.names == ("canary",) and self.experiment.privacy.name == "none":
+            raise ValueError(
+                "attacks=canary compares the noisy step with the epsilon that a run claims, and privacy=none claims "
+                "none; set privacy=dp_sgd, or choose attacks=membership or attacks=inversion"
+            )
         return self

@@ -29,6 +29,7 @@ __all__ = [
     "SiteDataConfig",
     "SiteName",
     "SitePrivacy",
+    "TableFile",
     "load_site_config",
 ]
 
@@ -55,11 +56,21 @@ Device = Annotated[str, AfterValidator(_check_device)]
 """Device of the computation. The presence of a GPU is checked when the device is used."""
 
 
-class ClinicalTable(Settings):
-    """Table of the patients and their follow-up: CSV, CSV.gz or parquet; these settings name its columns."""
+class TableFile(Settings):
+    """How a table is read, where its file leaves it open."""
+
+    decimal_mark: Literal["point", "comma"] | None = None
+    """Mark before the decimals of the table's numbers; the other one may stand between thousands. Absent: found, and
+    numbers that may be read in two ways (137 and 1.903) are an error."""
+    sheet: str | None = None
+    """Excel workbooks only: name of the sheet. Absent: the first."""
+
+
+class ClinicalTable(TableFile):
+    """Table of the patients and their follow-up; these settings name its columns."""
 
     file: str
-    """CSV, CSV.gz or parquet."""
+    """CSV or another table file (docs/reference/data.md)."""
     case_id: str = "case_id"
     """Column of the patient's identifier, unique within the site."""
     slides: str | None = None
@@ -78,11 +89,11 @@ class ClinicalTable(Settings):
     column; read as text of at most 40 letters, digits, `-`, `_` (leading zeros stay, and `NA` is a code)."""
 
 
-class GenomicsTable(Settings):
+class GenomicsTable(TableFile):
     """Molecular data, one row per patient. Columns are `SYMBOL_rnaseq`, `SYMBOL_cnv`, `SYMBOL_mut`."""
 
     file: str
-    """CSV, CSV.gz or parquet."""
+    """CSV or another table file, as for the clinical table."""
     case_id: str = "case_id"
     """Column of the patient's identifier, as in the clinical table."""
     bare_columns: Literal["ignore", "mut"] = "ignore"
@@ -90,7 +101,7 @@ class GenomicsTable(Settings):
     write those as the bare gene symbol)."""
 
 
-class FeatureFolder(Settings):
+class FeatureFolder(TableFile):
     """Features of whole-slide images: a folder of CLAM, TRIDENT or STAMP, or a table with one vector per slide."""
 
     path: str
@@ -117,11 +128,11 @@ class FeatureFolder(Settings):
     `memamba_core.data.slide_tables.build_families`), and each family becomes one token. None: a slide is one token."""
 
 
-class FoldTable(Settings):
+class FoldTable(TableFile):
     """Table of the test fold of each patient. Without such a table a seeded hash of the case id decides."""
 
     file: str
-    """CSV, CSV.gz or parquet."""
+    """CSV or another table file, as for the clinical table."""
     case_id: str = "case_id"
     """Column of the patient's identifier, as in the clinical table."""
     fold: str = "fold"
@@ -222,13 +233,25 @@ class CoordinatorAddress(Settings):
         return host.strip("[]"), int(port)
 
 
+def _check_fingerprint(text: str) -> str:
+    if not re.fullmatch(r"([0-9A-F]{2}:){31}[0-9A-F]{2}", text):
+        raise ValueError("Wanted 32 pairs of digits, AB:CD:...; copy them from `flower-client doctor site.yaml`")
+    return text
+
+
+def _check_digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError("Wanted 64 hexadecimal digits; copy them from `flower-client runs site.yaml RUN`")
+    return text
+
+
 class ListedRun(Settings):
     """Settings of runs that the operator approves in advance, from one coordinator."""
 
-    coordinator: str = Field(pattern=r"^([0-9A-F]{2}:){31}[0-9A-F]{2}$")
+    coordinator: Annotated[str, AfterValidator(_check_fingerprint)]
     """Fingerprint of the coordinator's authority (`ca.crt`), as `flower-client doctor` shows it: `AB:CD:...`."""
-    settings: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Digest of the settings, as `flower-server run` and `flower-client runs` show it."""
+    settings: Annotated[str, AfterValidator(_check_digest)]
+    """Digest of the settings, as `flower-server run` and `flower-client runs site.yaml RUN` show it."""
 
 
 class SiteConfig(Settings):

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from memamba_core.config.site import ClinicalTable
+from memamba_core.data.identifiers import canonical_column
+from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.records import PatientRecord
-from memamba_core.data.slide_names import slide_name
+from memamba_core.data.slide_names import listed_slide
 from memamba_core.data.tables import Table, open_table
 
 __all__ = ["DAYS_PER_MONTH", "read_clinical"]
@@ -25,7 +27,7 @@ EVENT_CODES = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True,
 def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
     """Read a site's patients, without molecular data and fold.
 
-    The table (CSV, CSV.gz or parquet) has one row per patient, or one row per slide with the patient's row
+    The table has one row per patient, or one row per slide with the patient's row
     repeated. Columns are named by `config`: the patient's identifier; the follow-up time in months or days,
     zero or more; the event or its censoring as 0/1 (or true/false); optionally slide names (with or without
     folder and extension, a list joined by `;`) and the tissue source site. All other columns are ignored.
@@ -42,18 +44,18 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
             event is neither 0 nor 1; a patient has several rows that name no further slide, or that differ in time,
             event or tissue source site; a slide is listed twice.
     """
-    table = open_table(root / config.file)
+    table = open_table(root / config.file, config)
     columns = {"case_id": config.case_id, "time": config.time, "event": config.event}
     columns |= {} if config.slides is None else {"slides": config.slides}
     columns |= {} if config.tss is None else {"tss": config.tss}
     for setting, column in columns.items():
         table.require(column, f"data.clinical.{setting}")
     text = table.text(list(dict.fromkeys(columns.values())))
-    case_ids = text[config.case_id]
+    case_ids = parse_keys(table, config.case_id, text[config.case_id])
     table.refuse(config.case_id, case_ids == "", "is empty", "Write the patient's identifier, or take the row out")
     months = _parse_months(table, text[config.time], config)
     events = _parse_events(table, text[config.event], config)
-    codes = None if config.tss is None else text[config.tss].to_numpy(object)
+    codes = None if config.tss is None else canonical_column(text[config.tss]).to_numpy(object)
     repeated = case_ids.duplicated().to_numpy()
     if config.slides is None:
         remedy = "Keep one row per patient, or name the column of slides in data.clinical.slides"
@@ -80,8 +82,8 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
 def _parse_months(table: Table, text: "pd.Series[str]", config: ClinicalTable) -> npt.NDArray[np.float64]:
     """Return the follow-up of each row in months."""
     remedy = f"Write the time to the event or the last visit in {config.time_unit}, or take the row out"
-    times = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
     table.refuse(config.time, text == "", "is empty", remedy)
+    times = table.times(config.time, config.time_unit)
     table.refuse(config.time, ~np.isfinite(times), "is not a finite number", remedy)
     table.refuse(config.time, times < 0, "is negative", remedy)
     return times / DAYS_PER_MONTH if config.time_unit == "days" else times
@@ -114,7 +116,7 @@ def _parse_slides(
     """Return case id -> names of the slides in the order of the table; a patient without a slide has no entry."""
     listed = pd.DataFrame({"case": case_ids, "slide": text.str.split(";"), "row": np.arange(len(text))})
     listed = listed.explode("slide", ignore_index=True)
-    listed["slide"] = listed["slide"].map(slide_name)
+    listed["slide"] = listed["slide"].map(listed_slide)
     named = listed[listed["slide"] != ""]
 
     silent = ~np.isin(np.arange(len(text)), named["row"])

@@ -49,12 +49,13 @@ def survey_features(cohort: Cohort) -> FeatureSurvey:
     patches: list[tuple[int, int]] = []
     folders = store.folders if isinstance(store, PatchFolder) else ()
     with_coordinates = {folder for folder in folders if (folder.parent / "patches").is_dir()}
-    for record in filter(cohort.has_slides, cohort.records):
+    for record in cohort.records:
+        if cohort.has_slides(record):
+            survey.rows[record.case_id] = 0
         if not isinstance(store, PatchFolder):
-            bag = None if store is None else store.load(record)
-            survey.rows[record.case_id] = 0 if bag is None else len(bag.patches_PF)
+            if store is not None and (bag := store.load(record)) is not None:
+                survey.rows[record.case_id] = len(bag.patches_PF)
             continue
-        survey.rows[record.case_id] = 0
         for slide in (s for s in record.slides if s in store.files):
             path = store.files[slide]
             try:
@@ -64,8 +65,10 @@ def survey_features(cohort: Cohort) -> FeatureSurvey:
                 survey.damaged.append(failure)
                 continue
             samples[path] = sample
-            survey.rows[record.case_id] += sample.facts.num_patches
-            survey.num_empty += not sample.facts.num_patches
+            if sample.facts.num_patches:
+                survey.rows[record.case_id] += sample.facts.num_patches
+            else:
+                survey.num_empty += 1
             if "/" in sample.facts.dataset:
                 survey.datasets.add(sample.facts.dataset)
             if (other := _second(store, slide)) is not None:

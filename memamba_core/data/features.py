@@ -16,11 +16,14 @@ from memamba_core.data.patch_files import PATCH_SUFFIXES, PatchFileFacts, inspec
 from memamba_core.data.records import FeatureStore, PatientRecord
 from memamba_core.data.row_choice import choose_rows
 from memamba_core.data.slide_tables import open_slide_table
-from memamba_core.data.tables import TABLE_SUFFIXES
+from memamba_core.data.tables import is_table
 from memamba_core.errors import DataError
 from memamba_core.patient import Bag
 
 __all__ = ["PatchFolder", "open_features", "open_patch_folder"]
+
+LARGEST_EMPTY_FILE = 1 << 16
+"""A file without a patch has at most so many bytes: header and attributes take some kilobytes, 16 patches of UNI 64."""
 
 
 def open_features(config: FeatureFolder, root: Path) -> FeatureStore:
@@ -34,7 +37,7 @@ def open_features(config: FeatureFolder, root: Path) -> FeatureStore:
         DataError: the features are absent or differ from the declaration.
     """
     path = root / config.path
-    if path.name.lower().endswith(TABLE_SUFFIXES):
+    if is_table(path.name):
         return open_slide_table(config, root)
     if path.is_file() and path.suffix.lower() in PATCH_SUFFIXES:
         raise DataError(
@@ -71,10 +74,21 @@ class PatchFolder:
     folders: tuple[Path, ...] = ()
     columns: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
+    _empty: dict[str, bool] = field(default_factory=dict, repr=False)
 
     def has(self, record: PatientRecord) -> bool:
-        """Return True if any slide of the patient has a file; the file may hold no patch."""
-        return any(slide in self.files for slide in record.slides)
+        """Return True if any slide of the patient has a file with a patch; a file that cannot be read counts as one."""
+        return any(slide in self.files and not self.is_empty(slide) for slide in record.slides)
+
+    def is_empty(self, slide: str) -> bool:
+        """Return True if the slide has a file without a patch: no tissue was found. The first answer is kept.
+
+        Only small files are opened, because a share may hold 10,000 files.
+        """
+        if slide not in self._empty:
+            path = self.files.get(slide)
+            self._empty[slide] = path is not None and _holds_no_patch(path, self.declared.dataset)
+        return self._empty[slide]
 
     def fingerprint(self, record: PatientRecord) -> bytes:
         """Return name and size of the patient's files, as `FeatureStore.fingerprint` describes."""
@@ -207,6 +221,13 @@ def open_patch_folder(config: FeatureFolder, root: Path) -> PatchFolder:
         f"{root / config.path}: none of the {len(found.files)} files holds a patch. Check the tissue segmentation "
         "and extract again"
     )
+
+
+def _holds_no_patch(path: Path, dataset: str | None) -> bool:
+    try:
+        return path.stat().st_size <= LARGEST_EMPTY_FILE and not inspect_patch_file(path, dataset).num_patches
+    except (DataError, OSError):  # reading the patient names the fault
+        return False
 
 
 def _check_declared(path: Path, facts: PatchFileFacts, declared: FeatureFolder) -> None:

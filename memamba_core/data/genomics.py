@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from memamba_core.config.site import GenomicsTable
+from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.records import GeneTable
-from memamba_core.data.tables import open_table
+from memamba_core.data.tables import open_table, refuse_genes_in_rows
 from memamba_core.errors import ConfigError, DataError
 
 __all__ = ["CLINICAL_COLUMNS", "KINDS", "build_gene_groups", "continuous_columns", "read_genes", "read_signatures"]
@@ -54,9 +55,11 @@ def read_genes(
         DataError: a cell is neither empty nor a finite number; two rows belong to one patient; the table has no
             molecular column.
     """
-    table = open_table(root / config.file)
+    table = open_table(root / config.file, config)
+    if not any(MOLECULAR.fullmatch(column) for column in table.columns):
+        refuse_genes_in_rows(table)
     table.require(config.case_id, "data.genomics.case_id")
-    case_ids = table.text([config.case_id])[config.case_id]
+    case_ids = parse_keys(table, config.case_id, table.text([config.case_id])[config.case_id])
     remedy = "Write the patient's identifier, or take the row out"
     table.refuse(config.case_id, case_ids == "", "is empty", remedy)
     remedy = "Keep one row per patient, for example the primary tumour"

@@ -13,6 +13,15 @@ from memamba_core.data.doubt import Doubt
 from memamba_core.data.feature_doubts import find_listing_doubts
 from memamba_core.data.features import PatchFolder, open_features
 from memamba_core.data.genomics import read_genes
+from memamba_core.data.joins import (
+    explain_features,
+    explain_rows,
+    find_fold_doubts,
+    find_row_doubts,
+    find_slide_doubts,
+    find_twin_doubts,
+)
+from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.records import Cohort, FeatureStore, GeneTable, PatientRecord
 from memamba_core.data.tables import open_table
 from memamba_core.errors import NoPatientsError
@@ -38,27 +47,31 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
 
     Raises:
         DataError: a file, column or cell is not as described, or tables contradict each other.
-        NoPatientsError: the molecular table, or the features, hold no patient of the clinical table. This is an error
-            even if the other one does: identifiers that do not match look like missing data.
+        NoPatientsError: the molecular table, the features or the fold table hold no patient of the clinical table.
+            This is an error even if the others do: identifiers that do not match look like missing data.
     """
     records = read_clinical(config.clinical, config.root)
     genes: GeneTable | None = None
     features: FeatureStore | None = None
+    doubts = list(find_twin_doubts(records, config.clinical.file))
+    fold_of: dict[str, int] = {}
     if config.genomics is not None:
-        records, genes = _join_genes(records, config.genomics, config.root, config.clinical)
-    doubts: list[Doubt] = []
+        records, genes = _join_genes(records, config.genomics, config.root, config.clinical, doubts)
     if config.features is not None:
         features = open_features(config.features, config.root)
-        _check_features(records, features, config.features, config.root)
+        _check_features(records, features, config.features, config.root, config.clinical)
         if isinstance(features, PatchFolder):
             doubts += find_listing_doubts(features.files, features.second, features.folders)
+        doubts += find_slide_doubts(records, features, config.features, config.clinical.file)
     if config.folds is not None:
-        records = _join_folds(records, config.folds, config.root)
-    cohort = Cohort(tuple(records), genes, features, has_folds=config.folds is not None, doubts=tuple(doubts))
+        records, fold_of = _join_folds(records, config.folds, config.root, config.clinical)
+    cohort = Cohort(tuple(records), genes, features, has_folds=config.folds is not None)
     kept = tuple(r for r in records if cohort.has_genes(r) or cohort.has_slides(r))
     absent = len(records) - len(kept)
     log.info("patients: %d; %d left out, without molecular data and features", len(kept), absent)
-    return replace(cohort, records=kept)
+    if config.folds is not None:
+        doubts += find_fold_doubts(records, kept, fold_of, config.folds, config.clinical.file)
+    return replace(cohort, records=kept, doubts=tuple(doubts))
 
 
 def _join_genes(
@@ -66,26 +79,36 @@ def _join_genes(
     config: GenomicsTable,
     root: Path,
     clinical: ClinicalTable,
+    doubts: list[Doubt],
 ) -> tuple[list[PatientRecord], GeneTable]:
-    """Return the records with their row of the molecular table, and the table cut to these patients."""
+    """Return the records with their row of the molecular table, and this table of these patients; add to the doubts."""
     not_genes = [c for c in (clinical.case_id, clinical.time, clinical.event, clinical.slides, clinical.tss) if c]
     case_ids, table = read_genes(config, root, clinical_columns=not_genes)
     measured = np.flatnonzero(~np.isnan(table.values_NC).all(axis=1)).tolist()
     row_of = {case_ids[row]: row for row in measured}
     rows = [row_of[r.case_id] for r in records if r.case_id in row_of]
     log.info("molecular data: %d of %d patients, from %d rows", len(rows), len(records), len(case_ids))
+    if known := len({r.case_id for r in records}.intersection(case_ids)):
+        doubts += find_row_doubts(records, case_ids, config, clinical.file)
     if not rows:
+        source = f"{root / config.file}: column {config.case_id!r} has"
+        if known:
+            raise NoPatientsError(
+                f"{source} {known} of the {len(records)} patients of the clinical table, but nothing is measured in "
+                "their rows. Write the measurements into these rows, or leave out data.genomics"
+            )
         raise NoPatientsError(
-            f"{root / config.file}: column {config.case_id!r} has none of the {len(records)} patients of the "
-            "clinical table, or nothing is measured in their rows. Write the same identifiers in both "
-            "tables: a TCGA patient has 12 characters, longer barcodes name samples"
+            f"{source} none of the {len(records)} patients of the clinical table. "
+            + explain_rows(records, clinical.file, case_ids, config)
         )
     places = iter(range(len(rows)))
     joined = [replace(r, gene_row=next(places)) if r.case_id in row_of else r for r in records]
     return joined, GeneTable(table.columns, table.values_NC[rows])
 
 
-def _check_features(records: list[PatientRecord], features: FeatureStore, config: FeatureFolder, root: Path) -> None:
+def _check_features(
+    records: list[PatientRecord], features: FeatureStore, config: FeatureFolder, root: Path, clinical: ClinicalTable
+) -> None:
     """Log how many patients and slides have features; refuse features that belong to no patient."""
     found = sum(features.has(r) for r in records)
     slides = [replace(r, slides=(slide,)) for r in records for slide in r.slides]
@@ -94,25 +117,33 @@ def _check_features(records: list[PatientRecord], features: FeatureStore, config
     if not found:
         raise NoPatientsError(
             f"{root / config.path}: has features of none of the {len(records)} patients, for whom the "
-            f"clinical table lists {len(slides)} slides. Name the column of slides in data.clinical.slides, "
-            "and compare its names with those of the feature files (or, for a table, with the column "
-            "data.features.key)"
+            f"clinical table lists {len(slides)} slides. {explain_features(records, clinical.file, features, config)}"
         )
 
 
-def _join_folds(records: list[PatientRecord], config: FoldTable, root: Path) -> list[PatientRecord]:
-    """Return the records with their test fold; None for patients who are not in the table."""
-    table = open_table(root / config.file)
+def _join_folds(
+    records: list[PatientRecord], config: FoldTable, root: Path, clinical: ClinicalTable
+) -> tuple[list[PatientRecord], dict[str, int]]:
+    """Return the records with their test fold, None for patients without a row; and the fold of each row."""
+    table = open_table(root / config.file, config)
     table.require(config.case_id, "data.folds.case_id")
     table.require(config.fold, "data.folds.fold")
     text = table.text([config.case_id, config.fold])
+    case_ids = parse_keys(table, config.case_id, text[config.case_id])
     folds = pd.to_numeric(text[config.fold], errors="coerce")
     bad = folds.isna() | (folds < 0) | (folds % 1 != 0)
     remedy = "Write the number of the test fold that holds the patient"
     table.refuse(config.fold, bad, "is not a whole number from 0 on", remedy)
+    remedy = "Write the patient's identifier, or take the row out"
+    table.refuse(config.case_id, case_ids == "", "is empty", remedy)
     remedy = "Keep one row per patient: each patient is in one test fold"
-    table.refuse(config.case_id, text[config.case_id].duplicated(), "repeats a patient", remedy)
-    fold_of = dict(zip(text[config.case_id], folds.astype(int).tolist(), strict=True))
+    table.refuse(config.case_id, case_ids.duplicated(), "repeats a patient", remedy)
+    fold_of: dict[str, int] = dict(zip(case_ids, folds.astype(int).tolist(), strict=True))
+    if not any(r.case_id in fold_of for r in records):
+        raise NoPatientsError(
+            f"{table.path}: column {config.case_id!r} has none of the {len(records)} patients of the clinical table. "
+            + explain_rows(records, clinical.file, case_ids, config)
+        )
     joined = [replace(r, fold=fold_of.get(r.case_id)) for r in records]
     log.info("folds: %d of %d patients are in no fold", sum(r.fold is None for r in joined), len(joined))
-    return joined
+    return joined, fold_of

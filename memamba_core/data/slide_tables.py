@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from memamba_core.config.site import FeatureFolder
+from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.records import PatientRecord
 from memamba_core.data.row_choice import choose_rows
 from memamba_core.data.slide_names import slide_name
@@ -34,7 +35,7 @@ class SlideTable:
         families: family of each column; empty where a slide is one token.
         values_SF: float32, one row per slide, unscaled; NaN where not measured.
         rows_of_slide: name of a slide -> its rows that hold at least one value.
-        rows_of_case: key in the spelling of the table, which may be a case id -> such rows.
+        rows_of_case: key as an identifier, which may be a case id -> such rows.
         width: number F of columns.
     """
 
@@ -51,7 +52,7 @@ class SlideTable:
 
     def has(self, record: PatientRecord) -> bool:
         """Return True if a row of the patient or of one of the slides holds a value."""
-        return bool(self._rows_of(record))
+        return bool(self.rows_of(record))
 
     def load(
         self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
@@ -70,7 +71,7 @@ class SlideTable:
         Returns:
             float32 vectors without coordinates, or None if the table holds no value of the patient.
         """
-        rows = self._rows_of(record)
+        rows = self.rows_of(record)
         if not rows:
             return None
         chosen = choose_rows(len(rows), max_patches, rng)
@@ -78,9 +79,14 @@ class SlideTable:
 
     def fingerprint(self, record: PatientRecord) -> bytes:
         """Return the values of the patient's rows, as `FeatureStore.fingerprint` describes."""
-        return self.values_SF[list(self._rows_of(record))].tobytes()
+        return self.values_SF[list(self.rows_of(record))].tobytes()
 
-    def _rows_of(self, record: PatientRecord) -> tuple[int, ...]:
+    def with_values(self, values_SF: npt.NDArray[np.float32]) -> "SlideTable":
+        """Return the table with other values in the same rows and columns."""
+        return replace(self, values_SF=values_SF)
+
+    def rows_of(self, record: PatientRecord) -> tuple[int, ...]:
+        """Return the rows of the patient: those of the slides, or those under the case id."""
         by_slide = tuple(row for slide in record.slides for row in self.rows_of_slide.get(slide, ()))
         return by_slide or self.rows_of_case.get(record.case_id, ())
 
@@ -89,7 +95,7 @@ def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
     """Read a slide-level table. A row without a value counts as absent.
 
     Args:
-        config: `path` names the table (CSV, CSV.gz or parquet), `key` the column of slide names or case ids
+        config: `path` names the table, `key` the column of slide names or case ids
             (several rows of one patient are several slides), `columns` is a regular expression of the feature
             columns, `groups_file` the names that `build_families` sorts into families.
         root: folder that the files are relative to.
@@ -99,7 +105,7 @@ def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
         DataError: a file or column is missing, a key is empty, a cell is neither empty nor a finite number,
             or a feature column has no name in the groups file.
     """
-    table = open_table(root / config.path)
+    table = open_table(root / config.path, config)
     table.require(config.key, "data.features.key")
     try:
         pattern = re.compile(config.columns)
@@ -111,13 +117,13 @@ def open_slide_table(config: FeatureFolder, root: Path) -> SlideTable:
             f"{table.path}: no column matches data.features.columns {config.columns!r}; the columns are "
             f"{', '.join(table.columns[:8])}, ... Set it to a regular expression of the feature columns"
         )
-    keys = table.text([config.key])[config.key]
+    keys = parse_keys(table, config.key, table.text([config.key])[config.key])
     remedy = "Set data.features.key to a column that names the slide or the patient in every row"
     table.refuse(config.key, keys == "", "is empty", remedy)
     families = () if config.groups_file is None else _read_families(root / config.groups_file, columns)
     values_SF = table.numbers(columns)
     measured = np.flatnonzero(~np.isnan(values_SF).all(axis=1)).tolist()
-    # Case ids are compared unchanged: a part that looks like a folder or an extension belongs to the case id.
+    # Case ids are compared whole: a part that looks like a folder or an extension belongs to the case id.
     rows_of_slide, rows_of_case = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
     for row in measured:
         rows_of_slide[slide_name(keys[row])].append(row)

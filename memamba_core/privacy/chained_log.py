@@ -49,6 +49,21 @@ class OpenLog:
         self.records.append(record)
 
 
+@dataclass(frozen=True)
+class _Left:
+    """Log as this process left it.
+
+    Attributes:
+        file: inode, size, and times of the last change of content and of the inode, in nanoseconds.
+        lines: number of lines.
+        tag: of the last line; empty without a line.
+    """
+
+    file: tuple[int, ...]
+    lines: int
+    tag: str
+
+
 class ChainedLog:
     """Log file with its head and its lock.
 
@@ -62,6 +77,27 @@ class ChainedLog:
         self._key = key
         self._head = path.with_name(path.name + ".head")
         self._lock = path.with_name(path.name + ".lock")
+        self._left: _Left | None = None
+
+    def append(self, record: Record) -> None:
+        """Write a line as the only writer of this log, and wait until it is on the disk.
+
+        The first call verifies the whole log. Later calls verify it only if the file or its head is not as this process
+        left it: another inode, size or time of change, or another last tag.
+
+        Raises:
+            TamperedLogError: as `read`, or the log does not hold the last line of this process.
+            OSError: the line could not be written; the log is unchanged.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            left = self._left
+            if left is None or left.file != self._file() or (left.lines, left.tag) != self._read_head():
+                left = self._verify_again(left)
+            self._left = None  # a failed write may leave a line ahead of the head: the next call verifies the log
+            tag = self._write(record, left.lines, left.tag)
+            self._left = _Left(self._file(), left.lines + 1, tag)
 
     def read(self) -> list[Record]:
         """Return all records, oldest first; none without a file. Wait while another process writes.
@@ -86,12 +122,35 @@ class ChainedLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
-            self._drop_torn_line()
-            records, tag = self._read()
-            if self._read_head() != (len(records), tag):
-                with self._new_head(len(records), tag):
-                    pass  # a crash came between line and head; after a second crash the head would be two lines behind
+            records, tag = self._repair()
             yield OpenLog(records, self, tag)
+
+    def _repair(self) -> tuple[list[Record], str]:
+        """Verify the log, and mend what a crash left: a part of a line, or a head that is one line behind."""
+        self._drop_torn_line()
+        records, tag = self._read()
+        if self._read_head() != (len(records), tag):
+            with self._new_head(len(records), tag):
+                pass  # a crash came between line and head; after a second crash the head would be two lines behind
+        return records, tag
+
+    def _verify_again(self, left: _Left | None) -> _Left:
+        """Verify the whole log, and that it ends with the last line that this process wrote."""
+        records, tag = self._repair()
+        if left is not None and (left.lines, left.tag) != (len(records), tag):
+            raise TamperedLogError(
+                f"{self.path} was exchanged or continued by another program: it ends with line {len(records)}; "
+                f"expected line {left.lines}, as this program wrote it. Find out who changed it, and restore log and "
+                "head from a backup"
+            )
+        return _Left(self._file(), len(records), tag)
+
+    def _file(self) -> tuple[int, ...]:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return ()
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def _read(self) -> tuple[list[Record], str]:
         records: list[Record] = []

@@ -1,12 +1,14 @@
 """Log of all replies and refusals of a site: one line each, on the disk before the message leaves.
 
+The answer that a run waits for approval leaves every few seconds; it has one line until another answer leaves.
+
 The file is a chained log (`chained_log`) without a key, so that anyone with a copy can verify it.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,6 +57,7 @@ class EgressLog:
     def __init__(self, state: Path) -> None:
         self.path = state / "egress.jsonl"
         self._log = ChainedLog(self.path)
+        self._last: EgressRecord | None = None
 
     def append(self, record: EgressRecord) -> None:
         """Write a line and wait until it is on the disk. Only then may the message leave.
@@ -63,8 +66,13 @@ class EgressLog:
             OSError: the line could not be written, for example because the disk is full.
             TamperedLogError: the log was changed since this site last wrote it.
         """
-        with self._log.open() as log:
-            log.append(asdict(record))
+        self._log.append(asdict(record))
+        self._last = record
+
+    def append_once(self, record: EgressRecord) -> None:
+        """Write a line like `append`, unless it repeats the last line of this process in all but the time."""
+        if self._last is None or replace(record, time=self._last.time) != self._last:
+            self.append(record)
 
     def read(self) -> tuple[EgressRecord, ...]:
         """Verify the chain and return all records, oldest first.

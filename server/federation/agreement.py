@@ -58,7 +58,9 @@ def _short(value: Any) -> str:
 
 
 def common_gene_columns(facts: Sequence[FactsReply]) -> tuple[str, ...]:
-    """Return the columns that every site with molecular data has, in alphabetical order; log how many are left out.
+    """Return the columns that every site with molecular data has, in alphabetical order.
+
+    `find_lost_columns` warns about the others.
 
     Raises:
         AgreementError: the sites have no column in common.
@@ -73,12 +75,6 @@ def common_gene_columns(facts: Sequence[FactsReply]) -> tuple[str, ...]:
         raise AgreementError(
             f"the {len(with_genes)} sites with molecular data have no column in common ({len(union)} different ones, "
             f"fewest at {poorest.site}: {len(poorest.gene_columns)}). Columns are SYMBOL_rnaseq, SYMBOL_cnv, SYMBOL_mut"
-        )
-    if len(common) < len(union):
-        _log.warning(
-            "%d of %d molecular columns are not at every site and are left out",
-            len(union - common),
-            len(union),
         )
     return tuple(sorted(common))
 

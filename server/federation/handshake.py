@@ -31,7 +31,9 @@ from memamba_core.wire.protocol import (
 from .agreement import build_agreement, check_declarations, choose_time_bins, common_gene_columns, scales_features
 from .approval import OnApproval, ask_until_approved
 from .exchange import SiteFailure, ask, quote
+from .lost_columns import find_lost_columns
 from .outliers import find_outlying_sites
+from .scale_differences import find_scale_differences
 from .validation import check_facts, check_sums, max_patients
 
 __all__ = ["Handshake", "Run", "perform_handshake"]
@@ -260,8 +262,9 @@ def _make_agreement(
     answers = ask(grid, Phase.STATISTICS, requests, nodes, StatisticsReply, timeout_s=timeout)
     failures = dict(answers.failures)
     width = max((fact.feature_width for fact in facts.values()), default=0)
-    genes, features, counts = [], [], np.zeros(config.grid_num_cells, dtype=np.int64)
-    warnings: list[str] = []
+    features, counts = [], np.zeros(config.grid_num_cells, dtype=np.int64)
+    genes: dict[str, ColumnMoments] = {}
+    warnings = find_lost_columns(list(facts.values()))
     for site, reply in answers.replies.items():
         fact = facts[site]
         num_genes = len(summed) if fact.gene_columns else 0
@@ -273,12 +276,13 @@ def _make_agreement(
             failures[site] = SiteFailure(0, str(error))
             continue
         if num_genes:
-            genes.append(ColumnMoments(**reply.genes))
+            genes[site] = ColumnMoments(**reply.genes)
         if scale_features and fact.feature_width:
             features.append(ColumnMoments(**reply.features))
         if count:
             counts += reply.events["event"]
     kept = {site: reply for site, reply in answers.replies.items() if site not in failures}
+    warnings += find_scale_differences(genes, summed)
     edges: tuple[float, ...] | None = config.public_edges
     if config.time_bins == "event_quantiles" and deployed:
         _log.info(
@@ -300,7 +304,7 @@ def _make_agreement(
         list(facts.values()),
         gene_columns=columns,
         summed=summed,
-        genes=merge_moments(genes, len(summed)),
+        genes=merge_moments(list(genes.values()), len(summed)),
         features=merge_moments(features, width) if scale_features else None,
         time_bin_edges=edges or config.public_edges,
         signatures=signatures,

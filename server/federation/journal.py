@@ -85,7 +85,10 @@ class JournalEntry:
 
 
 class Journal:
-    """Folder with the newest three states of one run: with the older ones a person can go back by a round or two.
+    """Folder with the newest three states of one run: an older one serves where the newest is damaged.
+
+    Sites of a deployment refuse a round before the last one that they were asked for. A run therefore resumes from an
+    older state only if no site was asked for a later round.
 
     Args:
         folder: used by this run alone; created when needed.

@@ -69,6 +69,7 @@ class FederationResult:
         failures: sites that were named and did not get as far as the agreement.
         warnings: sentences for the person who reads the run.
         sizes: every named site -> lower end of its size band; None where the site never declared it.
+        ended_early: reason why fewer rounds than planned took place, also in `warnings`; None if all did.
     """
 
     weights: Weights
@@ -79,6 +80,7 @@ class FederationResult:
     failures: dict[str, SiteFailure]
     warnings: tuple[str, ...]
     sizes: dict[str, int | None]
+    ended_early: str | None
 
     @property
     def absent(self) -> dict[str, str]:
@@ -125,7 +127,8 @@ def run_federation(
         participation: sites that the handshake and each round need; None: as the experiment says.
         on_approval: called with the sites whose operators have not approved the run yet, whenever they change.
 
-    A federation in which every site has spent its privacy budget ends with the model of the last finished round.
+    A federation in which every site has spent its privacy budget ends with the model of the last finished round, and
+    the result says so.
 
     Raises:
         FederationError: too few accepted answers, twice in a row; with a journal the run can be resumed.
@@ -149,13 +152,15 @@ def run_federation(
         if (begun := Participation.of(run.experiment.federation)) != participation:
             warnings = (*warnings, f"from round {len(rounds) + 1} on: {participation}; the run began with: {begun}")
             _log.warning(warnings[-1])
+    ended_early: str | None = None
     for server_round in range(len(rounds) + 1, run.experiment.federation.num_rounds + 1):
         try:
             needed = _Needed(participation, sizes)
             weights, record = _train_round(grid, run, handshake, needed, strategy, weights, server_round, observer)
         except BudgetError as error:
-            warnings = (*warnings, str(error))
-            _log.warning(warnings[-1])
+            ended_early = str(error)
+            warnings = (*warnings, ended_early)
+            _log.warning(ended_early)
             break
         warnings = (*warnings, *watch_round(record, rounds, run.experiment.strategy))
         rounds = (*rounds, record)
@@ -175,6 +180,7 @@ def run_federation(
         failures,
         warnings,
         sizes,
+        ended_early,
     )
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from memamba_core.data.dataset import PatientDataset
+from memamba_core.errors import ConfigError
 from memamba_core.model import MEMamba, ModelOutput
 from memamba_core.patient import PatientInputs, SurvivalTarget
 
@@ -38,7 +39,7 @@ class Canary(PatientInputs):
 
 @dataclass(frozen=True)
 class Directions:
-    """Unit vectors in the space of the parameters, no two with a common coordinate; together they cover all of it.
+    """Unit vectors in the space of the trained parameters, no two with a common coordinate; together they cover it.
 
     Attributes:
         owner_P: the vector that each of the P coordinates belongs to.
@@ -62,7 +63,7 @@ class Directions:
             rng: draws coordinates and signs.
 
         Raises:
-            ValueError: there are not enough coordinates.
+            ConfigError: there are not enough coordinates.
         """
         total, local = sum(tensor_sizes), min(len(tensor_sizes), num // 2)
         owner_P = np.full(total, -1)
@@ -73,8 +74,9 @@ class Directions:
             start += size
         free = rng.permutation(np.flatnonzero(owner_P < 0))
         if len(free) < num - local:
-            raise ValueError(
-                f"num_canaries is {num}; expected at most {len(free) + local} for a model of {total} parameters"
+            raise ConfigError(
+                f"attacks.num_canaries is {num}; expected at most {len(free) + local} where {total} parameters are "
+                "trained. Lower attacks.num_canaries"
             )
         owner_P[free] = local + np.arange(len(free)) % (num - local)
         sign_P = rng.choice(np.array([-1.0, 1.0], dtype=np.float32), total)
@@ -91,6 +93,11 @@ class Directions:
         """Return the components of a vector of the parameters along the directions, [N]."""
         sums_N = np.bincount(self.owner_P, weights=values_P * self.sign_P, minlength=len(self))
         return sums_N / np.sqrt(self.size_N)
+
+    def spread(self, std_P: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Return the standard deviations of the components of noise with these deviations, [N]."""
+        variances_N = np.bincount(self.owner_P, weights=np.asarray(std_P, np.float64) ** 2, minlength=len(self))
+        return np.asarray(np.sqrt(variances_N / self.size_N))
 
 
 class CanaryDataset(PatientDataset):
@@ -122,27 +129,40 @@ class CanaryModel(MEMamba):
     """ME-Mamba that computes a loss of known gradient for canaries. Parameters and names are those of the model.
 
     Attributes:
+        trained: parameters that the run trains, in the order of the directions' coordinates; set before training.
         directions: set before training.
         max_norm: clipping norm, set before training.
     """
 
+    trained: list[torch.nn.Parameter]
     directions: Directions
     max_norm: float
 
+    def frozen(self) -> list[torch.nn.Parameter]:
+        """Return the parameters that the run does not train."""
+        trained = {id(parameter) for parameter in self.trained}
+        return [parameter for parameter in self.parameters() if id(parameter) not in trained]
+
     def forward(self, patients: Sequence[PatientInputs]) -> ModelOutput:
-        """Return a logit of 0 in each bin, whose derivative by the parameters is the canary's direction."""
+        """Return a logit of 0 in each bin, whose derivative by the trained parameters is the canary's direction.
+
+        Frozen parameters are offered a gradient, too: code that lets one of them learn shows it.
+        """
         (canary,) = patients  # one patient per backward pass
         assert isinstance(canary, Canary)
         length = _LENGTHS[canary.number % len(_LENGTHS)] * self.max_norm / _GRADIENT_OF_LOSS
         values_P = self.directions.vector(canary.number) * np.float32(length)
-        used, parts, parameters, start = [], [], list(self.parameters()), 0
-        for parameter in parameters:
+        used, parts, start = [], [], 0
+        for parameter in self.trained:
             values = values_P[start : start + parameter.numel()]
             start += parameter.numel()
             if values.any():  # a parameter that the direction does not reach has no gradient
                 used.append(parameter)
                 parts.append(torch.from_numpy(values).view_as(parameter).to(parameter))
-        zero = parameters[0].new_zeros(())
+        zero = self.trained[0].new_zeros(())
+        for parameter in self.frozen():
+            used.append(parameter)
+            parts.append((zero + length).expand_as(parameter))
         logits_BK = torch.zeros(1, self._spec.num_bins).to(zero)
         logits_BK[0, 0] = -_Linear.apply(parts, *used)  # type: ignore[no-untyped-call]
         return ModelOutput(logits_BK, zero, zero, {})
@@ -158,4 +178,5 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return (None, *(gradients[0] * part for part in ctx.parts))
+        needed = zip(ctx.parts, ctx.needs_input_grad[1:], strict=True)
+        return (None, *(gradients[0] * part if wanted else None for part, wanted in needed))

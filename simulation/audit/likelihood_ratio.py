@@ -57,22 +57,29 @@ def score_canaries(
 
     A canary has one score for each repetition: the rounds with the same coins.
     """
-    seen_RN = np.stack([directions.project(np.nan_to_num(sum_P)) for sum_P in rounds.sum_RP])
+    observed = zip(rounds.sum_RP, rounds.spread_RP, rounds.steps_R, strict=True)
     ratio_RN = np.stack(
-        [_log_ratio(seen_N, steps, step) for seen_N, steps in zip(seen_RN, rounds.steps_R, strict=True)]
+        [
+            _log_ratio(directions.project(np.nan_to_num(sum_P)), steps, directions.spread(spread_P), step)
+            for sum_P, spread_P, steps in observed
+        ]
     )
     kinds_KN, which_R = np.unique(rounds.inside_RN, axis=0, return_inverse=True)
     score_KN = np.stack([ratio_RN[which_R.ravel() == kind].sum(0) for kind in range(len(kinds_KN))])
     return score_KN[kinds_KN], score_KN[~kinds_KN]
 
 
-def _log_ratio(seen: npt.NDArray[np.float64], steps: int, step: NoisyStep) -> npt.NDArray[np.float64]:
+def _log_ratio(
+    seen: npt.NDArray[np.float64], steps: int, spread: npt.NDArray[np.float64] | float, step: NoisyStep
+) -> npt.NDArray[np.float64]:
     """Return the log-likelihood ratio of sums of `steps` steps along a canary's direction, in clipping norms.
 
-    A canary that is among the patients is drawn k times with the binomial probability, and adds k to the sum.
+    A canary that is among the patients is drawn k times with the binomial probability, and adds k to the sum. The noise
+    of the sum has a standard deviation of `spread` times the noise multiplier.
     """
     times = np.arange(steps + 1)
-    exponent = (times * seen[..., None] - times**2 / 2) / (step.noise_multiplier**2 * steps)
+    variance = np.square(step.noise_multiplier * np.asarray(spread))[..., None]
+    exponent = (times * seen[..., None] - times**2 / 2) / variance
     return np.asarray(logsumexp(exponent + binom.logpmf(times, steps, step.sampling_rate), axis=-1))
 
 
@@ -82,11 +89,12 @@ class NoiseByArea:
     Args:
         step: claimed step; the attacker computes ratios with its numbers.
         steps_of_rounds: number of steps of each round of a repetition.
+        spread_of_rounds: standard deviation of each round's noise over the noise multiplier, in clipping norms.
     """
 
-    def __init__(self, step: NoisyStep, steps_of_rounds: Sequence[int]) -> None:
+    def __init__(self, step: NoisyStep, steps_of_rounds: Sequence[int], spread_of_rounds: Sequence[float]) -> None:
         self._step = step
-        self._steps_of_rounds = tuple(steps_of_rounds)
+        self._steps_of_rounds, self._spread_of_rounds = tuple(steps_of_rounds), tuple(spread_of_rounds)
         self._areas = [self._simulate(factor) for factor in _FACTORS]
         self.claimed = self._areas[_FACTORS.index(1.0)]
 
@@ -105,7 +113,7 @@ class NoiseByArea:
         return epsilon_of([(NoisyStep(noise, self._step.sampling_rate), sum(self._steps_of_rounds))], delta)
 
     def _simulate(self, factor: float) -> Area:
-        return area(*_simulated_scores(self._step, self._steps_of_rounds, factor))
+        return area(*_simulated_scores(self._step, self._steps_of_rounds, self._spread_of_rounds, factor))
 
 
 def simulate_delta(step: NoisyStep, num_steps: int, epsilon: float) -> tuple[float, float]:
@@ -114,18 +122,20 @@ def simulate_delta(step: NoisyStep, num_steps: int, epsilon: float) -> tuple[flo
     No accountant takes part. Delta is the expectation of max(0, 1 - exp(epsilon - log-likelihood ratio)) over patients
     who are there, or the same with patients who are not; the larger of the two.
     """
-    inside, outside = _simulated_scores(step, [1] * num_steps)
+    inside, outside = _simulated_scores(step, [1] * num_steps, [1.0] * num_steps)
     samples = [np.maximum(0.0, -np.expm1(epsilon - ratio)) for ratio in (inside, -outside)]
     worst = max(samples, key=lambda values: float(values.mean()))
     return float(worst.mean()), float(worst.std(ddof=1) / len(worst) ** 0.5)
 
 
-def _simulated_scores(step: NoisyStep, steps_of_rounds: Sequence[int], factor: float = 1.0) -> npt.NDArray[np.float64]:
+def _simulated_scores(
+    step: NoisyStep, steps_of_rounds: Sequence[int], spread_of_rounds: Sequence[float], factor: float = 1.0
+) -> npt.NDArray[np.float64]:
     """Return simulated scores, [2, S]: of canaries that are there and that are not, with `factor` times the noise."""
     rng = np.random.default_rng(_SEED)  # the same numbers for every factor: the curve is smooth
     scores = np.zeros((2, _NUM_SIMULATED))
-    for steps in steps_of_rounds:
-        sums = rng.standard_normal((2, _NUM_SIMULATED)) * factor * step.noise_multiplier * steps**0.5
+    for steps, spread in zip(steps_of_rounds, spread_of_rounds, strict=True):
+        sums = rng.standard_normal((2, _NUM_SIMULATED)) * factor * step.noise_multiplier * spread
         sums[0] += rng.binomial(steps, step.sampling_rate, _NUM_SIMULATED)
-        scores += _log_ratio(sums, steps, step)
+        scores += _log_ratio(sums, steps, spread, step)
     return scores

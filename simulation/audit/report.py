@@ -4,7 +4,11 @@ from rich.table import Table
 
 from .records import AuditReport, CanaryReport, MembershipReport
 
-__all__ = ["findings", "table"]
+__all__ = ["NO_CLAIM", "findings", "table"]
+
+NO_CLAIM = (
+    "Canaries: not run. privacy=none claims no epsilon, so there is no claim to audit; set privacy=dp_sgd to audit one."
+)
 
 _WHO = {"all": "all patients", "event": "patients with the event", "censored": "censored patients"}
 _ATTACKS = {"loss": "loss threshold", "lira": "likelihood ratio, LiRA"}

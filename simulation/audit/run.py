@@ -27,7 +27,7 @@ from .figures import draw_inversion, draw_membership
 from .inversion import check_round_sizes, invert_round
 from .membership import NO_TEST_FOLD, attack_by_likelihood_ratio, attack_by_loss, leaks, observe
 from .records import AuditReport, MembershipReport
-from .report import findings
+from .report import NO_CLAIM, findings
 
 __all__ = ["audit"]
 
@@ -97,11 +97,12 @@ def _attack(
         membership = _membership(config, attacks, cohort, folder, on_step)
         report = report.model_copy(update={"membership": membership})
     agreement: Agreement | None = None
-    if {"canary", "inversion"} & set(attacks.names):
+    unclaimed = "canary" in attacks.names and experiment.privacy.name == "none"
+    if "inversion" in attacks.names or ("canary" in attacks.names and not unclaimed):
         run = Run("audit", experiment, NO_TEST_FOLD)
         with tempfile.TemporaryDirectory() as ledgers:
             agreement = build_agreement_only(open_grid(config, cohort, state=Path(ledgers)), run, cohort)
-    if "canary" in attacks.names:
+    if "canary" in attacks.names and not unclaimed:
         from .canary import audit_canaries  # Opacus is an extra
 
         assert agreement is not None
@@ -116,7 +117,7 @@ def _attack(
             inversion.append(invert_round(cohort.cohort, experiment, agreement, size))
         draw_inversion(folder / "inversion.png", inversion)
         report = report.model_copy(update={"inversion": inversion})
-    return report.model_copy(update={"findings": findings(report)})
+    return report.model_copy(update={"findings": (*findings(report), *([NO_CLAIM] if unclaimed else ()))})
 
 
 def _membership(

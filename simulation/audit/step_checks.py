@@ -23,22 +23,28 @@ _Array = npt.NDArray[np.float64]
 
 
 def check_steps(
-    rounds: ObservedRounds, directions: Directions, step: NoisyStep, tensor_sizes: list[int]
+    rounds: ObservedRounds, quiet: ObservedRounds, directions: Directions, step: NoisyStep, tensor_sizes: list[int]
 ) -> Iterator[CanaryCheck]:
     """Check noise, clipping and sampling of some rounds.
 
     Args:
         rounds: what left the site.
+        quiet: what left it in rounds in which most steps, or all, had no patient.
         directions: of the canaries.
         step: the step that the accountant was given.
-        tensor_sizes: number of coordinates of each parameter tensor.
+        tensor_sizes: number of coordinates of each trained tensor.
     """
-    if not np.isfinite(rounds.sum_RP).all():
-        yield CanaryCheck(name="finite", measured=float(np.isfinite(rounds.sum_RP).mean()), expected=1.0, p_value=0.0)
+    every = rounds + quiet
+    if not np.isfinite(every.sum_RP).all():
+        yield CanaryCheck(name="finite", measured=float(np.isfinite(every.sum_RP).mean()), expected=1.0, p_value=0.0)
         return
-    free_RP = (rounds.draws_RN == 0)[:, directions.owner_P]
-    noise_RP = np.where(free_RP, rounds.sum_RP / (step.noise_multiplier * np.sqrt(rounds.steps_R)[:, None]), 0.0)
-    yield from _check_size(noise_RP, free_RP, rounds.steps_R, tensor_sizes)
+    free_RP = (every.draws_RN == 0)[:, directions.owner_P]
+    noise_RP = np.where(free_RP, every.sum_RP / (step.noise_multiplier * every.spread_RP), 0.0)
+    yield from _check_size(noise_RP, free_RP, every.steps_R, tensor_sizes)
+    yield _check_empty_rounds(noise_RP, every.draws_RN)
+    if every.frozen_moved_R is not None:
+        moved = float(every.frozen_moved_R.max())
+        yield CanaryCheck(name="frozen parameters", measured=moved, expected=0.0, p_value=float(moved == 0))
     yield _check_shape(noise_RP, free_RP)
     yield _check_repeats_between_rounds(noise_RP, free_RP)
     yield _check_repeats_within_rounds(noise_RP, free_RP)
@@ -61,6 +67,12 @@ def _check_size(
     yield _worst("noise of each tensor", np.sqrt(squares_T / num_T), 1.0, _two_sided_each(chi2(num_T), squares_T))
     squares_R, num_R = (noise_RP**2).sum(1), free_RP.sum(1)
     yield _worst("noise of each round", np.sqrt(squares_R / num_R), 1.0, _two_sided_each(chi2(num_R), squares_R))
+
+
+def _check_empty_rounds(noise_RP: _Array, draws_RN: npt.NDArray[np.int64]) -> CanaryCheck:
+    """Compare the standard deviation of the noise with the claim in each round that drew no patient."""
+    squares_R, num = (noise_RP[draws_RN.sum(1) == 0] ** 2).sum(1), noise_RP.shape[1]
+    return _worst("noise without patients", np.sqrt(squares_R / num), 1.0, _two_sided_each(chi2(num), squares_R))
 
 
 def _check_shape(noise_RP: _Array, free_RP: npt.NDArray[np.bool_]) -> CanaryCheck:
@@ -98,7 +110,8 @@ def _check_repeats_within_rounds(noise_RP: _Array, free_RP: npt.NDArray[np.bool_
 def _check_clipping(rounds: ObservedRounds, directions: Directions, step: NoisyStep) -> Iterator[CanaryCheck]:
     """Estimate what each draw of a canary adds to the sum, by least squares: at most one clipping norm."""
     seen_RN = np.stack([directions.project(sum_P) for sum_P in rounds.sum_RP])
-    weight_RN = rounds.draws_RN / rounds.steps_R[:, None]  # noise grows with the steps of a round
+    spread_RN = np.stack([directions.spread(spread_P) for spread_P in rounds.spread_RP])
+    weight_RN = rounds.draws_RN / spread_RN**2  # noise grows with the steps of a round
     top_N, bottom_N = (weight_RN * seen_RN).sum(0), (weight_RN * rounds.draws_RN).sum(0)
     sigma = step.noise_multiplier
     total = float(top_N.sum() / bottom_N.sum())

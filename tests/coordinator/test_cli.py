@@ -190,6 +190,8 @@ def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, pu
         ("min_sites=2", "expected at most 1, the sites that are asked: county"),
         ("agreement.gene_groups=signatures", "Add signatures=FILE"),
         ("signatures=nowhere.csv", "no such file"),
+        ("signatures=Köln(neu)/a=1,2{}.csv", "Köln(neu)/a=1,2{}.csv: no such file"),
+        ("name=Köln(neu)", "got 'Köln(neu)'. Wanted at most 64 letters, digits"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_at_once(federation, call, public_key, overrides, words):
@@ -241,3 +243,9 @@ def test_a_run_that_a_site_missed_has_an_exit_code_of_its_own(federation, call, 
     assert ("missing: site-02 (1 of 1 rounds)" in said) == lies
     assert "\n1 rounds, " in said
     assert f"loss of the final model: {summary.closing_evaluation.loss:.3f}, of " in said
+    ended = "round 2: the privacy budget of every site that was asked is spent; the model of round 1 is final"
+    summary = summary.model_copy(update={"ended_early": ended, "warnings": (*summary.warnings, ended)})
+    code, said = call("run", "agreement.gene_groups=kind")
+    assert code == ExitCode.INCOMPLETE
+    assert said.endswith(f"\nended early: {ended}\n")
+    assert said.count(ended) == 1

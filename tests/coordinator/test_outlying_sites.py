@@ -14,10 +14,15 @@ CONFIG = AgreementConfig()
 EMPTY = {"count": np.zeros(0), "mean": np.zeros(0), "m2": np.zeros(0)}
 
 
-def sums(seed, num=60, *, factor=1.0, flip=False, rate=0.3, median=30.0):
+def sums(seed, num=60, *, factor=1.0, flip=False, rate=0.3, median=30.0, end=None):
+    """Sums of a site; with `end` the patients who live that long are censored there, in the order of a real study."""
     rng = np.random.default_rng(seed)
     times = rng.exponential(median / np.log(2), num) * factor
     events = (rng.random(num) < rate) != flip
+    if end is not None:
+        recruited = rng.uniform(0.5 * end, end, num)
+        events = (times < recruited) != flip
+        times = np.minimum(times, recruited)
     return StatisticsReply(genes=EMPTY, features=EMPTY, events=count_events(times.tolist(), events.tolist(), CONFIG))
 
 
@@ -60,6 +65,41 @@ def test_a_wrong_unit_is_warned_of(factor, unit):
         assert f"the site declares {unit!r}. Check clinical.time_unit" in warning
 
 
+def find_two(own, other):
+    return find_outlying_sites({"a": other, "b": own}, {"a": facts("a"), "b": facts("b")})
+
+
+def test_a_reversed_coding_of_one_of_two_sites_shows_in_the_order_of_events_and_censored_patients():
+    """Half of the patients have the event: the share alone says nothing."""
+    for seed in range(20):
+        ordinary, reverse = sums(seed, 100, end=40.0), sums(50 + seed, 100, end=40.0, flip=True)
+        assert find_two(sums(50 + seed, 100, end=40.0), ordinary) == []
+        warning = find_two(reverse, ordinary)[-1]
+        assert warning.startswith("b: ")
+        assert "the share of events differs much between sites" in warning
+        assert "and events come after censored patients, before them elsewhere" in warning
+        assert "The coding of events may be reversed at one site" in warning
+
+
+def table(times, events):
+    return StatisticsReply(genes=EMPTY, features=EMPTY, events=count_events(times, events, CONFIG))
+
+
+def test_a_small_site_whose_events_all_come_late_is_warned_of():
+    """Five events of 23 patients, as in a hospital that writes 1 for the censored: the share differs little."""
+    ordinary = table([6.0 + i for i in range(10)] + [20.0 + 4 * i for i in range(11)], [True] * 10 + [False] * 11)
+    late = table([6.0 + i for i in range(18)] + [80.0 + 9 * i for i in range(5)], [False] * 18 + [True] * 5)
+    (warning,) = find_two(late, ordinary)
+    assert warning.startswith("b: 5 of 23 training patients had the event, 10 of 21 elsewhere: the share of events ")
+    assert "(22% and 48%)" in warning
+
+
+def test_few_events_have_no_order():
+    few = table([6.0 + i for i in range(20)] + [80.0, 90.0], [False] * 20 + [True] * 2)
+    ordinary = table([6.0 + i for i in range(10)] + [20.0 + 4 * i for i in range(11)], [True] * 10 + [False] * 11)
+    assert find_two(few, ordinary) == []
+
+
 def test_few_patients_prove_nothing():
     assert warnings(sums(4, num=19, flip=True, factor=30.4)) == []
 
@@ -84,7 +124,7 @@ def test_a_share_of_events_that_is_no_swap_is_not_warned_of(ordinary):
 
 @pytest.mark.real_data
 @pytest.mark.ci_slow
-@pytest.mark.parametrize("partition", ["tss", "tss_merged"])
+@pytest.mark.parametrize("partition", ["tss", "tss_merged", "iid"])
 @pytest.mark.parametrize("name", ["tcga_blca", "tcga_brca", "tcga_gbmlgg", "tcga_luad", "tcga_ucec"])
 def test_no_ordinary_cohort_is_warned_of(data_root, monkeypatch, name, partition):
     monkeypatch.setenv("MEMAMBA_DATA", str(data_root))

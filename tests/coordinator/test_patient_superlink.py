@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
 from flwr.server.superlink.linkstate import LinkStateFactory, SqlLinkState, sql_linkstate
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.corestate import sql_corestate
@@ -117,6 +117,15 @@ def test_only_the_newest_request_counts(link, patient):
     assert link.given() == [second if patient else first]
     assert link.given() == [second]
     assert link.answers(first) == ([3] if patient else [])
+
+
+def test_a_request_of_a_run_that_was_stopped_is_not_given_again(link, patient):
+    """The site pulls it before the coordinator, which resumes, asks anything: its parts are gone with the run."""
+    request = link.send("round 5")
+    assert link.given() == [request]
+    link.state.finish_task(link.task.task_id, SubStatus.STOPPED, "by the coordinator")
+    assert link.given() == []
+    assert link.answers(request) == ([3] if patient else [])
 
 
 def test_a_request_that_was_answered_is_not_given_again(link):

@@ -1,4 +1,4 @@
-"""Doubts about rounds: a site that outweighs the others, a loss that jumps."""
+"""Doubts about rounds: a site that outweighs the others, a loss that jumps, a site whose loss rises."""
 
 import pytest
 
@@ -43,3 +43,47 @@ def test_a_loss_that_jumps_names_the_round_before(loss, doubts):
 def test_shares_are_over_all_rounds():
     assert patient_shares([record(1, a=30, b=10), record(2, a=0, b=40)]) == {"a": 0.375, "b": 0.625}
     assert patient_shares([]) == {}
+
+
+def losses(number, **of_site):
+    sites = {
+        site: Failed(failure="x", code=0)
+        if loss == "failed"
+        else Trained(trained={"head": 30}, train_loss=loss, incoming=SiteMetrics())
+        for site, loss in of_site.items()
+    }
+    return RoundRecord(server_round=number, sites=sites, seconds=1.0, bytes_sent=1, bytes_received=1)
+
+
+def doubts_of(rounds):
+    return [watch_round(record, rounds[:index], FedAvgConfig()) for index, record in enumerate(rounds)]
+
+
+def falling(number, odd):
+    return losses(number, a=1.5 - 0.03 * number, b=1.2 - 0.02 * number, odd=odd)
+
+
+def test_a_site_whose_loss_rises_while_the_others_fall_is_named_once():
+    said = doubts_of([falling(number, 0.8 + 0.01 * number) for number in range(1, 15)])
+    assert [index for index, doubts in enumerate(said, 1) if doubts] == [10]
+    ((doubt,),) = [doubts for doubts in said if doubts]
+    assert doubt.startswith("odd: the training loss of this site is +10% since round 1, -15% at the other sites")
+    assert "the coding of the event" in doubt
+
+
+@pytest.mark.parametrize("odd", [0.8, None, "failed"], ids=["constant", "suppressed", "absent"])
+def test_a_site_whose_loss_does_not_rise_is_not_named(odd):
+    said = doubts_of([falling(number, odd) for number in range(1, 13)])
+    assert not any("since round 1" in doubt for doubts in said for doubt in doubts)
+
+
+def test_two_sites_cannot_say_which_is_odd():
+    rounds = [losses(number, a=1.5 - 0.03 * number, odd=0.8 + 0.01 * number) for number in range(1, 13)]
+    assert not any("since round 1" in doubt for doubts in doubts_of(rounds) for doubt in doubts)
+
+
+def test_no_site_is_named_where_all_losses_rise():
+    rounds = [
+        losses(number, a=1 + 0.01 * number, b=1 + 0.01 * number, odd=1 + 0.02 * number) for number in range(1, 13)
+    ]
+    assert not any(doubts_of(rounds))

@@ -7,7 +7,7 @@ import pytest
 from fixtures.approvals import ApprovedFederation
 from fixtures.coordinator_double import authority
 from fixtures.private_federation import refusal
-from fixtures.strict_site import build_site, cohort_of, facts_request, refused, restarted, statistics_request
+from fixtures.strict_site import build_site, cohort_of, opening_request, refused, restarted, statistics_request
 
 import client.approval.store as store_module
 from client.approval.admission import open_gate
@@ -418,7 +418,7 @@ class StrictSite:
         self.worker = SiteWorker(self.site, admission=open_gate(self.site))
 
     def asks(self, *settings, run="run"):
-        return refused(self.worker.facts, facts_request(run, -1, *settings))
+        return refused(self.worker.facts, opening_request(run, -1, *settings))
 
     def approve(self):
         self.store.decide(self.store.waiting(), "approved")
@@ -434,7 +434,7 @@ def test_blocks_are_drawn_after_the_approval_and_stay_approved(tmp_path):
     assert (strict.asks(), strict.asks()) == (None, None)
     strict.restart(strict.site.cohort)
     assert strict.asks() is None
-    assert refused(strict.worker.statistics, statistics_request(facts_request())) is None
+    assert refused(strict.worker.statistics, statistics_request(opening_request())) is None
 
 
 def test_the_next_run_names_the_blocks_that_it_uses(tmp_path):
@@ -479,7 +479,7 @@ def test_other_blocks_of_a_run_in_progress_ask_again(tmp_path, change):
     strict.approve()
     assert strict.asks() is None
     change(strict)
-    assert refused(strict.worker.statistics, statistics_request(facts_request())) is Refusal.PENDING
+    assert refused(strict.worker.statistics, statistics_request(opening_request())) is Refusal.PENDING
     assert strict.asks() is Refusal.PENDING
     strict.approve()
     assert strict.asks() is None

@@ -15,8 +15,8 @@ from fixtures.strict_site import (
     THRESHOLDS,
     build_site,
     cohort_of,
-    facts_request,
     groups_of,
+    opening_request,
     patients_in,
     refused,
     restarted,
@@ -37,7 +37,7 @@ EVERYBODY = tuple(range(24))
 
 def sums(worker, run="run", fold=-1, *settings, columns=COLUMNS):
     """Open a run and ask for sums, as a coordinator does; None where the site refuses."""
-    facts = facts_request(run, fold, *settings)
+    facts = opening_request(run, fold, *settings)
     try:
         worker.facts(facts)
         return worker.statistics(statistics_request(facts, columns)).genes
@@ -51,7 +51,7 @@ def site(tmp_path):
 
 
 def test_blocks_are_disjoint_even_and_over_the_thresholds(site):
-    SiteWorker(site).facts(facts_request())
+    SiteWorker(site).facts(opening_request())
     blocks = [block.case_ids for block in site.registry.status(site.cohort).usable]
     assert len(blocks) == 4, "8 events of 24, two for each block"
     assert sum(map(len, blocks)) == len(frozenset().union(*blocks)) == len(EVERYBODY)
@@ -63,7 +63,7 @@ def test_blocks_are_disjoint_even_and_over_the_thresholds(site):
 
 def test_the_doctor_and_a_refused_run_draw_nothing(site):
     site.registry.plan(site.cohort)
-    request = facts_request().model_copy(update={"config_digest": "another"})
+    request = opening_request().model_copy(update={"config_digest": "another"})
     assert refused(SiteWorker(site).facts, request) is Refusal.CONFIG
     assert not site.config.state.exists() or not list(site.config.state.glob("cohort*"))
 
@@ -143,7 +143,7 @@ def test_a_column_that_the_table_got_after_the_draw_is_refused(site):
     first = dataclasses.replace(whole, genes=GeneTable(COLUMNS[:-1], whole.genes.values_NC[:, :-1]))
     sums(restarted(site, first), "before", columns=COLUMNS[:-1])
     later = restarted(site, whole)
-    facts = facts_request("later")
+    facts = opening_request("later")
     assert later.facts(facts).gene_columns == COLUMNS[:-1]
     assert refused(later.statistics, statistics_request(facts)) is Refusal.AGREEMENT_FIELD
     agreement = Agreement(
@@ -175,7 +175,7 @@ def test_the_sites_own_fold_table_defines_the_blocks_where_it_is_over_the_thresh
 
 def test_a_site_below_the_thresholds_refuses_before_it_declares_anything(tmp_path):
     small = build_site(tmp_path / "state", cohort_of(EVERYBODY[:3]))
-    assert refused(SiteWorker(small).facts, facts_request()) is Refusal.POLICY
+    assert refused(SiteWorker(small).facts, opening_request()) is Refusal.POLICY
 
 
 def test_a_new_draw_is_the_operators_and_drops_the_withdrawn(site):
@@ -214,10 +214,10 @@ def test_the_registry_names_no_patient(site):
 
 def test_a_run_name_is_used_once(site):
     worker = SiteWorker(site)
-    assert refused(worker.facts, facts_request("run")) is None
-    assert refused(worker.facts, facts_request("run")) is None, "a resumed run opens again with the same request"
-    assert refused(worker.facts, facts_request("run", 0)) is Refusal.CONFIG
-    assert refused(restarted(site).facts, facts_request("run", -1, "seed=1")) is Refusal.CONFIG
+    assert refused(worker.facts, opening_request("run")) is None
+    assert refused(worker.facts, opening_request("run")) is None, "a resumed run opens again with the same request"
+    assert refused(worker.facts, opening_request("run", 0)) is Refusal.CONFIG
+    assert refused(restarted(site).facts, opening_request("run", -1, "seed=1")) is Refusal.CONFIG
 
 
 def atoms_of(sets):
@@ -265,7 +265,7 @@ class Hospital:
     def ask(self, fold, seed):
         """Ask for every phase but the agreement; what training and evaluation would cover is looked up."""
         self.asked += 1
-        facts = facts_request(f"run-{self.asked}", fold, f"seed={seed}")
+        facts = opening_request(f"run-{self.asked}", fold, f"seed={seed}")
         try:
             declared = self.worker.facts(facts)
             reply = self.worker.statistics(statistics_request(facts))

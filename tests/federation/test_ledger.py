@@ -19,6 +19,7 @@ from memamba_core.privacy.plan import plan_of
 from memamba_core.wire.protocol import Refusal
 from server.federation.outcome import Failed
 from server.federation.rounds import run_federation
+from server.results import build_summary
 
 pytestmark = pytest.mark.durable
 
@@ -99,7 +100,11 @@ def test_an_exhausted_budget_ends_the_run_with_the_model_of_the_last_good_round(
     federation = PrivateFederation(tmp_path, budget=enough_for_one)
     result = federation.train()
     assert [record.server_round for record in result.rounds] == [1]
-    assert "the privacy budget of every site that was asked is spent" in result.warnings[-1]
+    assert result.warnings[-1] == result.ended_early
+    assert "the privacy budget of every site that was asked is spent" in result.ended_early
+    summary = build_summary(federation.run(), result)
+    assert (summary.is_complete, summary.attendance.is_complete) == (False, True)
+    assert (summary.num_rounds, summary.ended_early) == (1, result.ended_early)
     assert all(np.isfinite(array).all() for array in result.weights.values())
 
 

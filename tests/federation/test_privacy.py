@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fixtures.federation import GENES_ONLY, Federation, tiny
 from fixtures.private_federation import DP, PRIVATE, PrivateFederation, a_training_request, refusal
+from fixtures.requests import facts_request
 
 pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
 
@@ -15,14 +16,11 @@ from memamba_core.config.site import DisclosureConfig
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError
 from memamba_core.wire.protocol import (
-    PROTOCOL_VERSION,
     SIZE_BANDS,
     EvaluateRequest,
-    FactsRequest,
     Refusal,
     StatisticsRequest,
     TrainReply,
-    package_version,
 )
 from server.federation.handshake import perform_handshake
 
@@ -58,7 +56,7 @@ def test_two_runs_with_one_seed_differ(trained, federation):
 
 
 def test_who_is_drawn_is_not_repeated_with_the_seed(federation, monkeypatch):
-    """Twelve steps twice with one seed; the chance that all draws agree is below 1e-6."""
+    """Eight steps of ten patients twice with one seed; the chance that all draws agree is .82^80, below 1e-6."""
     drawn = []
     request, site = a_training_request(federation), federation.sites[0]
     load = PatientDataset.load
@@ -67,7 +65,7 @@ def test_who_is_drawn_is_not_repeated_with_the_seed(federation, monkeypatch):
     monkeypatch.setattr("client.private_round._keep", lambda *_a: None)
     for _ in range(2):
         drawn.append([])
-        for _ in range(6):
+        for _ in range(4):
             federation.workers[site].train(request)
     assert drawn[0] != drawn[1]
 
@@ -90,14 +88,7 @@ def test_a_hostile_plan_is_refused_at_once(federation):
     experiment = federation.run().experiment
     rounds = experiment.federation.model_copy(update={"num_rounds": 10_000})
     experiment = experiment.model_copy(update={"privacy": privacy, "federation": rounds})
-    request = FactsRequest(
-        protocol=PROTOCOL_VERSION,
-        package=package_version(),
-        run_id="hostile",
-        settings=experiment.to_json(),
-        config_digest=experiment.digest(),
-        fold=0,
-    )
+    request = facts_request(experiment, "hostile", fold=0)
     start = time.process_time()
     with pytest.raises(ConfigError, match="noisy steps"):
         federation.workers[federation.sites[0]].facts(request)
@@ -141,14 +132,7 @@ def test_site_and_run_must_both_want_it(tmp_path, run_is_private):
     policy = {"state": tmp_path, "privacy": None if run_is_private else PRIVATE}
     worker = SiteWorker(dataclasses.replace(site, config=site.config.model_copy(update=policy)))
     run = federation.run()
-    request = FactsRequest(
-        protocol=PROTOCOL_VERSION,
-        package=package_version(),
-        run_id=run.run_id,
-        settings=run.experiment.to_json(),
-        config_digest=run.experiment.digest(),
-        fold=run.fold,
-    )
+    request = facts_request(run.experiment, run.run_id, run.fold)
     assert refusal(worker.facts, request) is Refusal.POLICY
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from fixtures.private_answers import THREE_EXPERTS, OneSite, without_values
 from fixtures.private_federation import BANDS, PRIVATE, PrivateFederation, a_training_request, refusal
+from fixtures.requests import facts_request
 
 pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
 
@@ -18,14 +19,14 @@ from memamba_core.data.dataset import PatientDataset
 from memamba_core.errors import ConfigError, DataError
 from memamba_core.privacy.ledger import Ledger
 from memamba_core.training.trainer import training_loss
-from memamba_core.wire.protocol import PROTOCOL_VERSION, FactsRequest, Refusal, package_version
+from memamba_core.wire.protocol import Refusal
 
 SETTINGS = (*THREE_EXPERTS, "privacy.trained=all", "training.max_patches=null")
 
 
-def run(folder, change=None):
+def run(folder, change=None, num_rounds=1):
     """Return everything that leaves a site whose cohort was changed."""
-    return OneSite(folder, *SETTINGS, change=change).everything()
+    return OneSite(folder, *SETTINGS, f"federation.num_rounds={num_rounds}", change=change).everything()
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,18 @@ def cohort(tmp_path_factory):
 def healthy(tmp_path_factory):
     """Return everything that leaves the site if all is well."""
     return run(tmp_path_factory.mktemp("healthy"))
+
+
+@pytest.fixture(scope="module")
+def victim(cohort):
+    """Return the patient whom most tests give trouble."""
+    return patients_of(cohort)[2]
+
+
+@pytest.fixture(scope="module")
+def without_victim(tmp_path_factory, victim):
+    """Return everything that leaves the site if this patient is not there."""
+    return run(tmp_path_factory.mktemp("absent"), without(victim))
 
 
 def patients_of(cohort):
@@ -92,16 +105,20 @@ def endless(patient):
 TROUBLES = (unreadable, vanished, too_large, too_large_for_torch, of_another_width, not_finite)
 
 
-def test_trouble_with_patients_leaves_what_a_site_without_them_leaves(tmp_path, monkeypatch, cohort, healthy, caplog):
+def test_a_patient_less_changes_the_bits_of_weights_alone(healthy, without_victim):
+    """Otherwise the comparisons of this file would hold for a site whose answers show nothing."""
+    assert healthy != without_victim
+    assert without_values(healthy) == without_values(without_victim)
+
+
+def test_trouble_with_patients_leaves_what_a_site_without_them_leaves(tmp_path, monkeypatch, cohort, caplog):
     """A refusal, another count, one bit of a weight: each would say that the patient is there."""
     victims = dict(zip(patients_of(cohort), TROUBLES, strict=False))
-    absent = run(tmp_path / "absent", without(*victims))
+    absent = run(tmp_path / "absent", without(*victims), num_rounds=2)
     assert [phase for phase, *_ in absent] == ["query.facts", "query.agreement", "train", "train", "evaluate"]
-    assert healthy != absent
-    assert without_values(healthy) == without_values(absent)
     trouble_with(monkeypatch, victims)
     caplog.clear()
-    assert run(tmp_path / "troubled") == absent
+    assert run(tmp_path / "troubled", num_rounds=2) == absent
     for victim, trouble in victims.items():
         assert victim in caplog.text or trouble is not_finite
     assert "gradients were not finite" in caplog.text
@@ -109,17 +126,13 @@ def test_trouble_with_patients_leaves_what_a_site_without_them_leaves(tmp_path, 
 
 @pytest.mark.ci_slow
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_trouble_with_one_patient(trouble, tmp_path, monkeypatch, cohort):
-    victim = patients_of(cohort)[2]
-    absent = run(tmp_path / "absent", without(victim))
+def test_trouble_with_one_patient(trouble, tmp_path, monkeypatch, victim, without_victim):
     trouble_with(monkeypatch, {victim: trouble})
-    assert run(tmp_path / "troubled") == absent
+    assert run(tmp_path) == without_victim
 
 
-def test_a_gradient_that_fails_half_way_is_forgotten(tmp_path, monkeypatch, cohort):
+def test_a_gradient_that_fails_half_way_is_forgotten(tmp_path, monkeypatch, victim, without_victim):
     """Forget what a backward pass has left of one patient: it must not be added to the gradient of the next one."""
-    victim = patients_of(cohort)[2]
-    absent = run(tmp_path / "absent", without(victim))
     marked = []
     trouble_with(monkeypatch, {victim: lambda patient: marked.append(patient) or patient})
 
@@ -136,25 +149,22 @@ def test_a_gradient_that_fails_half_way_is_forgotten(tmp_path, monkeypatch, coho
         return (Broken(loss) if any(patients[0] is patient for patient in marked) else loss), parts
 
     monkeypatch.setattr("memamba_core.training.dp_training.training_loss", loss_of)
-    assert run(tmp_path / "broken") == absent
+    assert run(tmp_path) == without_victim
     assert marked
 
 
-def test_a_patient_who_never_ends_costs_the_others_nothing(tmp_path, monkeypatch, cohort):
+def test_a_patient_who_never_ends_costs_the_others_nothing(tmp_path, monkeypatch, victim, without_victim):
     """A limit on the whole round would take all later patients out of the sum, too."""
-    victim = patients_of(cohort)[2]
-    absent = run(tmp_path / "absent", without(victim))
     trouble_with(monkeypatch, {victim: endless})
     monkeypatch.setattr("client.private_round.PATIENTS_IN_LIMIT", 3600 / 0.5)
     started = time.monotonic()
-    assert run(tmp_path / "endless") == absent
+    assert run(tmp_path) == without_victim
     assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("missing", [{"slides": ()}, {"gene_row": None}], ids=["slides", "genes"])
-def test_one_patient_without_a_modality_changes_no_count(missing, tmp_path, cohort, healthy):
+def test_one_patient_without_a_modality_changes_no_count(missing, tmp_path, victim, healthy):
     """Counts of the `absent_*` groups went from missing to 1."""
-    victim = patients_of(cohort)[2]
 
     def without_modality(cohort):
         records = (dataclasses.replace(r, **missing) if r.case_id == victim else r for r in cohort.records)
@@ -180,14 +190,7 @@ def test_facts_are_the_same_for_every_seed_fold_and_cohort(tmp_path, cohort):
         for seed in range(6):
             experiment = federation.config.experiment.model_copy(update={"seed": seed})
             for fold in range(-1, 5):
-                request = FactsRequest(
-                    protocol=PROTOCOL_VERSION,
-                    package=package_version(),
-                    run_id=f"seed-{seed}-fold-{fold}",
-                    settings=experiment.to_json(),
-                    config_digest=experiment.digest(),
-                    fold=fold,
-                )
+                request = facts_request(experiment, f"seed-{seed}-fold-{fold}", fold)
                 disclosed.add(worker.facts(request).model_dump_json())
         assert not Ledger.exists(ledger_folder(worker.site.config.state))
     assert len(disclosed) == 1
@@ -220,14 +223,7 @@ def test_a_machine_that_can_compute_nothing_says_so_before_the_charge(tmp_path, 
 def test_a_run_with_a_larger_delta_is_refused_by_settings_alone(tmp_path):
     federation = PrivateFederation(tmp_path, budget=PRIVATE.model_copy(update={"delta": 1e-6}))
     run = federation.run()
-    request = FactsRequest(
-        protocol=PROTOCOL_VERSION,
-        package=package_version(),
-        run_id=run.run_id,
-        settings=run.experiment.to_json(),
-        config_digest=run.experiment.digest(),
-        fold=run.fold,
-    )
+    request = facts_request(run.experiment, run.run_id, run.fold)
     assert refusal(federation.workers[federation.sites[0]].facts, request) is Refusal.POLICY
 
 

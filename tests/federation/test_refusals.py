@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 from fixtures.federation import GENES_ONLY, Federation, tiny
+from fixtures.requests import facts_request
 
 from client.session import RefusedError
 from client.worker import SiteWorker
@@ -55,9 +56,7 @@ def requests(federation, agreement):
     held = {**base, "agreement_digest": agreement.digest()}
     weights = weights_of(initial_model(run.experiment, agreement))
     return {
-        FactsRequest: FactsRequest(
-            protocol=PROTOCOL_VERSION, package=package_version(), settings=run.experiment.to_json(), **base
-        ),
+        FactsRequest: facts_request(run.experiment, **base),
         StatisticsRequest: StatisticsRequest(
             gene_columns=agreement.gene_columns, scale_features=False, count_events=True, **base
         ),

@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from fixtures.federation import GENES_ONLY, Federation, tiny
+from fixtures.requests import facts_request
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from client.app import build_client_app
@@ -21,7 +22,6 @@ from memamba_core.wire.protocol import (
     PROTOCOL_VERSION,
     AgreementRequest,
     EvaluateRequest,
-    FactsRequest,
     Refusal,
     StatisticsRequest,
     TrainRequest,
@@ -75,12 +75,7 @@ class Coordinator:
 
     def facts(self, worker, settings=None):
         return worker.facts(
-            FactsRequest(
-                protocol=PROTOCOL_VERSION,
-                package=package_version(),
-                settings=settings or self.experiment.to_json(),
-                **self._base,
-            )
+            facts_request(self.experiment, **self._base, settings=settings or self.experiment.to_json())
         )
 
     def statistics(self, worker, columns, *, count_events=True, scale_features=False):

@@ -18,6 +18,7 @@ from client.weight_checks import WeightChecks
 from client.worker import SiteWorker
 from memamba_core.config.compose import compose_experiment
 from memamba_core.config.strategy import STRATEGY_NAMES
+from memamba_core.errors import FederationError
 from memamba_core.wire.protocol import Refusal
 from server.federation.handshake import perform_handshake
 from server.federation.journal import Journal
@@ -348,6 +349,42 @@ def test_an_honest_run_with_absences_and_a_resumption_is_within_the_bounds(tmp_p
     assert [sorted(record.failed) for record in result.rounds] == [[], ["site-01"], ["site-01"], [], [], []]
     assert result.absent == {}
     assert result.evaluation.num_patients
+
+
+@pytest.mark.parametrize(("stopped_in", "removed", "continues"), [(3, 1, True), (3, 2, False), (4, 1, False)])
+def test_a_coordinator_goes_back_only_to_the_round_that_its_sites_were_asked_for_last(
+    tmp_path, stopped_in, removed, continues
+):
+    """It moves the newest files out of its journal. Round 3 is finished; round 4 is asked for, or not yet."""
+    federation = StrictFederation(tiny(*STRICT, *SMALL, "federation.num_rounds=5"))
+    federation.state = tmp_path / "state"
+    federation.restart()
+
+    def stop(server_round):
+        if server_round == stopped_in:
+            raise InterruptedError
+
+    def stop_after_replies(request, reply):
+        stop(request.content["fields"]["server-round"] if request.metadata.message_type == "train" else 0)
+        return reply
+
+    if stopped_in == 4:
+        federation.faults = dict.fromkeys(federation.sites, stop_after_replies)
+    journal = Journal(tmp_path / "journal", federation.config.experiment.digest(), 0)
+    observer = SimpleNamespace(on_phase=lambda *_: None, on_round=lambda record: stop(record.server_round))
+    with pytest.raises((InterruptedError, FederationError)):
+        federation.train(journal, observer)
+    states = sorted((tmp_path / "journal").glob("round-*.safetensors"))
+    assert [path.name for path in states] == [f"round-{number:05d}.safetensors" for number in (1, 2, 3)]
+    for path in states[-removed:]:
+        path.unlink()
+    federation.faults = {}
+    federation.restart()
+    if continues:
+        assert len(federation.train(journal).rounds) == 5
+    else:
+        with pytest.raises(FederationError, match="policy does not allow"):
+            federation.train(journal)
 
 
 def test_under_differential_privacy_the_distance_is_free_and_all_else_is_checked(attack):

@@ -118,7 +118,7 @@ def test_split_files_that_contradict_each_other_are_refused(tmp_path):
         (([c, d], [a, b, a]), ([a, b], [c, d]), r"s_0\.csv: column 'val' repeats a patient in row 3"),
         (([c, c, d], [a, b]), ([a, b], [c, d]), r"s_0\.csv: column 'train' repeats a patient in row 2"),
         (([c], [a, b]), ([a, b], [c, d]), r"s_0\.csv: column 'train' lacks 1 patients"),
-        (([c, d], [a]), ([a, b], [c, d]), r"s_1\.csv: column 'train' .* are in no val in row 2"),
+        (([c, d], [a]), ([a, b], [c, d]), r"s_1\.csv: column 'train' .* are tested in no split in row 2"),
     ):
         folder = write_splits(tmp_path / "bad", first, second)
         with pytest.raises(DataError, match=message) as error:
@@ -137,9 +137,113 @@ def test_split_files_that_are_not_there_or_of_another_cohort(tmp_path):
     with pytest.raises(ConfigError, match=r"found 2 files splits_\*\.csv, but not splits_1\.csv"):
         assign(cohort, "cohort", splits=folder)
     (folder / "splits_2.csv").rename(folder / "splits_1.csv")
-    (folder / "splits_1.csv").write_text(",train,test\n0,a,b\n")
+    (folder / "splits_1.csv").write_text(",train,held\n0,a,b\n")
     with pytest.raises(DataError, match=r"splits_1\.csv: no column 'val'"):
         assign(cohort, "cohort", splits=folder)
+
+
+A, B, C, D = "P0000", "P0001", "P0002", "P0003"
+FOUR = cohort_of([True, False, True, False])
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        path = folder / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def rows(*case_ids):
+    """A table of MMP: one row per slide."""
+    return "case_id,slide_id,os_survival_days\n" + "".join(f"{c},{c}-DX{n},5\n" for c in case_ids for n in (1, 2))
+
+
+def test_other_files_of_a_clam_folder_are_ignored(tmp_path):
+    folder = write_splits(tmp_path, ([C, D], [A, B]), ([A, B], [C, D]))
+    for k in (0, 1):
+        write(
+            folder, **{f"splits_{k}_bool": f",train,val\n{A},True,False\n", f"splits_{k}_descriptor": ",train\na,1\n"}
+        )
+    assert folds_of(assign(FOUR, "cohort", splits=folder)) == {A: 0, B: 0, C: 1, D: 1}
+
+
+def test_of_three_groups_test_is_held_out_and_val_is_trained_on(tmp_path):
+    write(tmp_path, splits_0=f",train,val,test\n0,{B},{C},{A}\n1,{D},,\n")
+    write(tmp_path, splits_1=f",train,val,test\n0,{A},,{B}\n1,,,{C}\n2,,,{D}\n")
+    cohort, warnings = assigned(FOUR, "cohort", splits=tmp_path)
+    assert folds_of(cohort) == {A: 0, B: 1, C: 1, D: 1}
+    assert len(warnings) == 1
+    assert "val patients" in warnings[0]
+    assert "are trained on" in warnings[0]
+
+
+def test_an_empty_test_column_leaves_val_held_out(tmp_path):
+    write(tmp_path, splits_0=f",train,val,test\n0,{C},{A},\n1,{D},{B},\n")
+    write(tmp_path, splits_1=f",train,val,test\n0,{A},{C},\n1,{B},{D},\n")
+    assert assigned(FOUR, "cohort", splits=tmp_path)[1] == ()
+
+
+@pytest.mark.parametrize("path", ["survival", "survival/BLCA_overall", "survival/BLCA_overall_k=0"])
+def test_folders_of_mmp(tmp_path, path):
+    write(tmp_path / "survival/BLCA_overall_k=0", train=rows(C, D), test=rows(A, B))
+    write(tmp_path / "survival/BLCA_overall_k=1", train=rows(A, B), test=rows(C, D))
+    assert folds_of(assign(FOUR, "cohort", splits=tmp_path / path)) == {A: 0, B: 0, C: 1, D: 1}
+
+
+def test_folders_of_several_cohorts_are_listed(tmp_path):
+    for name in ("BLCA_k=0", "BRCA_k=0"):
+        write(tmp_path / name, train=rows(C, D), test=rows(A, B))
+    with pytest.raises(ConfigError, match=r"holds splits of BLCA, BRCA\. Set data\.splits to one of them"):
+        assign(FOUR, "cohort", splits=tmp_path)
+    write(tmp_path / "BLCA_k=2", train=rows(C, D), test=rows(A, B))
+    with pytest.raises(ConfigError, match=r"found 2 folders BLCA_k=\*, but not BLCA_k=1"):
+        assign(FOUR, "cohort", splits=tmp_path / "BLCA")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"splits_0": f",train,val\n0,{C},{A}\n1,{D},{B}\n"},
+        {"one": f"train,test\n{C},{A}\n{D},{B}\n"},
+        {"train": rows(C, D), "test": rows(A, B)},
+        {"train": rows(C), "val": rows(D), "test": rows(A, B)},
+        {"train": f"slide_id\n{C}.svs\n{D}.svs\n", "val": f"slide_id\n{A}.svs\n{B}.svs\n"},
+    ],
+)
+def test_one_split_tests_fold_0_only(tmp_path, files):
+    write(tmp_path, **files)
+    path = tmp_path / "one.csv" if "one" in files else tmp_path
+    options = {"source": "cohort", "splits": path, "num_folds": 5, "seed": 0, "sites": {}}
+    slides = Cohort(tuple(PatientRecord(r.case_id, 5.0, r.event, slides=(r.case_id,)) for r in FOUR.records))
+    assert folds_of(assign_folds(slides, **options)[0]) == {A: 0, B: 0, C: 1, D: 1}
+    with pytest.raises(ConfigError, match=r"folds=\[0, 1\]: .* is one split .* only folds=\[0\]"):
+        assign_folds(slides, **options, folds=(0, 1))
+
+
+def test_splits_of_slides_that_tear_a_patient_apart_are_refused(tmp_path):
+    write(tmp_path, splits_0=",train,val\n0,a1,a2\n1,b1,\n")
+    cohort = Cohort((PatientRecord("a", 5.0, True, slides=("a1", "a2")), PatientRecord("b", 5.0, True, slides=("b1",))))
+    with pytest.raises(DataError, match=r"column 'val' repeats a patient of train in row 1\."):
+        assign(cohort, "cohort", splits=tmp_path)
+
+
+def test_empty_groups_are_refused(tmp_path):
+    write(tmp_path, splits_0=f",train,val\n0,{C},\n1,{D},\n")
+    with pytest.raises(DataError, match=r"splits_0\.csv: train, or val and test, are empty"):
+        assign(FOUR, "cohort", splits=tmp_path)
+
+
+def test_near_misses_are_counted(tmp_path):
+    folder = write_splits(tmp_path, (["p0002", "p0003"], ["p0000", B]), (["p0000", B], ["p0002", "p0003"]))
+    cohort, (without, ignored) = assigned(FOUR, "cohort", splits=folder)
+    assert sum(r.fold is None for r in cohort.records) == 3
+    assert without.startswith("3 patients are in no split")
+    assert "3 patients of the splits" in ignored
+    assert "; 3 would ignoring case: write capital and small letters alike" in ignored
+    folder = write_splits(tmp_path, (["p0002", "p0003"], ["p0000"]), (["p0000"], ["p0002", "p0003"]))
+    with pytest.raises(DataError, match=r"none of the cohort's 4 patients .* 3 would ignoring case"):
+        assign(FOUR, "cohort", splits=folder)
 
 
 @pytest.mark.real_data

@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import cache
 
 import pytest
 import yaml
@@ -68,16 +69,15 @@ def site(tmp_path, ca):
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    """Call a command with an answer to its question; return exit code, output and errors."""
+    """Call a command on a terminal where `answer` is typed, or without one; return exit code, output and errors."""
 
     def call(*arguments, answer=None):
         def typed(question):
             print(question)
-            if answer is None:
-                raise EOFError
-            return answer
+            return answer() if callable(answer) else answer
 
         monkeypatch.setattr("builtins.input", typed)
+        monkeypatch.setattr("sys.stdin.isatty", lambda: answer is not None, raising=False)
         with pytest.raises(SystemExit) as end:
             cli.main(list(map(str, arguments)))
         out, err = capsys.readouterr()
@@ -86,8 +86,11 @@ def run(capsys, monkeypatch):
     return call
 
 
+composed = cache(compose_experiment)  # Hydra takes a tenth of a second
+
+
 def proposal(*overrides, run_id="luad", roster=("st-elsewhere", "tss-44", "tss-55"), config=None, **terms):
-    experiment = compose_experiment(overrides)
+    experiment = composed(overrides)
     caps = {
         "limits": {"minutes_per_round": 60.0, "max_parameters": 50_000_000, "settings": None},
         "disclosure": {"min_patients": 10, "min_events": 5, "min_pairs": 50, "min_round_patients": 32},
@@ -163,19 +166,19 @@ def test_the_largest_run_fits_on_a_screen(site, privacy):
 def test_the_cost_under_differential_privacy(site):
     config = load_site_config(site(privacy={"max_epsilon": 8.0, "delta": 1e-5, "bands": BANDS}))
     text = " ".join(" ".join(describe_run(proposal("privacy=dp_sgd"), None, config)).split())
-    assert re.search(r"this run 7\.9\d, spent so far 0\.00, after it 7\.9\d of at most 8 \(delta 1e-05\)", text)
+    assert re.search(r"this run 7\.9\d, spent 0\.00, after it 7\.9\d of 8 \(delta 1e-05\)", text)
     assert "weights with noise" in text
     assert "WITHOUT" not in text
     config = load_site_config(site(privacy={"max_epsilon": 2.0, "delta": 1e-5, "bands": BANDS}))
-    assert "ABOVE the cap" in " ".join(describe_run(proposal("privacy=dp_sgd"), None, config))
+    assert "ABOVE the cap" in " ".join(" ".join(describe_run(proposal("privacy=dp_sgd"), None, config)).split())
 
 
 @pytest.mark.parametrize(
     ("first", "rounds", "words"),
     [
-        (8, 1, "after it 5.35 of at most 8 (delta 1e-05); NO round fits: the ledger is for other noise"),
-        (6, 5, "after it 7.56 of at most 8 (delta 1e-05); ABOVE the cap: the last rounds will be refused"),
-        (3, 5, "of at most 8 (delta 1e-05) "),
+        (8, 1, "after it 5.35 of 8 (delta 1e-05); NO round fits: the ledger is for other noise"),
+        (6, 5, "after it 7.56 of 8 (delta 1e-05); ABOVE the cap: last rounds refused"),
+        (3, 5, " of 8 (delta 1e-05) "),
     ],
 )
 def test_a_second_run_is_described_as_the_ledger_will_treat_it(site, first, rounds, words):
@@ -188,6 +191,40 @@ def test_a_second_run_is_described_as_the_ledger_will_treat_it(site, first, roun
     second = proposal("privacy=dp_sgd", "privacy.epsilon=4", run_id="second")
     text = " ".join(" ".join(describe_run(second, None, config)).split())
     assert words in text
+
+
+@pytest.mark.parametrize(
+    ("charged", "words"),
+    [
+        (0, r"this run 7\.9\d, spent 0\.00, after it 7\.9\d"),
+        (3, r"this run 7\.9\d \(3 of 4 rounds charged\), spent [3-7]\.\d\d, after it 7\.9\d"),
+        (4, r"this run 7\.9\d \(4 of 4 rounds charged\), spent 7\.9\d, after it 7\.9\d"),
+    ],
+)
+def test_a_run_that_asks_again_in_its_middle_is_not_counted_twice(site, charged, words):
+    config = load_site_config(site(privacy={"max_epsilon": 8.0, "delta": 1e-5, "bands": BANDS}))
+    overrides = ("privacy=dp_sgd", "federation.num_rounds=4")
+    plan = plan_of(compose_experiment(overrides))
+    ledger = Ledger(ledger_folder(config.state), config.name, 1e-5)
+    for number in range(1, charged + 1):
+        ledger.charge("luad", number, plan.step, plan.steps_per_round, 8.0, plan.num_steps)
+    text = " ".join(" ".join(describe_run(proposal(*overrides), None, config)).split())
+    assert re.search(words + r" of 8 \(delta 1e-05\) at the end", text), text
+
+
+def test_the_longest_line_of_the_budget_is_not_cut(site):
+    config = load_site_config(site(privacy={"max_epsilon": 7.5, "delta": 1e-5, "bands": BANDS}))
+    plan = plan_of(compose_experiment(("privacy=dp_sgd", "privacy.epsilon=4")))
+    ledger = Ledger(ledger_folder(config.state), config.name, 1e-5)
+    ledger.charge("first", 1, plan.step, plan.num_steps, 7.5, plan.num_steps)
+    overrides = ("privacy=dp_sgd", "federation.num_rounds=1000")
+    plan = plan_of(compose_experiment(overrides))
+    for number in range(1, 101):
+        ledger.charge("luad", number, plan.step, plan.steps_per_round, 7.5, plan.num_steps)
+    text = " ".join(" ".join(describe_run(proposal(*overrides), None, config)).split())
+    assert re.search(
+        r"\(100 of 1000 rounds charged\).* of 7\.5 \(delta 1e-05\); ABOVE the cap: last rounds refused at the", text
+    )
 
 
 def test_what_changed_since_the_last_approval_is_named(site):
@@ -230,12 +267,16 @@ def test_approve_shows_asks_and_writes(site, run):
     code, out, _ = run("refuse", path, "luad", "--yes")
     assert store.standing(terms) == "refused"
     assert "gets refusal 116" in out
-    code, out, _ = run("approve", path, "luad", "--yes")
+    code, out, _ = run("approve", path, "luad", answer="y")
     assert "REFUSED" in out
     assert store.standing(terms) == "approved"
 
 
-@pytest.mark.parametrize("answer", ["", "n", "no", "yess", "Y E S"])
+def control_d():
+    raise EOFError
+
+
+@pytest.mark.parametrize("answer", ["", "n", "no", "yess", "Y E S", control_d])
 def test_anything_but_yes_decides_nothing(site, run, answer):
     path = site()
     store = waits(path)
@@ -243,18 +284,77 @@ def test_anything_but_yes_decides_nothing(site, run, answer):
     assert (code, store.decisions(), "nothing was decided" in out) == (ExitCode.DONE, (), True)
 
 
-def test_without_a_terminal_nothing_is_decided(site, run):
+@pytest.mark.parametrize("verdict", ["approve", "refuse"])
+def test_without_a_terminal_nothing_is_decided(site, run, verdict):
     path = site()
     store = waits(path)
-    code, _, err = run("approve", path, "luad")
-    assert (code, store.decisions(), "Add --yes" in err) == (ExitCode.MISTAKE, (), True)
+    code, _, err = run(verdict, path, "luad")
+    option = f"--digest {store.waiting().terms.short_digest()}" if verdict == "approve" else "--yes"
+    command = f"flower-client {verdict} {path} luad {option}"
+    assert (code, store.decisions(), command in err) == (ExitCode.MISTAKE, (), True)
+
+
+def test_the_digest_of_the_screen_approves_these_terms(site, run):
+    path = site()
+    store = waits(path)
+    terms = store.waiting().terms
+    shown = terms.short_digest()
+    assert (len(shown), terms.digest().startswith(shown)) == (16, True)
+    for screen in (run("runs", path)[1], run("runs", path, "luad")[1], run("approve", path, "luad", answer="n")[1]):
+        assert shown in screen
+    code, out, _ = run("approve", path, "luad", "--digest", shown.upper())
+    assert (code, "luad is approved" in out, store.standing(terms)) == (ExitCode.DONE, True, "approved")
+
+
+def test_other_terms_than_the_digest_names_are_not_approved(site, run, monkeypatch):
+    """A coordinator replaces the run by another one of its name between the reading and the approval."""
+    path = site()
+    store = waits(path)
+    read = store.waiting().terms.short_digest()
+    monkeypatch.setattr("client.approval.store.REPLACE_AFTER_S", 0.0)
+    waits(path, "seed=7")
+    now = store.waiting().terms.short_digest()
+    code, out, err = run("approve", path, "luad", "--digest", read)
+    assert (code, out, store.decisions()) == (ExitCode.MISTAKE, "", ())
+    assert all(text in err for text in (read, now, f"flower-client runs {path} luad"))
+
+
+def test_terms_that_were_approved_are_not_other_terms(site, run):
+    path = site()
+    store = waits(path)
+    run("approve", path, "luad", "--digest", store.waiting().terms.short_digest())
+    assert run("approve", path, "luad", "--digest", "0123456789abcdef")[0] == ExitCode.MISTAKE
+
+
+@pytest.mark.parametrize("digest", ["", "0123456789abcde", "no digest", "0" * 65])
+def test_a_digest_has_sixteen_hexadecimal_digits_or_more(site, run, digest):
+    path = site()
+    store = waits(path)
+    code, _, err = run("approve", path, "luad", "--digest", digest)
+    assert (code, store.decisions(), "16 to 64 hexadecimal digits" in err) == (ExitCode.MISTAKE, (), True)
+
+
+def test_an_answer_approves_what_was_shown_although_other_terms_arrived_meanwhile(site, run, monkeypatch):
+    path = site()
+    store = waits(path)
+    shown = store.waiting().terms
+    monkeypatch.setattr("client.approval.store.REPLACE_AFTER_S", 0.0)
+
+    def answer():
+        waits(path, "seed=7")
+        return "y"
+
+    code, out, _ = run("approve", path, "luad", answer=answer)
+    other = store.waiting().terms
+    assert (code, store.standing(shown), store.standing(other)) == (ExitCode.DONE, "approved", None)
+    assert f"luad now waits with other terms, {other.short_digest()}" in " ".join(out.split())
 
 
 def test_runs_lists_all_and_shows_one_in_full(site, run):
     path = site()
     assert "no run waits for approval" in run("runs", path)[1]
     waits(path, run_id="first")
-    run("approve", path, "first", "--yes")
+    run("approve", path, "first", answer="y")
     waits(path, run_id="second")
     run("refuse", path, "second", "--yes")
     waits(path, *CHANGED, run_id="third", roster=MANY)
@@ -274,7 +374,7 @@ def test_runs_lists_all_and_shows_one_in_full(site, run):
 def test_an_unknown_run(site, run):
     path = site()
     waits(path)
-    code, _, err = run("approve", path, "lu\x1bad", "--yes")
+    code, _, err = run("approve", path, "lu\x1bad", answer="y")
     assert (code, "no run 'lu?ad' is known here; luad waits" in err) == (ExitCode.MISTAKE, True)
 
 
@@ -282,7 +382,7 @@ def test_another_user_does_not_decide(site, run, monkeypatch):
     path = site()
     store = waits(path)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    code, _, err = run("approve", path, "luad", "--yes")
+    code, _, err = run("approve", path, "luad", answer="y")
     assert (code, store.decisions(), "sudo -u" in err) == (ExitCode.MISTAKE, (), True)
 
 

@@ -36,7 +36,10 @@ def test_a_run_waits_until_the_operator_has_approved_it(federation):
     assert command == ["flower-client", "approve", site_file, "first"]
     assert not (federation.site(ASKS) / "state" / "runs").exists()
     approved = time.monotonic()
-    shown = federation.call(*command, "--yes")
+    refused = federation.call(*command, code=2)  # no terminal; the digest of the screen names the terms
+    approval = refused.split("on this screen: ")[1].split()
+    assert approval[:-1] == [*command, "--digest"]
+    shown = federation.call(*approval)
     assert "4, as the coordinator says: site-01, site-02, site-03, site-04" in shown
     federation.wait_for(ASKS, "facts of run first: answered")
     assert time.monotonic() - approved < 60

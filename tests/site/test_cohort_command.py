@@ -1,10 +1,15 @@
 """`flower-client cohort`: what the operator of a hospital sees and confirms."""
 
+import shutil
+import unicodedata
+
 import pandas as pd
 import pytest
 import yaml
 
+from client import cohort_registry
 from client.cli import main
+from client.doctor.report import examine
 from memamba_core.config.compose import compose_simulation
 from simulation.cohort import prepare_cohort
 from simulation.export import export_sites
@@ -62,6 +67,41 @@ def test_a_withdrawal_states_what_it_costs_and_asks(site, capsys):
     assert shown.endswith("withdrawal: 1 patient\n")
 
 
+def test_a_file_that_returns_decomposed_holds_the_same_patients(exported, tmp_path, capsys):
+    """A table and files that went through a Mac: names with umlauts are decomposed, blanks are non-breaking."""
+    root = shutil.copytree(exported, tmp_path / "site")
+    for path in (root / "state").glob("*"):
+        path.unlink()
+    features = next((root / "features").rglob("*.h5")).parent
+
+    def rename(form, blank):
+        table = pd.read_csv(root / "clinical.csv", dtype=str, keep_default_na=False)
+        genes = pd.read_csv(root / "genomics.csv.gz", dtype={"case_id": str})
+        folds = pd.read_csv(root / "folds.csv")
+        for frame, column in ((table, "case_id"), (table, "slide_ids"), (genes, "case_id"), (folds, "case_id")):
+            frame[column] = [unicodedata.normalize(form, f"{_umlaut(name)}{blank}") for name in frame[column]]
+        for frame, name in ((table, "clinical.csv"), (genes, "genomics.csv.gz"), (folds, "folds.csv")):
+            frame.to_csv(root / name, index=False)
+        for file in features.glob("*.h5"):
+            file.rename(features / unicodedata.normalize(form, _umlaut(file.name)))
+        return table["case_id"][0]
+
+    rename("NFC", "")
+    cohort(capsys, "refreeze", root / "site.yaml", "--reason", "first", "--yes")
+    before = cohort(capsys, "show", root / "site.yaml")[1]
+    assert before.count("\n") > 4
+    patient = rename("NFD", "\u00a0")
+    assert cohort(capsys, "show", root / "site.yaml")[1] == before
+    assert "1 block of 12 patients is retired" in cohort(capsys, "withdraw", root / "site.yaml", patient)[1]
+    assert "Recorded." in cohort(capsys, "withdraw", root / "site.yaml", patient, "--yes")[1]
+    rename("NFC", "")
+    assert "(1 withdrew)" in cohort(capsys, "show", root / "site.yaml")[1]
+
+
+def _umlaut(name):
+    return name.replace("SYN", "SÜN")
+
+
 def test_a_patient_named_twice_or_in_no_block_is_not_counted_among_the_others(site, capsys):
     cohort(capsys, "refreeze", site, "--reason", "first", "--yes")
     table = pd.read_csv(site.parent / "clinical.csv")
@@ -96,3 +136,24 @@ def test_a_new_draw_states_what_it_costs_and_asks(site, capsys):
     assert not (site.parent / "state" / "cohort.json").exists()
     assert "new approval" in cohort(capsys, "refreeze", site, "--reason", "the unit was wrong", "--yes")[1]
     assert "the unit was wrong" in cohort(capsys, "show", site)[1]
+
+
+def test_a_release_that_reads_the_files_differently_is_named_with_what_a_new_draw_costs(site, capsys, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(cohort_registry, "READER_VERSION", 1)
+        cohort(capsys, "refreeze", site, "--reason", "first", "--yes")
+    assert "reader version" not in cohort(capsys, "show", site)[1]
+    path = site.parent / "clinical.csv"
+    before = path.read_bytes()
+    table = pd.read_csv(path)
+    table.loc[0, "survival_months"] += 1  # as another reader would have it
+    table.to_csv(path, index=False)
+    try:
+        shown = cohort(capsys, "show", site)[1]
+        finding = next(f for f in examine(site, "data") if f.check == "reader")
+    finally:
+        path.write_bytes(before)
+    for text in (shown, f"{finding.text}; {finding.remedy}"):
+        assert "reader version 1; this release has reader version 2" in " ".join(text.split())
+        assert "flower-client cohort refreeze site.yaml --reason TEXT" in text
+        assert "can subtract them" in text

@@ -8,7 +8,7 @@ import pytest
 
 from client.site import open_site
 from memamba_core.config.site import load_site_config
-from memamba_core.errors import ConfigError
+from memamba_core.errors import ConfigError, DataError
 
 SITE = """\
 name: a
@@ -55,3 +55,15 @@ def test_the_declared_width_holds_whichever_file_comes_first(folder):
     assert loaded.patches_PF.shape == (2, 16)
     without = dataclasses.replace(site.cohort, records=site.cohort.records[1:])
     assert without.features.width == 16
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("row", ["C,many,1,c", "A,3,1,c"], ids=["no number", "a repeated patient"])
+def test_a_bad_row_is_never_dropped_in_silence(folder, row, private):
+    """The client does not start, with differential privacy or without; docs/explanation/privacy.md says so."""
+    table = folder / "clinical.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("C,3,1,c", row), encoding="utf-8")
+    text = SITE.format(width=", width: 16")
+    (folder / "site.yaml").write_text(text if private else text.partition("privacy:")[0], encoding="utf-8")
+    with pytest.raises(DataError, match="row 3"):
+        open_site(load_site_config(folder / "site.yaml"))

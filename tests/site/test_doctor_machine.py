@@ -9,11 +9,13 @@ import types
 import pytest
 import yaml
 
+from client import cli
 from client.doctor import disk, permissions
 from client.doctor.disk import bytes_of_a_run, check_space
 from client.doctor.finding import Level
 from client.doctor.permissions import check_permissions
 from client.doctor.policy import check_policy
+from client.exit_codes import ExitCode
 from client.keys import SiteKeys
 from memamba_core.config.site import load_site_config
 
@@ -74,6 +76,32 @@ def test_what_everybody_can_change_is_an_error(site, name):
     command, _, _ = findings[0].remedy.partition(",")
     subprocess.run(command, shell=True, check=True)
     assert examine_permissions(site)[0].level is Level.OK, "the remedy is the remedy"
+
+
+@pytest.mark.parametrize("command", ["run", "connect", "train"])
+@pytest.mark.parametrize("name", [*TRUSTED, "state/egress.jsonl", "."])
+def test_a_client_does_not_start_with_files_that_everybody_can_change(site, name, command, monkeypatch, caplog):
+    """A person who can write `site.yaml` lifts every limit."""
+    started = []
+    monkeypatch.setattr(cli, "open_logs", lambda *_: None)
+    for part in ("connector", "executor", "together"):
+        monkeypatch.setattr(f"client.service.run_{part}", lambda *_: started.append(True))
+    load(site, approve="ask")
+    path = site / name
+    before = path.stat().st_mode
+    path.chmod(before | 0o002)
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, str(site / "site.yaml")])
+    said = caplog.text
+    assert (end.value.code, started) == (ExitCode.MISTAKE, [])
+    assert "can be changed by every user" in said or "every user of this machine (mode 757) can replace" in said
+    assert f"chmod go-w {path.absolute()}" in said
+    path.chmod(before | 0o020)
+    monkeypatch.setattr("client.doctor.permissions._is_private_group", lambda *_: False)
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, str(site / "site.yaml")])
+    assert (end.value.code, started) == (ExitCode.DONE, [True])
+    assert "WARNING" in caplog.text
 
 
 @pytest.mark.parametrize("name", TRUSTED)

@@ -1,5 +1,6 @@
 """Egress log: a line is written before an answer leaves, and reading detects any change."""
 
+import dataclasses
 import json
 import os
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memamba_core.errors import TamperedLogError
+from memamba_core.privacy.chained_log import ChainedLog
 from memamba_core.privacy.egress import EgressLog, describe_answer, describe_refusal
 from memamba_core.wire.message import Payload
 from memamba_core.wire.protocol import Refusal
@@ -137,3 +139,80 @@ def test_its_size_is_that_of_the_arrays_and_little_more():
     array = np.zeros(10_000, dtype=np.float32)
     size = describe_answer(Payload({}, {"w": {"a": array}}), kind="TrainReply", **ABOUT).num_bytes
     assert array.nbytes <= size < array.nbytes + 200
+
+
+def test_a_long_log_is_verified_once_and_not_at_each_line(filled, monkeypatch):
+    """Each append verified all lines before it, and took 0.3 s after 10,000 lines."""
+    filled.append(answer())
+    monkeypatch.setattr(ChainedLog, "_read", lambda _self: pytest.fail("the whole log was read"))
+    for number in range(3):
+        filled.append(answer(number=number))
+    monkeypatch.undo()
+    assert len(filled.read()) == 8
+
+
+@pytest.mark.parametrize("keep_times", [False, True])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_between_two_lines_of_one_program_is_found(filled, change, keep_times):
+    before = filled.path.stat()
+    edit(filled.path, change)
+    if keep_times:
+        os.utime(filled.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(TamperedLogError):
+        filled.append(answer())
+
+
+def test_a_log_that_was_exchanged_for_a_valid_one_is_found_by_the_program_that_wrote_it(filled, tmp_path):
+    """Anyone can compute the tags of another log; the program remembers its own last one."""
+    other = EgressLog(tmp_path / "other")
+    for number in range(5):
+        other.append(answer(number=-number))
+    for name in ("egress.jsonl", "egress.jsonl.head"):
+        (tmp_path / "other" / name).rename(tmp_path / name)
+    with pytest.raises(TamperedLogError, match="was exchanged"):
+        filled.append(answer())
+
+
+@pytest.mark.parametrize("names", [("egress.jsonl",), ("egress.jsonl", "egress.jsonl.head"), ("egress.jsonl.head",)])
+def test_a_log_that_was_taken_away_is_found_by_the_program_that_wrote_it(filled, tmp_path, names):
+    for name in names:
+        (tmp_path / name).unlink()
+    with pytest.raises(TamperedLogError):
+        filled.append(answer())
+
+
+def test_a_copy_with_the_same_lines_may_replace_the_log(filled, tmp_path):
+    """A restored backup of the very log, or a change of its permissions, is no edit."""
+    (tmp_path / "copy").write_bytes(filled.path.read_bytes())
+    (tmp_path / "copy").rename(filled.path)
+    filled.append(answer())
+    assert len(filled.read()) == 5
+
+
+def test_equal_answers_in_a_row_have_one_line(log):
+    waits = describe_refusal(Refusal.PENDING.code, Refusal.PENDING.text, run_id="a", phase="facts", server_round=0)
+    later = dataclasses.replace(waits, time="later")
+    for record in (waits, later, later):
+        log.append_once(record)
+    other_run = dataclasses.replace(waits, run_id="b")
+    log.append_once(other_run)
+    log.append_once(later)
+    log.append(answer())
+    log.append_once(later)
+    again = EgressLog(log.path.parent)  # a restarted program does not remember
+    again.append_once(later)
+    kinds = [(record.run_id, record.phase, record.time == "later") for record in log.read()]
+    facts = ("a", "facts", True)
+    assert kinds == [("a", "facts", False), ("b", "facts", False), facts, ("run-1", "train", False), facts, facts]
+
+
+def test_a_head_that_could_not_be_renamed_is_no_tampering(filled, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(OSError, match="No space"):
+            filled.append(answer())
+    filled.append(answer())
+    assert len(filled.read()) == 6

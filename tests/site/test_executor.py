@@ -7,6 +7,7 @@ import time
 
 import pytest
 from fixtures.federation import BLOCKS, GENES_ONLY, Federation, tiny
+from fixtures.requests import facts_request
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -18,13 +19,10 @@ from memamba_core.errors import TamperedLogError, UnreachableError
 from memamba_core.privacy.egress import EgressLog
 from memamba_core.wire.flower_records import from_records, to_records
 from memamba_core.wire.protocol import (
-    PROTOCOL_VERSION,
     AgreementReply,
     FactsReply,
-    FactsRequest,
     Phase,
     Refusal,
-    package_version,
 )
 
 PATIENT = "TCGA-2F-A9KO"
@@ -110,14 +108,7 @@ def test_an_answer_has_its_line_before_it_goes(serve):
 def test_a_real_site_is_served(serve):
     federation = Federation(tiny(*GENES_ONLY, *BLOCKS))
     run = federation.run()
-    request = FactsRequest(
-        protocol=PROTOCOL_VERSION,
-        package=package_version(),
-        run_id=run.run_id,
-        settings=run.experiment.to_json(),
-        config_digest=run.experiment.digest(),
-        fold=0,
-    )
+    request = facts_request(run.experiment, run.run_id, fold=0)
     worker = SiteWorker(federation.cohort.sites["site-01"])
     tasks = serve(build_client_app(lambda _context: worker), message(Phase.FACTS, to_records(request)))
     reply, _ = tasks.answers[0]
@@ -244,6 +235,18 @@ def test_the_limit_is_for_training_alone(serve):
 
     tasks = serve(leisurely, message(), limit_s=0.01)
     assert not tasks.answers[0][0].has_error()
+
+
+def test_a_run_that_waits_for_approval_has_one_line_until_another_answer_leaves(serve, tmp_path):
+    def app(request, context):
+        if request.content["fields"]["run-id"] == "run-1":
+            return honest(request, context)
+        return Message(Error(code=Refusal.PENDING.code, reason=Refusal.PENDING.text), reply_to=request)
+
+    waits = [message(content=RecordDict({"fields": ConfigRecord({"run-id": "second"})})) for _ in range(4)]
+    tasks = serve(app, *waits[:3], message(), message(), waits[3])
+    assert [lines for _, lines in tasks.answers] == [1, 1, 1, 2, 3, 4]
+    assert [record.run_id for record in EgressLog(tmp_path).read()] == ["second", "run-1", "run-1", "second"]
 
 
 def test_being_stopped_is_answered(serve, interrupts):

@@ -11,8 +11,10 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common.serde import context_to_proto
 from flwr.proto.runtime_pb2 import PullTaskInputResponse
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import fleet_http_connection
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from client.flower import supernode_process
 from client.flower import tasks as module
@@ -241,3 +243,37 @@ def test_a_heart_that_was_stopped_says_nothing(monkeypatch):
     heart.stop()
     heart.start()
     assert not lost.wait(0.1)
+
+
+@pytest.fixture(params=[True, False], ids=["ours", "stock"])
+def ours(request, monkeypatch):
+    """True where the SuperNode sends the awaited reply only; reversed afterwards, because it is the whole process."""
+    for name in ("store_message", "get_messages_legacy"):
+        monkeypatch.setattr(InMemoryNodeState, name, getattr(InMemoryNodeState, name))
+    if request.param:
+        supernode_process.send_only_the_awaited_reply()
+    return request.param
+
+
+def test_a_reply_to_an_older_request_is_not_sent_in_place_of_the_awaited_one(ours):
+    """After one reply too many, each later one would arrive when the coordinator has given up its request."""
+    state = InMemoryNodeState(ObjectStoreFactory().store())
+
+    def store(message):
+        message.metadata.__dict__["_message_id"] = message.object_id
+        message.metadata.__dict__["_run_id"] = 7
+        state.store_message(message)
+        return message
+
+    def sent():
+        return [message.metadata.reply_to_message_id for message in state.get_messages_legacy(is_reply=True)]
+
+    requests = [
+        store(Message(RecordDict({"fields": ConfigRecord({"x": number})}), 1, "train", ttl=60.0)) for number in (1, 2)
+    ]
+    old, new = (message.metadata.message_id for message in requests)
+    store(Message(RecordDict(), reply_to=requests[0]))
+    assert sent() == ([] if ours else [old])
+    store(Message(RecordDict(), reply_to=requests[1]))
+    assert sent() == [new]
+    assert [m.metadata.message_id for m in state.get_messages_legacy(is_reply=False)] == ([new] if ours else [old, new])

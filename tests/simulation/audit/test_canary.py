@@ -1,42 +1,33 @@
-"""The canary audit: passes the code as it is, and finds each way in which it could be broken."""
+"""Parts of the canary audit: directions, likelihood ratio, checks of simulated rounds, and what real rounds give."""
 
-import math
+import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("opacus", reason="differential privacy needs the extra `privacy`")
 
-from fixtures import broken_privacy
-from fixtures.broken_privacy import MUTANTS, NoNoise, break_step
+from fixtures.audited_runs import ALL, LAST_LAYERS, NAMES, PULL, PULLED, SPEC, experiment
+from fixtures.broken_privacy import break_step
+from fixtures.broken_randomness import NoNoise
 
-from memamba_core.config.compose import compose_experiment
-from memamba_core.patient import InputSpec
+from memamba_core.errors import ConfigError
 from memamba_core.privacy.accounting import NoisyStep, epsilon_of
 from simulation.audit import canary, likelihood_ratio
-from simulation.audit.canary import audit_canaries
-from simulation.audit.gradient_canaries import CanaryModel, Directions
+from simulation.audit.gradient_canaries import Directions
 from simulation.audit.likelihood_ratio import NoiseByArea, area, score_canaries, simulate_delta
-from simulation.audit.observed_rounds import ObservedRounds, observe_rounds
+from simulation.audit.observed_rounds import ObservedRounds, Observer
 from simulation.audit.step_checks import check_steps
 
-SPEC = InputSpec(num_bins=3, num_genes=6, gene_groups={"a": (0, 1, 2), "b": (3, 4, 5)}, feature_width=7)
 TENSORS = [400, 20, 8, 900, 30, 642]
 STEP = NoisyStep(1.5, 0.1)
 STEPS_OF_ROUNDS = (1,) * 20 + (5,)
-REQUIRED = [
-    broken_privacy.NoiseHalved,
-    broken_privacy.NoClipping,
-    broken_privacy.NoiseOverBatch,
-    broken_privacy.NoiseOfEachStepTheSame,
-    broken_privacy.NoiseOfEachRoundTheSame,
-    broken_privacy.RateDoubled,
-]
 
 
-def experiment():
-    return compose_experiment()
+def canary_model(settings, num_canaries, rng):
+    model = canary._build_model(settings, SPEC, num_canaries)
+    model.directions = Directions.draw([p.numel() for p in model.trained], num_canaries, rng)
+    return model
 
 
 def simulate(directions, *, noise=1.0, norm=1.0, rate=STEP.sampling_rate, seed=0):
@@ -54,7 +45,16 @@ def simulate(directions, *, noise=1.0, norm=1.0, rate=STEP.sampling_rate, seed=0
             sums.append(signal + noise * STEP.noise_multiplier * steps**0.5 * rng.standard_normal(total))
             draws.append(drawn)
             inside.append(chosen)
-    return ObservedRounds(np.array(sums, np.float32), np.array(STEPS_OF_ROUNDS * 2), np.array(draws), np.array(inside))
+    steps_R = np.array(STEPS_OF_ROUNDS * 2)
+    spread_RP = np.sqrt(steps_R)[:, None] * np.ones(total)
+    return ObservedRounds(np.array(sums, np.float32), spread_RP, steps_R, np.array(draws), np.array(inside))
+
+
+def simulate_quiet(directions, *, noise=1.0, seed=0):
+    """Return rounds of a site without patients."""
+    sums = noise * STEP.noise_multiplier * np.random.default_rng((seed, 1)).standard_normal((5, sum(TENSORS)))
+    nobody = np.zeros((5, len(directions)), dtype=int)
+    return ObservedRounds(sums.astype(np.float32), np.ones_like(sums), np.ones(5, dtype=int), nobody, nobody > 0)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,9 @@ def directions():
     return Directions.draw(TENSORS, 200, np.random.default_rng(1))
 
 
-def failed(rounds, directions):
-    return [check.name for check in check_steps(rounds, directions, STEP, TENSORS) if not check.passed]
+def failed(rounds, directions, quiet=None):
+    quiet = quiet or simulate_quiet(directions)
+    return [check.name for check in check_steps(rounds, quiet, directions, STEP, TENSORS) if not check.passed]
 
 
 def test_directions_share_no_coordinate_and_cover_all(directions):
@@ -77,7 +78,7 @@ def test_directions_share_no_coordinate_and_cover_all(directions):
 
 
 def test_more_canaries_than_parameters_are_refused():
-    with pytest.raises(ValueError, match=r"num_canaries is 900; expected at most"):
+    with pytest.raises(ConfigError, match=r"attacks\.num_canaries is 900; expected at most"):
         Directions.draw([500, 300], 900, np.random.default_rng())
 
 
@@ -99,6 +100,21 @@ def test_a_mechanism_with_other_numbers_fails(directions, changes, found):
     assert found in failed(simulate(directions, **changes), directions)
 
 
+def test_empty_rounds_with_less_noise_fail(directions):
+    quiet = simulate_quiet(directions, noise=0.8)
+    assert "noise without patients" in failed(simulate(directions), directions, quiet)
+
+
+def test_frozen_parameters_that_move_fail(directions):
+    rounds, quiet = (
+        dataclasses.replace(made, frozen_moved_R=np.zeros(len(made.steps_R)))
+        for made in (simulate(directions), simulate_quiet(directions))
+    )
+    assert failed(rounds, directions, quiet) == []
+    quiet.frozen_moved_R[2] = 0.001
+    assert failed(rounds, directions, quiet) == ["frozen parameters"]
+
+
 def test_sums_that_are_not_finite_fail(directions):
     rounds = simulate(directions)
     rounds.sum_RP[3, 7] = np.inf
@@ -118,7 +134,7 @@ def test_the_area_counts_pairs_and_its_error_is_that_of_repetitions():
 @pytest.mark.ci_slow
 def test_the_epsilon_of_an_area_is_that_of_the_noise_behind_it(directions, monkeypatch):
     monkeypatch.setattr(likelihood_ratio, "_NUM_SIMULATED", 3_000)
-    by_area = NoiseByArea(STEP, STEPS_OF_ROUNDS)
+    by_area = NoiseByArea(STEP, STEPS_OF_ROUNDS, np.sqrt(STEPS_OF_ROUNDS))
     claimed = epsilon_of([(STEP, sum(STEPS_OF_ROUNDS))], 1e-5)
     assert by_area.epsilon(by_area.claimed.value, 1e-5) == pytest.approx(claimed, rel=0.01)
     sharper = area(*score_canaries(simulate(directions, noise=0.4), directions, STEP))
@@ -138,52 +154,39 @@ def test_the_accountant_agrees_with_a_simulation(step, monkeypatch):
     assert more > 0.02 + 20 * error
 
 
-def test_canaries_go_through_the_round_of_a_site(monkeypatch):
+@pytest.mark.parametrize("overrides", [LAST_LAYERS, ALL, PULL, PULLED], ids=NAMES.get)
+def test_canaries_go_through_the_round_of_a_site(monkeypatch, overrides):
     """Without noise the sums of real rounds are those of the drawn directions, one clipping norm for each draw."""
     break_step(monkeypatch, NoNoise)
-    small = experiment().model.model_copy(update=canary._SMALL)
-    torch.manual_seed(0)
-    model, rng = CanaryModel(small, SPEC), np.random.default_rng(0)
-    model.directions = Directions.draw([p.numel() for p in model.parameters()], 30, rng)
-    rounds = observe_rounds(model, experiment(), NoisyStep(1.0, 0.5), (1, 3), 1, rng)
+    rng = np.random.default_rng(0)
+    model = canary_model(experiment(*overrides), 30, rng)
+    inside_N = rng.random(30) < 0.5
+    rounds = Observer(model, experiment(*overrides), NoisyStep(1.0, 0.5)).observe(inside_N, (1, 1, 1, 3))
+    single = rounds.steps_R == 1
     seen = np.stack([model.directions.project(total) for total in rounds.sum_RP])
-    assert rounds.draws_RN.max() > 1
-    assert not rounds.draws_RN[~rounds.inside_RN].any()
-    np.testing.assert_allclose(seen, rounds.draws_RN, rtol=1e-3, atol=1e-3)
+    assert not rounds.draws_RN[:, ~inside_N].any()
+    np.testing.assert_allclose(seen[single], rounds.draws_RN[single], rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(seen, rounds.draws_RN, rtol=0.12, atol=2e-3)  # with a pull, a late step counts more
     assert all(parameter.requires_grad for parameter in model.parameters())
+    assert (rounds.frozen_moved_R is None) == ("privacy.trained=all" in overrides)
+    assert rounds.frozen_moved_R is None or not rounds.frozen_moved_R.any()
 
 
-@pytest.mark.ci_slow
-@pytest.mark.parametrize("mutant", [None, *REQUIRED])
-def test_a_small_audit_of_real_rounds(monkeypatch, mutant):
-    if mutant is not None:
-        break_step(monkeypatch, mutant)
-    report = audit_canaries(experiment(), SPEC, 100)
-    assert report.passed == (mutant is None), [check for check in report.checks if not check.passed]
-    assert report.num_canaries == 200
-    assert report.num_steps == 100
+@pytest.mark.parametrize("overrides", [LAST_LAYERS, PULLED], ids=NAMES.get)
+def test_a_round_without_patients_is_noise_of_the_claimed_spread(overrides):
+    model = canary_model(experiment(*overrides), 30, np.random.default_rng(0))
+    rounds = Observer(model, experiment(*overrides), STEP).observe(np.zeros(30, dtype=bool), (1, 4, 4))
+    noise = rounds.sum_RP / rounds.spread_RP / STEP.noise_multiplier
+    assert (noise**2).mean() == pytest.approx(1.0, abs=6 * (2 / noise.size) ** 0.5)
+    without_pull = np.sqrt(rounds.steps_R)[:, None] * np.ones_like(rounds.spread_RP)
+    np.testing.assert_allclose(rounds.spread_RP, without_pull, rtol=0.03 if overrides == PULLED else 1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_each_mutant_is_caught(monkeypatch, mutant):
-    break_step(monkeypatch, mutant)
-    report = audit_canaries(experiment(), SPEC, 500)
-    print(mutant.__name__, [(check.name, check.measured) for check in report.checks if not check.passed])
-    assert not report.passed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mutant", [None, *REQUIRED])
-def test_ten_of_ten(monkeypatch, mutant):
-    if mutant is not None:
-        break_step(monkeypatch, mutant)
-    reports = [audit_canaries(experiment(), SPEC, 500) for _ in range(10)]
-    passed = sum(report.passed for report in reports)
-    epsilons = ", ".join(f"{report.epsilon:.2f}" for report in reports)
-    name = "the code as it is" if mutant is None else mutant.__name__
-    print(f"{name}: {passed} of 10 pass; epsilon {epsilons} where {reports[0].claimed_epsilon:.2f} is claimed")
-    assert passed == (10 if mutant is None else 0)
-    if mutant is None:
-        mean = math.fsum(report.epsilon for report in reports) / 10
-        assert mean == pytest.approx(reports[0].claimed_epsilon, rel=0.2)
+@pytest.mark.parametrize("overrides", [LAST_LAYERS, ALL], ids=NAMES.get)
+@pytest.mark.parametrize("num_canaries", [100, 500])
+def test_the_trained_parameters_are_those_of_the_run(overrides, num_canaries):
+    """The model is widened until each canary has two coordinates: the last layers of a narrow model have 33."""
+    model = canary._build_model(experiment(*overrides), SPEC, num_canaries)
+    wanted = list(model.parameters()) if overrides else model.last_layers()
+    assert [id(p) for p in model.trained] == [id(p) for p in wanted]
+    assert sum(p.numel() for p in model.trained) >= 2 * num_canaries

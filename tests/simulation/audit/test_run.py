@@ -37,7 +37,11 @@ def report(**parts):
 @pytest.mark.ci_slow
 def test_canary_and_inversion_write_a_report_and_a_figure(tmp_path):
     overrides = tiny(
-        *GENES_ONLY, "attacks.names=[canary,inversion]", "attacks.num_canaries=100", "attacks.round_sizes=[1,4]"
+        *GENES_ONLY,
+        "attacks.names=[canary,inversion]",
+        "attacks.num_canaries=100",
+        "attacks.round_sizes=[1,4]",
+        "privacy=dp_sgd",
     )
     steps = []
     made, folder = audit(compose_audit((*overrides, f"output_dir={tmp_path}")), overrides, steps.append)
@@ -52,6 +56,21 @@ def test_canary_and_inversion_write_a_report_and_a_figure(tmp_path):
     assert table(made).row_count == 4
     log = (folder / "run.log").read_text()
     assert all(f"INFO simulation.audit.run: {step}" in log for step in steps)
+
+
+def test_canaries_of_a_run_without_a_claim_are_not_run_and_a_finding_says_so(tmp_path):
+    overrides = tiny(*GENES_ONLY, "attacks.names=[canary,inversion]", "attacks.round_sizes=[1]", "privacy=none")
+    steps = []
+    made, _ = audit(compose_audit((*overrides, f"output_dir={tmp_path / 'out'}")), overrides, steps.append)
+    assert steps == ["inversion of a round of 1"]
+    assert made.canary is None
+    assert "Canaries: not run. privacy=none claims no epsilon" in made.findings[-1]
+
+
+def test_an_audit_of_no_claim_alone_is_refused():
+    with pytest.raises(ConfigError, match=r"privacy=none claims none; set privacy=dp_sgd"):
+        compose_audit(["attacks=canary"])
+    assert compose_audit(["attacks=canary", "privacy=dp_sgd"]).attacks.names == ("canary",)
 
 
 @pytest.mark.slow

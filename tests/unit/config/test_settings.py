@@ -6,7 +6,7 @@ import yaml
 
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import CohortConfig, SimulationConfig
-from memamba_core.config.site import load_site_config
+from memamba_core.config.site import SiteConfig, load_site_config
 from memamba_core.config.strategy import FedAvgMConfig
 from memamba_core.config.training import SGDConfig
 from memamba_core.errors import ConfigError
@@ -180,3 +180,35 @@ def test_an_empty_list_of_settings_is_no_null(tmp_path):
         "name: a\ndata: {root: ., clinical: {file: c.csv}, genomics: {file: g.csv}}\nlimits: {settings: []}\n"
     )
     assert load_site_config(path).limits.settings == ()
+
+
+LISTED = {"coordinator": ":".join(["AB"] * 32), "settings": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"listed_runs": ["abc"]},
+            "listed_runs.0: got 'abc', wanted the settings coordinator, settings, as `name: value`",
+        ),
+        ({"listed_runs": LISTED}, "listed_runs: got a mapping of coordinator, settings, wanted a list, [a,b] or []"),
+        (
+            {"listed_runs": [{**LISTED, "coordinator": "ab:cd"}]},
+            "listed_runs.0.coordinator: got 'ab:cd'. Wanted 32 pairs of digits, AB:CD:...; copy them from `flower",
+        ),
+        (
+            {"listed_runs": [{**LISTED, "settings": "abc"}]},
+            "listed_runs.0.settings: got 'abc'. Wanted 64 hexadecimal digits; copy them from `flower-client runs",
+        ),
+        (
+            {"approve": {"listed_runs": ["abc"]}},
+            "approve: got a mapping of listed_runs. Input should be 'ask', 'listed' or 'automatic'",
+        ),
+        ({"disclosure": "strict"}, "disclosure: got 'strict', wanted the settings min_patients, min_events, min_pairs"),
+    ],
+)
+def test_a_value_in_place_of_a_group_is_shown_with_the_settings_of_the_group(changes, text):
+    with pytest.raises(ConfigError) as error:
+        SiteConfig.parse({**SITE, "approve": "listed", **changes}, "site.yaml")
+    assert str(error.value).startswith(f"site.yaml: {text}")

@@ -63,7 +63,7 @@ def test_a_healthy_folder_raises_no_doubt(tmp_path, pt):
 def test_healthy_features_of_any_size_raise_no_doubt(tmp_path_factory, sizes, dim, seed, half, relu):
     root, rng = tmp_path_factory.mktemp("healthy"), np.random.default_rng(seed)
     for slide, size in enumerate([*sizes, 5]):
-        rows = rng.normal(size=(size, dim + 8)).astype(np.float16 if half else np.float32)
+        rows = rng.normal(size=(size, dim + 60)).astype(np.float16 if half else np.float32)
         rows = np.maximum(rows, 0) if relu else rows
         write_h5(root / f"s{slide}.h5", rows, grid(size))
     result = survey(root)

@@ -144,7 +144,6 @@ def test_days_and_months_are_the_same_time(tmp_path, months):
         (HEADER + "".join(f"secret{i},-1,1,,\n" for i in range(9)), {}, ("rows 1, 2, 3 and 6 more",)),
         (HEADER, {}, ("has a header but no rows", "one row per patient")),
         ("", {}, ("is empty", "header")),
-        ("case_id;survival_months;event\np;1;1\n", {}, ("semicolon", "commas")),
         (HEADER + "p,1,1,a,x\nsecret,1\n", {}, ("row 2", "the header (5)", "double quotes")),
         ("event,event,case_id,survival_months\n1,1,p,1\n", {}, ("'event'", "2 times", "Keep one")),
     ],
@@ -161,10 +160,11 @@ def test_files_that_are_no_tables_are_refused(tmp_path):
     (tmp_path / "t.csv").write_text(HEADER)
     for name, content, words in (
         ("absent.csv", None, ("no such file", "t.csv", "data.root")),
-        ("t.xlsx", b"PK", (".csv, .csv.gz, .parquet", "Export")),
-        ("t.csv.gz", b"plain text", ("cannot be read as CSV", "Export it again")),
+        ("t.sav", b"$FL2", (".csv, .csv.gz, ", ".parquet, .xlsx", "Export")),
+        ("t.xlsx", b"PK", ("cannot be read as an Excel workbook", "as CSV")),
+        ("t.csv.gz", b"plain text", ("no column 'case_id'",)),
         ("t.parquet", b"plain text", ("cannot be read as parquet", "Export it again")),
-        ("latin.csv", HEADER.encode() + "é,1,1,,\n".encode("latin-1"), ("cannot be read as CSV in UTF-8",)),
+        ("dos.csv", HEADER.encode() + "é,1,1,,\nü,1,1,,\n".encode("cp850"), ("neither UTF-8 nor Windows-1252",)),
     ):
         if content is not None:
             (tmp_path / name).write_bytes(content)

@@ -1,5 +1,6 @@
 """A slide has one name, whatever folder and extension stand around it."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,3 +23,34 @@ def test_only_known_extensions_are_cut():
     assert slide_name("case.v2.final") == "case.v2.final"
     assert slide_name(".svs") == ".svs"
     assert slide_name("  ") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("D:\\Scans 2023\\Fall 1 HE.VSI", "Fall 1 HE"),
+        ("Fall 1 HE.qptiff", "Fall 1 HE"),
+        ("case_0.ome.tiff", "case_0"),
+        ("case_0.OME.TIF", "case_0"),
+        ("case_0.ome.zarr", "case_0"),
+        ("case_0.ome.h5", "case_0"),  # a tool that cut one extension
+        ("case_0.ome.zarr.zip", "case_0"),
+        ("case_0.svs.h5", "case_0"),
+        ("/a/b.svs/case_0.sdpc", "case_0"),
+        ("case_0.kfb", "case_0"),
+        ("case_0.tmap", "case_0"),
+        ("case_0.isyntax", "case_0"),
+        ("case_0.i2syntax", "case_0"),
+        ("case_0.npy", "case_0"),
+        ("case_0/", "case_0"),  # a folder of DICOM files
+        ("B2023.1234.1 HE.mrxs", "B2023.1234.1 HE"),
+        ("12.5", "12.5"),
+        ("case.v2.final", "case.v2.final"),
+        ("Mu\u0308ller.svs", "Müller"),
+        ("\ufeffcase_0.svs\u00a0", "case_0"),
+        ("case_0 .svs", "case_0"),
+    ],
+)
+def test_names_as_scanners_and_tools_write_them(text, name):
+    assert slide_name(text) == name
+    assert slide_name(name) == name

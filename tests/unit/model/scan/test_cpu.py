@@ -68,6 +68,7 @@ def assert_near(tensors, softplus=True, bound=2e-6):
 # ------------------------------------------------------------------------------------------------- accuracy
 
 
+@pytest.mark.ci_slow
 def test_accuracy_of_a_long_sequence():
     """The chunked scan in float32 has about the same errors, the plain loop seven times that of A.
 

@@ -1,0 +1,33 @@
+"""Read a column of identifiers: one form for all tables, no placeholders, no numbers that a spreadsheet rounded."""
+
+import re
+
+import pandas as pd
+
+from memamba_core.data.identifiers import canonical_column
+from memamba_core.data.tables import Table
+
+__all__ = ["parse_keys"]
+
+_PLACEHOLDERS = frozenset({"nan", "null", "none", "<na>", "#n/a", "#name?", "#ref!", "#value!"})
+"""Programs and spreadsheets write these where there is no value. `NA` is not among them: it can be a code."""
+_ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+?\d{1,2}", re.IGNORECASE)
+
+
+def parse_keys(table: Table, column: str, cells: "pd.Series[str]") -> "pd.Series[str]":
+    """Return the identifiers of a column in their one form (`canonical`); '' where a cell has none.
+
+    Args:
+        table: for the error.
+        column: its name.
+        cells: its text.
+
+    Raises:
+        DataError: cells hold long numbers in scientific notation, whose last digits are lost.
+    """
+    keys = canonical_column(cells)
+    rounded = keys.map(lambda key: _ROUNDED.fullmatch(key) is not None)
+    what = "holds numbers in scientific notation (as 1.2E+11), whose last digits are lost,"
+    remedy = "A spreadsheet rounded long identifiers: export them again from the source, as text"
+    table.refuse(column, rounded, what, remedy)
+    return keys.mask(keys.str.casefold().isin(_PLACEHOLDERS), "")
