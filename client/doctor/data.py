@@ -13,6 +13,7 @@ from client.site import Site
 from memamba_core.config.site_privacy import SitePrivacy
 from memamba_core.data.clinical import read_clinical
 from memamba_core.data.feature_survey import survey_features
+from memamba_core.data.follow_up import FollowUp
 from memamba_core.data.records import Cohort
 from memamba_core.errors import DataError, TamperedLogError
 
@@ -47,9 +48,10 @@ def check_data(site: Site) -> Iterator[Finding]:
 def _patients(site: Site) -> Iterator[Finding]:
     data, cohort = site.config.data, site.cohort
     total, used, events = len(read_clinical(data.clinical, data.root)), len(cohort.records), cohort.num_events
-    months = np.array([r.time_months for r in cohort.records])
-    median, longest = np.median(months), months.max()
-    yield ok("patients", f"{used}, with {events} events; median follow-up {median:.0f} months, longest {longest:.0f}")
+    follow_up = FollowUp(cohort.records, data.clinical)
+    longest = follow_up.months.max()
+    text = f"{used}, with {events} events; {follow_up.describe()}, longest follow-up {longest:.0f} months"
+    yield ok("patients", text)
     if used < total:
         yield warning(
             "patients",

@@ -74,16 +74,17 @@ class ClinicalTable(TableFile):
     case_id: str = "case_id"
     """Column of the patient's identifier, unique within the site."""
     slides: str | None = None
-    """Column of slide names: a `;`-joined list, or one slide per row with the patient's row repeated.
-    None: the site has no slides, or the slide-level table is keyed by patient."""
+    """Column of slide names: a list joined by `;` (or `|`, a line break, or a comma that is no part of a name), or one
+    slide per row with the patient's row repeated. None: the site has no slides, or the slide-level table is keyed by
+    patient."""
     time: str = "survival_months"
     """Column of the follow-up time."""
     time_unit: Literal["months", "days"] = "months"
     """Unit of the follow-up time; 30.4375 days are a month."""
     event: str = "event"
-    """Column of 0/1 (or true/false)."""
+    """Column of 0/1 (or true/false), or of the words of registries: `1:DECEASED` and `0:LIVING`, `Dead` and `Alive`."""
     event_means: Literal["happened", "censored"] = "happened"
-    """Meaning of a 1 in that column. `censored` is the coding of MCAT's `censorship` column."""
+    """Meaning of a 1 in that column; words need `happened`. `censored` is the coding of MCAT's `censorship` column."""
     tss: str | None = None
     """Column of the tissue source site or institution, if the table has one. A simulation partitions the cohort by this
     column; read as text of at most 40 letters, digits, `-`, `_` (leading zeros stay, and `NA` is a code)."""

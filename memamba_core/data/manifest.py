@@ -10,8 +10,10 @@ import pandas as pd
 from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteDataConfig
 from memamba_core.data.clinical import read_clinical
 from memamba_core.data.doubt import Doubt
+from memamba_core.data.event_codes import find_reversed_events
 from memamba_core.data.feature_doubts import find_listing_doubts
 from memamba_core.data.features import PatchFolder, open_features
+from memamba_core.data.follow_up import find_follow_up_doubts
 from memamba_core.data.genomics import read_genes
 from memamba_core.data.joins import (
     explain_features,
@@ -22,6 +24,7 @@ from memamba_core.data.joins import (
     find_twin_doubts,
 )
 from memamba_core.data.key_columns import parse_keys
+from memamba_core.data.outcome_columns import find_outcome_columns
 from memamba_core.data.records import Cohort, FeatureStore, GeneTable, PatientRecord
 from memamba_core.data.tables import open_table
 from memamba_core.errors import NoPatientsError
@@ -51,9 +54,13 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
             This is an error even if the others do: identifiers that do not match look like missing data.
     """
     records = read_clinical(config.clinical, config.root)
+    doubts: list[Doubt] = [
+        *find_follow_up_doubts(records, config.clinical),
+        *find_reversed_events(records, config.clinical),
+        *find_twin_doubts(records, config.clinical.file),
+    ]
     genes: GeneTable | None = None
     features: FeatureStore | None = None
-    doubts = list(find_twin_doubts(records, config.clinical.file))
     fold_of: dict[str, int] = {}
     if config.genomics is not None:
         records, genes = _join_genes(records, config.genomics, config.root, config.clinical, doubts)
@@ -71,6 +78,7 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
     log.info("patients: %d; %d left out, without molecular data and features", len(kept), absent)
     if config.folds is not None:
         doubts += find_fold_doubts(records, kept, fold_of, config.folds, config.clinical.file)
+    doubts += find_outcome_columns(cohort, config)
     return replace(cohort, records=kept, doubts=tuple(doubts))
 
 

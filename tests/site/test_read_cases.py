@@ -17,6 +17,9 @@ from fixtures.site_folders import GENES, run_site_folders
 
 from client import cli as client_cli
 from client.doctor.finding import Level
+from client.doctor.record import DoctorReport
+from client.doctor.redaction import Redaction
+from memamba_core.config.site import load_site_config
 
 pytestmark = pytest.mark.slow
 
@@ -176,7 +179,11 @@ def of_sites(*numbers: str) -> list:
 
 @pytest.mark.parametrize(("case", "name"), with_command("flower-client"), indirect=["case"])
 def test_the_doctor_reads_a_case_right(case, name):
-    check(doctor_findings(case / "site.yaml"), DOCTOR[name], "the doctor")
+    findings = doctor_findings(case / "site.yaml")
+    check(findings, DOCTOR[name], "the doctor")
+    config = load_site_config(case / "site.yaml")
+    report = DoctorReport.of(findings, config.name, "data", Redaction.of_site(config)).model_dump_json()
+    assert not re.search("SYN-|Müller", report), "the report for a data manager names a patient"
 
 
 @pytest.mark.parametrize(("case", "name"), with_command("flower-simulate"), indirect=["case"])
