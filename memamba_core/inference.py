@@ -88,7 +88,7 @@ class PatchAttention:
         slides: names of the patient's slides, in the order of the clinical table.
         slide_P: for each patch the index of its slide in `slides`.
         row_P: for each patch its row in the features file of that slide. Patches are sorted by slide and row.
-        coords_P2: coordinates of the patches; None if a file of the patient has none.
+        coords_P2: coordinates of the patches in the unit of the files; None if a file of the patient has none.
     """
 
     attention_P: npt.NDArray[np.float32]

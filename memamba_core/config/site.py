@@ -109,12 +109,17 @@ class GenomicsTable(TableFile):
 
 
 class FeatureFolder(TableFile):
-    """Features of whole-slide images: a CLAM or TRIDENT folder, or a table with one vector per slide."""
+    """Features of whole-slide images: a folder of CLAM, TRIDENT or STAMP, or a table with one vector per slide."""
 
     path: str
     """Folder or file below `root`."""
     encoder: str
     """Name of the network (or table) that computed the features; all sites must agree."""
+    encoder_in_files: str | None = None
+    """Name of the encoder that the files record (TRIDENT: `encoder`, STAMP: `extractor`), where it differs from
+    `encoder`, the name that the sites agreed on. None: the two must be equal, apart from case and separators."""
+    dataset: str | None = None
+    """Name of the dataset of features in the files, for example `20x/features`. None: `features` or `feats`."""
     magnification: float | None = Field(None, gt=0)
     """Objective magnification of the patches, for example 20."""
     width: int | None = Field(None, ge=1, le=65_536)

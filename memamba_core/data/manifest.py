@@ -11,7 +11,8 @@ from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, Ge
 from memamba_core.data.clinical import read_clinical
 from memamba_core.data.doubt import Doubt
 from memamba_core.data.event_codes import find_reversed_events
-from memamba_core.data.features import open_features
+from memamba_core.data.feature_doubts import find_listing_doubts
+from memamba_core.data.features import PatchFolder, open_features
 from memamba_core.data.follow_up import find_follow_up_doubts
 from memamba_core.data.genomics import find_gene_doubts, read_genes
 from memamba_core.data.joins import (
@@ -67,6 +68,8 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
     if config.features is not None:
         features = open_features(config.features, config.root)
         _check_features(records, features, config.features, config.root, config.clinical)
+        if isinstance(features, PatchFolder):
+            doubts += find_listing_doubts(features.files, features.second, features.folders)
         doubts += find_slide_doubts(records, features, config.features, config.clinical.file)
     if config.folds is not None:
         records, fold_of = _join_folds(records, config.folds, config.root, config.clinical)

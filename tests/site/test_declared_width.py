@@ -32,7 +32,7 @@ def folder(tmp_path):
     (tmp_path / "features" / "h5_files").mkdir(parents=True)
     for name, width in (("a", 24), ("b", 16), ("c", 16)):
         with h5py.File(tmp_path / "features" / "h5_files" / f"{name}.h5", "w") as file:
-            file["features"] = np.zeros((2, width), dtype=np.float32)
+            file["features"] = np.ones((2, width), dtype=np.float32)
     return tmp_path
 
 

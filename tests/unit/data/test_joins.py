@@ -254,7 +254,8 @@ def test_only_small_files_are_opened_and_one_that_cannot_be_read_counts_as_a_sli
     (tmp_path / "bags" / f"{SLIDES[1]}.h5").write_bytes(b"damaged")
     opened = []
     monkeypatch.setattr(
-        "memamba_core.data.features.inspect_patch_file", lambda path, real=inspect: opened.append(path) or real(path)
+        "memamba_core.data.features.inspect_patch_file",
+        lambda path, dataset, real=inspect: opened.append(path) or real(path, dataset),
     )
     cohort = load_cohort(config.model_copy(update={"features": FeatureFolder(path="bags", encoder="e", width=4)}))
     assert len(cohort.records) == NUM
