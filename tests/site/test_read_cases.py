@@ -83,7 +83,7 @@ DOCTOR: dict[str, Row] = {
     "9f": (reads(r"\(10 mut\)"), AllOf((noticed("TP53"), noticed("TTN"), noticed("KRAS")))),
     "a5": (reads("patients: [1-9]"),),
     "a7": (noticed(r"\b15\b", r"\.h5\b"),),
-    "c1": (AllOf((noticed("_mut|mutation"), noticed("_cnv|copy number"))),),
+    "c1": (AllOf((noticed("_mut|mutation"), noticed("_cnv|copy number"))), fails("_cnv|_mut", "-999|-9")),
 }
 """Beginning of the name of a case -> right answers of `flower-client doctor site.yaml --part data`."""
 
@@ -100,7 +100,10 @@ SIMULATE: dict[str, Row] = {
     "64": (RUNS,),
     "66": (noticed("event"),),
     "74": (RUNS, fails("quot")),
-    "76": (noticed("group|set", "symbol|row"),),
+    "76": (
+        noticed("group|set", "symbol|row"),
+        reads("9 of 90 gene columns are in a gene group"),
+    ),  # read across rows: 4
     "77": (noticed("symbol"),),
     "96": (fails("64", "32"),),
     "9b": (fails("name", "letters"),),
