@@ -61,7 +61,8 @@ class TableFile(Settings):
 
     decimal_mark: Literal["point", "comma"] | None = None
     """Mark before the decimals of the table's numbers; the other one may stand between thousands. Absent: found, and
-    numbers that may be read in two ways (137 and 1.903) are an error."""
+    numbers that may be read in two ways (137 and 1.903) are an error. Under differential privacy absent means
+    point: found, the mark would depend on the cells of single patients."""
     sheet: str | None = None
     """Excel workbooks only: name of the sheet. Absent: the first."""
 
@@ -155,6 +156,12 @@ class SiteDataConfig(Settings):
     genomics: GenomicsTable | None = None
     features: FeatureFolder | None = None
     folds: FoldTable | None = None
+
+    def with_decimal_points(self) -> Self:
+        """Return the same data with `decimal_mark: point` where no mark is declared."""
+        tables = {name: table for name, table in self if isinstance(table, TableFile) and table.decimal_mark is None}
+        declared = {name: table.model_copy(update={"decimal_mark": "point"}) for name, table in tables.items()}
+        return self.model_copy(update=declared)
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> Self:
