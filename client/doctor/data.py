@@ -49,14 +49,14 @@ def _patients(site: Site) -> Iterator[Finding]:
     data, cohort = site.config.data, site.cohort
     total, used, events = len(read_clinical(data.clinical, data.root)), len(cohort.records), cohort.num_events
     follow_up = FollowUp(cohort.records, data.clinical)
-    longest = follow_up.months.max()
-    text = f"{used}, with {events} events; {follow_up.describe()}, longest follow-up {longest:.0f} months"
-    yield ok("patients", text)
+    years = int(follow_up.months.max() // 12) + 1  # the longest follow-up itself is the value of one patient
+    yield ok("patients", f"{used}, with {events} events; {follow_up.describe()}, all under {years} years")
     if used < total:
         yield warning(
             "patients",
             f"{total - used} of {total} patients are excluded: they have neither molecular data nor features",
-            "if that is more than you expect, compare the identifiers of the tables",
+            "if that is more than you expect, write identifiers alike in all tables and names of files; the doubts "
+            "about identifiers and slide names count those that nearly match",
         )
     if events in (0, used):
         yield error(

@@ -1,6 +1,6 @@
 """Checks of a site's features: every file is opened, its header compared with site.yaml, and a few rows are read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from .finding import Finding, error, ok, warning
 __all__ = ["check_features"]
 
 _NAMED = 3
+_LISTED = 10
 
 
 def check_features(cohort: Cohort, survey: FeatureSurvey) -> Iterator[Finding]:
@@ -33,18 +34,22 @@ def check_features(cohort: Cohort, survey: FeatureSurvey) -> Iterator[Finding]:
     if absent:
         yield warning(
             "feature files",
-            f"{len(absent)} of {named} slides in the table have no features: {', '.join(absent[:_NAMED])}"
-            + (", ..." if len(absent) > _NAMED else ""),
+            f"{len(absent)} of {named} slides in the table have no features{_list(absent)}",
             "if that is more than you expect, extract their features, or compare their names with the files",
         )
     for failure in survey.damaged[:_NAMED]:
-        yield error("feature files", str(failure), "until then the site refuses every round")
+        yield error("feature files", str(failure), "do so before the next run: until then the site refuses every round")
     if len(survey.damaged) > _NAMED:
         yield error("feature files", f"{len(survey.damaged) - _NAMED} more files like these", "as for the files above")
     for doubt in survey.doubts:
-        yield warning(doubt.check, doubt.text, doubt.remedy)
+        yield warning(doubt.check, doubt.text + _list(doubt.files), doubt.remedy)
     if not absent and not survey.damaged:
         yield ok("feature files", f"present and readable for all {named} slides" if named else "present and readable")
+
+
+def _list(names: Sequence[str]) -> str:
+    """Return the first names as the end of a sentence; `Redaction` takes them out of a report."""
+    return f": {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}" if names else ""
 
 
 def _describe(cohort: Cohort, survey: FeatureSurvey) -> str:

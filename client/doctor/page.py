@@ -13,7 +13,7 @@ from .record import DoctorReport
 __all__ = ["render_page", "write_page"]
 
 _SECTIONS = (
-    ("error", "Errors", "The site cannot take part until these are fixed."),
+    ("error", "Errors", "The site cannot take part until these are fixed. Row 1 is the first below the header."),
     ("warning", "Doubts", "The site can take part. These may be mistakes: look at each before the first run."),
 )
 _PARTS = {"data": "data and machine", "network": "network and keys", None: "data, machine, network and keys"}

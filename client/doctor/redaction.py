@@ -31,17 +31,19 @@ class Redaction:
         names: case ids, slides and feature files, longest first, which are left out wherever they stand.
         ambiguous: numbers of up to five digits and words of small letters: as names they are left out in lists and
             between quotation marks only, because elsewhere they may be counts or words of a sentence.
+        root: folder of the site's data, which is left out of paths.
     """
 
     names: tuple[str, ...] = ()
     ambiguous: frozenset[str] = frozenset()
+    root: str = ""
 
     @classmethod
-    def of_names(cls, names: Collection[str]) -> "Redaction":
-        """Build a redaction of these names, in any Unicode form."""
+    def of_names(cls, names: Collection[str], root: str = "") -> "Redaction":
+        """Build a redaction of these names, in any Unicode form, and of the folder of the data."""
         forms = {normalize(form, name) for name in names if name for form in ("NFC", "NFD")} | {*names} - {""}
         ambiguous = frozenset(name for name in forms if _AMBIGUOUS.fullmatch(name))
-        return cls(tuple(sorted(forms - ambiguous, key=lambda name: (-len(name), name))), ambiguous)
+        return cls(tuple(sorted(forms - ambiguous, key=lambda name: (-len(name), name))), ambiguous, root)
 
     @classmethod
     def of_site(cls, config: SiteConfig) -> "Redaction":
@@ -53,10 +55,12 @@ class Redaction:
             records = []
         for record in records:
             names |= {record.case_id, *record.slides}
-        return cls.of_names(names)
+        return cls.of_names(names, str(config.data.root))
 
     def apply(self, text: str) -> str:
-        """Return the text without the names; a list of names becomes a remark."""
+        """Return the text without the names and the folder of the data; a list of names becomes a remark."""
+        if self.root:
+            text = text.replace(f"{self.root}{os.sep}", "")
         for name in self.names:
             if name in text:
                 text = re.sub(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", _MARK, text)

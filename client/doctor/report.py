@@ -138,7 +138,7 @@ def _data(config: SiteConfig) -> Iterator[Finding]:
             yield error(
                 "tables",
                 str(failure),
-                "docs/reference/data.md describes the tables, and lists every message with its remedy",
+                "do what the message says; row 1 is the first below the header (docs/reference/data.md: messages)",
             )
             return
         yield from check_data(site)

@@ -84,7 +84,8 @@ def find_reversed_events(records: Sequence[PatientRecord], table: ClinicalTable)
             f"{events} of {num} patients had the event, at {rate:.2g} events per patient-year and after longer "
             f"follow-up (median {np.median(months[event]):.0f} months) than those without "
             f"({np.median(months[~event]):.0f}), as if column {table.event!r} of {table.file} marked the censored",
-            f"check it and data.clinical.event_means={table.event_means}",
+            f"compare the number of events with the registry; if it is that of the patients without the event, set "
+            f"data.clinical.event_means to {'censored' if table.event_means == 'happened' else 'happened'}",
         )
 
 

@@ -1,7 +1,7 @@
 """Find feature files that contradict each other: other patch sizes, an interrupted extraction, copies, zeros."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from memamba_core.data.doubt import Doubt
@@ -71,36 +71,41 @@ def find_sample_doubts(samples: Mapping[Path, PatchFileSample]) -> Iterator[Doub
     """
     yield from _contradictions(samples)
     total = len(samples)
-    zeros = sum(bool(sample.num_zero) for sample in samples.values())
+    zeros = _names(samples, lambda sample: bool(sample.num_zero))
     if zeros:
         yield Doubt(
             _CHECK,
-            f"{zeros} of {total} files hold rows of features that are all zero, among the few rows that were looked at",
+            f"{len(zeros)} of {total} files hold rows of zeros, among the few rows that were looked at",
             "remove padding, or extract these slides again: the encoder failed on these patches",
+            zeros,
         )
-    constant = [s for s in samples.values() if s.constant and s.facts.num_patches >= FEWEST_ROWS]
+    constant = _names(samples, lambda sample: sample.constant and sample.facts.num_patches >= FEWEST_ROWS)
     if constant:
         yield Doubt(
             _CHECK,
             f"{len(constant)} of {total} files hold the same features in every row that was looked at",
             "check how the patches of these slides were read, and extract the slides again",
+            constant,
         )
     copies = Counter(s.digest for s in samples.values() if s.digest and not (s.constant or s.num_zero))
-    copied = sum(count for count in copies.values() if count > 1)
+    twice = {digest for digest, count in copies.items() if count > 1}
+    copied = _names(samples, lambda sample: sample.digest in twice)
     if copied:
         yield Doubt(
             _CHECK,
-            f"{copied} of {total} files hold the same features as the file of another slide",
+            f"{len(copied)} of {total} files hold the same features as the file of another slide",
             "check whether a file was copied under a second name, and extract the right slide",
+            copied,
         )
-    repeated = [s for s in samples.values() if s.num_repeated > REPEATED_SHARE * s.facts.num_patches]
+    repeated = {p: s for p, s in samples.items() if s.num_repeated > REPEATED_SHARE * s.facts.num_patches}
     if repeated:
-        rows = sum(s.num_repeated for s in repeated)
+        rows = sum(s.num_repeated for s in repeated.values())
         yield Doubt(
             _CHECK,
             f"coordinates repeat within {len(repeated)} of {total} files: {rows:,} patches lie where another patch "
             "lies, as if the patches were written twice",
             "remove these files and extract the slides again; a program that appends writes old and new patches",
+            tuple(path.name for path in repeated),
         )
 
 
@@ -152,20 +157,26 @@ def find_folder_doubts(samples: Mapping[Path, PatchFileSample]) -> Iterator[Doub
     Args:
         samples: file of a slide -> its sample.
     """
-    counts = Counter[str]()
+    found = defaultdict[str, list[str]](list)
     for path, sample in samples.items():
         said = next((m for f in path.parents[:2] if (m := TRIDENT_FOLDER.match(f.name))), None)
         recorded = dict(sample.facts.origin)
         for index, name in enumerate(("target_magnification", "patch_size", "overlap"), start=1):
             value = recorded.get(name, "").strip().rstrip("xX")
             if said is not None and said[index] is not None and value and float(said[index]) != _number(value):
-                counts[f"{name} is {value} in the files, {said[index]} in the name of the folder"] += 1
-    for text, count in counts.items():
+                found[f"{name} is {value} in the files, {said[index]} in the name of the folder"].append(path.name)
+    for text, names in found.items():
         yield Doubt(
             _CHECK,
-            f"{count} of {len(samples)} files contradict their folder: {text}",
+            f"{len(names)} of {len(samples)} files contradict their folder: {text}",
             "find out which of the two is right, and correct the name of the folder or extract again",
+            tuple(names),
         )
+
+
+def _names(samples: Mapping[Path, PatchFileSample], chosen: Callable[[PatchFileSample], bool]) -> tuple[str, ...]:
+    """Return the names of the files whose samples are chosen."""
+    return tuple(path.name for path, sample in samples.items() if chosen(sample))
 
 
 def _number(text: str) -> float | None:
@@ -177,22 +188,24 @@ def _number(text: str) -> float | None:
 
 def _contradictions(samples: Mapping[Path, PatchFileSample]) -> Iterator[Doubt]:
     """Yield settings of the extraction that differ between files of one kind."""
-    counts = defaultdict[str, Counter[str]](Counter)
-    num_files = Counter(path.suffix.lower() for path in samples)
+    found = defaultdict[str, dict[str, list[str]]](lambda: defaultdict(list))
     for path, sample in samples.items():
         suffix, facts = path.suffix.lower(), sample.facts
         recorded = dict(facts.origin) | ({} if facts.encoder is None else {"encoder": "recorded"})
         for name in (*recorded, *(("type of the values",) if facts.num_patches else ())):
-            counts[f"{name} ({suffix})"][recorded.get(name, facts.dtype)] += 1
-    for name, values in counts.items():
+            found[f"{name} ({suffix})"][recorded.get(name, facts.dtype)].append(path.name)
+    for name, values in found.items():
         label, _, suffix = name.rpartition(" (")
-        absent = num_files[suffix.rstrip(")")] - sum(values.values())
+        known = {file for files in values.values() for file in files}
+        absent = [p.name for p in samples if p.suffix.lower() == suffix.rstrip(")") and p.name not in known]
         if label != "type of the values" and absent:
             values["absent"] = absent
         if len(values) > 1:
-            listed = ", ".join(f"{value} in {count}" for value, count in values.most_common(_MOST_VALUES))
+            ranked = sorted(values.items(), key=lambda item: -len(item[1]))
+            listed = ", ".join(f"{value} in {len(files)}" for value, files in ranked[:_MOST_VALUES])
             yield Doubt(
                 _CHECK,
                 f"the files come from different extractions: {label} is {listed} files",
                 "extract all slides with the same settings, or point data.features.path to one extraction",
+                tuple(file for _, files in ranked[1:] for file in files),
             )

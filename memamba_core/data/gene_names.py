@@ -101,6 +101,11 @@ def list_names(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(f"'{name}'" for name in names[:most]) + more
 
 
+def count_columns(columns: Sequence[str], file: str) -> str:
+    """Return the beginning of a sentence about names of columns: `1 column of t.csv is`, `2 columns of t.csv are`."""
+    return f"{len(columns)} column{'s' * (len(columns) > 1)} of {file} {'are' if len(columns) > 1 else 'is'}"
+
+
 def list_columns(columns: Sequence[str], most: int = 3) -> str:
     """Return the beginning of a sentence about the values of columns: `columns 'A', 'B' and 2 more hold`."""
     return f"column{'s' * (len(columns) > 1)} {list_names(columns, most)} hold{'s' * (len(columns) == 1)}"
@@ -152,7 +157,7 @@ def _copies(file: str, read: Collection[str], ignored: Sequence[str]) -> Iterato
     if copies:
         yield Doubt(
             "molecular columns",
-            f"{len(copies)} columns of {file} are named like copies of another column: {list_names(copies)}",
+            f"{count_columns(copies, file)} named like copies of another column: {list_names(copies)}",
             "a program numbers columns that have one name; keep one column per gene and kind, and remove the number",
         )
 
@@ -165,7 +170,7 @@ def _dates(file: str, symbols: Sequence[str], ignored: Sequence[str]) -> Iterato
     if dates:
         yield Doubt(
             "gene symbols",
-            f"{len(dates)} columns of {file} are named like dates: {list_names(dates, 6)}. A spreadsheet has turned "
+            f"{count_columns(dates, file)} named like dates: {list_names(dates, 6)}. A spreadsheet has turned "
             "gene symbols into dates: MARCH1 into 1-Mar, SEPT2 into 2-Sep, DEC1 into 1-Dec, or any into a number",
             "take the symbols from the table before the spreadsheet (today they are MARCHF1, SEPTIN2, DELEC1); until "
             "then no other site and no signature has these columns",

@@ -48,9 +48,11 @@ def broken(exported, tmp_path, monkeypatch):
     """A site with absent and damaged feature files, whose names the screen shows."""
     monkeypatch.setattr("client.doctor.data._dry_run", lambda *_: ())
     site = shutil.copytree(exported, tmp_path / "site")
-    absent, *damaged = sorted((site / "features").rglob("*.h5"))[:3]
+    absent, *damaged, first, second = sorted((site / "features").rglob("*.h5"))[:5]
     absent.unlink()
     content = damaged[0].read_bytes()
+    second.unlink()
+    shutil.copy(first, second)
     for path in damaged:
         path.unlink()  # the exported files of two copies may be one
         path.write_bytes(content[: len(content) // 2])
@@ -125,7 +127,11 @@ def test_no_name_is_in_the_page_or_the_json_and_the_screen_keeps_them(broken, tm
     for text in (page.read_text(), printed):
         assert not [name for name in names | stems if name in text]
         assert "slides in the table have no features (the site" in text.replace("&#39;", "'")
+        assert "hold the same features as the file of another slide (the site" in text.replace("&#39;", "'")
+        assert str(broken / "features") not in text, "paths begin below the folder of the data"
+    assert re.search(r"file of another slide: \S+\.h5, \S+\.h5\n", screen)
     assert '"count": 2' in printed
+    assert re.search(r"per patient-year, all under \d+ years", printed), "the longest follow-up is one patient's"
 
 
 # Page

@@ -98,6 +98,6 @@ def test_events_that_look_like_last_visits_are_doubted(share, rate, late, doubte
     assert len(found) == doubted
     for doubt in found:
         assert "'event' of clinical.csv" in str(doubt)
-        assert "event_means=happened" in doubt.remedy
+        assert "set data.clinical.event_means to censored" in doubt.remedy
         assert "secret" not in str(doubt)
     assert not list(find_reversed_events(registry(share, rate, late, num=20), table)), "too few patients"
