@@ -32,8 +32,12 @@ class Format:
         return function(sources, options)
 
 
+_MATRIX = frozenset({"transform", "duplicates", "gene_map", "sample_types"})
+_MAF = frozenset({"genes", "min_patients", "samples", "sample_types"})
+
 FORMATS = {
     "tables": Format(
         "tables", "clinical and molecular tables, and folders of features, left where they are", frozenset({"columns"})
     ),
+    "cbioportal": Format("cbioportal", "the folder of a study of cBioPortal", _MATRIX | _MAF | {"columns"}),
 }

@@ -8,6 +8,7 @@ from client.importing.clinical_columns import Clinical, find_clinical
 from client.importing.feature_folders import find_feature_folders, propose_features
 from client.importing.options import ImportOptions
 from client.importing.outcome import Imported, Section
+from client.importing.outcomes import GENOMICS_FILE
 from memamba_core.data.genomics import CLINICAL_COLUMNS, MOLECULAR
 from memamba_core.data.tables import Table, is_table, open_table
 from memamba_core.errors import DataError
@@ -16,7 +17,6 @@ from .column_names import fold_name, match_case_id
 
 __all__ = ["read"]
 
-GENOMICS_FILE = "genomics.parquet"
 _FEWEST_BARE = 20
 """Fewest columns of 0 and 1 without a suffix that look like mutations under bare symbols."""
 
