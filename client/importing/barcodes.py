@@ -100,8 +100,7 @@ def choose_samples(
     if not kept:
         raise DataError(
             f"{file}: none of the {len(names)} samples is of the types {', '.join(kinds)}; they are "
-            f"{described or 'none'}. "
-            "Name the types to read: --sample-types 01,06"
+            f"{described or 'none'}. Name the types to read: --sample-types 01,06"
         )
     chosen: dict[str, int] = {}
     several: Counter[str] = Counter()
@@ -133,7 +132,6 @@ def choose_samples(
         imported.ask(
             "genomics",
             f"{file} has {lost} patients without a sample of the types {', '.join(kinds)}; they are left out. To "
-            "read other "
-            "types for them, give --sample-types 01,06 (the first one is preferred).",
+            "read other types for them, give --sample-types 01,06 (the first one is preferred).",
         )
     return dict(sorted(chosen.items(), key=lambda item: item[1]))

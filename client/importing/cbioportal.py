@@ -12,7 +12,7 @@ from client.importing.mutations import read_mutations, read_sample_list
 from client.importing.options import ImportOptions
 from client.importing.outcome import Imported
 from client.importing.outcomes import add_clinical, add_genomics
-from memamba_core.data.tables import open_table
+from client.importing.sources import open_source
 from memamba_core.errors import DataError
 
 __all__ = ["read"]
@@ -82,7 +82,7 @@ def _only(imported: Imported, files: dict[str, list[Path]], kind: str) -> Path:
 
 def _read_sheet(path: Path) -> dict[str, Sample]:
     """Return sample -> patient and type, from `data_clinical_sample.txt`."""
-    table = open_table(path)
+    table = open_source(path)
     for column in ("PATIENT_ID", "SAMPLE_ID"):
         table.require(column)
     has_type = "SAMPLE_TYPE" in table.columns
@@ -97,7 +97,7 @@ def _read_sheet(path: Path) -> dict[str, Sample]:
 
 
 def _read_patients(imported: Imported, path: Path, options: ImportOptions) -> None:
-    table = open_table(path)
+    table = open_source(path)
     time = options.columns.get("time", "OS_MONTHS")
     status = options.columns.get("event", "OS_STATUS")
     case_id = options.columns.get("case_id", "PATIENT_ID")

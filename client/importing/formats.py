@@ -40,4 +40,7 @@ FORMATS = {
         "tables", "clinical and molecular tables, and folders of features, left where they are", frozenset({"columns"})
     ),
     "cbioportal": Format("cbioportal", "the folder of a study of cBioPortal", _MATRIX | _MAF | {"columns"}),
+    "xena": Format("xena", "a survival table and matrices of UCSC Xena", _MATRIX | {"columns"}),
+    "gdc": Format("gdc", "clinical.tsv, sample sheet and STAR counts of the GDC, or a merged matrix", _MATRIX),
+    "maf": Format("maf", "mutations (MAF) and a clinical table", _MAF | {"columns"}),
 }

@@ -11,7 +11,8 @@ from client.importing.barcodes import Sample, choose_samples
 from client.importing.options import Duplicates, ImportOptions
 from client.importing.outcome import Imported
 from client.importing.scale import apply_transform, find_scale
-from memamba_core.data.tables import Table, open_table
+from client.importing.sources import open_source
+from memamba_core.data.tables import Table
 from memamba_core.errors import DataError
 
 __all__ = ["combine_genes", "read_gene_map", "read_gene_matrix", "symbols_of"]
@@ -56,7 +57,7 @@ def read_gene_matrix(
         DataError: the file is no such matrix; genes are ENSEMBL ids without a map, or stand in several rows without a
             rule; no sample is left.
     """
-    table = open_table(path)
+    table = open_source(path)
     genes = _gene_column(table)
     names = [column for column in table.columns if column.lower() not in _ANNOTATIONS and column != genes]
     if not names:
@@ -101,8 +102,7 @@ def symbols_of(imported: Imported, path: Path, genes: "pd.Series[str]", gene_map
         if gene_map is None:
             raise DataError(
                 f"{path}: names {int(is_id.sum())} genes by ENSEMBL ids; sites use symbols. Give a table with the "
-                "columns "
-                "id and symbol: --gene-map genes.tsv"
+                "columns id and symbol: --gene-map genes.tsv"
             )
         known = read_gene_map(gene_map)
         symbols = symbols.mask(is_id, ids.map(known).fillna(""))
@@ -122,7 +122,7 @@ def read_gene_map(path: Path) -> dict[str, str]:
     Raises:
         DataError: a column is absent, or an id has two symbols.
     """
-    table = open_table(path)
+    table = open_source(path)
     columns = {column.lower(): column for column in table.columns}
     key = next((columns[name] for name in ("id", "gene_id", "ensembl_id", "#id") if name in columns), None)
     symbol = next((columns[name] for name in ("symbol", "gene_name", "gene", "hugo_symbol") if name in columns), None)
@@ -152,8 +152,7 @@ def combine_genes(
     if rule is None:
         raise DataError(
             f"{path}: {what.partition(': ')[2]}. Say how they become one: --duplicates max, mean, or sum (sum for "
-            "TPM or "
-            "counts whose rows are parts of a gene)"
+            "TPM or counts whose rows are parts of a gene)"
         )
     if rule == "sum" and (
         not is_expression or find_scale(frame.to_numpy(np.float32))[0] in ("logarithms", "z-scores or ratios")
@@ -162,11 +161,11 @@ def combine_genes(
             f"{path}: sums of logarithms, z-scores or copy numbers mean nothing. Use --duplicates max or mean"
         )
     grouped = frame.T.groupby(level=0, sort=False)
-    combined: pd.DataFrame
-    if rule == "sum":
-        combined = grouped.sum(min_count=1)
-    else:
-        combined = grouped.max() if rule == "max" else grouped.mean()
+    combined: pd.DataFrame = {
+        "max": lambda: grouped.max(),
+        "mean": lambda: grouped.mean(),
+        "sum": lambda: grouped.sum(min_count=1),
+    }[rule]()
     imported.found.append(f"{what}; the {rule} of each is written")
     return combined.T
 

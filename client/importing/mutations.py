@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from client.importing.barcodes import Sample, choose_samples, parse_sample
+from client.importing.barcodes import PRIMARY, Sample, choose_samples, parse_sample
 from client.importing.options import ImportOptions
 from client.importing.outcome import Imported
-from memamba_core.data.tables import open_table
+from client.importing.sources import open_source
 from memamba_core.errors import DataError
 
 __all__ = ["read_mutations", "read_sample_list"]
@@ -54,7 +54,7 @@ def read_mutations(
     Raises:
         DataError: a column is absent, no mutation is left, or a sample of the MAF is not among the sequenced ones.
     """
-    table = open_table(path)
+    table = open_source(path)
     gene, sample, kind = ("Hugo_Symbol", "Tumor_Sample_Barcode", "Variant_Classification")
     for column in (gene, sample, kind):
         table.require(column)
@@ -68,34 +68,33 @@ def read_mutations(
         imported.ask(
             "genomics.file",
             f"{path.name}: {int((~classes.isin(NON_SILENT | SILENT)).sum())} rows are of classes that are not known "
-            "to change "
-            f"a protein and are left out: {', '.join(map(repr, unknown[:8]))}.",
+            f"to change a protein and are left out: {', '.join(map(repr, unknown[:8]))}.",
         )
-    names = list(dict.fromkeys(rows[sample] if measured is None else measured))
-    foreign = set() if measured is None else set(rows[sample].map(_same_form)) - {_same_form(name) for name in names}
+    # Vials and portions of one sample are one sample here.
+    forms = rows[sample].map(_same_form)
+    listed = list(dict.fromkeys(forms if measured is None else map(_same_form, measured)))
+    if not any(parse_sample(name).kind for name in listed):  # a list of patients
+        forms = forms.map(lambda name: _patient_of(name, options.sample_types or PRIMARY))
+    foreign = set(forms) - {"", *listed}
     if foreign:
         raise DataError(
             f"{path}: {len(foreign)} samples are not in the list of sequenced samples. Name the list of this file with "
             "--samples, or complete it"
         )
-    chosen = choose_samples(imported, path.name, names, sheet, options.sample_types)
+    chosen = choose_samples(imported, path.name, listed, sheet, options.sample_types)
     if measured is None:
         imported.ask(
             "genomics.file",
             f"{path.name} names {len(chosen)} patients with mutations. Patients without any are not in a MAF: they "
-            "count as "
-            "not measured, and not as 0. Give the list of all sequenced samples: --samples FILE.",
+            "count as not measured, and not as 0. Give the list of all sequenced samples: --samples FILE.",
         )
-    patient_of = {_same_form(names[place]): patient for patient, place in chosen.items()}
-    kept = rows[classes.isin(NON_SILENT) & rows[sample].map(_same_form).isin(patient_of) & (rows[gene] != "")]
-    pairs = pd.DataFrame(
-        {"gene": kept[gene], "patient": kept[sample].map(_same_form).map(patient_of)}
-    ).drop_duplicates()
+    patient_of = {listed[place]: patient for patient, place in chosen.items()}
+    kept = classes.isin(NON_SILENT) & forms.isin(patient_of) & (rows[gene] != "")
+    pairs = pd.DataFrame({"gene": rows[gene][kept], "patient": forms[kept].map(patient_of)}).drop_duplicates()
     genes = _choose_genes(imported, path, pairs, options)
     imported.found.append(
         f"{path.name}: {len(rows)} mutations, {int(classes.isin(NON_SILENT).sum())} of them non-silent; {len(genes)} "
-        "genes "
-        f"are written for {len(chosen)} patients"
+        f"genes are written for {len(chosen)} patients"
     )
     pairs = pairs[pairs["gene"].isin(genes)]
     values_PC = np.zeros((len(chosen), len(genes)), np.float32)
@@ -107,7 +106,7 @@ def read_mutations(
 def _choose_genes(imported: Imported, path: Path, pairs: pd.DataFrame, options: ImportOptions) -> list[str]:
     """Return the genes of the columns: those of the list, else those of enough patients, sorted."""
     if options.genes is not None:
-        table = open_table(options.genes)
+        table = open_source(options.genes)
         genes = [table.columns[0], *table.text([table.columns[0]])[table.columns[0]]]
         named = {"gene", "symbol", "hugo_symbol", "gene_symbol", "genes", ""}
         return list(dict.fromkeys(gene for gene in genes if gene.lower() not in named))
@@ -122,8 +121,8 @@ def _choose_genes(imported: Imported, path: Path, pairs: pd.DataFrame, options: 
     imported.ask(
         "genomics",
         f"the genes of {path.name} are those mutated in {fewest} or more patients: the list depends on the patients, "
-        "and it "
-        "leaves the site. With `privacy`, give a public list instead: --genes FILE. All sites should use one list.",
+        "and it leaves the site. With `privacy`, give a public list instead: --genes FILE. All sites should use one "
+        "list.",
     )
     return genes
 
@@ -138,7 +137,7 @@ def read_sample_list(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
         listed = [line.partition(":")[2] for line in lines if line.startswith("case_list_ids:")]
         return listed[0].split() if listed else []
-    table = open_table(path)
+    table = open_source(path)
     known = ("sample_id", "sample", "tumor_sample_barcode", "sample id", "case_id", "patient_id", "patient")
     columns = {column.lower(): column for column in reversed(table.columns)}
     column = next((columns[name] for name in known if name in columns), None)
@@ -147,6 +146,12 @@ def read_sample_list(path: Path) -> list[str]:
             f"{path}: has the columns {', '.join(table.columns[:8])}; expected one named sample_id. Rename it"
         )
     return [name for name in table.text([column])[column] if name]
+
+
+def _patient_of(name: str, kinds: Sequence[str]) -> str:
+    """Return the patient of a sample, '' if it is of another type."""
+    sample = parse_sample(name)
+    return sample.patient if not sample.kind or sample.kind in kinds else ""
 
 
 def _same_form(name: str) -> str:

@@ -48,8 +48,7 @@ def add_clinical(
         negative = int((times < 0).sum())
         imported.found.append(
             f"{file}: {lost} of {len(cases)} patients are left out, without a time of 0 or more ({negative} "
-            "negative) or "
-            "without a known status"
+            "negative) or without a known status"
         )
     column = f"survival_{unit}"
     frame = pd.DataFrame(
