@@ -71,6 +71,11 @@ test-ci: $(READY) ## the short slow tests that CI runs as well
 test-slow: $(READY) ## all slow tests
 	$(PYTEST) -m 'slow or ci_slow' $(ARGS)
 
+FUZZ_SECONDS ?= 600
+.PHONY: test-fuzz
+test-fuzz: $(READY) ## readers of files on damaged bytes; FUZZ_SECONDS for each reader, 600 by default
+	MEMAMBA_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTEST) -m 'slow or not slow' tests/fuzz $(ARGS)
+
 .PHONY: test-faults
 test-faults: $(READY) ## coordinator and sites as real processes that are killed, missing, full or hostile
 	$(PYTEST) --dist loadfile -m 'slow or ci_slow' \

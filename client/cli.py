@@ -138,6 +138,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also write the attention to each patch, for heat maps: one PATIENT.h5 per patient",
     )
+    predict.add_argument(
+        "--accept-scale",
+        action="store_true",
+        help="predict even if the expression is on another scale than that of the model's patients",
+    )
     predict.set_defaults(command=_predict)
 
     egress = commands.add_parser("egress", help="verify the egress log and list everything that left this site")
@@ -273,7 +278,10 @@ def _predict(options: argparse.Namespace) -> ExitCode:
     if output is None:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         output = _state(config) / "predictions" / f"{options.model.resolve().name}-{stamp}"
-    for line in predict_patients(config, options.model, output, attention=options.attention):
+    lines = predict_patients(
+        config, options.model, output, attention=options.attention, accept_scale=options.accept_scale
+    )
+    for line in lines:
         print(line)
     print(f"predictions: {output / 'predictions.csv'}")
     if options.attention:

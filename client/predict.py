@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from memamba_core.config.site import SiteConfig
 from memamba_core.data.clinical import read_clinical
+from memamba_core.data.expression_scale import ScaleDifference
 from memamba_core.data.features import PatchFolder
 from memamba_core.data.records import Cohort
 from memamba_core.errors import CheckpointError, ConfigError
@@ -30,7 +31,7 @@ __all__ = ["predict_patients"]
 
 
 def predict_patients(
-    config: SiteConfig, model_folder: Path, output: Path, *, attention: bool = False
+    config: SiteConfig, model_folder: Path, output: Path, *, attention: bool = False, accept_scale: bool = False
 ) -> tuple[str, ...]:
     """Predict risk and survival of every patient of a site who has slides or molecular data.
 
@@ -39,6 +40,7 @@ def predict_patients(
         model_folder: with `model.safetensors` and `model.json`.
         output: a folder that is absent or empty. The folder appears only when everything is written.
         attention: also write a file per patient with the attention to each patch.
+        accept_scale: predict even if the expression is on another scale than that of the model's patients.
 
     Returns:
         A report in lines for this site's screen; no line holds data of a single patient.
@@ -53,7 +55,7 @@ def predict_patients(
     model = load_model(model_folder, device=config.device)
     torch.set_num_threads(config.threads)
     _check_output(output)
-    cohort = model.check_patients(open_site(config).cohort)
+    cohort = model.check_patients(open_site(config).cohort, accept_scale=accept_scale)
     if attention:
         _check_has_patches(cohort, model.network)
     max_patches = config.limits.max_patches
@@ -61,7 +63,9 @@ def predict_patients(
         with fill_atomically(output, mode=0o700) as folder:
             with _progress("predicting", len(cohort.records)) as advance:
                 try:
-                    predictions = model.predict(cohort, max_patches=max_patches, on_patients=advance)
+                    predictions = model.predict(
+                        cohort, max_patches=max_patches, on_patients=advance, accept_scale=accept_scale
+                    )
                 except CheckpointError as error:
                     raise CheckpointError(f"{model_folder}: {error}") from None
             if attention:
@@ -71,7 +75,7 @@ def predict_patients(
             write_secret(folder / "predictions.csv", table.encode())
     except OSError as error:
         raise ConfigError(f"{output} cannot be written ({error.strerror}). Choose another --output") from None
-    return tuple(_report(model.checkpoint, predictions, config))
+    return (*_report(model.checkpoint, predictions, config), *_scale_warning(model.compare_expression(cohort)))
 
 
 def _check_output(folder: Path) -> None:
@@ -130,6 +134,11 @@ def _report(checkpoint: Checkpoint, predictions: PatientPredictions, config: Sit
     if checkpoint.code != code_digest():
         yield "warning: another version of this software trained the model; its predictions may differ from these"
     yield _c_index(predictions, config.disclosure.min_pairs)
+
+
+def _scale_warning(difference: ScaleDifference | None) -> Iterator[str]:
+    if difference is not None and difference.doubtful:
+        yield f"warning: the expression differs in scale from that of the model's patients: {difference}"
 
 
 @contextmanager

@@ -196,7 +196,8 @@ def open_site(config: SiteConfig) -> Site:
             "width: 1024. The width must be declared: taken from a file, it would depend on one patient"
         )
     registry = None if config.state is None else CohortRegistry(config.state, SmallestBlock.of(config.disclosure))
-    cohort = load_cohort(config.data)
+    # Under differential privacy the cell of one patient must not decide how the cells of the others are read.
+    cohort = load_cohort(config.data if config.privacy is None else config.data.with_decimal_points())
     if cohort.doubts:
-        _log.warning("%d doubts about the data; `flower-client doctor` shows them", len(cohort.doubts))
+        _log.warning("doubts about the data: %d; `flower-client doctor` shows them", len(cohort.doubts))
     return Site(config, cohort, registry)

@@ -15,6 +15,7 @@ import pandas as pd
 from memamba_core.config.site import load_site_config
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
+from memamba_core.data.expression_scale import ScaleDifference, check_expression, compare_expression
 from memamba_core.data.features import PatchFolder
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort, FeatureStore
@@ -87,7 +88,7 @@ class PatchAttention:
         slides: names of the patient's slides, in the order of the clinical table.
         slide_P: for each patch the index of its slide in `slides`.
         row_P: for each patch its row in the features file of that slide. Patches are sorted by slide and row.
-        coords_P2: coordinates of the patches; None if a file of the patient has none.
+        coords_P2: coordinates of the patches in the unit of the files; None if a file of the patient has none.
     """
 
     attention_P: npt.NDArray[np.float32]
@@ -114,11 +115,16 @@ class SurvivalModel:
         """Inner edges of the time bins, in months."""
         return self.checkpoint.agreement.time_bin_edges
 
-    def check_patients(self, patients: Cohort) -> Cohort:
+    def check_patients(self, patients: Cohort, *, accept_scale: bool = False) -> Cohort:
         """Check that patients have what the model reads; return them without a modality that it does not read.
 
+        Args:
+            patients: to be predicted.
+            accept_scale: do not compare the scale of their expression with that of the model's patients.
+
         Raises:
-            AgreementError: gene columns or features differ from those of the model, or no patient has data for it.
+            AgreementError: gene columns or features differ from those of the model, no patient has data for it, or the
+                expression is on another scale.
         """
         kept = replace(
             patients,
@@ -126,7 +132,13 @@ class SurvivalModel:
             features=None if self.network.pathology is None else patients.features,
         )
         _check_fit(kept, self.checkpoint.agreement, self.network)
+        if not accept_scale:
+            check_expression(kept, self.checkpoint.agreement, self.checkpoint.experiment.agreement)
         return kept
+
+    def compare_expression(self, patients: Cohort) -> ScaleDifference | None:
+        """Return the difference between the expression of patients and that of the model's patients, if it is known."""
+        return compare_expression(patients, self.checkpoint.agreement, self.checkpoint.experiment.agreement)
 
     def predict(
         self,
@@ -134,6 +146,7 @@ class SurvivalModel:
         *,
         max_patches: int | None = None,
         on_patients: Callable[[int], None] | None = None,
+        accept_scale: bool = False,
     ) -> PatientPredictions:
         """Predict risk, hazards and survival of patients.
 
@@ -141,13 +154,16 @@ class SurvivalModel:
             patients: for example from `load_patients`, or `SimulationResult.patients`.
             max_patches: most patches of one patient to read, evenly spaced; None reads all.
             on_patients: called with the number of patients predicted since the last call.
+            accept_scale: predict even if the expression is on another scale than that of the model's patients
+                (`compare_expression`); the predictions are then likely meaningless.
 
         Raises:
             AgreementError: the patients' data do not fit the model.
             CheckpointError: the model gives risks that are not finite.
             DataError: features cannot be read.
         """
-        predictions = predict(self.network, self._dataset(patients, max_patches), on_patients=on_patients)
+        dataset = self._dataset(patients, max_patches, accept_scale=accept_scale)
+        predictions = predict(self.network, dataset, on_patients=on_patients)
         if not np.isfinite(predictions.risk).all():
             raise CheckpointError("the risks are not finite, so the model's training failed. Use another model")
         return _for_people(predictions, self.time_bin_edges)
@@ -171,7 +187,8 @@ class SurvivalModel:
         if not isinstance(store, PatchFolder):
             named = "no features" if store is None else f"features of the kind {type(store).__name__}"
             raise AgreementError(f"attention needs files of patch features, and these patients have {named}")
-        dataset = self._dataset(patients.subset([case_id]), max_patches)
+        # Genes are not in this attention, so their scale does not matter.
+        dataset = self._dataset(patients.subset([case_id]), max_patches, accept_scale=True)
         patient = dataset.load(0) if len(dataset) else None
         if patient is None or patient.bag is None:
             raise AgreementError(f"patient {case_id!r} has no patch features among these patients")
@@ -185,10 +202,10 @@ class SurvivalModel:
         coords_P2 = None if patient.bag.coords_P2 is None else patient.bag.coords_P2.numpy()[order]
         return PatchAttention(attention_P[order], tuple(rows), slide_P[order], row_P[order], coords_P2)
 
-    def _dataset(self, patients: Cohort, max_patches: int | None) -> PatientDataset:
+    def _dataset(self, patients: Cohort, max_patches: int | None, *, accept_scale: bool) -> PatientDataset:
         checkpoint = self.checkpoint
         return PatientDataset(
-            self.check_patients(patients),
+            self.check_patients(patients, accept_scale=accept_scale),
             checkpoint.agreement,
             checkpoint.experiment.agreement,
             max_patches=max_patches,

@@ -37,7 +37,7 @@ class Bag:
 
     Attributes:
         patches_PF: float tensor, one row per patch (or one row per slide, for slide-level vectors).
-        coords_P2: level-0 pixel coordinates of the patches as integers, or None where unknown.
+        coords_P2: whole coordinates of the patches, level-0 pixels (micrometres from STAMP), or None where unknown.
     """
 
     patches_PF: torch.Tensor

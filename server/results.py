@@ -10,6 +10,7 @@ import numpy as np
 
 from memamba_core.figures.learning_curves import draw_rounds
 from memamba_core.io.atomic import write_atomically
+from memamba_core.survival.concordance import FEWEST_PAIRS
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint
 from memamba_core.wire.versions import versions
 from server.federation.handshake import Run
@@ -82,8 +83,8 @@ def build_summary(run: Run, result: FederationResult) -> DeploymentSummary:
         },
         left_out={site: failure.text for site, failure in result.failures.items()},
         fold=run.fold,
-        c_index_histogram=evaluation.c_index_histogram,
-        c_index_within_site=evaluation.c_index_within_site,
+        c_index_histogram=evaluation.c_index_histogram if evaluation.num_pairs >= FEWEST_PAIRS else None,
+        c_index_within_site=evaluation.c_index_within_site if evaluation.num_pairs >= FEWEST_PAIRS else None,
         without_c_index=_without_c_index(run, result),
         closing_evaluation=ClosingEvaluation(
             num_patients=evaluation.num_patients,
@@ -113,9 +114,11 @@ def build_summary(run: Run, result: FederationResult) -> DeploymentSummary:
 
 def _without_c_index(run: Run, result: FederationResult) -> str | None:
     """Say why a run has no concordance, None where it has one."""
-    evaluation = result.evaluation
-    if evaluation.c_index_histogram is not None or evaluation.c_index_within_site is not None:
+    num_pairs = result.evaluation.num_pairs
+    if num_pairs >= FEWEST_PAIRS:
         return None
+    if num_pairs:
+        return f"the disclosed test patients form {num_pairs} comparable pairs; wanted at least {FEWEST_PAIRS}"
     if run.experiment.privacy.name != "none":
         return "under differential privacy no count of patients leaves a site"
     if any(fact.boundary == "deployment" for fact in result.facts.values()):

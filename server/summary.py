@@ -110,9 +110,9 @@ class DeploymentSummary(JsonModel):
     fold: int
     """Test fold; -1 where every patient was trained on."""
     c_index_histogram: float | None
-    """Concordance over all sites, from summed risk-by-time counts; null without a comparable pair."""
+    """Concordance over all sites, from summed risk-by-time counts; null below 20 comparable pairs."""
     c_index_within_site: float | None
-    """Concordance over pairs inside sites, counts added over sites; null without a comparable pair."""
+    """Concordance over pairs inside sites, counts added over sites; null below 20 comparable pairs."""
     without_c_index: str | None
     """Reason why both are null; null where they are not."""
     closing_evaluation: ClosingEvaluation

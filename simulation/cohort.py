@@ -1,7 +1,6 @@
 """Prepare simulated sites from settings: read or generate the cohort, cut it into sites, assign folds."""
 
 import math
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +10,19 @@ from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import CohortConfig, SimulationConfig
 from memamba_core.config.site import ClinicalTable, FeatureFolder, LimitsConfig, SiteConfig, SiteDataConfig
 from memamba_core.data.clinical import read_clinical
-from memamba_core.data.genomics import build_gene_groups, read_signatures
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort
+from memamba_core.data.signatures import build_gene_groups, find_signature_doubts, read_signatures
 from memamba_core.data.synthetic.generate import SyntheticCohort, generate_cohort
 from memamba_core.errors import AgreementError, ConfigError, DataError, NoPatientsError
 
 from .blocks import draw_site_blocks
+from .fold_checks import check_test_folds
 from .folds import assign_folds
 from .partition import partition_cohort
 
 __all__ = ["SimulatedCohort", "prepare_cohort"]
 
-_SHORTEST_MEDIAN, _LONGEST_MEDIAN = 1.0, 240.0  # months; outside, days were likely read as months, or the reverse
 _NO_LIMIT = LimitsConfig(  # simulated sites accept every request
     local_epochs=1_000_000, max_patches=1_000_000, max_parameters=10**9, settings=("*",)
 )
@@ -70,7 +69,7 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
     """Read or generate the cohort, cut it into sites and assign folds.
 
     Raises:
-        DataError: a table does not match the settings.
+        DataError: a table does not match the settings, or a fold has no training patient with the event.
         ConfigError: partition or folds do not fit the cohort.
     """
     synthetic = generate_cohort(config.data.synthetic) if config.data.synthetic is not None else None
@@ -83,6 +82,9 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
         cohort = load_cohort(data)
         warnings = _doubts(cohort, data)
         signatures = read_signatures(data.root / config.data.signatures) if config.data.signatures else None
+        if signatures and cohort.genes is not None and config.experiment.agreement.gene_groups == "signatures":
+            found = find_signature_doubts("the signatures", signatures, cohort.genes.columns)
+            warnings += tuple(map(str, found))
     if config.data.complete_cases:
         complete = [r.case_id for r in cohort.records if cohort.has_genes(r) and cohort.has_slides(r)]
         cohort = cohort.subset(complete)
@@ -132,6 +134,10 @@ def prepare_cohort(config: SimulationConfig) -> SimulatedCohort:
         )
         for name, case_ids in partition.items()
     }
+    fold_warnings = (
+        *fold_warnings,
+        *check_test_folds(config.data.name, sites, cohort.records, config.folds, config.experiment),
+    )
     columns = () if cohort.genes is None else cohort.genes.columns
     return SimulatedCohort(
         cohort,
@@ -184,20 +190,13 @@ def _count_grouped(
 
 
 def _doubts(cohort: Cohort, data: SiteDataConfig) -> tuple[str, ...]:
-    """Return warnings about the tables: patients who are left out, a unit of time that is implausible."""
+    """Return warnings about the tables: what the files make doubtful, and patients who are left out."""
     doubts = [str(doubt) for doubt in cohort.doubts]
     left_out = len(read_clinical(data.clinical, data.root)) - len(cohort.records)
     if left_out:
         doubts.append(
             f"{left_out} patient{'s' * (left_out > 1)} of {data.clinical.file} left out: neither molecular data nor "
             "features of a slide"
-        )
-    median = statistics.median(record.time_months for record in cohort.records) if cohort.records else None
-    if median is not None and not _SHORTEST_MEDIAN <= median <= _LONGEST_MEDIAN:
-        unit = data.clinical.time_unit
-        doubts.append(
-            f"the median follow-up is {median:.3g} months, read from column {data.clinical.time!r} in {unit}; if it "
-            f"holds {'days' if unit == 'months' else 'months'}, correct data.clinical.time_unit"
         )
     return tuple(doubts)
 

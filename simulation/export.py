@@ -176,7 +176,11 @@ def _link_patch_files(site: Cohort, store: PatchFolder, folder: Path) -> None:
     """Link or copy the source's own files: types and attributes stay, and gigabytes are not read."""
     for slide in (slide for r in site.records for slide in r.slides if slide in store.files):
         source = store.files[slide].resolve()
-        target = folder / ("pt_files" if source.suffix == ".pt" else "h5_files") / f"{slide}{source.suffix}"
+        target = (
+            folder
+            / ("h5_files" if source.suffix.lower() in (".h5", ".hdf5") else "pt_files")
+            / f"{slide}{source.suffix}"
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             target.hardlink_to(source)

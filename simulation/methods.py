@@ -13,7 +13,6 @@ from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
 from memamba_core.data.records import Cohort
-from memamba_core.errors import NoComparablePairError
 from memamba_core.model import MEMamba
 from memamba_core.survival.concordance import concordance_index, count_pairs
 from memamba_core.survival.curves import integrated_brier_score, time_dependent_auc
@@ -26,6 +25,7 @@ from server.federation.rounds import FederationResult, Observer, run_federation
 from simulation.grid.local import LocalGrid
 
 from .cohort import SimulatedCohort
+from .fold_checks import can_be_ranked
 from .summary import LocalOutcome, LocalSite, TestMetrics
 
 __all__ = [
@@ -141,7 +141,7 @@ def predict_weights(
 
 
 def evaluate_predictions(predictions: Predictions, training: Cohort, agreement: Agreement) -> TestMetrics:
-    """Evaluate the predictions of a test fold; a metric is None where it is undefined.
+    """Evaluate the predictions of a test fold; a metric is None where it is undefined, or says more than the data.
 
     Exact C-index, time-dependent AUC at the agreed edges and their mean, integrated Brier score, mean loss.
     """
@@ -150,10 +150,13 @@ def evaluate_predictions(predictions: Predictions, training: Cohort, agreement: 
         np.array([r.time_months for r in training.records]),
         np.array([r.event for r in training.records], dtype=bool),
     )
+    c_index = _c_index(predictions)
     auc = time_dependent_auc(*outcome, *trained_on)
+    if c_index is None:  # an AUC would be of even fewer pairs
+        auc = (None,) * len(auc)
     known = [value for value in auc if value is not None]
     return TestMetrics(
-        c_index=_c_index(predictions),
+        c_index=c_index,
         num_patients=len(predictions.risk),
         num_events=int(predictions.event.sum()),
         auc_at_months={f"{edge:g}": value for edge, value in zip(agreement.time_bin_edges, auc, strict=True)},
@@ -188,10 +191,10 @@ def _train_on(
 
 
 def _c_index(predictions: Predictions) -> float | None:
-    try:
-        return concordance_index(predictions.risk, predictions.time_months, predictions.event)
-    except NoComparablePairError:
+    """Return the C-index of a test fold; None of too few pairs."""
+    if not can_be_ranked(predictions.time_months, predictions.event):
         return None
+    return concordance_index(predictions.risk, predictions.time_months, predictions.event)
 
 
 def _own_c_index(predictions: Predictions, own: Cohort) -> float | None:

@@ -14,7 +14,7 @@ from memamba_core.config.compose import compose_simulation
 from memamba_core.config.simulation import SimulationConfig
 from memamba_core.data.features import PatchFolder
 from memamba_core.data.records import Cohort
-from memamba_core.errors import ConfigError, FederationError, MemambaError, NoComparablePairError
+from memamba_core.errors import ConfigError, FederationError, MemambaError
 from memamba_core.io.atomic import write_atomically
 from memamba_core.training.checkpoint import Checkpoint, code_digest, load_checkpoint, save_checkpoint
 from memamba_core.training.trainer import resolve_device
@@ -29,6 +29,7 @@ from simulation.grid.local import LocalGrid
 
 from .cohort import SimulatedCohort, prepare_cohort
 from .flower_log import quiet_flower_log
+from .fold_checks import can_be_ranked
 from .methods import (
     build_agreement_only,
     evaluate_predictions,
@@ -225,8 +226,8 @@ def _federate(
     metrics = evaluate_predictions(predictions, cohort.training_cohort(run.fold, experiment), result.agreement)
     return FederatedOutcome(
         **metrics.model_dump(),
-        c_index_histogram=result.evaluation.c_index_histogram,
-        c_index_within_site=result.evaluation.c_index_within_site,
+        c_index_histogram=None if metrics.c_index is None else result.evaluation.c_index_histogram,
+        c_index_within_site=None if metrics.c_index is None else result.evaluation.c_index_within_site,
         closing_evaluation=result.evaluation.sites,
         time_bin_edges=list(result.agreement.time_bin_edges),
         num_gene_columns=len(result.agreement.gene_columns),
@@ -240,13 +241,11 @@ def _federate(
 
 
 def _oracle(cohort: SimulatedCohort, fold: int) -> float | None:
-    """Return the best reachable C-index on the test fold of a generated cohort; None for a real one."""
-    if cohort.synthetic is None:
+    """Return the best reachable C-index on a test fold; None for a real cohort, or of too few pairs."""
+    test = cohort.test_cohort(fold).records
+    if cohort.synthetic is None or not can_be_ranked([r.time_months for r in test], [r.event for r in test]):
         return None
-    try:
-        return cohort.synthetic.oracle_c_index_of([r.case_id for r in cohort.test_cohort(fold).records])
-    except NoComparablePairError:
-        return None
+    return cohort.synthetic.oracle_c_index_of([r.case_id for r in test])
 
 
 def _write_results(

@@ -38,12 +38,12 @@ METHODS: tuple[Method, ...] = ("federated", "pooled", "local")
 
 
 class TestMetrics(JsonModel):
-    """Metrics of one model on the union test fold; None where a metric is undefined."""
+    """Metrics of one model on the union test fold; None where a metric is undefined or too few pairs are behind it."""
 
     __test__ = False  # not a test class, whatever its name suggests to pytest
 
     c_index: float | None
-    """Exact Harrell C-index over all test patients."""
+    """Exact Harrell C-index over all test patients; null below 20 comparable pairs or 3 events."""
     num_patients: int
     """Test patients."""
     num_events: int

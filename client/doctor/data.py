@@ -4,7 +4,6 @@ The findings name files and columns, for the site's own screen.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,17 +12,17 @@ from client.declared_bands import compare_bands
 from client.site import Site
 from memamba_core.config.site_privacy import SitePrivacy
 from memamba_core.data.clinical import read_clinical
-from memamba_core.data.features import PatchFolder
-from memamba_core.data.patch_files import inspect_patch_file
-from memamba_core.data.records import Cohort, FeatureStore, PatientRecord
+from memamba_core.data.feature_survey import survey_features
+from memamba_core.data.follow_up import FollowUp
+from memamba_core.data.records import Cohort
 from memamba_core.errors import DataError, TamperedLogError
 
 from .dry_run import measure_dry_run, memory_available
+from .features import check_features
 from .finding import Finding, error, ok, warning
 
 __all__ = ["check_data"]
 
-_NAMED = 3
 _GB = 1e9
 
 
@@ -37,21 +36,22 @@ def check_data(site: Site) -> Iterator[Finding]:
     yield from _genes(site.cohort)
     for doubt in site.cohort.doubts:
         yield warning(doubt.check, doubt.text, doubt.remedy)
-    sizes = _Sizes.of(site.cohort)
-    yield from _slides(site.cohort, sizes)
+    survey = survey_features(site.cohort)
+    yield from check_features(site.cohort, survey)
     if site.config.privacy is None:
         yield from _blocks(site)
     else:
         yield from _bands(site, site.config.privacy)
-    yield from _dry_run(site, sizes)
+    yield from _dry_run(site, survey.rows)
 
 
 def _patients(site: Site) -> Iterator[Finding]:
     data, cohort = site.config.data, site.cohort
     total, used, events = len(read_clinical(data.clinical, data.root)), len(cohort.records), cohort.num_events
-    months = np.array([r.time_months for r in cohort.records])
-    median, longest = np.median(months), months.max()
-    yield ok("patients", f"{used}, with {events} events; median follow-up {median:.0f} months, longest {longest:.0f}")
+    follow_up = FollowUp(cohort.records, data.clinical)
+    longest = follow_up.months.max()
+    text = f"{used}, with {events} events; {follow_up.describe()}, longest follow-up {longest:.0f} months"
+    yield ok("patients", text)
     if used < total:
         yield warning(
             "patients",
@@ -88,59 +88,6 @@ def _genes(cohort: Cohort) -> Iterator[Finding]:
         "molecular data",
         f"{having} of {len(cohort.records)} patients; {len(columns)} columns ({kinds}); {absent:.1%} of cells empty",
     )
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """Number of rows of each patient's bag, and the errors of files whose rows could not be counted."""
-
-    rows: dict[str, int]
-    damaged: tuple[DataError, ...] = ()
-
-    @classmethod
-    def of(cls, cohort: Cohort) -> "_Sizes":
-        """Read the shapes of all feature files, without the features."""
-        store, rows, damaged = cohort.features, dict[str, int](), list[DataError]()
-        for record in filter(cohort.has_slides, cohort.records):
-            if isinstance(store, PatchFolder):
-                rows[record.case_id] = 0
-                for slide in (s for s in record.slides if s in store.files):
-                    try:
-                        rows[record.case_id] += inspect_patch_file(store.files[slide]).num_patches
-                    except DataError as failure:
-                        damaged.append(failure)
-            elif store is not None:
-                bag = store.load(record)
-                rows[record.case_id] = 0 if bag is None else len(bag.patches_PF)
-        return cls(rows, tuple(damaged))
-
-
-def _slides(cohort: Cohort, sizes: _Sizes) -> Iterator[Finding]:
-    store = cohort.features
-    if store is None:
-        yield ok("slides", "none, as set in site.yaml")
-        return
-    largest = max(sizes.rows.values())
-    yield ok(
-        "slides",
-        f"{len(sizes.rows)} of {len(cohort.records)} patients; features {store.encoder}, {store.width} wide; median "
-        f"bag {np.median(list(sizes.rows.values())):,.0f} patches, largest {largest:,d}",
-    )
-    absent = [slide for r in cohort.records for slide in r.slides if not _has_features(store, r, slide)]
-    named = sum(len(r.slides) for r in cohort.records)
-    if absent:
-        yield warning(
-            "feature files",
-            f"{len(absent)} of {named} slides in the table have no features: {', '.join(absent[:_NAMED])}"
-            + (", ..." if len(absent) > _NAMED else ""),
-            "if that is more than you expect, extract their features, or compare their names with the files",
-        )
-    for failure in sizes.damaged[:_NAMED]:
-        yield error("feature files", str(failure), "replace the file; until then the site refuses every round")
-    if len(sizes.damaged) > _NAMED:
-        yield error("feature files", f"{len(sizes.damaged) - _NAMED} more files like these", "as for the files above")
-    if not absent and not sizes.damaged:
-        yield ok("feature files", f"present and readable for all {named} slides" if named else "present and readable")
 
 
 def _bands(site: Site, privacy: SitePrivacy) -> Iterator[Finding]:
@@ -209,16 +156,16 @@ def _blocks(site: Site) -> Iterator[Finding]:
         yield ok("blocks", f"this site {drawn} {len(sizes)} blocks of {sizes[0]} to {sizes[-1]} patients{waiting}")
 
 
-def _dry_run(site: Site, sizes: _Sizes) -> Iterator[Finding]:
+def _dry_run(site: Site, rows: dict[str, int]) -> Iterator[Finding]:
     """Train on one patient, from the files to a gradient, and report time and memory."""
     records = site.cohort.records
-    case_id = max(records, key=lambda r: (site.cohort.has_genes(r), sizes.rows.get(r.case_id, 0))).case_id
-    if sizes.rows:
-        case_id = max(sizes.rows, key=lambda name: sizes.rows[name])
+    case_id = max(records, key=lambda r: (site.cohort.has_genes(r), rows.get(r.case_id, 0))).case_id
+    if rows:
+        case_id = max(rows, key=lambda name: rows[name])
     try:
-        result = measure_dry_run(site, case_id, max(sizes.rows.values(), default=0), sum(sizes.rows.values()))
+        result = measure_dry_run(site, case_id, max(rows.values(), default=0), sum(rows.values()))
     except DataError as failure:
-        yield error("dry run", str(failure), "replace the file; until then the site refuses every round")
+        yield error("dry run", str(failure), "until then the site refuses every round")
         return
     what = f"one training step on one patient{f', {result.rows:,d} patches' if result.rows else ''}"
     yield ok("dry run", f"{what}: {result.seconds:.1f} s on {site.config.device}, {site.config.threads} threads")
@@ -233,10 +180,3 @@ def _dry_run(site: Site, sizes: _Sizes) -> Iterator[Finding]:
         yield warning("memory", text, "lower limits.max_patches, or give the machine (the container) more memory")
     else:
         yield ok("memory", text)
-
-
-def _has_features(store: FeatureStore, record: PatientRecord, slide: str) -> bool:
-    """Return True if the slide has a file, also one without a patch, or a row of a slide-level table."""
-    if isinstance(store, PatchFolder):
-        return slide in store.files
-    return store.has(replace(record, slides=(slide,)))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from client.importing.column_names import EventName, TimeName, match_case_id, match_event, match_slides, match_time
 from client.importing.outcome import Question
-from memamba_core.data.genomics import MOLECULAR
+from memamba_core.data.gene_names import molecular_name
 from memamba_core.data.tables import Table
 from memamba_core.errors import DataError
 
@@ -67,7 +67,7 @@ def find_clinical(table: Table, named: Mapping[str, str]) -> Clinical | None:
     Returns:
         The settings; None if the table has no column for one of patient, time and event.
     """
-    columns = [column for column in table.columns if not MOLECULAR.fullmatch(column)]
+    columns = [column for column in table.columns if molecular_name(column) is None]
     if any(name not in table.columns for name in named.values()):
         return None
     case_id = named.get("case_id") or _best(columns, match_case_id)

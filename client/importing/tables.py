@@ -8,12 +8,11 @@ from client.importing.clinical_columns import Clinical, find_clinical
 from client.importing.feature_folders import find_feature_folders, propose_features
 from client.importing.options import ImportOptions
 from client.importing.outcome import Imported, Section
-from client.importing.outcomes import GENOMICS_FILE
-from memamba_core.data.genomics import CLINICAL_COLUMNS, MOLECULAR
+from memamba_core.data.gene_names import is_clinical, molecular_name
 from memamba_core.data.tables import Table, is_table, open_table
 from memamba_core.errors import DataError
 
-from .column_names import fold_name, match_case_id
+from .column_names import match_case_id
 
 __all__ = ["read"]
 
@@ -24,16 +23,12 @@ _FEWEST_BARE = 20
 def read(sources: Sequence[Path], options: ImportOptions) -> Imported:
     """Propose the settings that read the tables as they are.
 
-    A molecular table in which the rows of a patient repeat, one per slide (MCAT, PORPOISE), is written again with one
-    row per patient.
-
     Args:
         sources: tables, folders of tables, and folders of features.
         options: `columns` names columns that are not recognised.
 
     Raises:
-        DataError: no table has the columns of a clinical table, or several have; rows of one patient differ in a
-            molecular column.
+        DataError: no table has the columns of a clinical table, or several have.
     """
     files, folders = _expand(sources)
     tables = [open_table(path) for path in files]
@@ -91,7 +86,7 @@ def _choose_clinical(tables: Sequence[Table], options: ImportOptions) -> Clinica
 
 
 def _not_molecular(table: Table) -> list[str]:
-    return [column for column in table.columns if not MOLECULAR.fullmatch(column)]
+    return [column for column in table.columns if molecular_name(column) is None]
 
 
 def _add_genomics(imported: Imported, tables: Sequence[Table], clinical: Clinical, base: Path) -> None:
@@ -102,8 +97,8 @@ def _add_genomics(imported: Imported, tables: Sequence[Table], clinical: Clinica
         raise DataError(f"{names}: each has molecular columns. Join them into one table, or name one of them")
     bare = {}
     for table in suffixed or tables:
-        known = {*CLINICAL_COLUMNS, *(str(value).lower() for value in clinical.settings.values())}
-        rest = [c for c in _not_molecular(table) if c.lower() not in known and fold_name(c) not in known]
+        known = [str(value) for value in clinical.settings.values()]
+        rest = [c for c in _not_molecular(table) if not is_clinical(c, known)]
         binary = table.binary_columns(rest) if len(rest) >= _FEWEST_BARE else ()
         if len(binary) >= _FEWEST_BARE:
             bare[table.path] = len(binary)
@@ -113,7 +108,10 @@ def _add_genomics(imported: Imported, tables: Sequence[Table], clinical: Clinica
     table = candidates[0]
     is_same = table.path == clinical.table.path
     case_id = clinical.settings["case_id"] if is_same else _case_id_of(table, clinical)
-    kinds = {kind: sum(c.endswith(f"_{kind}") for c in table.columns) for kind in ("rnaseq", "cnv", "mut")}
+    kinds = {
+        kind: sum((molecular_name(c) or "").endswith(f"_{kind}") for c in table.columns)
+        for kind in ("rnaseq", "cnv", "mut")
+    }
     evidence = {"file": ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count) or "bare columns"}
     section = Section({"file": _below(table.path, base), "case_id": case_id}, evidence)
     imported.sections["genomics"] = section
@@ -125,9 +123,6 @@ def _add_genomics(imported: Imported, tables: Sequence[Table], clinical: Clinica
             "bare gene symbol (MCAT's full tables), and check that no outcome is among them. A site with `privacy` "
             "renames them to SYMBOL_mut instead.",
         )
-    cases = table.text([case_id])[case_id]
-    if cases.duplicated().any():
-        _write_patients(imported, table, case_id, bare=table.path in bare, base=base)
 
 
 def _case_id_of(table: Table, clinical: Clinical) -> str:
@@ -142,41 +137,6 @@ def _case_id_of(table: Table, clinical: Clinical) -> str:
             "same identifiers in both, in a column named as there"
         )
     return best
-
-
-def _write_patients(imported: Imported, table: Table, case_id: str, *, bare: bool, base: Path) -> None:
-    """Write the molecular table with one row per patient, if the rows of each patient agree."""
-    import pandas as pd
-
-    columns = [column for column in table.columns if MOLECULAR.fullmatch(column)]
-    if bare:
-        columns += list(table.binary_columns([c for c in _not_molecular(table) if c.lower() not in CLINICAL_COLUMNS]))
-    cases = table.text([case_id])[case_id]
-    values = pd.DataFrame(table.numbers(columns), columns=columns)
-    first = values[~cases.duplicated()]
-    repeated = first.iloc[pd.Index(cases[~cases.duplicated()]).get_indexer(cases)].reset_index(drop=True)
-    differs = (values.to_numpy() != repeated.to_numpy()) & ~(values.isna().to_numpy() & repeated.isna().to_numpy())
-    if differs.any():
-        count = int(cases[differs.any(axis=1)].nunique())
-        raise DataError(
-            f"{table.path}: the rows of {count} patients differ in {int(differs.any(axis=0).sum())} molecular columns, "
-            f"first in {columns[int(differs.any(axis=0).argmax())]!r}. Keep one row per patient: the measurement of "
-            "the primary tumour"
-        )
-    imported.tables[GENOMICS_FILE] = pd.concat(
-        [cases[~cases.duplicated()].reset_index(drop=True), first.reset_index(drop=True)], axis=1
-    )
-    section = imported.sections["genomics"]
-    imported.found.append(
-        f"{table.path.name}: {len(cases)} rows of {len(first)} patients, equal in all molecular columns; written as "
-        f"{GENOMICS_FILE} with one row per patient"
-    )
-    section.settings["file"] = GENOMICS_FILE
-    # The written file lies in the new folder, and the others stay: absolute names reach both.
-    imported.root = None
-    for name, key in (("clinical", "file"), ("features", "path")):
-        if name in imported.sections:
-            imported.sections[name].settings[key] = str(base / imported.sections[name].settings[key])
 
 
 def _below(path: Path, base: Path) -> str:

@@ -62,4 +62,5 @@ def _describe_cohort(folder: Path) -> list[str]:
         lines.append(f"molecular data: {with_genes} patients, {len(cohort.genes.columns)} columns")
     if cohort.features is not None:
         lines.append(f"features: {sum(cohort.has_slides(record) for record in records)} patients")
+    lines += [f"doubt: {doubt}" for doubt in cohort.doubts]
     return lines

@@ -61,7 +61,8 @@ class TableFile(Settings):
 
     decimal_mark: Literal["point", "comma"] | None = None
     """Mark before the decimals of the table's numbers; the other one may stand between thousands. Absent: found, and
-    numbers that may be read in two ways (137 and 1.903) are an error."""
+    numbers that may be read in two ways (137 and 1.903) are an error. Under differential privacy absent means
+    point: found, the mark would depend on the cells of single patients."""
     sheet: str | None = None
     """Excel workbooks only: name of the sheet. Absent: the first."""
 
@@ -74,40 +75,52 @@ class ClinicalTable(TableFile):
     case_id: str = "case_id"
     """Column of the patient's identifier, unique within the site."""
     slides: str | None = None
-    """Column of slide names: a `;`-joined list, or one slide per row with the patient's row repeated.
-    None: the site has no slides, or the slide-level table is keyed by patient."""
+    """Column of slide names: a list joined by `;` (or `|`, a line break, or a comma that is no part of a name), or one
+    slide per row with the patient's row repeated. None: the site has no slides, or the slide-level table is keyed by
+    patient."""
     time: str = "survival_months"
     """Column of the follow-up time."""
     time_unit: Literal["months", "days"] = "months"
     """Unit of the follow-up time; 30.4375 days are a month."""
     event: str = "event"
-    """Column of 0/1 (or true/false)."""
+    """Column of 0/1 (or true/false), or of the words of registries: `1:DECEASED` and `0:LIVING`, `Dead` and `Alive`."""
     event_means: Literal["happened", "censored"] = "happened"
-    """Meaning of a 1 in that column. `censored` is the coding of MCAT's `censorship` column."""
+    """Meaning of a 1 in that column; words need `happened`. `censored` is the coding of MCAT's `censorship` column."""
     tss: str | None = None
     """Column of the tissue source site or institution, if the table has one. A simulation partitions the cohort by this
     column; read as text of at most 40 letters, digits, `-`, `_` (leading zeros stay, and `NA` is a code)."""
 
 
 class GenomicsTable(TableFile):
-    """Molecular data, one row per patient. Columns are `SYMBOL_rnaseq`, `SYMBOL_cnv`, `SYMBOL_mut`."""
+    """Molecular data, one row per patient, or equal rows per slide. Columns: `SYMBOL_rnaseq`, `_cnv`, `_mut`."""
 
     file: str
     """CSV or another table file, as for the clinical table."""
     case_id: str = "case_id"
     """Column of the patient's identifier, as in the clinical table."""
-    bare_columns: Literal["ignore", "mut"] = "ignore"
-    """Numeric columns without a suffix: `ignore` leaves them out, `mut` reads them as mutations (MCAT's full tables
-    write those as the bare gene symbol)."""
+    bare_columns: Literal["ignore", "mut", "mut_counts"] = "ignore"
+    """Numeric columns without a suffix: `ignore` leaves them out, `mut` reads those with only 0 and 1 as mutations
+    (MCAT's full tables write those as the bare gene symbol), `mut_counts` also reads whole numbers, as mutated above 0.
+    """
+    not_genes: tuple[str, ...] = ()
+    """Columns that are never read, whatever their name."""
+    not_measured: tuple[float, ...] | None = None
+    """Numbers that stand for a value that was not measured, for example [-9, -999]; they are read as empty. Absent:
+    such numbers are an error. []: all numbers are measurements."""
 
 
 class FeatureFolder(TableFile):
-    """Features of whole-slide images: a CLAM or TRIDENT folder, or a table with one vector per slide."""
+    """Features of whole-slide images: a folder of CLAM, TRIDENT or STAMP, or a table with one vector per slide."""
 
     path: str
     """Folder or file below `root`."""
     encoder: str
     """Name of the network (or table) that computed the features; all sites must agree."""
+    encoder_in_files: str | None = None
+    """Name of the encoder that the files record (TRIDENT: `encoder`, STAMP: `extractor`), where it differs from
+    `encoder`, the name that the sites agreed on. None: the two must be equal, apart from case and separators."""
+    dataset: str | None = None
+    """Name of the dataset of features in the files, for example `20x/features`. None: `features` or `feats`."""
     magnification: float | None = Field(None, gt=0)
     """Objective magnification of the patches, for example 20."""
     width: int | None = Field(None, ge=1, le=65_536)
@@ -143,6 +156,12 @@ class SiteDataConfig(Settings):
     genomics: GenomicsTable | None = None
     features: FeatureFolder | None = None
     folds: FoldTable | None = None
+
+    def with_decimal_points(self) -> Self:
+        """Return the same data with `decimal_mark: point` where no mark is declared."""
+        tables = {name: table for name, table in self if isinstance(table, TableFile) and table.decimal_mark is None}
+        declared = {name: table.model_copy(update={"decimal_mark": "point"}) for name, table in tables.items()}
+        return self.model_copy(update=declared)
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> Self:
@@ -304,10 +323,11 @@ class SiteConfig(Settings):
             if bool(declared) != present:
                 wanted = f"at least 1, because data.{section} is set" if present else f"0 without data.{section}"
                 raise ValueError(f"privacy.bands.{name} is {declared}; expected {wanted}")
-        if self.data.genomics is not None and self.data.genomics.bare_columns == "mut":
+        if self.data.genomics is not None and self.data.genomics.bare_columns != "ignore":
             raise ValueError(
-                "data.genomics.bare_columns is mut: one value of one patient decides whether such a column is read, "
-                "and the list of columns leaves the site. With privacy, name the columns SYMBOL_mut and use ignore"
+                f"data.genomics.bare_columns is {self.data.genomics.bare_columns}: one value of one patient decides "
+                "whether such a column is read, and the list of columns leaves the site. With privacy, name the "
+                "columns SYMBOL_mut and use ignore"
             )
         return self
 

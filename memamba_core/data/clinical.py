@@ -1,7 +1,4 @@
-"""Read the clinical table: patients, follow-up times and events.
-
-A column that marks censoring becomes `event` here and nowhere else.
-"""
+"""Read the clinical table: patients, follow-up times, events and slides."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +8,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from memamba_core.config.site import ClinicalTable
+from memamba_core.data.event_codes import parse_events
 from memamba_core.data.identifiers import canonical_column
 from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.records import PatientRecord
+from memamba_core.data.slide_lists import is_ambiguous_list, split_slides
 from memamba_core.data.slide_names import listed_slide
 from memamba_core.data.tables import Table, open_table
 
@@ -21,7 +20,6 @@ __all__ = ["DAYS_PER_MONTH", "read_clinical"]
 
 DAYS_PER_MONTH = 30.4375
 """Days of a month: a twelfth of 365.25 days."""
-EVENT_CODES = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
 def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
@@ -29,8 +27,8 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
 
     The table has one row per patient, or one row per slide with the patient's row
     repeated. Columns are named by `config`: the patient's identifier; the follow-up time in months or days,
-    zero or more; the event or its censoring as 0/1 (or true/false); optionally slide names (with or without
-    folder and extension, a list joined by `;`) and the tissue source site. All other columns are ignored.
+    zero or more; the event or its censoring as `parse_events` reads it; optionally slide names (with or without
+    folder and extension, a list as `split_slides` reads it) and the tissue source site. All other columns are ignored.
 
     Args:
         config: the file and its columns.
@@ -40,9 +38,9 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
         One record per patient, in the order of the table.
 
     Raises:
-        DataError: a column is missing; an identifier is empty; a time is empty, no number or negative; an
-            event is neither 0 nor 1; a patient has several rows that name no further slide, or that differ in time,
-            event or tissue source site; a slide is listed twice.
+        DataError: a column is missing; an identifier is empty; a time is empty, no number or negative; an event is of
+            no known coding; a list of slides is ambiguous; a patient has several rows that name no further slide, or
+            that differ in time, event or tissue source site; a slide is listed twice.
     """
     table = open_table(root / config.file, config)
     columns = {"case_id": config.case_id, "time": config.time, "event": config.event}
@@ -54,7 +52,7 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
     case_ids = parse_keys(table, config.case_id, text[config.case_id])
     table.refuse(config.case_id, case_ids == "", "is empty", "Write the patient's identifier, or take the row out")
     months = _parse_months(table, text[config.time], config)
-    events = _parse_events(table, text[config.event], config)
+    events = parse_events(table, text[config.event], config)
     codes = None if config.tss is None else canonical_column(text[config.tss]).to_numpy(object)
     repeated = case_ids.duplicated().to_numpy()
     if config.slides is None:
@@ -89,19 +87,6 @@ def _parse_months(table: Table, text: "pd.Series[str]", config: ClinicalTable) -
     return times / DAYS_PER_MONTH if config.time_unit == "days" else times
 
 
-def _parse_events(table: Table, text: "pd.Series[str]", config: ClinicalTable) -> npt.NDArray[np.bool_]:
-    """Return True where the event happened; the coding of a censoring column is inverted here and nowhere else."""
-    marked = text.str.lower().map(EVENT_CODES)
-    what = "is neither 0 nor 1 (nor true or false)"
-    remedy = f"Write 1 where the event {_MEANS[config.event_means]}, else 0, or take the row out"
-    table.refuse(config.event, marked.isna(), what, remedy)
-    values = marked.to_numpy(np.bool_)
-    return ~values if config.event_means == "censored" else values
-
-
-_MEANS = {"happened": "happened", "censored": "did not happen (data.clinical.event_means is censored)"}
-
-
 def _first_rows(case_ids: "pd.Series[str]") -> npt.NDArray[np.int64]:
     """Return for each row the first row of the same patient."""
     codes, unique = pd.factorize(case_ids)
@@ -114,7 +99,10 @@ def _parse_slides(
     table: Table, case_ids: "pd.Series[str]", column: str, text: "pd.Series[str]"
 ) -> dict[str, tuple[str, ...]]:
     """Return case id -> names of the slides in the order of the table; a patient without a slide has no entry."""
-    listed = pd.DataFrame({"case": case_ids, "slide": text.str.split(";"), "row": np.arange(len(text))})
+    what = "holds a comma that may separate slides or belong to a name"
+    remedy = "Write ; between slides, and behind a single name that holds a comma"
+    table.refuse(column, text.map(is_ambiguous_list), what, remedy)
+    listed = pd.DataFrame({"case": case_ids, "slide": text.map(split_slides), "row": np.arange(len(text))})
     listed = listed.explode("slide", ignore_index=True)
     listed["slide"] = listed["slide"].map(listed_slide)
     named = listed[listed["slide"] != ""]

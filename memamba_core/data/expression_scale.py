@@ -19,9 +19,14 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from memamba_core.data.statistics import ColumnMoments
+from memamba_core.config.agreement import AgreementConfig
+from memamba_core.data.agreement import Agreement
+from memamba_core.data.genomics import continuous_columns
+from memamba_core.data.records import Cohort
+from memamba_core.data.statistics import ColumnMoments, transform_genes
+from memamba_core.errors import AgreementError
 
-__all__ = ["FAR", "ColumnScale", "ScaleDifference", "compare_scales"]
+__all__ = ["FAR", "ColumnScale", "ScaleDifference", "check_expression", "compare_expression", "compare_scales"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -141,3 +146,42 @@ def compare_scales(one: ColumnScale, other: ColumnScale) -> ScaleDifference | No
 def _silent(group: ColumnScale) -> npt.NDArray[np.bool_]:
     """Return True for genes without expression: zero on every scale, so they say nothing about the scale."""
     return (np.abs(group.location) < _SPREAD_FLOOR) & (group.spread <= _SPREAD_FLOOR)
+
+
+def compare_expression(patients: Cohort, agreement: Agreement, config: AgreementConfig) -> ScaleDifference | None:
+    """Compare the expression of patients with that of the patients behind an agreement.
+
+    Args:
+        patients: hold all columns of the agreement.
+        agreement: of the model.
+        config: settings of the model's run.
+
+    Returns:
+        The difference; None without molecular data, with fewer than 10 columns of expression, or if
+        `agreement.gene_scaling` is public: then the agreement does not know the scale of its patients.
+    """
+    rows = [record.gene_row for record in patients.records if record.gene_row is not None]
+    if patients.genes is None or not rows or config.gene_scaling == "public":
+        return None
+    continuous = set(continuous_columns(agreement.gene_columns))
+    agreed = [i for i, column in enumerate(agreement.gene_columns) if column in continuous]
+    position = {column: i for i, column in enumerate(patients.genes.columns)}
+    own = [position[agreement.gene_columns[i]] for i in agreed]
+    values_NC = transform_genes(patients.genes.values_NC[np.ix_(rows, own)], config)
+    center, scale = agreement.gene_center[agreed], agreement.gene_scale[agreed]
+    return compare_scales(ColumnScale.of_values(values_NC), ColumnScale(np.full(len(own), np.inf), center, scale))
+
+
+def check_expression(patients: Cohort, agreement: Agreement, config: AgreementConfig) -> None:
+    """Refuse patients whose expression is on another scale than that of the patients behind an agreement.
+
+    Raises:
+        AgreementError: no two groups of patients on one scale differ that much.
+    """
+    difference = compare_expression(patients, agreement, config)
+    if difference is not None and difference.wrong:
+        raise AgreementError(
+            f"the expression of these patients is on another scale than that of the model's patients: {difference}. "
+            "Write the columns _rnaseq as the federation did (counts, TPM, log2, z-scores), or accept the scale "
+            "(--accept-scale, accept_scale=True) if the patients really differ that much"
+        )

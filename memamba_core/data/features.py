@@ -1,6 +1,7 @@
 """Patch features as a `FeatureStore`; `open_features` chooses between it and a slide-level table."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,8 @@ from memamba_core.patient import Bag
 
 __all__ = ["PatchFolder", "open_features", "open_patch_folder"]
 
-LARGEST_EMPTY_FILE = 1 << 20
-"""A file without a patch has at most so many bytes: a header and attributes, which take some kilobytes."""
+LARGEST_EMPTY_FILE = 1 << 16
+"""A file without a patch has at most so many bytes: header and attributes take some kilobytes, 16 patches of UNI 64."""
 
 
 def open_features(config: FeatureFolder, root: Path) -> FeatureStore:
@@ -38,7 +39,7 @@ def open_features(config: FeatureFolder, root: Path) -> FeatureStore:
     path = root / config.path
     if is_table(path.name):
         return open_slide_table(config, root)
-    if path.is_file() and path.suffix in PATCH_SUFFIXES:
+    if path.is_file() and path.suffix.lower() in PATCH_SUFFIXES:
         raise DataError(
             f"{path}: is a single file; expected the folder that holds it. Set data.features.path to {path.parent}"
         )
@@ -47,7 +48,7 @@ def open_features(config: FeatureFolder, root: Path) -> FeatureStore:
 
 @dataclass(eq=False)
 class PatchFolder:
-    """Patch features, one file per slide, read on request; no file stays open.
+    """Patch features, or one vector per slide, in one file per slide, read on request; no file stays open.
 
     Attributes:
         encoder: declared encoder, with the magnification where one is declared (`uni_v1@20x`).
@@ -55,6 +56,10 @@ class PatchFolder:
         files: name of a slide -> its file.
         declared: settings that every file is compared with.
         width_source: file that `width` was read from.
+        slide_level: True if that file holds one vector of the whole slide, False if patches; None where no file was
+            opened, because the width is declared.
+        second: name of a slide -> its other file, which is not read.
+        folders: folders that hold the files.
         columns: empty; the columns of an encoder have no names.
         families: empty; a patch is one token.
     """
@@ -64,6 +69,9 @@ class PatchFolder:
     files: Mapping[str, Path]
     declared: FeatureFolder
     width_source: Path
+    slide_level: bool | None = None
+    second: Mapping[str, Path] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()
     columns: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
     _empty: dict[str, bool] = field(default_factory=dict, repr=False)
@@ -79,7 +87,7 @@ class PatchFolder:
         """
         if slide not in self._empty:
             path = self.files.get(slide)
-            self._empty[slide] = path is not None and _holds_no_patch(path)
+            self._empty[slide] = path is not None and _holds_no_patch(path, self.declared.dataset)
         return self._empty[slide]
 
     def fingerprint(self, record: PatientRecord) -> bytes:
@@ -91,17 +99,38 @@ class PatchFolder:
         """Return the facts of the patient's files in the order of the record's slides, without reading features.
 
         Raises:
-            DataError: a file is damaged, or of another width, encoder or magnification.
+            DataError: a file is damaged, or of another width, encoder, magnification or kind.
         """
-        facts = {path: inspect_patch_file(path) for s in record.slides if (path := self.files.get(s)) is not None}
-        for path, fact in facts.items():
-            _check_declared(path, fact, self.declared)
-            if fact.num_patches and fact.width != self.width:
-                raise DataError(
-                    f"{path}: a patch has width {fact.width}, but {self.width} in {self._width_source()}. They "
-                    "come from different encoders; extract all slides with one"
-                )
+        return {path: self.check(path) for s in record.slides if (path := self.files.get(s)) is not None}
+
+    def check(self, path: Path) -> PatchFileFacts:
+        """Return the facts of one file, after every check that needs no values.
+
+        Raises:
+            DataError: the file is damaged, or of another width, encoder, magnification or kind.
+        """
+        facts = inspect_patch_file(path, self.declared.dataset)
+        self.compare(path, facts)
         return facts
+
+    def compare(self, path: Path, facts: PatchFileFacts) -> None:
+        """Compare the facts of a file with the declaration and with the file that gave the width.
+
+        Raises:
+            DataError: the file is of another width, encoder, magnification or kind.
+        """
+        _check_declared(path, facts, self.declared)
+        if facts.num_patches and self.slide_level is not None and facts.slide_level != self.slide_level:
+            kinds = ("patches", "one vector of the whole slide")
+            raise DataError(
+                f"{path}: holds {kinds[facts.slide_level]}, but {self.width_source} {kinds[self.slide_level]}. Point "
+                "data.features.path to a folder of one kind"
+            )
+        if facts.num_patches and facts.width != self.width:
+            raise DataError(
+                f"{path}: a patch has width {facts.width}, but {self.width} in {self._width_source()}. They "
+                "come from different encoders; extract all slides with one"
+            )
 
     def load(
         self, record: PatientRecord, max_patches: int | None = None, rng: np.random.Generator | None = None
@@ -123,7 +152,8 @@ class PatchFolder:
             DataError: a file is damaged, of another width, encoder or magnification, or holds values that are
                 not finite.
         """
-        parts = [read_patches(path, places) for path, places in self._chosen(record, max_patches, rng)]
+        dataset = self.declared.dataset
+        parts = [read_patches(path, places, dataset) for path, places in self._chosen(record, max_patches, rng)]
         if not parts:
             return None
         coords = [coords_P2 for _, coords_P2 in parts if coords_P2 is not None]
@@ -140,7 +170,7 @@ class PatchFolder:
         """
         chosen = self._chosen(record, max_patches, None)
         slides = {self.files[slide]: slide for slide in record.slides if slide in self.files}
-        return {slides[path]: slide_order(path)[places] for path, places in chosen}
+        return {slides[path]: slide_order(path, self.declared.dataset)[places] for path, places in chosen}
 
     def _width_source(self) -> str:
         return "data.features.width" if self.declared.width is not None else str(self.width_source)
@@ -168,40 +198,47 @@ def open_patch_folder(config: FeatureFolder, root: Path) -> PatchFolder:
         DataError: no files are found, none of them is readable, or the first readable one has TRIDENT
             attributes that contradict the declared encoder or magnification.
     """
-    files = find_patch_files(root / config.path, config.encoder, config.magnification)
+    found = find_patch_files(root / config.path, config.encoder, config.magnification)
     at = "" if config.magnification is None else f"@{config.magnification:g}x"
-    if config.width is not None and files:  # no file is opened: what a site declares depends on none
-        return PatchFolder(f"{config.encoder}{at}", config.width, files, config, width_source=root / config.path)
+
+    def folder(width: int, source: Path, slide_level: bool | None) -> PatchFolder:
+        name = f"{config.encoder}{at}"
+        return PatchFolder(name, width, found.files, config, source, slide_level, found.second, found.folders)
+
+    if config.width is not None:  # no file is opened: what a site declares depends on none
+        return folder(config.width, root / config.path, None)
     damaged: DataError | None = None
-    for path in files.values():
+    for path in found.files.values():
         try:
-            facts = inspect_patch_file(path)
+            facts = inspect_patch_file(path, config.dataset)
         except DataError as error:  # one bad slide must not hide the others; reading that patient raises it again
             damaged = damaged or error
             continue
         if facts.num_patches:
             _check_declared(path, facts, config)
-            return PatchFolder(f"{config.encoder}{at}", facts.width, files, config, width_source=path)
+            return folder(facts.width, path, facts.slide_level)
     raise damaged or DataError(
-        f"{root / config.path}: none of the {len(files)} files holds a patch. Check the tissue segmentation "
+        f"{root / config.path}: none of the {len(found.files)} files holds a patch. Check the tissue segmentation "
         "and extract again"
     )
 
 
-def _holds_no_patch(path: Path) -> bool:
+def _holds_no_patch(path: Path, dataset: str | None) -> bool:
     try:
-        return path.stat().st_size <= LARGEST_EMPTY_FILE and not inspect_patch_file(path).num_patches
+        return path.stat().st_size <= LARGEST_EMPTY_FILE and not inspect_patch_file(path, dataset).num_patches
     except (DataError, OSError):  # reading the patient names the fault
         return False
 
 
 def _check_declared(path: Path, facts: PatchFileFacts, declared: FeatureFolder) -> None:
-    """Compare the attributes that TRIDENT wrote into the file with site.yaml."""
-    if facts.encoder is not None and facts.encoder.casefold() != declared.encoder.casefold():
+    """Compare what TRIDENT or STAMP wrote into the file with site.yaml."""
+    expected = declared.encoder if declared.encoder_in_files is None else declared.encoder_in_files
+    if facts.encoder is not None and _spelled(facts.encoder) != _spelled(expected):
+        setting = "encoder" if declared.encoder_in_files is None else "encoder_in_files"
         raise DataError(
-            f"{path}: was made by encoder {facts.encoder!r}, but data.features.encoder says "
-            f"{declared.encoder!r}. Correct the setting, or point data.features.path to the other encoder's "
-            "folder"
+            f"{path}: was made by encoder {facts.encoder!r}, but data.features.{setting} says "
+            f"{expected!r}. Correct the setting, or point data.features.path to the other encoder's "
+            "folder; if both names mean one encoder, write the name in the files as data.features.encoder_in_files"
         )
     if None not in (facts.magnification, declared.magnification) and facts.magnification != declared.magnification:
         raise DataError(
@@ -209,3 +246,8 @@ def _check_declared(path: Path, facts: PatchFileFacts, declared: FeatureFolder) 
             f"{declared.magnification:g}. Correct the setting, or point data.features.path to the other "
             "folder"
         )
+
+
+def _spelled(encoder: str) -> str:
+    """Return a name without case and separators: programs write `UNI-v1` and `uni_v1`."""
+    return re.sub(r"[-_.\s]", "", encoder.casefold())

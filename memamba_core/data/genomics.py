@@ -1,33 +1,27 @@
-"""Read molecular columns, and groups of genes that become tokens of the model."""
+"""Read the molecular table of a site: expression, copy number and mutations, one row per patient."""
 
-import csv
-import re
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
 from memamba_core.config.site import GenomicsTable
+from memamba_core.data.bare_columns import bare_mutations
+from memamba_core.data.doubt import Doubt
+from memamba_core.data.gene_names import find_name_doubts, list_columns, molecular_name
+from memamba_core.data.gene_values import find_codes, find_value_doubts
 from memamba_core.data.key_columns import parse_keys
+from memamba_core.data.mixed_scales import find_mixed_scales
 from memamba_core.data.records import GeneTable
-from memamba_core.data.tables import open_table, refuse_genes_in_rows
-from memamba_core.errors import ConfigError, DataError
+from memamba_core.data.tables import Table, describe_rows, open_table, refuse_genes_in_rows
+from memamba_core.errors import DataError
 
-__all__ = ["CLINICAL_COLUMNS", "KINDS", "build_gene_groups", "continuous_columns", "read_genes", "read_signatures"]
+__all__ = ["continuous_columns", "find_gene_doubts", "read_genes"]
 
-KINDS = ("rnaseq", "cnv", "mut")
-"""Suffixes of molecular columns: expression, copy number, mutation."""
-MOLECULAR = re.compile(rf"(?P<symbol>.+)_(?P<kind>{'|'.join(KINDS)})")
-
-CLINICAL_COLUMNS = frozenset().union(
-    {"case_id", "patient_id", "sample_id", "slide_id", "slide_ids", "slide_ref", "n_slides"},
-    {"tss", "site", "region", "country", "cohort", "oncotree_code", "subtype", "stage", "grade"},
-    {"age", "sex", "gender", "is_female", "is_male", "female", "male", "race", "ethnicity", "smoker"},
-    {"treatment", "radiation", "chemotherapy", "recurrence", "relapse", "progression"},
-    {"survival_months", "survival_days", "time", "event", "censorship", "censored", "status", "vital_status"},
-    {"dead", "death", "deceased", "os", "dss", "pfi", "dfi", "dfs", "pfs"},
-    {"train", "val", "test", "fold", "split"},
-)
-"""Lower-case names that are never read as a bare gene symbol: an outcome among the genes would leak the answer."""
+log = logging.getLogger(__name__)
 
 
 def read_genes(
@@ -38,89 +32,67 @@ def read_genes(
 ) -> tuple[tuple[str, ...], GeneTable]:
     """Read a site's molecular table.
 
-    Columns are `SYMBOL_rnaseq` (as normalised by the source, usually z-scores), `SYMBOL_cnv` (GISTIC -2...2)
-    and `SYMBOL_mut` (0/1). With `bare_columns: mut`, a column `X` without suffix that holds only 0 and 1 is
-    read as `X_mut`, unless it is a clinical column. All other columns are ignored. Cells may be empty (not
-    measured).
+    Columns are `SYMBOL_rnaseq` (as normalised by the source, usually z-scores), `SYMBOL_cnv` (GISTIC -2...2) and
+    `SYMBOL_mut` (0/1); the suffix may be in upper case and separated by `.`, `-` or a blank. With `bare_columns: mut`,
+    a column `X` without suffix that holds only 0 and 1 is read as `X_mut`, unless its name is clinical. All other
+    columns are ignored. Cells may be empty (not measured).
+
+    A table may have one row per slide: rows of one patient that hold the same molecular values are one.
 
     Args:
         config: the file and how to read it.
         root: folder that `config.file` is relative to.
-        clinical_columns: further names that are no bare gene symbols, in addition to `CLINICAL_COLUMNS`.
+        clinical_columns: further names that are no bare gene symbols (`memamba_core.data.gene_names.is_clinical`).
 
     Returns:
-        The case ids, one per row, and the unscaled values in the table's order of rows and columns.
+        The case ids, one per row, and the unscaled values in the table's order of patients and columns.
 
     Raises:
-        DataError: a cell is neither empty nor a finite number; two rows belong to one patient; the table has no
-            molecular column.
+        DataError: a cell is neither empty nor a finite number, or holds a code for "not measured"; two rows of one
+            patient differ; two columns have one name; the table has no molecular column.
     """
     table = open_table(root / config.file, config)
-    if not any(MOLECULAR.fullmatch(column) for column in table.columns):
+    if not any(map(molecular_name, table.columns)):
         refuse_genes_in_rows(table)
     table.require(config.case_id, "data.genomics.case_id")
     case_ids = parse_keys(table, config.case_id, table.text([config.case_id])[config.case_id])
     remedy = "Write the patient's identifier, or take the row out"
     table.refuse(config.case_id, case_ids == "", "is empty", remedy)
-    remedy = "Keep one row per patient, for example the primary tumour"
-    table.refuse(config.case_id, case_ids.duplicated(), "repeats a patient", remedy)
-    names = {column: column for column in table.columns if MOLECULAR.fullmatch(column)}
-    if config.bare_columns == "mut":
-        known = CLINICAL_COLUMNS.union(name.lower() for name in clinical_columns)
-        bare = [c for c in table.columns if c and c not in names and c.lower() not in known and c != config.case_id]
-        for column in table.binary_columns(bare):
-            if f"{column}_mut" in names:
-                raise DataError(
-                    f"{table.path}: columns {column!r} and '{column}_mut' both hold the mutations of one "
-                    "gene. Keep one, or set data.genomics.bare_columns to ignore"
-                )
-            names[column] = f"{column}_mut"
+    names = _name_columns(table, config)
+    counts = frozenset[str]()
+    if config.bare_columns != "ignore":
+        counts = _add_bare_columns(names, table, config, clinical_columns)
     if not names:
         raise DataError(
             f"{table.path}: none of the {len(table.columns)} columns is named SYMBOL_rnaseq, SYMBOL_cnv or "
             "SYMBOL_mut. Rename them, or set data.genomics.bare_columns to mut if the columns are mutations "
-            "under bare symbols"
+            "under bare symbols" + _nearest(table.columns)
         )
-    wanted = [column for column in table.columns if column in names]
-    return tuple(case_ids), GeneTable(tuple(names[c] for c in wanted), table.numbers(wanted))
+    wanted = {column: names[column] for column in table.columns if column in names}
+    values_NC = table.numbers(list(wanted))
+    _empty_codes(table, config, wanted, values_NC)
+    if counts:
+        counted = [i for i, column in enumerate(wanted) if column in counts]
+        part = values_NC[:, counted]
+        values_NC[:, counted] = np.where(np.isnan(part), part, part > 0)
+    ignored = tuple(c for c in table.columns if c not in names and c != config.case_id)
+    repeated = case_ids.duplicated().to_numpy(np.bool_)
+    if repeated.any():
+        _check_repeated(table, case_ids, repeated, values_NC)
+        case_ids, values_NC = case_ids[~repeated], values_NC[~repeated]
+    return tuple(case_ids), GeneTable(tuple(wanted.values()), values_NC, ignored)
 
 
-def read_signatures(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read groups of genes.
+def find_gene_doubts(file: str, table: GeneTable) -> Iterator[Doubt]:
+    """Doubt the names and values of a molecular table.
 
     Args:
-        path: CSV, one column per group: its name in the header, gene symbols below. Columns may be of
-            different length and may share symbols.
-
-    Returns:
-        Group name -> symbols, each once, in the file's order.
-
-    Raises:
-        DataError: no such file, no group, a group without a name or without a symbol, or two groups of one
-            name.
+        file: name of the table.
+        table: its columns, and the values of the site's patients.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected a CSV with one column of gene symbols per group")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({type(error).__name__}). Export it again") from None
-    header = rows[0] if rows else []
-    groups: dict[str, tuple[str, ...]] = {}
-    for index in range(max(map(len, rows), default=0)):
-        name = header[index] if index < len(header) else ""
-        symbols = tuple(dict.fromkeys(row[index] for row in rows[1:] if index < len(row) and row[index]))
-        if name in groups:
-            raise DataError(f"{path}: two columns are named {name!r}. Give each group its own name")
-        if name and symbols:
-            groups[name] = symbols
-        elif name or symbols:
-            what = f"group {name!r} has no gene symbol" if name else f"column {index + 1} has symbols but no name"
-            raise DataError(f"{path}: {what}. Write the name of the group into the header and its symbols below")
-    if not groups:
-        raise DataError(f"{path}: is empty; expected a CSV with one column of gene symbols per group")
-    return groups
+    yield from find_name_doubts(file, table.columns, table.ignored)
+    yield from find_value_doubts(file, table)
+    yield from find_mixed_scales(file, table)
 
 
 def continuous_columns(columns: Sequence[str]) -> list[str]:
@@ -131,45 +103,75 @@ def continuous_columns(columns: Sequence[str]) -> list[str]:
     return [column for column in columns if column.endswith("_rnaseq")]
 
 
-def build_gene_groups(
-    columns: Sequence[str], signatures: Mapping[str, Sequence[str]] | None, by: Literal["signatures", "kind"]
-) -> dict[str, tuple[int, ...]]:
-    """Assign columns to groups.
+def _name_columns(table: Table, config: GenomicsTable) -> dict[str, str]:
+    """Return column of the file -> `SYMBOL_KIND`."""
+    for column in config.not_genes:
+        table.require(column, "data.genomics.not_genes")
+    names: dict[str, str] = {}
+    column_of: dict[str, str] = {}
+    for column in table.columns:
+        name = None if column in config.not_genes else molecular_name(column)
+        if name is None or column == config.case_id:
+            continue
+        if name in column_of:
+            raise DataError(
+                f"{table.path}: columns {column_of[name]!r} and {column!r} are both read as {name!r}. Keep one, or "
+                "list the other in data.genomics.not_genes"
+            )
+        names[column], column_of[name] = name, column
+    return names
 
-    Args:
-        columns: `SYMBOL_rnaseq`, `SYMBOL_cnv` or `SYMBOL_mut`.
-        signatures: group name -> gene symbols; needed for `by="signatures"` only.
-        by: `signatures`: a group catches all kinds of measurement of its symbols, and a column may be in
-            several groups or in none; `kind`: one group per kind of measurement.
 
-    Returns:
-        Group name -> ascending indices into `columns`, in the order of the signatures (or of `KINDS`). Groups
-        without a column are left out.
-
-    Raises:
-        ConfigError: `by="signatures"` without signatures.
-        DataError: a column is not molecular, or no group catches one.
-    """
-    parts = []
+def _add_bare_columns(
+    names: dict[str, str], table: Table, config: GenomicsTable, clinical: Collection[str]
+) -> frozenset[str]:
+    """Add the columns of mutations without suffix to `names`; return those that hold counts."""
+    columns, counts = bare_mutations(table, config, known=names, clinical=clinical)
+    named = set(names.values())
     for column in columns:
-        match = MOLECULAR.fullmatch(column)
-        if match is None:
-            raise DataError(f"column {column!r} is not molecular; expected SYMBOL_rnaseq, SYMBOL_cnv or SYMBOL_mut")
-        parts.append((match["symbol"], match["kind"]))
-    if by == "kind":
-        caught = {kind: [i for i, (_, k) in enumerate(parts) if k == kind] for kind in KINDS}
-    elif signatures is None:
-        raise ConfigError(
-            "agreement.gene_groups is signatures, but there is no table of them; name one in data.signatures, or set "
-            "agreement.gene_groups=kind"
-        )
-    else:
-        members = {name: frozenset(symbols) for name, symbols in signatures.items()}
-        caught = {name: [i for i, (s, _) in enumerate(parts) if s in symbols] for name, symbols in members.items()}
-    groups = {name: tuple(indices) for name, indices in caught.items() if indices}
-    if not groups:
+        if f"{column}_mut" in named:
+            raise DataError(
+                f"{table.path}: columns {column!r} and '{column}_mut' both hold the mutations of one gene. Keep one, "
+                "or set data.genomics.bare_columns to ignore"
+            )
+        names[column] = f"{column}_mut"
+    return counts
+
+
+def _nearest(columns: Sequence[str]) -> str:
+    """Return the evidence of columns that are nearly molecular, for an error."""
+    return "".join(f". {doubt.text}" for doubt in find_name_doubts("the table", (), columns))
+
+
+def _empty_codes(
+    table: Table, config: GenomicsTable, names: Mapping[str, str], values_NC: npt.NDArray[np.float32]
+) -> None:
+    """Empty the cells that hold a number of `not_measured`; refuse codes that the setting does not name."""
+    for code in config.not_measured or ():
+        values_NC[values_NC == np.float32(code)] = np.nan
+    if config.not_measured == ():
+        return
+    columns, found = list(names), find_codes(list(names.values()), values_NC)
+    codes = ", ".join(f"{code:g}" for code in (*(config.not_measured or ()), *found))
+    for code, cells in found.items():
+        at = [columns[i] for i in np.flatnonzero(cells.any(axis=0)).tolist()]
+        rows = np.asarray(cells.any(axis=1))
         raise DataError(
-            f"none of the {len(caught)} gene groups catches any of the {len(parts)} molecular columns. Check "
-            "that the signatures table and the columns use the same gene symbols, or set agreement.gene_groups=kind"
+            f"{table.path}: {list_columns(at)} {code:g} in {describe_rows(rows)}, which is no measurement of that "
+            "kind. Empty the cells if it says that nothing was measured, or set data.genomics.not_measured to "
+            f"[{codes}] to read it as empty, or to [] to take all numbers as measurements"
         )
-    return groups
+
+
+def _check_repeated(
+    table: Table, case_ids: "pd.Series[str]", repeated: npt.NDArray[np.bool_], values_NC: npt.NDArray[np.float32]
+) -> None:
+    """Refuse a further row of a patient that holds other values than the first."""
+    codes, _ = pd.factorize(case_ids)
+    first = np.flatnonzero(~repeated)[codes]
+    differs = np.zeros(len(case_ids), np.bool_)
+    for row in np.flatnonzero(repeated).tolist():
+        differs[row] = not np.array_equal(values_NC[row], values_NC[first[row]], equal_nan=True)
+    remedy = "Keep one row per patient, for example the primary tumour; only equal rows are taken as one"
+    table.refuse(str(case_ids.name), differs, "repeats a patient with other molecular values", remedy)
+    log.info("molecular data: %d rows repeat the values of their patient", int(repeated.sum()))

@@ -10,8 +10,11 @@ import pandas as pd
 from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteDataConfig
 from memamba_core.data.clinical import read_clinical
 from memamba_core.data.doubt import Doubt
-from memamba_core.data.features import open_features
-from memamba_core.data.genomics import read_genes
+from memamba_core.data.event_codes import find_reversed_events
+from memamba_core.data.feature_doubts import find_listing_doubts
+from memamba_core.data.features import PatchFolder, open_features
+from memamba_core.data.follow_up import find_follow_up_doubts
+from memamba_core.data.genomics import find_gene_doubts, read_genes
 from memamba_core.data.joins import (
     explain_features,
     explain_rows,
@@ -21,6 +24,7 @@ from memamba_core.data.joins import (
     find_twin_doubts,
 )
 from memamba_core.data.key_columns import parse_keys
+from memamba_core.data.outcome_columns import find_outcome_columns
 from memamba_core.data.records import Cohort, FeatureStore, GeneTable, PatientRecord
 from memamba_core.data.tables import open_table
 from memamba_core.errors import NoPatientsError
@@ -50,15 +54,22 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
             This is an error even if the others do: identifiers that do not match look like missing data.
     """
     records = read_clinical(config.clinical, config.root)
+    doubts: list[Doubt] = [
+        *find_follow_up_doubts(records, config.clinical),
+        *find_reversed_events(records, config.clinical),
+        *find_twin_doubts(records, config.clinical.file),
+    ]
     genes: GeneTable | None = None
     features: FeatureStore | None = None
-    doubts = list(find_twin_doubts(records, config.clinical.file))
     fold_of: dict[str, int] = {}
     if config.genomics is not None:
         records, genes = _join_genes(records, config.genomics, config.root, config.clinical, doubts)
+        doubts += find_gene_doubts(config.genomics.file, genes)
     if config.features is not None:
         features = open_features(config.features, config.root)
         _check_features(records, features, config.features, config.root, config.clinical)
+        if isinstance(features, PatchFolder):
+            doubts += find_listing_doubts(features.files, features.second, features.folders)
         doubts += find_slide_doubts(records, features, config.features, config.clinical.file)
     if config.folds is not None:
         records, fold_of = _join_folds(records, config.folds, config.root, config.clinical)
@@ -68,6 +79,7 @@ def load_cohort(config: SiteDataConfig) -> Cohort:
     log.info("patients: %d; %d left out, without molecular data and features", len(kept), absent)
     if config.folds is not None:
         doubts += find_fold_doubts(records, kept, fold_of, config.folds, config.clinical.file)
+    doubts += find_outcome_columns(cohort, config)
     return replace(cohort, records=kept, doubts=tuple(doubts))
 
 
@@ -100,7 +112,7 @@ def _join_genes(
         )
     places = iter(range(len(rows)))
     joined = [replace(r, gene_row=next(places)) if r.case_id in row_of else r for r in records]
-    return joined, GeneTable(table.columns, table.values_NC[rows])
+    return joined, replace(table, values_NC=table.values_NC[rows])
 
 
 def _check_features(

@@ -44,10 +44,12 @@ class GeneTable:
     Attributes:
         columns: `SYMBOL_rnaseq`, `SYMBOL_cnv` or `SYMBOL_mut`.
         values_NC: float32, one row per patient with molecular data; NaN where not measured.
+        ignored: columns of the file that are not read, as the file names them.
     """
 
     columns: tuple[str, ...]
     values_NC: npt.NDArray[np.float32]
+    ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values_NC.ndim != 2 or self.values_NC.shape[1] != len(self.columns):

@@ -11,7 +11,10 @@ from jaxtyping import Bool, Float
 from memamba_core.errors import NoComparablePairError
 from memamba_core.survival.outcomes import check_patients
 
-__all__ = ["PairCounts", "concordance_index", "concordance_interval", "count_pairs"]
+__all__ = ["FEWEST_PAIRS", "PairCounts", "concordance_index", "concordance_interval", "count_pairs"]
+
+FEWEST_PAIRS = 20
+"""Fewest comparable pairs behind a C-index that a result shows: one more pair in order changes it by 0.05."""
 
 
 @dataclass(frozen=True)

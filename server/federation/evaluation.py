@@ -26,6 +26,7 @@ class Evaluation:
         loss: mean negative log-likelihood of those patients; None without any.
         c_index_histogram: concordance from summed risk-by-time counts; None without a comparable pair.
         c_index_within_site: concordance from pairs inside sites, counts added; None without a comparable pair.
+        num_pairs: comparable pairs behind the larger of both.
         sites: metrics of each site, or its failure.
     """
 
@@ -34,6 +35,7 @@ class Evaluation:
     loss: float | None
     c_index_histogram: float | None
     c_index_within_site: float | None
+    num_pairs: int
     sites: dict[str, SiteMetrics | Failed]
 
 
@@ -48,14 +50,16 @@ def summarise_metrics(replies: Mapping[str, Metrics], failures: Mapping[str, Sit
         start=PairCounts(0, 0, 0),
     )
     histograms = [m.counts["histogram"] for m in disclosed if "histogram" in m.counts]
+    across = pair_counts_from_histogram(np.sum(histograms, axis=0)) if histograms else PairCounts()
     sites: dict[str, SiteMetrics | Failed] = {site: SiteMetrics.from_metrics(m) for site, m in replies.items()}
     sites |= {site: Failed.from_failure(failure) for site, failure in (failures or {}).items()}
     return Evaluation(
         num_patients=sum(m.num_patients or 0 for m in disclosed),
         num_events=None if withheld else sum(m.num_events or 0 for m in disclosed),
         loss=sum(m.loss_sum or 0.0 for m in with_loss) / patients_with_loss if patients_with_loss else None,
-        c_index_histogram=_index(pair_counts_from_histogram(np.sum(histograms, axis=0))) if histograms else None,
+        c_index_histogram=_index(across),
         c_index_within_site=_index(pairs),
+        num_pairs=max(across.num_pairs, pairs.num_pairs),
         sites={site: sites[site] for site in sorted(sites)},
     )
 

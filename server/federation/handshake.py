@@ -14,6 +14,7 @@ from memamba_core.config.coordinator import APPROVAL_WAIT_S
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.genomics import continuous_columns
+from memamba_core.data.signatures import find_signature_doubts
 from memamba_core.data.statistics import ColumnMoments, merge_moments
 from memamba_core.errors import FederationError, RejectedReplyError
 from memamba_core.wire.protocol import (
@@ -299,6 +300,8 @@ def _make_agreement(
                 f"more); the public edges {list(config.public_edges)} months apply"
             )
             _log.warning(warnings[-1])
+    if signatures and config.gene_groups == "signatures":
+        warnings += [str(doubt) for doubt in find_signature_doubts("the signatures", signatures, columns)]
     agreement = build_agreement(
         config,
         list(facts.values()),

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 
@@ -33,27 +34,29 @@ def find_scale_differences(genes: Mapping[str, ColumnMoments], columns: Sequence
         for site, sums in sorted(genes.items())
         if sums.count[chosen].max(initial=0.0) >= _FEWEST_PATIENTS
     }
-    judged = list(scales)[1:] if len(scales) == 2 else list(scales)
+    differences: dict[str, dict[str, ScaleDifference]] = {site: {} for site in scales}
+    for site, other in combinations(scales, 2):  # both ways are equally doubtful
+        if (difference := compare_scales(scales[site], scales[other])) is not None:
+            differences[site][other] = differences[other][site] = difference
     warnings = []
-    for site in judged:
-        pairs = {other: compare_scales(scales[site], scales[other]) for other in scales if other != site}
-        known = {other: difference for other, difference in pairs.items() if difference is not None}
-        apart = {other: difference for other, difference in known.items() if difference.doubtful}
+    for site in list(scales)[1:] if len(scales) == 2 else scales:
+        known = differences[site]
+        apart = {other: abs(difference.shift) for other, difference in known.items() if difference.doubtful}
         if 2 * len(apart) > len(known):
-            warnings.append(_describe(site, apart, len(known)))
+            typical = sorted(apart, key=lambda other: (apart[other], other))[len(apart) // 2]
+            numbers = compare_scales(scales[site], scales[typical])
+            warnings.append(_describe(site, sorted(apart), len(known), typical, str(numbers)))
     for warning in warnings:
         _log.warning(warning)
     return warnings
 
 
-def _describe(site: str, apart: Mapping[str, ScaleDifference], num_compared: int) -> str:
-    """Say with the numbers how a site differs: those against the site from which it differs in the typical way."""
-    ranked = sorted(apart, key=lambda other: (abs(apart[other].shift), other))
-    typical = ranked[len(ranked) // 2]
-    named = ", ".join(sorted(apart)[:_NAMED]) + (", ..." if len(apart) > _NAMED else "")
+def _describe(site: str, apart: Sequence[str], num_compared: int, typical: str, numbers: str) -> str:
+    """Say how a site differs: with the numbers against the site from which it differs in the typical way."""
+    named = ", ".join(apart[:_NAMED]) + (", ..." if len(apart) > _NAMED else "")
     others = "" if num_compared == 1 else f" ({len(apart)} of {num_compared} sites; the numbers are against {typical})"
     return (
-        f"{site}: expression is on another scale than at {named}{others}: {apart[typical]}. One table may hold TPM or "
-        "counts where another holds logarithms or z-scores. Compare how the sites' molecular tables were normalised, "
-        "and write them the same way"
+        f"{site}: expression is on another scale than at {named}{others}: {numbers}. One table may hold TPM or counts "
+        "where another holds logarithms or z-scores. Compare how the sites' molecular tables were normalised, and "
+        "write them the same way"
     )

@@ -190,6 +190,8 @@ def test_a_run_that_never_began_is_not_said_to_be_resumable(federation, call, pu
         ("min_sites=2", "expected at most 1, the sites that are asked: county"),
         ("agreement.gene_groups=signatures", "Add signatures=FILE"),
         ("signatures=nowhere.csv", "no such file"),
+        ("signatures=Köln(neu)/a=1,2{}.csv", "Köln(neu)/a=1,2{}.csv: no such file"),
+        ("name=Köln(neu)", "got 'Köln(neu)'. Wanted at most 64 letters, digits"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_at_once(federation, call, public_key, overrides, words):

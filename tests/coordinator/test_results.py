@@ -1,6 +1,7 @@
 """Records that other programs read: lines of `metrics.jsonl` and `summary.json` of a run over the network."""
 
 import json
+from dataclasses import replace
 
 import pydantic
 import pytest
@@ -59,3 +60,14 @@ def test_the_summary_is_read_back_as_written(tmp_path):
     assert list(json.loads(text)) == list(DeploymentSummary.model_fields)
     assert summary.num_sites == len(federation.sites)
     assert summary.closing_evaluation.sites.keys() == {*federation.sites}
+
+
+@pytest.mark.parametrize(("num_pairs", "reason"), [(19, "19 comparable pairs; wanted at least 20"), (20, None)])
+def test_a_c_index_of_few_pairs_is_not_given(tmp_path, num_pairs, reason):
+    federation = Federation(tiny(*GENES_ONLY, "federation.num_rounds=1"))
+    result = federation.train()
+    evaluation = replace(result.evaluation, c_index_histogram=1.0, c_index_within_site=0.9, num_pairs=num_pairs)
+    summary = write_results(tmp_path, federation.run(), replace(result, evaluation=evaluation))
+    assert (summary.c_index_histogram, summary.c_index_within_site) == ((None, None) if reason else (1.0, 0.9))
+    assert (reason or "") in (summary.without_c_index or "")
+    assert (summary.without_c_index is None) is (reason is None)

@@ -67,7 +67,7 @@ def at_least_float32(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (truncate, ["P07.h5", "truncated or damaged", "remove the file"]),
+        (truncate, ["P07.h5", "is cut off: 600 of", "remove the file"]),
         (at_least_float32, ["P07.h5", "width 6, but 5", "extract all slides with one"]),
         (lambda folder: table(folder, event=0), ["none of the 24 patients", "event_means=censored"]),
         (lambda folder: table(folder, survival_months=[-1.0, *[5.0] * 23]), ["survival_months", "negative in row 1"]),

@@ -56,7 +56,7 @@ def test_sites_without_an_event_or_with_one_patient_take_part(tmp_path, monkeypa
     result = run(tmp_path / "out", *FAST, "compare=true")
     summary = result.summary
     assert [summary.sites[site].num_patients for site in ("site-03", "site-04")] == [1, 1]
-    assert summary.folds[0].federated is not None
+    assert summary.details[0].federated.loss is not None
     alone = summary.details[0].local.sites
     assert alone["site-02"].not_trained == "no event among its training patients"
     assert alone["site-04"].not_trained == "no training patient"

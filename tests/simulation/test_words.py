@@ -142,12 +142,12 @@ def test_a_bar_that_stays_does_not_say_that_something_goes_on(loss):
 
 @pytest.fixture
 def tables(tmp_path):
-    """Overrides that read a cohort of twenty patients, two of whom have nothing to learn from."""
-    names = [f"P{i:02d}" for i in range(20)]
-    pd.DataFrame({"case_id": names, "survival_months": range(10, 30), "event": [0, 1] * 10}).to_csv(
-        tmp_path / "clinical.csv", index=False
-    )
-    pd.DataFrame({"case_id": names[:18], "A_rnaseq": range(18)}).to_csv(tmp_path / "genes.csv", index=False)
+    """Overrides that read a cohort of sixty patients, two of whom have nothing to learn from."""
+    names, months = [f"P{i:02d}" for i in range(60)], [10 + i * 7 % 60 for i in range(60)]
+    clinical = pd.DataFrame({"case_id": names, "survival_months": months, "event": [0, 1] * 30})
+    clinical.to_csv(tmp_path / "clinical.csv", index=False)
+    genes = pd.DataFrame({"case_id": names[:58], "A_rnaseq": [i * 11 % 58 for i in range(58)]})
+    genes.to_csv(tmp_path / "genes.csv", index=False)
     return (
         "data.synthetic=null",
         "data.name=mine",
@@ -167,15 +167,19 @@ def test_patients_who_are_left_out_are_counted(tables):
 @pytest.mark.parametrize(
     ("days_per_cell", "unit", "words"),
     [
-        (30.4375, "months", ["months, read from column 'survival_months' in months", "if it holds days"]),
-        (1 / 30.4375, "days", ["read from column 'survival_months' in days", "if it holds months"]),
+        (
+            30.4375,
+            "months",
+            ["up 1202 months", "read from column 'survival_months' in months", "if it holds days"],
+        ),
+        (1 / 30.4375, "days", ["'survival_months' of clinical.csv is read in days", "if it holds months"]),
     ],
 )
 def test_a_unit_of_time_that_is_hardly_right_is_doubted(tables, tmp_path, days_per_cell, unit, words):
     table = pd.read_csv(tmp_path / "clinical.csv")
     cells = table["survival_months"] * (days_per_cell if unit == "months" else 1.0)
     table.assign(survival_months=cells).to_csv(tmp_path / "clinical.csv", index=False)
-    _, warning = prepare_cohort(compose_simulation((*tables, f"data.clinical.time_unit={unit}"))).warnings
+    warning, _ = prepare_cohort(compose_simulation((*tables, f"data.clinical.time_unit={unit}"))).warnings
     for word in words:
         assert word in warning
 

@@ -1,4 +1,4 @@
-"""Under differential privacy no patient's file decides the width that a site declares."""
+"""Under differential privacy no patient's file or cell decides what a site declares, or how others are read."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def folder(tmp_path):
     (tmp_path / "features" / "h5_files").mkdir(parents=True)
     for name, width in (("a", 24), ("b", 16), ("c", 16)):
         with h5py.File(tmp_path / "features" / "h5_files" / f"{name}.h5", "w") as file:
-            file["features"] = np.zeros((2, width), dtype=np.float32)
+            file["features"] = np.ones((2, width), dtype=np.float32)
     return tmp_path
 
 
@@ -67,3 +67,20 @@ def test_a_bad_row_is_never_dropped_in_silence(folder, row, private):
     (folder / "site.yaml").write_text(text if private else text.partition("privacy:")[0], encoding="utf-8")
     with pytest.raises(DataError, match="row 3"):
         open_site(load_site_config(folder / "site.yaml"))
+
+
+@pytest.mark.parametrize(("private", "months"), [(False, (1.903, 2.001)), (True, (1903.0, 2001.0))])
+def test_under_differential_privacy_one_cell_does_not_decide_the_notation_of_a_column(folder, private, months):
+    """The attack: without privacy the cell of C makes decimals of thousands, a change of every other patient's time."""
+    (folder / "clinical.csv").write_text(
+        'case_id,survival_months,event,slides\nA,"1,903",1,a\nB,"2,001",0,b\nC,"3,5",1,c\n', encoding="utf-8"
+    )
+    text = SITE.format(width=", width: 16")
+    (folder / "site.yaml").write_text(text if private else text.partition("privacy:")[0], encoding="utf-8")
+    if private:
+        with pytest.raises(DataError, match="row 3"):
+            open_site(load_site_config(folder / "site.yaml"))
+        table = folder / "clinical.csv"
+        table.write_text(table.read_text(encoding="utf-8").replace('"3,5"', "3.5"), encoding="utf-8")
+    site = open_site(load_site_config(folder / "site.yaml"))
+    assert tuple(record.time_months for record in site.cohort.records[:2]) == months

@@ -50,8 +50,8 @@ def broken(exported, tmp_path, monkeypatch):
     site = shutil.copytree(exported, tmp_path / "site")
     absent, *damaged = sorted((site / "features").rglob("*.h5"))[:3]
     absent.unlink()
+    content = damaged[0].read_bytes()
     for path in damaged:
-        content = path.read_bytes()
         path.unlink()  # the exported files of two copies may be one
         path.write_bytes(content[: len(content) // 2])
     return site

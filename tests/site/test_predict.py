@@ -21,8 +21,10 @@ from memamba_core.config.compose import compose_simulation
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import load_site_config
 from memamba_core.data.dataset import PatientDataset
+from memamba_core.data.expression_scale import compare_expression
 from memamba_core.data.manifest import load_cohort
 from memamba_core.errors import AgreementError, CheckpointError, ConfigError
+from memamba_core.inference import load_model, load_patients
 from memamba_core.training.checkpoint import Checkpoint, initial_model, load_checkpoint, save_checkpoint, weights_of
 from simulation import run as run_module
 from simulation.cohort import prepare_cohort
@@ -233,6 +235,40 @@ def test_data_that_the_model_was_not_trained_on(site, model, tmp_path, change, w
     with pytest.raises(AgreementError, match=words):
         predicted(site, model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def change_scale(site):
+    table = pd.read_csv(site / "genomics.csv.gz", dtype={"case_id": str})
+    columns = [column for column in table if column.endswith("_rnaseq")]
+    table[columns] = 2 ** (table[columns].clip(-3, 3) + 6)
+    table.to_csv(site / "genomics.csv.gz", index=False)
+
+
+def test_expression_on_another_scale_is_refused_unless_accepted(site, model, tmp_path, capsys):
+    own, _ = predicted(site, model, tmp_path / "own")
+    change_scale(site)
+    with pytest.raises(AgreementError, match=r"another scale .* standard deviations higher.*--accept-scale"):
+        predicted(site, model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    arguments = ["predict", str(site / "site.yaml"), "--model", str(model), "--output", str(tmp_path / "out")]
+    for options, code in (((), ExitCode.MISTAKE), (("--accept-scale",), ExitCode.DONE)):
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, *options])
+        assert ended.value.code == code
+    assert "warning: the expression differs in scale from that of the model's patients" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype={"case_id": str})
+    assert tuple(table["case_id"]) == tuple(own["case_id"])
+    assert not np.allclose(table["risk"], own["risk"])
+
+
+def test_a_model_of_public_scaling_does_not_know_its_scale(site, model):
+    change_scale(site)
+    patients, loaded = load_patients(site / "site.yaml"), load_model(model)
+    assert loaded.compare_expression(patients).wrong
+    about = loaded.checkpoint.experiment
+    public = about.agreement.model_copy(update={"gene_scaling": "public"})
+    assert compare_expression(patients, loaded.checkpoint.agreement, public) is None
+    assert loaded.compare_expression(patients.subset([])) is None
 
 
 def test_an_empty_column_is_not_a_missing_one(site, model, tmp_path):

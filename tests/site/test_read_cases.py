@@ -17,6 +17,9 @@ from fixtures.site_folders import GENES, run_site_folders
 
 from client import cli as client_cli
 from client.doctor.finding import Level
+from client.doctor.record import DoctorReport
+from client.doctor.redaction import Redaction
+from memamba_core.config.site import load_site_config
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +83,7 @@ DOCTOR: dict[str, Row] = {
     "9f": (reads(r"\(10 mut\)"), AllOf((noticed("TP53"), noticed("TTN"), noticed("KRAS")))),
     "a5": (reads("patients: [1-9]"),),
     "a7": (noticed(r"\b15\b", r"\.h5\b"),),
-    "c1": (AllOf((noticed("_mut|mutation"), noticed("_cnv|copy number"))),),
+    "c1": (AllOf((noticed("_mut|mutation"), noticed("_cnv|copy number"))), fails("_cnv|_mut", "-999|-9")),
 }
 """Beginning of the name of a case -> right answers of `flower-client doctor site.yaml --part data`."""
 
@@ -97,7 +100,10 @@ SIMULATE: dict[str, Row] = {
     "64": (RUNS,),
     "66": (noticed("event"),),
     "74": (RUNS, fails("quot")),
-    "76": (noticed("group|set", "symbol|row"),),
+    "76": (
+        noticed("group|set", "symbol|row"),
+        reads("9 of 90 gene columns are in a gene group"),
+    ),  # read across rows: 4
     "77": (noticed("symbol"),),
     "96": (fails("64", "32"),),
     "9b": (fails("name", "letters"),),
@@ -176,7 +182,11 @@ def of_sites(*numbers: str) -> list:
 
 @pytest.mark.parametrize(("case", "name"), with_command("flower-client"), indirect=["case"])
 def test_the_doctor_reads_a_case_right(case, name):
-    check(doctor_findings(case / "site.yaml"), DOCTOR[name], "the doctor")
+    findings = doctor_findings(case / "site.yaml")
+    check(findings, DOCTOR[name], "the doctor")
+    config = load_site_config(case / "site.yaml")
+    report = DoctorReport.of(findings, config.name, "data", Redaction.of_site(config)).model_dump_json()
+    assert not re.search("SYN-|Müller", report), "the report for a data manager names a patient"
 
 
 @pytest.mark.parametrize(("case", "name"), with_command("flower-simulate"), indirect=["case"])

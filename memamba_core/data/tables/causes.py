@@ -58,7 +58,7 @@ CAUSES = (
         rf"{_NUMBER}\s*(-|\u2013|/|;|\||\u00b1|\+/-|to|bis)\s*{_NUMBER}",
     ),
     Cause(
-        "holds a unit or a word next to the number",
+        "holds a unit or other text next to the number",
         "Write the number alone, and the unit into the settings or the column's name",
         rf"{_NUMBER}\s*[^\W\d_].*|[^\W\d_]+\.?\s+{_NUMBER}",
     ),

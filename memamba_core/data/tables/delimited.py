@@ -50,7 +50,8 @@ class DelimitedSource:
 
     def read(self, columns: Sequence[str], *, numeric: bool) -> pa.Table:
         """Return the columns as text, as `TableSource.read` describes."""
-        places = [str(self.layout.names.index(column)) for column in columns]
+        place_of = {name: str(place) for place, name in enumerate(self.layout.names)}
+        places = [place_of[column] for column in columns]
         if not self.num_rows:
             return pa.table({column: pa.array([], pa.string()) for column in columns})
         cells = _parse(self.body, self.layout, places, numeric=numeric)

@@ -79,34 +79,36 @@ _SMALL = r"^[+-]?\d{1,3}$"
 def read_numbers(columns: Mapping[str, pa.ChunkedArray], notation: Notation) -> dict[str, NumberColumn]:
     """Return the columns as float32.
 
-    Columns in which Arrow reads every cell, which is fast, are looked at again only until a cell of the table shows a
-    decimal point. Others are read in the notation that their cells, or those of the other columns, show.
+    Columns in which Arrow reads every cell, with a decimal point or a decimal comma, are fast; their cells are looked
+    at again only until one of the table shows the notation. Others are read in the notation that their cells, or those
+    of the other columns, show.
     """
     found: dict[str, NumberColumn] = {}
+    fast: dict[str, tuple[pa.ChunkedArray, DecimalMark]] = {}
     texts: dict[str, pd.Series[str]] = {}
-    plain: dict[str, pa.ChunkedArray] = {}
     seen: dict[str, Evidence] = {}
     table = Evidence()
     for name, given in columns.items():
         cells = given.cast(given.type.value_type) if pa.types.is_dictionary(given.type) else given
         if not is_text(cells.type):
             found[name] = _read_typed(cells)
-            continue
-        try:
-            found[name] = NumberColumn(cells.cast(pa.float32(), safe=False).to_numpy())
-            plain[name] = cells
-            if notation.mark == "comma" or (notation.mark is None and not table.point):
-                seen[name] = _evidence_of_plain(cells)
-        except pa.ArrowInvalid:  # blanks around a number, a plus sign, another notation, or text
+        elif (numbers := _read_fast(cells)) is not None:
+            found[name] = NumberColumn(numbers[0])
+            fast[name] = cells, numbers[1]
+            known = table.point if numbers[1] == "point" else table.comma
+            if not known or notation.mark not in (None, numbers[1]):
+                seen[name] = _evidence_of_fast(*fast[name])
+                table |= seen[name]
+        else:
             texts[name] = pd.Series(as_text(cells).to_pandas())
             seen[name] = gather_evidence(texts[name].to_list(), most=notation.most)
-        table |= seen.get(name, Evidence())
-    if table.comma:
-        seen |= {name: _evidence_of_plain(cells) for name, cells in plain.items() if name not in seen}
+            table |= seen[name]
+    if table.point and table.comma:
+        seen |= {name: _evidence_of_fast(*cells) for name, cells in fast.items() if name not in seen}
     for name, evidence in seen.items():
         mark = notation.mark or choose_mark(evidence, table, notation.separator, counts=notation.counts)
-        if name in texts or (mark != "point" and evidence != Evidence()):
-            text = texts[name] if name in texts else pd.Series(as_text(plain[name]).to_pandas())
+        if name in texts or (mark != fast[name][1] and evidence != Evidence()):
+            text = texts[name] if name in texts else pd.Series(as_text(fast[name][0]).to_pandas())
             column = _read_text(text, mark)
             with np.errstate(over="ignore"):  # a number that is too large becomes infinite, as in Arrow
                 found[name] = NumberColumn(column.values.astype(np.float32), column.fault)
@@ -144,13 +146,30 @@ def _wrong_type(cells: pa.ChunkedArray) -> Fault | None:
     return Fault(bad, f"is of type {cells.type}, not of numbers,", "Export it as numbers")
 
 
-def _evidence_of_plain(cells: pa.ChunkedArray) -> Evidence:
-    """Return the evidence of texts that Arrow reads as numbers: no comma is among them."""
+def _read_fast(cells: pa.ChunkedArray) -> tuple[npt.NDArray[np.float32], DecimalMark] | None:
+    """Return the numbers of texts that Arrow reads, and the mark they have; None if a cell is something else."""
+    try:
+        return cells.cast(pa.float32(), safe=False).to_numpy(), "point"
+    except pa.ArrowInvalid:  # blanks around a number, a plus sign, another notation, or text
+        pass
+    if not pc.any(pc.match_substring(cells, ",")).as_py() or pc.any(pc.match_substring(cells, ".")).as_py():
+        return None
+    try:
+        return pc.replace_substring(cells, ",", ".").cast(pa.float32(), safe=False).to_numpy(), "comma"
+    except pa.ArrowInvalid:
+        return None
+
+
+def _evidence_of_fast(cells: pa.ChunkedArray, mark: DecimalMark) -> Evidence:
+    """Return the evidence of texts that Arrow reads with this mark, the only one among them."""
+    if mark == "comma":
+        cells = pc.replace_substring(cells, ",", ".")
     if not pc.any(pc.match_substring(cells, ".")).as_py():
         return Evidence()
     if pc.any(pc.match_substring_regex(cells, _SURE)).as_py():
-        return Evidence(point=True)
-    return Evidence(ambiguous=".", whole=bool(pc.any(pc.match_substring_regex(cells, _SMALL)).as_py()))
+        return Evidence(point=mark == "point", comma=mark == "comma")
+    whole = bool(pc.any(pc.match_substring_regex(cells, _SMALL)).as_py())
+    return Evidence(ambiguous="." if mark == "point" else ",", whole=whole)
 
 
 def _read_text(text: "pd.Series[str]", mark: str) -> NumberColumn:

@@ -40,7 +40,7 @@ _REMOVED: dict[DecimalMark, str] = {"point": ",", "comma": "."}
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the cells of a column, or of several, say about the notation.
+    """Evidence of a column, or of several, for a notation.
 
     Attributes:
         point: some cell has a decimal point.

@@ -31,9 +31,11 @@ class ParquetSource:
     def read(self, columns: Sequence[str], *, numeric: bool) -> pa.Table:
         """Return the columns in the types of the file, as `TableSource.read` describes."""
         try:
-            return pa.parquet.read_table(self.path, columns=list(columns), use_threads=False)
-        except (OSError, pa.ArrowException) as error:
+            cells = pa.parquet.read_table(self.path, columns=list(columns), use_threads=False)
+            cells.validate(full=True)  # damaged text would be an error far from here
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise unreadable(self.path, "parquet", error) from None
+        return cells
 
 
 def open_parquet(path: Path) -> ParquetSource:
@@ -44,5 +46,5 @@ def open_parquet(path: Path) -> ParquetSource:
     """
     try:
         return ParquetSource(path, tuple(pa.parquet.read_schema(path).names))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # a damaged name is a UnicodeDecodeError
         raise unreadable(path, "parquet", error) from None

@@ -58,7 +58,8 @@ def test_a_delta_out_of_range_is_refused(delta):
         site(bands=BANDS, delta=delta)
 
 
-def test_columns_that_one_value_decides_on_are_refused():
-    genomics = {"file": "genes.csv", "bare_columns": "mut"}
-    with pytest.raises(ConfigError, match="bare_columns is mut"):
+@pytest.mark.parametrize("mode", ["mut", "mut_counts"])
+def test_columns_that_one_value_decides_on_are_refused(mode):
+    genomics = {"file": "genes.csv", "bare_columns": mode}
+    with pytest.raises(ConfigError, match=f"bare_columns is {mode}: one value of one patient decides"):
         site(data={**DATA, "genomics": genomics}, bands=BANDS)

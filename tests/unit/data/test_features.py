@@ -160,7 +160,7 @@ def test_a_capped_bag_is_a_part_of_the_whole_one(tmp_path_factory, sizes, cap, s
     folder = tmp_path_factory.mktemp("bag")
     write_h5(folder / "z.h5", values(1))
     for index, size in enumerate(sizes):
-        write_h5(folder / f"{index}.h5", values(size, first=100 * index), grid(size))
+        write_h5(folder / f"{index}.h5", values(size, first=100 * index + 1), grid(size))
     store, record = open_folder(folder), patient(*map(str, range(len(sizes))))
     whole = store.load(record)
     bag = store.load(record, cap, None if seed is None else np.random.default_rng(seed))

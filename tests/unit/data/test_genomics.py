@@ -1,15 +1,14 @@
-import gzip
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from memamba_core.config.site import GenomicsTable
-from memamba_core.data.genomics import KINDS, build_gene_groups, read_genes, read_signatures
-from memamba_core.errors import ConfigError, DataError
+from memamba_core.config.site import GenomicsTable, SiteDataConfig
+from memamba_core.data.gene_names import KINDS
+from memamba_core.data.genomics import find_gene_doubts, read_genes
+from memamba_core.data.manifest import load_cohort
+from memamba_core.errors import DataError
 
 
 def write(path: Path, text: str) -> Path:
@@ -84,6 +83,34 @@ def test_bare_mutation_columns_are_renamed_and_clinical_ones_never(tmp_path):
         ("case_id,A,B\np,1,0\n", {}, ("SYMBOL_rnaseq", "data.genomics.bare_columns")),
         ("case_id,A,A_mut\np,1,0\n", {"bare_columns": "mut"}, ("'A'", "'A_mut'", "Keep one")),
         ("case_id,A_cnv,A_cnv\np,1,0\n", {}, ("'A_cnv'", "2 times", "Keep one")),
+        ("case_id,A_cnv,A_CNV\np,1,0\n", {}, ("'A_cnv' and 'A_CNV'", "both read as 'A_cnv'", "not_genes")),
+        ("case_id,A_cna,B_cna\np,1,0\n", {}, ("2 columns of the table look molecular", "'A_cna'")),
+        (
+            "case_id,A_cnv\np1,1\np1,2\n",
+            {},
+            ("repeats a patient with other molecular values", "row 2", "only equal rows"),
+        ),
+        (
+            "case_id,TP53,TTN,KRAS,MYC\np,2,0,1,0\nq,0,3,1,1\nr,0,0,0,1\n",
+            {"bare_columns": "mut"},
+            ("columns 'TP53', 'TTN' hold whole numbers beyond 1", "mut_counts", "not_genes"),
+        ),
+        (
+            "case_id,TP53,MYC\n" + "p,1,0\n" + "".join(f"q{i},0,1\n" for i in range(8)) + "r,WT,1\n",
+            {"bare_columns": "mut"},
+            ("column 'TP53' holds words for mutations, or few values besides 0 and 1", "not_measured", "not_genes"),
+        ),
+        (
+            "case_id,TP53,KRAS,MYC,RB1,HISTOLOGY\np,WT,p.G12D,1,True,SCC\nq,Mut,,0,FALSE,ADC\nr,,Q61_splice,0,true,ADC\n",
+            {"bare_columns": "mut"},
+            ("columns 'TP53', 'KRAS', 'RB1' hold words for mutations",),
+        ),
+        (
+            "case_id,A_mut,B_mut,C_cnv,D_cnv\np,0,-9,1,1\nq,1,0,-999,0\nr,0.37,0,-999,2\n",
+            {},
+            ("column 'C_cnv' holds -999 in rows 2, 3", "not_measured to [-999, -9]", "to [] to take"),
+        ),
+        ("case_id,A_cnv\np,1\n", {"not_genes": ["B"]}, ("no column 'B'", "data.genomics.not_genes")),
     ],
 )
 def test_refusals_name_file_column_row_and_remedy(tmp_path, text, settings, words):
@@ -94,70 +121,59 @@ def test_refusals_name_file_column_row_and_remedy(tmp_path, text, settings, word
     assert "high" not in str(raised.value)
 
 
-def test_signatures_may_be_ragged_and_share_symbols(tmp_path):
-    path = write(tmp_path / "s.csv", "Kinases, Onco \nAKT1,MYC\nEGFR,EGFR\nEGFR,\n,KRAS\n")
-    assert read_signatures(path) == {"Kinases": ("AKT1", "EGFR"), "Onco": ("MYC", "EGFR", "KRAS")}
+@pytest.mark.parametrize("form", ["TP53_MUT", "TP53.mut", "TP53-mut", " TP53 mut", "TP53 _mut", "TP53_Mut "])
+def test_suffixes_are_read_in_other_spellings(tmp_path, form):
+    assert read(tmp_path, f"case_id,{form},A_rnaseq\np1,1,0.5\n")[1].columns == ("TP53_mut", "A_rnaseq")
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", ("is empty", "one column")),
-        ("A,\nX,Y\n", ("column 2", "no name")),
-        ("A,B\nX,\n", ("group 'B'", "no gene symbol")),
-        ("A,A\nX,Y\n", ("'A'", "own name")),
-    ],
-)
-def test_signatures_refusals(tmp_path, text, words):
-    path = write(tmp_path / "s.csv", text)
-    with pytest.raises(DataError) as raised:
-        read_signatures(path)
-    for word in (str(path), *words):
-        assert word in str(raised.value)
+def test_counts_of_mutations_are_read_if_declared(tmp_path):
+    text = "case_id,TP53,TTN,MYC,age,ECOG\np,2,0,,61,3\nq,0,3,1,60,0\nr,1,,0,62,1\n"
+    _, genes = read(tmp_path, text, bare_columns="mut_counts")
+    assert genes.columns == ("TP53_mut", "TTN_mut", "MYC_mut")
+    np.testing.assert_array_equal(genes.values_NC, np.float32([[1, 0, np.nan], [0, 1, 1], [1, np.nan, 0]]))
+    assert genes.ignored == ("age", "ECOG")
 
 
-def test_signatures_that_are_absent_or_no_text(tmp_path):
-    with pytest.raises(DataError, match=r"none\.csv: no such file; expected a CSV with one column"):
-        read_signatures(tmp_path / "none.csv")
-    (tmp_path / "z.csv").write_bytes(gzip.compress(b"A\nX\n"))
-    with pytest.raises(DataError, match=r"z\.csv: cannot be read as CSV.*Export it again"):
-        read_signatures(tmp_path / "z.csv")
+@pytest.mark.parametrize("name", ["OS_STATUS", "DFS_STATUS", "DEATH_EVENT", "vital.status", "PFI.event", "GRP x"])
+@pytest.mark.parametrize("mode", ["mut", "mut_counts"])
+def test_an_outcome_is_never_a_mutation(tmp_path, name, mode):
+    write(tmp_path / "genes.csv", f"case_id,TP53,{name}\np,0,1\nq,1,0\n")
+    config = GenomicsTable(file="genes.csv", bare_columns=mode)
+    assert read_genes(config, tmp_path, clinical_columns=["grp_x"])[1].columns == ("TP53_mut",)
 
 
-def test_a_group_catches_every_kind_of_its_symbols():
-    columns = ("A_rnaseq", "B_mut", "A_mut", "C_cnv", "A_cnv", "HLA_DRA_cnv")
-    groups = build_gene_groups(columns, {"x": ("A",), "none": ("Q",), "y": ("HLA_DRA", "A", "B")}, "signatures")
-    assert groups == {"x": (0, 2, 4), "y": (0, 1, 2, 4, 5)}
-    assert list(groups) == ["x", "y"]
-    assert build_gene_groups(columns, None, "kind") == {"rnaseq": (0,), "cnv": (3, 4, 5), "mut": (1, 2)}
+def test_columns_that_are_no_genes_are_not_read(tmp_path):
+    text = "case_id,TP53,RESPONSE,x_mut\np,0,1,1\nq,1,0,1\n"
+    assert read(tmp_path, text, bare_columns="mut", not_genes=["RESPONSE", "x_mut"])[1].columns == ("TP53_mut",)
 
 
-SYMBOLS = st.text("ABC", min_size=1, max_size=2)
+@pytest.mark.parametrize("settings", [{"bare_columns": "mut"}, {}])
+def test_declared_codes_are_read_as_empty(tmp_path, settings):
+    suffix = "" if settings else "_mut"
+    text = f"case_id,TP53{suffix},A_cnv,B_rnaseq\np,-9,2,0.5\nq,1,-999,-999\nr,0,0,1.5\n"
+    _, genes = read(tmp_path, text, not_measured=[-9, -999], **settings)
+    nan = np.nan
+    np.testing.assert_array_equal(genes.values_NC, np.float32([[nan, 2, 0.5], [1, nan, nan], [0, 0, 1.5]]))
 
 
-@given(
-    columns=st.lists(st.tuples(SYMBOLS, st.sampled_from(KINDS)), min_size=1, unique=True),
-    signatures=st.dictionaries(st.text("xyz", min_size=1), st.lists(SYMBOLS, min_size=1), min_size=1),
-)
-def test_groups_hold_a_column_exactly_if_they_hold_its_symbol(columns, signatures):
-    names = [f"{symbol}_{kind}" for symbol, kind in columns]
-    try:
-        groups = build_gene_groups(names, signatures, "signatures")
-    except DataError:
-        groups = {}
-    for name, symbols in signatures.items():
-        slow = tuple(i for i, (symbol, _) in enumerate(columns) if symbol in symbols)
-        assert groups.get(name, ()) == slow
-    assert sorted(i for g in build_gene_groups(names, None, "kind").values() for i in g) == list(range(len(names)))
+def test_all_numbers_are_measurements_if_the_site_says_so(tmp_path):
+    _, genes = read(tmp_path, "case_id,A_cnv\np,-999\nq,1\n", not_measured=[])
+    assert genes.values_NC[0, 0] == -999
 
 
-def test_groups_refuse_what_they_cannot_use():
-    with pytest.raises(ConfigError, match=r"data\.signatures, or set agreement.gene_groups=kind"):
-        build_gene_groups(("A_cnv",), None, "signatures")
-    with pytest.raises(DataError, match=r"none of the 1 gene groups .* any of the 1 .* agreement\.gene_groups=kind"):
-        build_gene_groups(("A_cnv",), {"x": ("B",)}, "signatures")
-    with pytest.raises(DataError, match="column 'age' is not molecular; expected SYMBOL_rnaseq"):
-        build_gene_groups(("age",), None, "kind")
+def test_equal_rows_of_the_slides_of_a_patient_are_one(tmp_path):
+    text = "case_id,slide_id,A_cnv,B_rnaseq\np,s1,1,0.5\nq,s2,0,\np,s3,1,0.5\nq,s4,0,\n"
+    case_ids, genes = read(tmp_path, text)
+    assert case_ids == ("p", "q")
+    np.testing.assert_array_equal(genes.values_NC, np.float32([[1, 0.5], [0, np.nan]]))
+
+
+def test_doubts_of_a_table_reach_the_cohort(tmp_path):
+    write(tmp_path / "genes.csv", "case_id,1-Mar_rnaseq,A_rnaseq\np,0.1,0.5\nq,0.3,1.5\n")
+    write(tmp_path / "clinical.csv", "case_id,survival_months,event\np,10,1\nq,20,0\n")
+    data = {"root": tmp_path, "clinical": {"file": "clinical.csv"}, "genomics": {"file": "genes.csv"}}
+    (doubt,) = load_cohort(SiteDataConfig.model_validate(data)).doubts
+    assert "'1-Mar'" in doubt.text
 
 
 COUNTS = {  # DATA.md: rows, _rnaseq, _cnv, _mut, bare
@@ -188,18 +204,7 @@ def test_real_tables_have_the_columns_that_data_md_counts(data_root, cohort):
     kinds[2] += bare
     assert [sum(c.endswith(f"_{kind}") for c in genes.columns) for kind in KINDS] == kinds
     assert not np.isnan(genes.values_NC).any()
-
-
-@pytest.mark.ci_slow
-@pytest.mark.real_data
-def test_real_signatures_keep_the_mutations(data_root):
-    signatures = read_signatures(data_root / "reference" / "signatures.csv")
-    assert [len(symbols) for symbols in signatures.values()] == [82, 328, 513, 443, 1536, 452]
-    config = GenomicsTable(file="cohorts/tcga_ucec_mcatfull.csv.gz", bare_columns="mut")
-    _, genes = read_genes(config, data_root)
-    groups = build_gene_groups(genes.columns, signatures, "signatures")
-    assert list(groups) == list(signatures)
-    assert len({i for indices in groups.values() for i in indices}) == 1589  # 123 without mutations
+    assert list(find_gene_doubts(config.file, genes)) == []
 
 
 @pytest.mark.ci_slow
@@ -209,3 +214,4 @@ def test_real_profiles_of_other_patients_may_be_missing(data_root):
     case_ids, genes = read_genes(config, data_root)
     assert len(case_ids) == 3151
     assert genes.values_NC.shape[1] == 1066
+    assert list(find_gene_doubts(config.file, genes)) == []

@@ -2,6 +2,7 @@
 
 import logging
 import unicodedata
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -218,7 +219,7 @@ def test_what_stands_for_no_slide_is_none(tmp_path, cell):
     ("written", "words"),
     [
         ({"patients": (*PATIENTS[:7], "001\u200b"), "slides": None}, ("clinical.csv", "repeats a patient in row 8")),
-        ({"genes": ("001", "\ufeff001")}, ("genes.csv", "repeats a patient in row 2")),
+        ({"genes": ("001", "\ufeff001")}, ("genes.csv", "repeats a patient with other molecular values in row 2")),
         ({"folds": ("001", "001\u00a0")}, ("folds.csv", "repeats a patient in row 2")),
         ({"slides": (*SLIDES[:7], decomposed(SLIDES[0]))}, ("lists a slide of another patient in row 8",)),
         ({"files": (SLIDES[0], decomposed(SLIDES[0]))}, ("is the same slide as",)),
@@ -253,7 +254,8 @@ def test_only_small_files_are_opened_and_one_that_cannot_be_read_counts_as_a_sli
     (tmp_path / "bags" / f"{SLIDES[1]}.h5").write_bytes(b"damaged")
     opened = []
     monkeypatch.setattr(
-        "memamba_core.data.features.inspect_patch_file", lambda path, real=inspect: opened.append(path) or real(path)
+        "memamba_core.data.features.inspect_patch_file",
+        lambda path, dataset, real=inspect: opened.append(path) or real(path, dataset),
     )
     cohort = load_cohort(config.model_copy(update={"features": FeatureFolder(path="bags", encoder="e", width=4)}))
     assert len(cohort.records) == NUM
@@ -270,15 +272,18 @@ def test_a_folder_whose_slides_are_all_empty_is_told_so(tmp_path):
         load_cohort(config)
 
 
+slow = partial(pytest.param, marks=pytest.mark.ci_slow)
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     ("cohort", "features"),
     [
         ("blca_mcat", None),
-        ("luad_mcat", FeatureFolder(path="hif/luad_hif.csv.gz", encoder="hif")),
-        ("ucec_porpoise", None),
-        ("brca_porpoise", FeatureFolder(path="hif/brca_hif.csv.gz", encoder="hif")),
-        ("gbmlgg_porpoise", FeatureFolder(path="bags/pathomicfusion_h5", encoder="pathomicfusion_cpc")),
+        slow("luad_mcat", FeatureFolder(path="hif/luad_hif.csv.gz", encoder="hif")),
+        slow("ucec_porpoise", None),
+        slow("brca_porpoise", FeatureFolder(path="hif/brca_hif.csv.gz", encoder="hif")),
+        slow("gbmlgg_porpoise", FeatureFolder(path="bags/pathomicfusion_h5", encoder="pathomicfusion_cpc")),
         (
             "gbmlgg_porpoise",
             FeatureFolder(path="bags/tcga_roi_efficientnetlite0_h5", encoder="efficientnet_lite0_imagenet"),

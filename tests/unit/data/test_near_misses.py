@@ -92,11 +92,23 @@ def test_identifiers_of_one_width_are_never_near_misses(numbers, cut):
     assert find_near_misses(names[:cut], names[cut:]) == ()
 
 
+@given(st.sets(st.text(max_size=8), max_size=12), st.sets(st.text(max_size=8), max_size=12))
+def test_any_text_is_compared_and_nothing_counts_twice(unknown, missing):
+    near = find_near_misses(unknown, missing)
+    assert sum(miss.unknown for miss in near) <= len(unknown)
+    assert sum(miss.missing for miss in near) <= len(missing)
+    assert all(miss.unknown >= miss.missing > 0 for miss in near)
+    describe_near_misses(near)
+    count_twins(unknown)
+    describe_shapes(unknown, "a", missing, "b")
+
+
 def test_random_names_are_never_near_misses():
     names = [str(uuid.uuid5(uuid.NAMESPACE_OID, str(i))) for i in range(300)]
     assert find_near_misses(names[::2], names[1::2]) == ()
 
 
+@pytest.mark.ci_slow
 @pytest.mark.real_data
 def test_real_patients_and_slides_are_never_near_misses(data_root):
     for file in sorted((data_root / "cohorts").glob("*.csv.gz")):

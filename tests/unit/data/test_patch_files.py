@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.patch_files import WIDTH, grid, refusal, values, write_h5, write_pt
+from fixtures.patch_files import WIDTH, grid, refusal, values, write_h5, write_npy, write_pt
 
 from memamba_core.data.patch_files import inspect_patch_file, read_patches
 
@@ -14,10 +14,10 @@ from memamba_core.data.patch_files import inspect_patch_file, read_patches
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("leading", [False, True])
 @pytest.mark.parametrize("coords_dtype", [np.int32, np.int64, None])
-@pytest.mark.parametrize("kind", ["h5", "gzip", "pt", "pt_old"])
+@pytest.mark.parametrize("kind", ["h5", "gzip", "pt", "pt_old", "npy", "npz"])
 def test_patches_come_row_by_row_in_every_form(tmp_path, dtype, leading, coords_dtype, kind):
     shuffle = np.random.default_rng(1).permutation(10)
-    if coords_dtype is None:
+    if coords_dtype is None or kind == "npy":  # an array alone has no coordinates
         shuffle = np.arange(10)
     features = values(10)[shuffle].astype(dtype)
     coords = None if coords_dtype is None else grid(10)[shuffle].astype(coords_dtype)
@@ -26,6 +26,11 @@ def test_patches_come_row_by_row_in_every_form(tmp_path, dtype, leading, coords_
     if kind in ("h5", "gzip"):
         storage = {"chunks": (*features.shape[:-2], 3, WIDTH), "compression": "gzip"} if kind == "gzip" else {}
         path = write_h5(tmp_path / "s.h5", features, coords, **storage)
+    elif kind == "npy":
+        path, coords = write_npy(tmp_path / "s.NPY", features), None
+    elif kind == "npz":
+        path = tmp_path / "s.npz"
+        np.savez_compressed(path, features=features, **({} if coords is None else {"coords": coords}))
     else:
         content = {"feats": torch.from_numpy(features)}
         content |= {} if coords is None else {"coords": torch.from_numpy(coords)}
@@ -57,7 +62,7 @@ def test_an_empty_slide_has_no_patches(tmp_path, shape):
 
 
 def test_long_files_are_read_in_blocks_of_any_length(tmp_path, monkeypatch):
-    monkeypatch.setattr("memamba_core.data.patch_files.BLOCK_ROWS", 7)
+    monkeypatch.setattr("memamba_core.data.patch_files.reading.BLOCK_ROWS", 7)
     order = np.random.default_rng(0).permutation(100)
     path = write_h5(tmp_path / "s.h5", values(100)[order], grid(100)[order])
     np.testing.assert_array_equal(read_patches(path)[0], values(100))
@@ -67,7 +72,7 @@ def test_long_files_are_read_in_blocks_of_any_length(tmp_path, monkeypatch):
     ("features", "coords", "name", "words"),
     [
         (np.zeros((2, 3, 4), "f4"), None, "features", ("shape [2, 3, 4]", "expected [patches, width]")),
-        (np.zeros(5, "f4"), None, "features", ("shape [5]", "Extract")),
+        (np.zeros(70_000, "f4"), None, "features", ("shape [70000]", "Extract")),
         (np.zeros((2, 4), "i4"), None, "features", ("int32", "expected float16")),
         (
             np.zeros((2, 4), "f4"),
@@ -75,7 +80,9 @@ def test_long_files_are_read_in_blocks_of_any_length(tmp_path, monkeypatch):
             "features",
             ("coords", "[3, 2]", "[2, 2]", "Extract"),
         ),
-        (np.zeros((2, 4), "f4"), np.zeros((2, 2), "f4"), "features", ("coords", "float32", "integers")),
+        (np.ones((2, 4), "f4"), np.full((2, 2), 0.5, "f4"), "features", ("coords", "float32", "integers", "unit='um'")),
+        (np.ones((2, 4), "f4"), np.full((2, 2), np.inf, "f4"), "features", ("coords", "not finite")),
+        (np.zeros((2, 4), "f4"), None, "features", ("nothing but zeros", "Extract this slide again")),
         (
             np.zeros((2, 4), "f4"),
             grid(2),

@@ -7,7 +7,7 @@ from memamba_core.config.experiment import Experiment
 from memamba_core.config.training import AdamWConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
-from memamba_core.data.genomics import build_gene_groups
+from memamba_core.data.signatures import build_gene_groups
 from memamba_core.data.statistics import column_moments, transform_genes
 from memamba_core.training.checkpoint import initial_model
 from memamba_core.training.trainer import Span, predict, train
