@@ -71,8 +71,15 @@ def find_clinical(table: Table, named: Mapping[str, str]) -> Clinical | None:
     if any(name not in table.columns for name in named.values()):
         return None
     case_id = named.get("case_id") or _best(columns, match_case_id)
-    times = _usable_times(table, columns) if "time" not in named else {named["time"]: _time_of(table, named["time"])}
+    faults: list[DataError] = []
+    times = (
+        _usable_times(table, columns, faults)
+        if "time" not in named
+        else {named["time"]: _time_of(table, named["time"])}
+    )
     events = {named["event"]: match_event(named["event"])} if "event" in named else _usable_events(table, columns)
+    if case_id is not None and events and not times and faults:
+        raise faults[0]
     if case_id is None or not times or not events:
         return None
     found = Clinical(table)
@@ -100,12 +107,12 @@ def _slides(table: Table, columns: list[str], case_id: str) -> str | None:
     return _best([column for column in columns if column != case_id], match_slides)
 
 
-def _usable_times(table: Table, columns: list[str]) -> dict[str, TimeName]:
-    """Return the columns that are named like a follow-up time and hold nothing else."""
+def _usable_times(table: Table, columns: list[str], faults: list[DataError]) -> dict[str, TimeName]:
+    """Return the columns that are named like a follow-up time and hold one. `faults` takes the errors of others."""
     return {
         column: name
         for column in columns
-        if (name := match_time(column)) is not None and name.unit != "years" and _is_time(table, column)
+        if (name := match_time(column)) is not None and name.unit != "years" and _is_time(table, column, faults)
     }
 
 
@@ -118,10 +125,11 @@ def _time_of(table: Table, column: str) -> TimeName:
     return name
 
 
-def _is_time(table: Table, column: str) -> bool:
+def _is_time(table: Table, column: str, faults: list[DataError]) -> bool:
     try:
         times = table.times(column, "days")
-    except DataError:
+    except DataError as error:
+        faults.append(error)
         return False
     return bool(np.isnan(times).mean() <= _MOST_EMPTY and np.nanmin(times, initial=np.inf) >= 0)
 
@@ -195,13 +203,15 @@ def _set_time(found: Clinical, column: str, times: Mapping[str, TimeName]) -> No
 def _set_event(found: Clinical, column: str, events: Mapping[str, EventName | None]) -> None:
     name = events[column]
     text = found.table.text([column])[column].str.lower()
-    words = sorted(set(text) - {"0", "1", "0.0", "1.0", "true", "false", ""})
     codes = text.map(EVENT_WORDS)
+    words = sorted(set(text[codes.notna()]) - {"0", "1", "0.0", "1.0", "true", "false"})
+    unknown = int(codes.isna().sum())
     means = "happened" if name is None else name.means
     ones = int((codes == True).sum())  # noqa: E712  codes may be empty
     share = f"{ones} of {len(text)} rows are {'1' if not words else 'of the word for 1'}"
     found.settings |= {"event": column, "event_means": means}
-    found.evidence["event"] = f"{share}; holds {', '.join(words) if words else '0 and 1 (or true and false)'}"
+    holds = ", ".join(words) if words else "0 and 1 (or true and false)"
+    found.evidence["event"] = f"{share}; holds {holds}" + (f"; {unknown} cells are none of these" if unknown else "")
     found.evidence["event_means"] = "meaning of the name; the files cannot prove it"
     if name is None or (column.lower().endswith("status") and not words):
         asked = f"does a 1 in {column!r} say that the event happened, or that the patient is censored? {share}."

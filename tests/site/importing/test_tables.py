@@ -110,6 +110,21 @@ def test_a_column_with_a_foreign_name_is_named_by_a_person(importer, tmp_path):
     assert importer("tables", tmp_path / "a.csv", "--column", "times=xyz") == ExitCode.MISTAKE
 
 
+def test_a_time_that_cannot_be_read_says_why(importer, tmp_path):
+    (tmp_path / "a.csv").write_text("case_id,survival_days,event,A_mut\nP1,137,1,1\nP2,1.903,0,0\nP3,2.104,0,0\n")
+    assert importer("tables", tmp_path / "a.csv") == ExitCode.MISTAKE
+    assert "'survival_days'" in importer.err
+    assert "decimal_mark" in importer.err
+
+
+def test_cells_of_an_event_that_a_person_names_are_not_shown(importer, tmp_path):
+    (tmp_path / "a.csv").write_text("case_id,survival_months,verlauf,A_mut\nP1,1,1,1\nP2,3,Frau Muster,0\nP3,3,0,0\n")
+    assert importer("tables", tmp_path / "a.csv", "--column", "event=verlauf") == ExitCode.DONE
+    assert "1 cells are none of these" in importer.out
+    assert "not readable yet" in importer.out
+    assert "muster" not in f"{importer.out}{importer.draft()}".lower()
+
+
 def test_bare_mutations_are_a_question(importer, tmp_path):
     genes = [f"GENE{i}" for i in range(25)]
     rows = "".join(f"P{i},{i + 1},{i % 2},{','.join(str((i + j) % 2) for j in range(25))}\n" for i in range(4))
@@ -153,3 +168,15 @@ def test_two_clinical_tables_are_refused(importer, tmp_path):
         (tmp_path / name).write_text("case_id,survival_months,event,A_mut\nP1,1,1,1\nP2,3,0,0\n")
     assert importer("tables", tmp_path) == ExitCode.MISTAKE
     assert "a.csv, b.csv: each has a follow-up time and an event" in importer.err
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("cohort", "patients", "events"), [("tcga_blca_mcat", 373, 169), ("tcga_gbmlgg_porpoise", 569, 187)]
+)
+def test_tcga(importer, data_root, cohort, patients, events):
+    assert importer("tables", data_root / "cohorts" / f"{cohort}.csv.gz") == ExitCode.DONE
+    read = importer.patients()
+    assert (len(read), sum(event for _, event, _ in read.values())) == (patients, events)
+    assert "QUESTION" not in importer.out
+    assert "doubt" not in importer.out
