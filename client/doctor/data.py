@@ -18,7 +18,7 @@ from memamba_core.data.records import Cohort
 from memamba_core.errors import DataError, TamperedLogError
 
 from .dry_run import measure_dry_run, memory_available
-from .features import check_features
+from .features import check_features, list_files
 from .finding import Finding, error, ok, warning
 
 __all__ = ["check_data"]
@@ -35,7 +35,7 @@ def check_data(site: Site) -> Iterator[Finding]:
     yield from _patients(site)
     yield from _genes(site.cohort)
     for doubt in site.cohort.doubts:
-        yield warning(doubt.check, doubt.text, doubt.remedy)
+        yield warning(doubt.check, doubt.text + list_files(doubt.files), doubt.remedy)
     survey = survey_features(site.cohort)
     yield from check_features(site.cohort, survey)
     if site.config.privacy is None:

@@ -11,7 +11,7 @@ from memamba_core.data.records import Cohort, FeatureStore, PatientRecord
 
 from .finding import Finding, error, ok, warning
 
-__all__ = ["check_features"]
+__all__ = ["check_features", "list_files"]
 
 _NAMED = 3
 _LISTED = 10
@@ -34,7 +34,7 @@ def check_features(cohort: Cohort, survey: FeatureSurvey) -> Iterator[Finding]:
     if absent:
         yield warning(
             "feature files",
-            f"{len(absent)} of {named} slides in the table have no features{_list(absent)}",
+            f"{len(absent)} of {named} slides in the table have no features{list_files(absent)}",
             "if that is more than you expect, extract their features, or compare their names with the files",
         )
     for failure in survey.damaged[:_NAMED]:
@@ -42,13 +42,13 @@ def check_features(cohort: Cohort, survey: FeatureSurvey) -> Iterator[Finding]:
     if len(survey.damaged) > _NAMED:
         yield error("feature files", f"{len(survey.damaged) - _NAMED} more files like these", "as for the files above")
     for doubt in survey.doubts:
-        yield warning(doubt.check, doubt.text + _list(doubt.files), doubt.remedy)
+        yield warning(doubt.check, doubt.text + list_files(doubt.files), doubt.remedy)
     if not absent and not survey.damaged:
         yield ok("feature files", f"present and readable for all {named} slides" if named else "present and readable")
 
 
-def _list(names: Sequence[str]) -> str:
-    """Return the first names as the end of a sentence; `Redaction` takes them out of a report."""
+def list_files(names: Sequence[str]) -> str:
+    """Return the first names as the end of a sentence; a report (`Redaction`) does not show them."""
     return f": {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}" if names else ""
 
 

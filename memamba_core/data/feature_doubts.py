@@ -44,6 +44,7 @@ def find_listing_doubts(
             f"{len(alone)} of {len(files)} slides have an .h5 file without a .pt file, while {len(second)} have both; "
             "CLAM writes the .pt last, so the extraction of these slides was probably broken off",
             "compare their numbers of patches with those of the coordinates, and extract these slides again",
+            tuple(files[name].name for name in sorted(alone)),
         )
     if others and hdf5:
         kinds = ", ".join(sorted({files[name].suffix.lower() for name in others}))
@@ -52,14 +53,17 @@ def find_listing_doubts(
             f"{len(others)} of {len(files)} slides have no .h5 file, only {kinds}, while {len(hdf5)} slides have one; "
             "the two kinds may come from different extractions or encoders",
             "extract these slides again, or point data.features.path to one of the two folders",
+            tuple(files[name].name for name in sorted(others)),
         )
-    unfinished = Counter(Path(name).suffix.lower() for folder in folders for name in list_unfinished(folder))
+    unfinished = [name for folder in folders for name in list_unfinished(folder)]
     if unfinished:
-        listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unfinished.items()))
+        suffixes = Counter(Path(name).suffix.lower() for name in unfinished)
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
         yield Doubt(
             _CHECK,
             f"the folder holds files that are not complete ({listed}); their slides may lack features",
             "wait until the copy or the extraction has finished, or start it again",
+            tuple(unfinished),
         )
 
 
@@ -109,45 +113,48 @@ def find_sample_doubts(samples: Mapping[Path, PatchFileSample]) -> Iterator[Doub
         )
 
 
-def find_second_file_doubts(pairs: Iterable[tuple[PatchFileSample, PatchFileSample]]) -> Iterator[Doubt]:
+def find_second_file_doubts(pairs: Mapping[Path, tuple[PatchFileSample, PatchFileSample]]) -> Iterator[Doubt]:
     """Yield whether the two files of the same slides differ.
 
     Args:
-        pairs: the sample of the file that is read, and that of the other file of the same slide.
+        pairs: the file that is read -> its sample, and that of the other file of the same slide.
     """
-    compared = list(pairs)
-    rows = sum(a.facts.num_patches != b.facts.num_patches for a, b in compared)
-    width = sum(a.facts.width != b.facts.width for a, b in compared)
-    values = sum(
-        a.digest != b.digest and (a.facts.num_patches, a.facts.width) == (b.facts.num_patches, b.facts.width)
-        for a, b in compared
-        if "bfloat16" not in (a.facts.dtype, b.facts.dtype)
-    )
-    if rows or width or values:
+    rows = [p.name for p, (a, b) in pairs.items() if a.facts.num_patches != b.facts.num_patches]
+    width = [p.name for p, (a, b) in pairs.items() if a.facts.width != b.facts.width]
+    values = [
+        p.name
+        for p, (a, b) in pairs.items()
+        if a.digest != b.digest
+        and (a.facts.num_patches, a.facts.width) == (b.facts.num_patches, b.facts.width)
+        and "bfloat16" not in (a.facts.dtype, b.facts.dtype)
+    ]
+    files = tuple(dict.fromkeys([*rows, *width, *values]))
+    if files:
         counts = ((rows, "in the number of patches"), (width, "in the width"), (values, "in the values"))
-        differ = ", ".join(f"{count} {what}" for count, what in counts if count)
+        differ = ", ".join(f"{len(names)} {what}" for names, what in counts if names)
         yield Doubt(
             _CHECK,
-            f"the .h5 and the .pt files of {rows + width + values} of {len(compared)} slides differ ({differ}); "
+            f"the .h5 and the .pt files of {len(files)} of {len(pairs)} slides differ ({differ}); "
             "the .h5 files are read",
             "find out which of the two is right; CLAM skips slides that have a .pt file, even of another encoder",
+            files,
         )
 
 
-def find_coordinate_doubts(pairs: Iterable[tuple[int, int]]) -> Iterator[Doubt]:
+def find_coordinate_doubts(pairs: Mapping[Path, tuple[int, int]]) -> Iterator[Doubt]:
     """Yield whether files hold fewer patches than were cut from their slides.
 
     Args:
-        pairs: for each slide with a file of coordinates, the number of patches with features and of coordinates.
+        pairs: file of a slide that has coordinates -> the number of patches with features, and of coordinates.
     """
-    compared = list(pairs)
-    short = sum(features < coordinates for features, coordinates in compared)
+    short = tuple(path.name for path, (features, coordinates) in pairs.items() if features < coordinates)
     if short:
         yield Doubt(
             _CHECK,
-            f"{short} of {len(compared)} files hold fewer patches than the folder `patches` has coordinates of the "
+            f"{len(short)} of {len(pairs)} files hold fewer patches than the folder `patches` has coordinates of the "
             "same slide; the extraction of these slides was probably broken off",
             "extract these slides again",
+            short,
         )
 
 

@@ -45,8 +45,8 @@ def survey_features(cohort: Cohort) -> FeatureSurvey:
     A file of 4,000 patches on a local disk takes 3 ms, 22 ms in CLAM's chunks of one row, 32 ms with gzip.
     """
     survey, store = FeatureSurvey(), cohort.features
-    samples, pairs = dict[Path, PatchFileSample](), list[tuple[PatchFileSample, PatchFileSample]]()
-    patches: list[tuple[int, int]] = []
+    samples, pairs = dict[Path, PatchFileSample](), dict[Path, tuple[PatchFileSample, PatchFileSample]]()
+    patches = dict[Path, tuple[int, int]]()
     folders = store.folders if isinstance(store, PatchFolder) else ()
     with_coordinates = {folder for folder in folders if (folder.parent / "patches").is_dir()}
     for record in cohort.records:
@@ -72,10 +72,10 @@ def survey_features(cohort: Cohort) -> FeatureSurvey:
             if "/" in sample.facts.dataset:
                 survey.datasets.add(sample.facts.dataset)
             if (other := _second(store, slide)) is not None:
-                pairs.append((sample, other))
+                pairs[path] = (sample, other)
             number = _num_coordinates(path) if path.parent in with_coordinates else None
             if number is not None and not sample.facts.slide_level:
-                patches.append((sample.facts.num_patches, number))
+                patches[path] = (sample.facts.num_patches, number)
     survey.doubts += [
         *find_sample_doubts(samples),
         *find_second_file_doubts(pairs),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memamba_core.config.site import FeatureFolder
+from memamba_core.data.doubt import Doubt
 from memamba_core.data.feature_doubts import find_listing_doubts
 from memamba_core.data.feature_survey import survey_features
 from memamba_core.data.features import open_features
@@ -39,16 +40,16 @@ def survey(root: Path, path: str = ".", **declared):
     return survey_features(Cohort(records, features=store))
 
 
-def listing(root: Path) -> str:
+def listing(root: Path) -> list[Doubt]:
     store = open_features(FeatureFolder(path=".", encoder="uni_v1"), root)
-    return " ".join(map(str, find_listing_doubts(store.files, store.second, store.folders)))
+    return list(find_listing_doubts(store.files, store.second, store.folders))
 
 
 @pytest.mark.parametrize("pt", [True, False])
 def test_a_healthy_folder_raises_no_doubt(tmp_path, pt):
     root = clam(tmp_path, pt=pt)
     result = survey(root)
-    assert (result.doubts, result.damaged, result.num_empty, listing(root)) == ([], [], 0, "")
+    assert (result.doubts, result.damaged, result.num_empty, listing(root)) == ([], [], 0, [])
     assert result.rows == {f"ps{slide}": 12 + slide for slide in range(6)}
 
 
@@ -96,18 +97,28 @@ def remove(root: Path, *names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "words", "files"),
     [
-        (lambda r: remove(r, "pt_files/s0.pt", "pt_files/s3.pt"), "2 of 6 slides have an .h5 file without a .pt file"),
-        (lambda r: remove(r, "h5_files/s0.h5"), "1 of 6 slides have no .h5 file, only .pt, while 5 slides have one"),
-        (lambda r: (r / "h5_files/s9.h5.part").touch(), "files that are not complete (1 .part)"),
-        (lambda r: (r / "h5_files/s9.h5.lock").touch(), "files that are not complete (1 .lock)"),
+        (
+            lambda r: remove(r, "pt_files/s0.pt", "pt_files/s3.pt"),
+            "2 of 6 slides have an .h5 file without a .pt file",
+            "s0.h5 s3.h5",
+        ),
+        (
+            lambda r: remove(r, "h5_files/s0.h5"),
+            "1 of 6 slides have no .h5 file, only .pt, while 5 slides have one",
+            "s0.pt",
+        ),
+        (lambda r: (r / "h5_files/s9.h5.part").touch(), "files that are not complete (1 .part)", "s9.h5.part"),
+        (lambda r: (r / "h5_files/s9.h5.lock").touch(), "files that are not complete (1 .lock)", "s9.h5.lock"),
     ],
 )
-def test_names_of_files_raise_doubts(tmp_path, change, words):
+def test_names_of_files_raise_doubts(tmp_path, change, words, files):
     root = clam(tmp_path)
     change(root)
-    assert words in listing(root)
+    (doubt,) = listing(root)
+    assert words in str(doubt)
+    assert " ".join(doubt.files) == files
 
 
 def rewrite(name: str, rows: np.ndarray, coords=None, attributes=None):
@@ -170,7 +181,7 @@ def test_the_two_files_of_a_slide_are_compared(tmp_path, rows, words):
     root = clam(tmp_path)
     write_pt(root / "pt_files" / "s0.pt", torch.from_numpy(rows))
     doubts = survey(root).doubts
-    assert [words in doubt.text for doubt in doubts] == ([] if words is None else [True])
+    assert [(words in doubt.text, doubt.files) for doubt in doubts] == ([] if words is None else [(True, ("s0.h5",))])
 
 
 def test_a_second_file_that_is_damaged_or_imprecise_raises_no_doubt(tmp_path):
@@ -199,7 +210,7 @@ def test_the_name_of_a_trident_folder_is_compared(tmp_path, folder, attributes, 
     path = f"{folder}/features_uni_v1"
     write_h5(tmp_path / path / "a.h5", features(9, 0), grid(9), attributes=attributes)
     doubts = survey(tmp_path, path).doubts
-    assert [words in doubt.text for doubt in doubts] == ([] if words is None else [True])
+    assert [(words in doubt.text, doubt.files) for doubt in doubts] == ([] if words is None else [(True, ("a.h5",))])
 
 
 @pytest.mark.parametrize(("number", "doubtful"), [(9, False), (30, True)])
@@ -207,9 +218,8 @@ def test_the_number_of_coordinates_is_compared(tmp_path, number, doubtful):
     write_h5(tmp_path / "20x_256px_0px_overlap/features_uni_v1/a.h5", features(9, 0), grid(9))
     write_h5(tmp_path / "20x_256px_0px_overlap/patches/a_patches.h5", grid(number), name="coords")
     doubts = survey(tmp_path).doubts
-    assert ["1 of 1 files hold fewer patches than the folder `patches`" in doubt.text for doubt in doubts] == [
-        True
-    ] * doubtful
+    found = [("1 of 1 files hold fewer patches than the folder `patches`" in d.text, d.files) for d in doubts]
+    assert found == [(True, ("a.h5",))] * doubtful
 
 
 def test_copies_are_found_among_other_formats_too(tmp_path):
