@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.cli import _parser
+from memamba_core.config.guarded_settings import GUARDED
 from memamba_core.wire.protocol import Refusal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,6 +48,14 @@ def test_the_troubles_are_those_that_the_program_tells():
         for part in re.split(r"\.\.\.|\(\d+:", row):
             words = part.strip(" ()")
             assert words in said, f"{row}: nothing in client/ says {words!r}"
+
+
+def test_the_guarded_settings_are_those_of_the_program():
+    section = SITE[SITE.index("## Guarded settings") :]
+    lower, higher = section[: section.index("`training.loss.censored_bin`")].split("These may be higher")
+    for text, relation in ((lower, "<="), (higher, ">=")):
+        listed = set(re.findall(r"`([a-z_]+\.[a-z_.]+)`", text)) - {"limits.settings"}
+        assert listed == {name for name, allowed in GUARDED.items() if allowed == relation}
 
 
 def test_the_refusals_that_the_page_explains_exist():
