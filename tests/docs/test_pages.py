@@ -85,6 +85,17 @@ def test_a_command_of_the_coordinator_or_a_site_is_understood(command, parsers):
         parser.parse_known_args(words)
 
 
+@pytest.mark.parametrize("text", ["docs/explanation/architecture.md", "memamba_core/data/__init__.py"])
+def test_the_map_of_the_data_room_names_every_module(text):
+    room = REPOSITORY / "memamba_core" / "data"
+    there = {path.stem for path in room.iterdir() if path.is_dir() or path.suffix == ".py"} - {
+        "__init__",
+        "__pycache__",
+    }
+    named = set(re.findall(r"`(\w+)/?`", (REPOSITORY / text).read_text(encoding="utf-8")))
+    assert there - named == set()
+
+
 def test_every_make_target_of_the_pages_exists():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
