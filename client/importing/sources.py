@@ -1,13 +1,15 @@
-"""Open a source of an import: a table of any name."""
+"""Open a source of an import: a table of any name, or every sheet of a workbook."""
 
 from collections import Counter
 from pathlib import Path
 
+from memamba_core.config.site import TableFile
 from memamba_core.data.tables import Table, is_table, open_table
 from memamba_core.data.tables.delimited import open_delimited
+from memamba_core.data.tables.workbook import sheet_names
 from memamba_core.errors import DataError
 
-__all__ = ["open_source"]
+__all__ = ["open_sheets", "open_source"]
 
 
 def open_source(path: Path) -> Table:
@@ -23,3 +25,26 @@ def open_source(path: Path) -> Table:
     if twice:
         raise DataError(f"{path}: column {twice[0]!r} appears {source.columns.count(twice[0])} times. Keep one of them")
     return Table(path, source.columns, source)
+
+
+def open_sheets(path: Path) -> tuple[list[Table], list[str]]:
+    """Open a table, or the sheets of a workbook.
+
+    Returns:
+        The tables; and for each sheet that is no table, such as one of notes, a sentence that says why.
+
+    Raises:
+        DataError: the file, or every sheet, is no table.
+    """
+    if not path.name.lower().endswith(".xlsx") or not path.is_file():
+        return [open_table(path)], []
+    tables, failures = list[Table](), list[DataError]()
+    names = sheet_names(path)
+    for index, name in enumerate(names):
+        try:
+            tables.append(open_table(path, TableFile(sheet=name if index else None)))
+        except DataError as failure:
+            failures.append(failure)
+    if not tables:
+        raise failures[0] if failures else DataError(f"{path}: has no sheet of cells. Save the table as CSV")
+    return tables, [str(failure) for failure in failures]

@@ -8,8 +8,9 @@ from client.importing.clinical_columns import Clinical, find_clinical
 from client.importing.feature_folders import find_feature_folders, propose_features
 from client.importing.options import ImportOptions
 from client.importing.outcome import Imported, Section
+from client.importing.sources import open_sheets
 from memamba_core.data.gene_names import is_clinical, molecular_name
-from memamba_core.data.tables import Table, is_table, open_table
+from memamba_core.data.tables import Table, is_table
 from memamba_core.errors import DataError
 
 from .column_names import match_case_id
@@ -31,16 +32,19 @@ def read(sources: Sequence[Path], options: ImportOptions) -> Imported:
         DataError: no table has the columns of a clinical table, or several have.
     """
     files, folders = _expand(sources)
-    tables = [open_table(path) for path in files]
-    clinical = _choose_clinical(tables, options)
+    tables, left_out = list[Table](), list[str]()
+    for path in files:
+        opened, failures = open_sheets(path)
+        tables += opened
+        left_out += failures
+    clinical = _choose_clinical(tables, options, left_out)
     base = Path(
         os.path.commonpath([path.resolve().parent if path.is_file() else path.resolve() for path in [*files, *folders]])
     )
     imported = Imported({}, base)
-    imported.found.append(f"read: {', '.join(table.path.name for table in tables)}")
-    imported.sections["clinical"] = Section(
-        {"file": _below(clinical.table.path, base), **clinical.settings}, clinical.evidence
-    )
+    imported.found.append(f"read: {', '.join(map(_name, tables))}")
+    imported.found += [f"a sheet that is no table: {failure}" for failure in left_out]
+    imported.sections["clinical"] = Section({**_location(clinical.table, base), **clinical.settings}, clinical.evidence)
     imported.questions += clinical.questions
     _add_genomics(imported, tables, clinical, base)
     if folders:
@@ -70,15 +74,15 @@ def _expand(sources: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return unique, list(dict.fromkeys(path.absolute() for path in folders))
 
 
-def _choose_clinical(tables: Sequence[Table], options: ImportOptions) -> Clinical:
+def _choose_clinical(tables: Sequence[Table], options: ImportOptions, left_out: Sequence[str]) -> Clinical:
     """Return the one table with an identifier, a follow-up time and an event."""
     found = [clinical for table in tables if (clinical := find_clinical(table, options.columns)) is not None]
     if len(found) > 1:
-        names = ", ".join(clinical.table.path.name for clinical in found)
+        names = ", ".join(_name(clinical.table) for clinical in found)
         raise DataError(f"{names}: each has a follow-up time and an event. Name one of them, and not its folder")
     if found:
         return found[0]
-    listed = "; ".join(f"{t.path.name}: {', '.join(_not_molecular(t)[:25])}" for t in tables)
+    listed = "; ".join([*(f"{_name(t)}: {', '.join(_not_molecular(t)[:25])}" for t in tables), *left_out])
     raise DataError(
         "no table has a column of patients, of follow-up times and of events that is recognised. Name them with "
         f"--column case_id=NAME, --column time=NAME, --column event=NAME. Columns are {listed}"
@@ -93,7 +97,7 @@ def _add_genomics(imported: Imported, tables: Sequence[Table], clinical: Clinica
     """Propose the molecular table: the one with suffixes, else one with many bare columns of 0 and 1."""
     suffixed = [table for table in tables if len(_not_molecular(table)) < len(table.columns)]
     if len(suffixed) > 1:
-        names = ", ".join(table.path.name for table in suffixed)
+        names = ", ".join(map(_name, suffixed))
         raise DataError(f"{names}: each has molecular columns. Join them into one table, or name one of them")
     bare = {}
     for table in suffixed or tables:
@@ -101,25 +105,25 @@ def _add_genomics(imported: Imported, tables: Sequence[Table], clinical: Clinica
         rest = [c for c in _not_molecular(table) if not is_clinical(c, known)]
         binary = table.binary_columns(rest) if len(rest) >= _FEWEST_BARE else ()
         if len(binary) >= _FEWEST_BARE:
-            bare[table.path] = len(binary)
-    candidates = suffixed or [table for table in tables if table.path in bare]
+            bare[_name(table)] = len(binary)
+    candidates = suffixed or [table for table in tables if _name(table) in bare]
     if not candidates:
         return
     table = candidates[0]
-    is_same = table.path == clinical.table.path
+    is_same = table is clinical.table
     case_id = clinical.settings["case_id"] if is_same else _case_id_of(table, clinical)
     kinds = {
         kind: sum((molecular_name(c) or "").endswith(f"_{kind}") for c in table.columns)
         for kind in ("rnaseq", "cnv", "mut")
     }
     evidence = {"file": ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count) or "bare columns"}
-    section = Section({"file": _below(table.path, base), "case_id": case_id}, evidence)
+    section = Section({**_location(table, base), "case_id": case_id}, evidence)
     imported.sections["genomics"] = section
-    if table.path in bare:
+    if _name(table) in bare:
         section.settings["bare_columns"] = "ignore" if suffixed else "mut"
         imported.ask(
             "genomics.bare_columns",
-            f"{bare[table.path]} columns without a suffix hold 0 and 1 only. Set mut if they are mutations under the "
+            f"{bare[_name(table)]} columns without a suffix hold 0 and 1 only. Set mut if they are mutations under the "
             "bare gene symbol (MCAT's full tables), and check that no outcome is among them. A site with `privacy` "
             "renames them to SYMBOL_mut instead.",
         )
@@ -139,5 +143,11 @@ def _case_id_of(table: Table, clinical: Clinical) -> str:
     return best
 
 
-def _below(path: Path, base: Path) -> str:
-    return str(path.resolve().relative_to(base))
+def _location(table: Table, base: Path) -> dict[str, str]:
+    """Return the settings that name a table."""
+    location = {"file": str(table.path.resolve().relative_to(base))}
+    return location if table.sheet is None else {**location, "sheet": table.sheet}
+
+
+def _name(table: Table) -> str:
+    return table.path.name if table.sheet is None else f"{table.path.name}, sheet {table.sheet!r}"

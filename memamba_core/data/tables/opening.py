@@ -58,7 +58,7 @@ def open_table(path: Path, settings: TableFile | None = None) -> Table:
     twice = next((column for column, count in Counter(columns).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{path}: column {twice!r} appears {columns.count(twice)} times. Keep one of them")
-    return Table(path, columns, source, None if settings is None else settings.decimal_mark)
+    return Table(path, columns, source, None if settings is None else settings.decimal_mark, sheet)
 
 
 def _open_source(path: Path, sheet: str | None) -> TableSource:

@@ -34,12 +34,14 @@ class Table:
         columns: its column names, each once.
         source: reads the cells.
         decimal_mark: declared notation of numbers; None finds it.
+        sheet: declared sheet of a workbook; None is the first.
     """
 
     path: Path
     columns: tuple[str, ...]
     source: TableSource
     decimal_mark: DecimalMark | None = None
+    sheet: str | None = None
 
     def require(self, column: str, setting: str | None = None) -> None:
         """Raise an error if the table has no such column.

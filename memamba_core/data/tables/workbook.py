@@ -3,7 +3,8 @@
 import datetime as dt
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 from memamba_core.data.tables.source import NOT_MEASURED
 from memamba_core.errors import DataError, MissingBackendError
 
-__all__ = ["WorkbookSource", "open_workbook"]
+__all__ = ["WorkbookSource", "open_workbook", "sheet_names"]
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,8 @@ def open_workbook(path: Path, sheet: str | None) -> WorkbookSource:
             computed.
         MissingBackendError: openpyxl is not installed.
     """
-    try:
-        import openpyxl
-    except ImportError:
-        raise MissingBackendError(
-            f"{path}: reading Excel workbooks needs openpyxl, which is not installed. Install it with "
-            "`pip install openpyxl`, or save the table as CSV"
-        ) from None
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    with _readable(path):
+        book = _load(path)
         names = [page.title for page in book.worksheets]
         if not names or (sheet is not None and sheet not in names):
             known = ", ".join(map(repr, names[:8])) or "none"
@@ -83,13 +77,6 @@ def open_workbook(path: Path, sheet: str | None) -> WorkbookSource:
         book.close()
         if _has_formulas(path):
             _refuse_uncomputed(path, chosen, rows)
-    except DataError:
-        raise
-    except Exception as error:  # openpyxl raises whatever its XML and zip readers raise, and its texts may quote cells
-        raise DataError(
-            f"{path}: cannot be read as an Excel workbook ({type(error).__name__}); it is damaged, encrypted or of "
-            "another kind. Save it again as .xlsx without a password, or as CSV"
-        ) from None
     while rows and not any(_has_content(cell) for cell in rows[-1]):
         rows.pop()
     while rows and not any(_has_content(cell) for cell in rows[0]):
@@ -109,6 +96,45 @@ def open_workbook(path: Path, sheet: str | None) -> WorkbookSource:
         tuple(header[index] for index in named),
         pa.Table.from_arrays(columns, names=[header[index] for index in named]),
     )
+
+
+def sheet_names(path: Path) -> tuple[str, ...]:
+    """Return the names of a workbook's sheets, in their order.
+
+    Raises:
+        DataError: the file is damaged or of another kind.
+        MissingBackendError: openpyxl is not installed.
+    """
+    with _readable(path):
+        book = _load(path)
+        names = tuple(page.title for page in book.worksheets)
+        book.close()
+    return names
+
+
+def _load(path: Path) -> Any:
+    import openpyxl
+
+    return openpyxl.load_workbook(path, read_only=True, data_only=True)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn errors of openpyxl into those of the file."""
+    try:
+        yield
+    except ImportError:
+        raise MissingBackendError(
+            f"{path}: reading Excel workbooks needs openpyxl, which is not installed. Install it with "
+            "`pip install openpyxl`, or save the table as CSV"
+        ) from None
+    except DataError:
+        raise
+    except Exception as error:  # openpyxl raises whatever its XML and zip readers raise, and its texts may quote cells
+        raise DataError(
+            f"{path}: cannot be read as an Excel workbook ({type(error).__name__}); it is damaged, encrypted or of "
+            "another kind. Save it again as .xlsx without a password, or as CSV"
+        ) from None
 
 
 def _has_content(cell: Any) -> bool:

@@ -4,6 +4,7 @@ import zipfile
 
 import h5py
 import numpy as np
+import openpyxl
 import pytest
 
 from client.exit_codes import ExitCode
@@ -68,6 +69,25 @@ def test_a_german_folder_with_features(importer, tmp_path):
     assert (data.root, data.features.path) == (folder, ".")
     assert (data.features.encoder, data.features.magnification) == ("uni_v1", 20)
     assert "features: 2 patients" in importer.out
+
+
+def test_a_workbook_whose_tables_are_on_later_sheets(importer, tmp_path):
+    book = openpyxl.Workbook()
+    book.active.append(["Notes of the export"])
+    book.active.append(["2026", "a cell behind the header"])
+    for title, rows in {
+        "Daten": [["Patienten-Nr", "Nachbeobachtung (Tage)", "Verstorben"], ["A1", 30.5, 1], ["A2", 1826.25, 0]],
+        "Gene": [["Patienten-Nr", "TP53_mut"], ["A1", 1], ["A2", 0]],
+    }.items():
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(row)
+    book.save(tmp_path / "export.xlsx")
+    assert importer("tables", tmp_path / "export.xlsx") == ExitCode.DONE
+    assert importer.patients()["A2"] == (60.0, False, ())
+    assert importer.genes() == {"A1": {"TP53_mut": 1}, "A2": {"TP53_mut": 0}}
+    assert (importer.data().clinical.sheet, importer.data().genomics.sheet) == ("Daten", "Gene")
+    assert "a sheet that is no table: " in importer.out
 
 
 @pytest.mark.parametrize(
