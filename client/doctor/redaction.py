@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from unicodedata import normalize
 
 from memamba_core.config.site import SiteConfig
@@ -20,6 +21,7 @@ _MARK = "[name]"
 _REMARK = " (the site's screen names them)"
 _LISTED = re.compile(r": ([^,;:]+(?:, [^,;:]+)*)(?=$|[;:])")
 _QUOTED = re.compile(r"'([^']*)'")
+_OF_LAYOUT = re.compile(r"(slide_)?features_|patches$|h5_files$|pt_files$")
 _AMBIGUOUS = re.compile(r"\d{1,5}|[a-z]+")
 
 
@@ -73,10 +75,16 @@ class Redaction:
 
 
 def _feature_files(config: SiteConfig) -> Iterator[str]:
-    """Yield the names of the files below the folder of features, with and without suffixes."""
+    """Yield the names of the files below the folder of features, with and without suffixes, and of slides' folders.
+
+    STAMP keeps the folders of the slides, which may be named after patients, in the folder of an encoder.
+    """
     if config.data.features is None:
         return
-    for _, _, files in os.walk(config.data.root / config.data.features.path):
+    top = config.data.root / config.data.features.path
+    for folder, inner, files in os.walk(top):
+        if Path(folder) != top:
+            yield from (name for name in inner if not _OF_LAYOUT.match(name))
         for file in files:
             yield file
             stem, dot, _ = file.rpartition(".")

@@ -115,6 +115,18 @@ def test_the_names_of_a_site_are_its_patients_slides_and_files(exported):
     assert {path.name for path in (exported / "features").rglob("*.h5")} <= set(names)
 
 
+def test_folders_in_the_folder_of_an_encoder_are_names_and_those_of_the_layout_are_not(exported, tmp_path):
+    from memamba_core.config.site import load_site_config
+
+    site = shutil.copytree(exported, tmp_path / "site")
+    for folder in ("uni-5f3a/Doe_Jane", "20x_256px_0px_overlap/features_uni_v1", "20x_256px_0px_overlap/patches"):
+        (site / "features" / folder).mkdir(parents=True)
+    redaction = Redaction.of_site(load_site_config(site / "site.yaml"))
+    assert redaction.apply("features/uni-5f3a/Doe_Jane/a: is empty") == "features/uni-5f3a/[name]/a: is empty"
+    layout = "features/20x_256px_0px_overlap/features_uni_v1, patches, h5_files"
+    assert redaction.apply(layout) == layout
+
+
 def test_no_name_is_in_the_page_or_the_json_and_the_screen_keeps_them(broken, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert doctor(broken / "site.yaml", "--part", "data", "--html", page) == 1
