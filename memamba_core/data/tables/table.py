@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from memamba_core.data.tables.causes import TEXT
+from memamba_core.data.tables.causes import TEXT, UNKNOWN
 from memamba_core.data.tables.cells import as_text
 from memamba_core.data.tables.headers import holds_numbers, printable
 from memamba_core.data.tables.number_columns import AMBIGUOUS, Notation, NumberColumn, read_exact, read_numbers
@@ -156,9 +156,9 @@ class Table:
             days: npt.NDArray[np.float64] = (cells.to_pandas() / pd.Timedelta(days=1)).to_numpy(np.float64)
             return days
         found = read_exact(cells, self._notation(most=MOST_DAYS if unit == "days" else np.inf, counts=unit == "days"))
-        if found.fault is None or found.fault.what != TEXT:
+        if found.fault is None or found.fault.what not in (TEXT, UNKNOWN):
             self._refuse_fault(column, found)
-        if pa.types.is_floating(cells.type) and unit == "days" and self.decimal_mark is None:
+        if unit == "days" and self.decimal_mark is None:  # in text too: a program may have read and written the table
             self.refuse(column, _may_be_thousands(found.values), *AMBIGUOUS)
         return found.values
 
