@@ -11,7 +11,8 @@ import pandas as pd
 from memamba_core.config.site import GenomicsTable
 from memamba_core.data.bare_columns import bare_mutations
 from memamba_core.data.doubt import Doubt
-from memamba_core.data.gene_names import find_name_doubts, list_columns, molecular_name
+from memamba_core.data.gene_name_doubts import find_name_doubts
+from memamba_core.data.gene_names import list_columns, molecular_name
 from memamba_core.data.gene_values import USUAL_CODES, find_codes, find_value_doubts
 from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.mixed_scales import find_mixed_scales

@@ -84,6 +84,11 @@ CORRUPTIONS = {
     "one typing error": (lambda d: some(d, 54_321, 1000), "days", ("largest follow-up", "times the next")),
     "the largest of all": (lambda d: some(d, 5000), "days", ("20 of 120 patients share the largest",)),
     "one day of many": (lambda d: some(d, 400), "days", ("patients share one follow-up time", "had the event then")),
+    "few zeros": (
+        lambda d: np.where(np.arange(len(d)) % 12, d, 0),
+        "days",
+        ("10 of 120 patients have a follow-up of 0",),
+    ),
     "zeros": (lambda d: some(d, 0), "days", ("20 of 120 patients have a follow-up of 0",)),
     "all the same": (lambda d: d * 0 + 12, "months", ("120 of 120 patients have the same",)),
     "days and months mixed": (
@@ -91,7 +96,7 @@ CORRUPTIONS = {
         "months",
         ("if only some cells do",),
     ),
-    "a few days among months": (lambda d: np.where(np.arange(len(d)) % 6, d / 30, d), "months", ("over 120 years",)),
+    "a few days among months": (lambda d: np.where(np.arange(len(d)) % 6, d / 30, d), "months", ("over 60 years",)),
 }
 
 
