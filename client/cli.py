@@ -18,6 +18,7 @@ from memamba_core.errors import ConfigError, DataError, MemambaError, TamperedLo
 from memamba_core.wire.versions import version_line
 
 from .exit_codes import ExitCode
+from .importing.command import add_import
 from .keys import SiteKeys
 from .logs import open_logs, support_log
 
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     keygen = commands.add_parser("keygen", help="generate the site's keys; node.pub is for the coordinator")
     keygen.add_argument("folder", type=Path, nargs="?", default=Path("keys"), metavar="FOLDER", help="default: keys")
     keygen.set_defaults(command=_keygen)
+
+    add_import(commands)
 
     doctor = commands.add_parser("doctor", help="check data, machine, network and key before a run")
     _takes_site(doctor)

@@ -1,0 +1,25 @@
+"""Open a source of an import: a table of any name."""
+
+from collections import Counter
+from pathlib import Path
+
+from memamba_core.data.tables import Table, is_table, open_table
+from memamba_core.data.tables.delimited import open_delimited
+from memamba_core.errors import DataError
+
+__all__ = ["open_source"]
+
+
+def open_source(path: Path) -> Table:
+    """Open a table; a name without a known ending (Xena's `HiSeqV2`, a `.maf`) is read as text.
+
+    Raises:
+        DataError: the file is absent or no table, or a column stands twice.
+    """
+    if is_table(path.name) or not path.is_file():
+        return open_table(path)
+    source = open_delimited(path)
+    twice = [column for column, count in Counter(source.columns).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: column {twice[0]!r} appears {source.columns.count(twice[0])} times. Keep one of them")
+    return Table(path, source.columns, source)
