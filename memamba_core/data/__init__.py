@@ -12,6 +12,7 @@ Modules from the bottom up:
 * `doubt`, a suspicion about the files with its evidence, which readers collect for the people of the site;
 * `records`, the classes of patients and cohorts; `joins`, which counts the identifiers of two files that differ
   (`near_misses`, by `spelling_rules`); and `manifest`, which joins all tables into a `Cohort`;
+* `splits`, which reads published splits into the test fold of each patient of a cohort;
 * `synthetic`, which generates a cohort whose risk is known.
 
 None of these modules estimates anything from data. `agreement` holds what the sites agree on (time bins, gene columns,
