@@ -8,6 +8,7 @@ from client.importing.clinical_columns import Clinical, find_clinical
 from client.importing.feature_folders import find_feature_folders, propose_features
 from client.importing.options import ImportOptions
 from client.importing.outcome import Imported, Section
+from memamba_core.config.site import TableFile
 from memamba_core.data.gene_names import is_clinical, molecular_name
 from memamba_core.data.tables import Table, is_table, open_table
 from memamba_core.errors import DataError
@@ -25,13 +26,13 @@ def read(sources: Sequence[Path], options: ImportOptions) -> Imported:
 
     Args:
         sources: tables, folders of tables, and folders of features.
-        options: `columns` names columns that are not recognised.
+        options: `columns` names columns that are not recognised; `decimal_mark`.
 
     Raises:
         DataError: no table has the columns of a clinical table, or several have.
     """
     files, folders = _expand(sources)
-    tables = [open_table(path) for path in files]
+    tables = [open_table(path, TableFile(decimal_mark=options.decimal_mark)) for path in files]
     clinical = _choose_clinical(tables, options)
     base = Path(
         os.path.commonpath([path.resolve().parent if path.is_file() else path.resolve() for path in [*files, *folders]])
@@ -115,6 +116,8 @@ def _add_genomics(imported: Imported, tables: Sequence[Table], clinical: Clinica
     evidence = {"file": ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count) or "bare columns"}
     section = Section({"file": _below(table.path, base), "case_id": case_id}, evidence)
     imported.sections["genomics"] = section
+    if table.decimal_mark is not None:
+        section.settings["decimal_mark"] = table.decimal_mark
     if table.path in bare:
         section.settings["bare_columns"] = "ignore" if suffixed else "mut"
         imported.ask(
