@@ -42,4 +42,5 @@ FORMATS = {
     "xena": Format("xena", "a survival table and matrices of UCSC Xena", _MATRIX | {"columns"}),
     "gdc": Format("gdc", "clinical.tsv, sample sheet and STAR counts of the GDC, or a merged matrix", _MATRIX),
     "maf": Format("maf", "mutations (MAF) and a clinical table", _MAF | _TABLES),
+    "splits": Format("splits", "published splits, then the site.yaml or the tables of a site", _TABLES),
 }
