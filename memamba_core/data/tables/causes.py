@@ -78,7 +78,7 @@ CAUSES = (
     ),
     Cause(
         "mixes decimal points and decimal commas",
-        "Write all cells in one notation, or set decimal_mark of this table to point or comma",
+        "Write all cells in one notation, or set decimal_mark of this table (import: --decimal-mark) to point or comma",
         OTHER_NOTATION,
     ),
     Cause(TEXT, NUMBERS, r".*"),
