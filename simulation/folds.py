@@ -7,11 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from memamba_core.data.near_misses import advise, describe_near_misses, find_near_misses
 from memamba_core.data.records import Cohort
+from memamba_core.data.splits import read_splits
 from memamba_core.errors import ConfigError, DataError
-
-from .split_files import read_splits
 
 __all__ = ["assign_folds"]
 
@@ -91,32 +89,12 @@ def _group_sites(case_ids: set[str], sites: Mapping[str, tuple[str, ...]], num_f
 
 def _use_splits(cohort: Cohort, path: Path, folds: Collection[int]) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return the fold of each patient of the published splits, and warnings."""
-    slides = {slide: r.case_id for r in cohort.records for slide in r.slides}
-    owner_of = slides | {r.case_id: r.case_id for r in cohort.records}
-    published = read_splits(path, owner_of)
+    try:
+        published = read_splits(path, cohort.records)
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{error}; or correct data.splits, or use fold_source=random") from None
     if published.single and any(fold != 0 for fold in folds):
         raise ConfigError(
             f"folds={list(folds)}: {path} is one split into training and test patients; only folds=[0] can be tested"
         )
-    return published.fold_of, (*published.warnings, *_compare_patients(cohort, published.fold_of, path))
-
-
-def _compare_patients(cohort: Cohort, fold_of: Mapping[str, int], splits: Path) -> tuple[str, ...]:
-    """Return warnings that count patients in the table or in the splits only; no patient in both is an error."""
-    present = {r.case_id for r in cohort.records}
-    unknown, without_fold = set(fold_of) - present, present - set(fold_of)
-    near = find_near_misses(unknown, without_fold)
-    would = f"; {describe_near_misses(near)}: {advise(near)}" if near else ""
-    if len(without_fold) == len(present):
-        raise DataError(
-            f"{splits}: none of the cohort's {len(present)} patients is in these splits ({len(fold_of)} "
-            f"patients){would or '; they are of another cohort'}. Correct data.splits or use fold_source=random"
-        )
-    warnings = []
-    if without_fold:
-        text = f"{len(without_fold)} patients are in no split of {splits}: neither trained on nor tested"
-        warnings.append(text)
-    if unknown:
-        text = f"{len(unknown)} patients of the splits in {splits} are not in the cohort and are ignored{would}"
-        warnings.append(text)
-    return tuple(warnings)
+    return published.fold_of, published.warnings

@@ -97,7 +97,7 @@ def _read_sheet(path: Path) -> dict[str, Sample]:
 
 
 def _read_patients(imported: Imported, path: Path, options: ImportOptions) -> None:
-    table = open_source(path)
+    table = open_source(path, options.decimal_mark)
     time = options.columns.get("time", "OS_MONTHS")
     status = options.columns.get("event", "OS_STATUS")
     case_id = options.columns.get("case_id", "PATIENT_ID")

@@ -94,6 +94,9 @@ def find_clinical(table: Table, named: Mapping[str, str]) -> Clinical | None:
     _set_event(found, event, events)
     if "tss" in columns:
         found.settings["tss"] = "tss"
+    if table.decimal_mark is not None:
+        found.settings["decimal_mark"] = table.decimal_mark
+        found.evidence["decimal_mark"] = "given by --decimal-mark"
     return found
 
 

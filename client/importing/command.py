@@ -45,6 +45,12 @@ def add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help=f"name a column that is not recognised; ROLE is {', '.join(_ROLES)}",
     )
     parser.add_argument(
+        "--decimal-mark",
+        choices=("point", "comma"),
+        help="mark before the decimals in all tables; without it the mark is found, and numbers that may be read in "
+        "two ways (137 and 1.903) are an error",
+    )
+    parser.add_argument(
         "--transform",
         choices=("none", "log2p1"),
         help="of expression: write the values as they are, or log2(x + 1); without it linear values are a question",

@@ -32,15 +32,15 @@ class Format:
         return function(sources, options)
 
 
-_MATRIX = frozenset({"transform", "duplicates", "gene_map", "sample_types"})
+_TABLES = frozenset({"columns", "decimal_mark"})
+_MATRIX = frozenset({"decimal_mark", "transform", "duplicates", "gene_map", "sample_types"})
 _MAF = frozenset({"genes", "min_patients", "samples", "sample_types"})
 
 FORMATS = {
-    "tables": Format(
-        "tables", "clinical and molecular tables, and folders of features, left where they are", frozenset({"columns"})
-    ),
+    "tables": Format("tables", "clinical and molecular tables, and folders of features, left where they are", _TABLES),
     "cbioportal": Format("cbioportal", "the folder of a study of cBioPortal", _MATRIX | _MAF | {"columns"}),
     "xena": Format("xena", "a survival table and matrices of UCSC Xena", _MATRIX | {"columns"}),
     "gdc": Format("gdc", "clinical.tsv, sample sheet and STAR counts of the GDC, or a merged matrix", _MATRIX),
-    "maf": Format("maf", "mutations (MAF) and a clinical table", _MAF | {"columns"}),
+    "maf": Format("maf", "mutations (MAF) and a clinical table", _MAF | _TABLES),
+    "splits": Format("splits", "published splits, then the site.yaml or the tables of a site", _TABLES),
 }

@@ -28,7 +28,7 @@ def read(sources: Sequence[Path], options: ImportOptions) -> Imported:
 
     Args:
         sources: files, and folders whose tables are read with those of their folders (`gdc-client download`).
-        options: as for matrices.
+        options: as for matrices. `decimal_mark` is not that of STAR counts, which a program wrote.
 
     Raises:
         DataError: a file is absent, rows of a patient contradict each other, or a file of counts is not in the sheet.
@@ -42,7 +42,7 @@ def read(sources: Sequence[Path], options: ImportOptions) -> Imported:
         if "star_gene_counts" in path.name.lower():
             counts.append(path)
             continue
-        table = open_source(path)
+        table = open_source(path, options.decimal_mark)
         names = {column.rpartition(".")[2].lower() for column in table.columns}
         if {"vital_status", "days_to_death"} <= names:
             clinical.append(table)
@@ -97,10 +97,11 @@ def _read_clinical(imported: Imported, table: Table) -> None:
             f"{table.path}: lacks a column case_submitter_id or days_to_last_follow_up. Export the clinical TSV again"
         )
     text = table.text([case, columns["vital_status"], columns["days_to_death"], last])
+    days = {"death": table.times(columns["days_to_death"], "days"), "last": table.times(last, "days")}
     text.columns = pd.Index(["case", "status", "death", "last"])
     text = text.mask(text.apply(lambda column: column.str.lower().isin(_ABSENT)), "")
     for name in ("death", "last"):
-        number = pd.to_numeric(text[name], errors="coerce")
+        number = pd.Series(days[name])
         shown = columns["days_to_death"] if name == "death" else last
         table.refuse(shown, number.isna() & (text[name] != ""), "is no number", "Correct it, or leave it empty")
         text[name] = number

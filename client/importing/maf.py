@@ -24,7 +24,7 @@ def read(sources: Sequence[Path], options: ImportOptions) -> Imported:
     Raises:
         DataError: not one of the files is a MAF and one a clinical table.
     """
-    tables = [open_source(path) for path in sources]
+    tables = [open_source(path, options.decimal_mark) for path in sources]
     mafs = [table for table in tables if "Variant_Classification" in table.columns]
     others = [table for table in tables if table not in mafs]
     clinical = [found for table in others if (found := find_clinical(table, options.columns)) is not None]

@@ -47,7 +47,7 @@ def read_gene_matrix(
         imported: takes findings and questions.
         path: table with a column of genes, further columns of annotations, and a column per sample.
         kind: `rnaseq` or `cnv`.
-        options: `gene_map`, `duplicates`, `sample_types`, and `transform` for expression.
+        options: `decimal_mark`, `gene_map`, `duplicates`, `sample_types`, and `transform` for expression.
         sheet: sample -> patient and type.
 
     Returns:
@@ -57,7 +57,7 @@ def read_gene_matrix(
         DataError: the file is no such matrix; genes are ENSEMBL ids without a map, or stand in several rows without a
             rule; no sample is left.
     """
-    table = open_source(path)
+    table = open_source(path, options.decimal_mark)
     genes = _gene_column(table)
     names = [column for column in table.columns if column.lower() not in _ANNOTATIONS and column != genes]
     if not names:

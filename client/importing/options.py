@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Duplicates", "ImportOptions", "Transform"]
+__all__ = ["DecimalMark", "Duplicates", "ImportOptions", "Transform"]
 
+DecimalMark = Literal["point", "comma"]
 Transform = Literal["none", "log2p1"]
 Duplicates = Literal["max", "mean", "sum"]
 
@@ -16,6 +17,7 @@ class ImportOptions:
 
     Attributes:
         columns: role (`case_id`, `slides`, `time`, `event`) -> name of its column.
+        decimal_mark: mark before the decimals of all tables; None finds it in each column.
         transform: change of the expression values.
         duplicates: how several rows of one gene become one.
         gene_map: table with the columns `id` and `symbol`.
@@ -26,6 +28,7 @@ class ImportOptions:
     """
 
     columns: dict[str, str] = field(default_factory=dict)
+    decimal_mark: DecimalMark | None = None
     transform: Transform | None = None
     duplicates: Duplicates | None = None
     gene_map: Path | None = None

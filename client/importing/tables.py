@@ -26,7 +26,7 @@ def read(sources: Sequence[Path], options: ImportOptions) -> Imported:
 
     Args:
         sources: tables, folders of tables, and folders of features.
-        options: `columns` names columns that are not recognised.
+        options: `columns` names columns that are not recognised; `decimal_mark`.
 
     Raises:
         DataError: no table has the columns of a clinical table, or several have.
@@ -34,7 +34,7 @@ def read(sources: Sequence[Path], options: ImportOptions) -> Imported:
     files, folders = _expand(sources)
     tables, left_out = list[Table](), list[str]()
     for path in files:
-        opened, failures = open_sheets(path)
+        opened, failures = open_sheets(path, options.decimal_mark)
         tables += opened
         left_out += failures
     clinical = _choose_clinical(tables, options, left_out)
@@ -119,6 +119,8 @@ def _add_genomics(imported: Imported, tables: Sequence[Table], clinical: Clinica
     evidence = {"file": ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count) or "bare columns"}
     section = Section({**_location(table, base), "case_id": case_id}, evidence)
     imported.sections["genomics"] = section
+    if table.decimal_mark is not None:
+        section.settings["decimal_mark"] = table.decimal_mark
     if _name(table) in bare:
         section.settings["bare_columns"] = "ignore" if suffixed else "mut"
         imported.ask(

@@ -33,7 +33,7 @@ def read(sources: Sequence[Path], options: ImportOptions) -> Imported:
     """
     imported = Imported({})
     time, event = options.columns.get("time", "OS.time"), options.columns.get("event", "OS")
-    tables = [open_source(path) for path in sources]
+    tables = [open_source(path, options.decimal_mark) for path in sources]
     survival = [table for table in tables if time in table.columns and event in table.columns]
     matrices = [table.path for table in tables if table not in survival]
     if len(survival) != 1:

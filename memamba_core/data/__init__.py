@@ -11,8 +11,8 @@ Modules from the bottom up; those in brackets count near misses and raise doubts
 * features: `patch_files` (one file), `feature_folders` and `feature_layouts` (the files of an encoder), `row_choice`
   (rows to keep of a large bag), `features` and `slide_tables`, the two kinds of `FeatureStore`; `feature_survey`, a
   look at every file [`feature_doubts`];
-* the cohort: `records` (its classes), `manifest`, which joins all tables into a `Cohort`, and `doubt` and
-  `reader_version` [`joins`, by `near_misses` and `spelling_rules`];
+* the cohort: `records` (its classes), `manifest`, which joins all tables into a `Cohort`, `splits` (published test
+  folds), `doubt` and `reader_version` [`joins`, by `near_misses` and `spelling_rules`];
 * what the sites agree on: `signatures` (groups of genes), `statistics` (sums of a site), `agreement` (time bins, gene
   columns, scaling) with `agreement_rules` (its checks), and `dataset`, which applies it;
 * `synthetic`, which generates a cohort whose risk is known.

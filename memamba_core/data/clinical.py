@@ -51,8 +51,8 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
     text = table.text(list(dict.fromkeys(columns.values())))
     case_ids = parse_keys(table, config.case_id, text[config.case_id])
     table.refuse(config.case_id, case_ids == "", "is empty", "Write the patient's identifier, or take the row out")
-    months = _parse_months(table, text[config.time], config)
     events = parse_events(table, text[config.event], config)
+    months = _parse_months(table, text[config.time], config, events)
     codes = None if config.tss is None else canonical_column(text[config.tss]).to_numpy(object)
     repeated = case_ids.duplicated().to_numpy()
     if config.slides is None:
@@ -77,11 +77,16 @@ def read_clinical(config: ClinicalTable, root: Path) -> list[PatientRecord]:
     ]
 
 
-def _parse_months(table: Table, text: "pd.Series[str]", config: ClinicalTable) -> npt.NDArray[np.float64]:
+def _parse_months(
+    table: Table, text: "pd.Series[str]", config: ClinicalTable, events: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
     """Return the follow-up of each row in months."""
     remedy = f"Write the time to the event or the last visit in {config.time_unit}, or take the row out"
-    table.refuse(config.time, text == "", "is empty", remedy)
     times = table.times(config.time, config.time_unit)
+    if np.array_equal(np.isfinite(times), events) and not events.all() and events.any():
+        what = "has no number in any row without the event, as a column of the time to death has, and so"
+        table.refuse(config.time, ~events, what, f"Write the time to the last visit there, in {config.time_unit}")
+    table.refuse(config.time, text == "", "is empty", remedy)
     table.refuse(config.time, ~np.isfinite(times), "is not a finite number", remedy)
     table.refuse(config.time, times < 0, "is negative", remedy)
     return times / DAYS_PER_MONTH if config.time_unit == "days" else times

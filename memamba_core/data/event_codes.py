@@ -17,16 +17,24 @@ from memamba_core.data.tables import Table
 
 __all__ = ["find_reversed_events", "parse_events"]
 
-MARKS = {"0": False, "0.0": False, "0,0": False, "false": False, "1": True, "1.0": True, "1,0": True, "true": True}
+MARKS = {
+    **dict.fromkeys(("0", "0.0", "0,0", "false", "falsch", "faux"), False),
+    **dict.fromkeys(("1", "1.0", "1,0", "true", "wahr", "vrai"), True),
+}
+"""Lower-case marks, truth values as Excel writes them in English, German and French."""
 WORDS = {
     **dict.fromkeys(("living", "alive", "censored", "lebend", "lebt", "vivant"), False),
     **dict.fromkeys(("deceased", "dead", "died", "event", "tot", "verstorben", "gestorben", "décédé"), True),
 }
 """Lower-case words that name the outcome itself, whatever `event_means` says of a 1."""
-UNKNOWN = frozenset(("", "na", "n/a", "#n/a", "nan", "null", "none", "'--", "--", "unknown", "not reported"))
+UNKNOWN = frozenset().union(
+    ("", "na", "n/a", "#n/a", "nan", "null", "none", "'--", "--", "-", ".", "?", "unknown", "not reported"),
+    ("not available", "not applicable", "not evaluated", "unbekannt", "inconnu"),
+)
 """Lower-case cells without an answer; registries write some of them."""
 _LABELLED = re.compile(r"([01]) ?[:=] ?(\S.*)")
 """cBioPortal's `1:DECEASED`: the number is 1 where the event happened, the word explains it."""
+_NUMERAL = re.compile(r"[+-]?\d+([.,]0+)?")
 _YES_AND_NO = frozenset(("yes", "no", "y", "n", "ja", "nein", "j", "oui", "non"))
 _ONE_AND_TWO = frozenset(("1", "2", "1.0", "2.0", "1,0", "2,0"))
 
@@ -45,7 +53,8 @@ def parse_events(table: Table, text: "pd.Series[str]", config: ClinicalTable) ->
         DataError: a cell is empty, or the cells are neither 0/1 (true/false) nor the words of one coding.
     """
     cells = text.str.lower()
-    table.refuse(config.event, cells.isin(UNKNOWN), "is empty or unknown", f"{_remedy(config)}, or take the row out")
+    unknown = cells.str.strip("[]").isin(UNKNOWN)  # TCGA writes [Not Available]
+    table.refuse(config.event, unknown, "is empty or unknown", f"{_remedy(config)}, or take the row out")
     marked = cells.map(MARKS)
     if marked.notna().all():
         values = marked.to_numpy(np.bool_)
@@ -53,7 +62,7 @@ def parse_events(table: Table, text: "pd.Series[str]", config: ClinicalTable) ->
     worded = _words(cells)
     if worded is None:
         what, remedy = _explain(set(cells), config)
-        table.refuse(config.event, marked.isna(), what, remedy)
+        table.refuse(config.event, _odd_cells(cells), what, remedy)
     elif config.event_means == "censored":
         what = "says in words who had the event, against data.clinical.event_means: censored,"
         table.refuse(config.event, marked.isna(), what, "Set data.clinical.event_means to happened")
@@ -104,6 +113,14 @@ def _words(cells: "pd.Series[str]") -> npt.NDArray[np.bool_] | None:
     return cells.str.startswith("1").to_numpy(np.bool_)
 
 
+def _odd_cells(cells: "pd.Series[str]") -> npt.NDArray[np.bool_]:
+    """Return True for the cells that are not of the most frequent coding."""
+    labelled = cells.map(lambda cell: _LABELLED.fullmatch(cell) is not None)
+    of_coding = [cells.isin(MARKS), cells.isin(WORDS), labelled]
+    most = max(of_coding, key=lambda rows: int(rows.sum()))
+    return np.ones(len(cells), np.bool_) if most.all() else ~most.to_numpy(np.bool_)
+
+
 def _explain(found: set[str], config: ClinicalTable) -> tuple[str, str]:
     """Return the fault of a column that is not read, and the remedy."""
     write = _remedy(config)
@@ -112,6 +129,12 @@ def _explain(found: set[str], config: ClinicalTable) -> tuple[str, str]:
         return what, f"{write}; the reader does not guess, because other programs code the reverse"
     if found <= _YES_AND_NO:
         return "is neither 0 nor 1 but yes or no (in some language)", write
+    labels = [match for match in map(_LABELLED.fullmatch, found) if match]
+    if any(WORDS.get(match[2], match[1] == "1") != (match[1] == "1") for match in labels):
+        return "labels a living patient 1 or a deceased one 0", f"{write}, without the words"
+    if found > MARKS.keys() & found and all(_NUMERAL.fullmatch(cell) for cell in found - MARKS.keys()):
+        what = "is neither 0 nor 1 but another number, such as a code for unknown or for another cause of death,"
+        return what, f"{write}, and take out rows with an unknown event"
     if all(cell in MARKS or cell in WORDS or _LABELLED.fullmatch(cell) for cell in found):
         return "mixes several codings of the event", f"{write}, in every row"
     return "is neither 0 nor 1 (nor true or false, nor words such as ALIVE, DECEASED, 1:DECEASED)", write

@@ -21,8 +21,8 @@ FEWEST = 10
 """Fewest patients whose quartiles are compared with the bounds."""
 LONGEST_QUARTILE = 240.0
 """Upper quartile of follow-up, in months, above which days (or weeks) were likely read as months."""
-LONGEST = 1440.0
-"""Follow-up in months, 120 years, that no patient has."""
+LONGEST = 720.0
+"""Follow-up in months, 60 years, that no patient has; 24 years in the six TCGA cohorts."""
 SHORTEST_MEDIAN, SHORTEST_QUARTILE = 4.0, 6.0
 """Median and upper quartile, in months, below which years were likely read as months, or months as days."""
 HIGHEST_RATE = 2.5
@@ -158,7 +158,7 @@ def _unit(months: npt.NDArray[np.float64], data: FollowUp) -> Iterator[Doubt]:
             yield Doubt("follow-up", text, _change_unit(table, "months" if table.time_unit == "days" else "years"))
             return
     if (months > LONGEST).any():
-        what = f"{_count(months > LONGEST)} would have a follow-up of over 120 years"
+        what = f"{_count(months > LONGEST)} would have a follow-up of over 60 years"
         remedy = "correct the cells (another unit, or a code for unknown), or take these rows out"
         yield Doubt("follow-up", f"column {table.time!r} of {table.file}: {what}", remedy)
 

@@ -11,13 +11,14 @@ import numpy.typing as npt
 from memamba_core.data.doubt import Doubt
 from memamba_core.data.records import GeneTable
 
-__all__ = ["find_codes", "find_value_doubts", "of_kind"]
+__all__ = ["USUAL_CODES", "find_codes", "find_value_doubts", "of_kind"]
 
 Values = npt.NDArray[np.float32]
 
 _CODES: Final = (-9.0, -99.0, -999.0, -9999.0, -99999.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0)
 """Numbers that tables write for a value that was not measured."""
-_SMALL_CODES: Final = (9.0, *_CODES)  # 9 is a measurement of expression, and a code where the others are 0 to 2
+USUAL_CODES: Final = (9.0, *_CODES)
+"""The same with 9: a measurement of expression, and a code where the others are 0 to 2."""
 _FEWEST_COLUMNS: Final = 10  # fewer columns of expression say nothing about a sample
 _FEWEST_PATIENTS: Final = 10  # one patient may have gains throughout
 _FEWEST_CODES: Final = 3  # codes in whole columns of whole numbers, which may count so many reads
@@ -52,9 +53,9 @@ def find_codes(columns: Sequence[str], values_NC: Values) -> dict[float, npt.NDA
     for kind in ("cnv", "mut"):
         chosen = of_kind(columns, kind)
         part = values_NC[:, chosen]
-        others = np.abs(part[~_is_one_of(part, _SMALL_CODES) & ~np.isnan(part)])
+        others = np.abs(part[~_is_one_of(part, USUAL_CODES) & ~np.isnan(part)])
         largest = float(others.max()) if others.size else 0.0
-        for code in np.unique(part[_is_one_of(part, _SMALL_CODES)]).tolist():
+        for code in np.unique(part[_is_one_of(part, USUAL_CODES)]).tolist():
             if abs(code) > 3 * largest or (kind == "mut" and code < 0):
                 note(code, chosen, part == code)
         if kind == "mut":
@@ -105,6 +106,7 @@ def find_value_doubts(file: str, table: GeneTable) -> Iterator[Doubt]:
         table: its columns and values, one row per patient.
     """
     yield from _other_mutations(file, table)
+    yield from _one_sided_mutations(file, table)
     yield from _other_copy_numbers(file, table)
     expression = table.values_NC[:, of_kind(table.columns, "rnaseq")]
     if expression.shape[1] >= _FEWEST_COLUMNS:
@@ -123,6 +125,25 @@ def _other_mutations(file: str, table: GeneTable) -> Iterator[Doubt]:
             f"{int(other.any(axis=0).sum())} of {part.shape[1]} columns _mut of {file} hold other numbers than 0 and 1 "
             f"({what})",
             "write 1 where the gene is mutated and 0 where not, unless all sites of the federation write the same",
+        )
+
+
+def _one_sided_mutations(file: str, table: GeneTable) -> Iterator[Doubt]:
+    """Doubt mutations without a single 0, and such that are more often present than absent over all genes."""
+    part = table.values_NC[:, of_kind(table.columns, "mut")]
+    ones, zeros = int((part == 1).sum()), int((part == 0).sum())
+    if ones >= _FEWEST_PATIENTS and not zeros and bool(np.isnan(part).any()):
+        yield Doubt(
+            "mutations",
+            f"the {part.shape[1]} columns _mut of {file} hold no 0, only 1 and empty cells",
+            "write 0 where a gene was sequenced and is not mutated: an empty cell is read as not measured",
+        )
+    elif zeros and part.shape[1] >= _FEWEST_COLUMNS and len(part) >= _FEWEST_PATIENTS and ones > zeros:
+        yield Doubt(
+            "mutations",
+            f"{ones / (ones + zeros):.0%} of the cells in the {part.shape[1]} columns _mut of {file} say that "
+            "the gene is mutated",
+            "write 1 where the gene is mutated and 0 where not",
         )
 
 

@@ -11,8 +11,9 @@ import pandas as pd
 from memamba_core.config.site import GenomicsTable
 from memamba_core.data.bare_columns import bare_mutations
 from memamba_core.data.doubt import Doubt
-from memamba_core.data.gene_names import find_name_doubts, list_columns, molecular_name
-from memamba_core.data.gene_values import find_codes, find_value_doubts
+from memamba_core.data.gene_name_doubts import find_name_doubts
+from memamba_core.data.gene_names import list_columns, molecular_name
+from memamba_core.data.gene_values import USUAL_CODES, find_codes, find_value_doubts
 from memamba_core.data.key_columns import parse_keys
 from memamba_core.data.mixed_scales import find_mixed_scales
 from memamba_core.data.records import GeneTable
@@ -152,14 +153,22 @@ def _empty_codes(
     if config.not_measured == ():
         return
     columns, found = list(names), find_codes(list(names.values()), values_NC)
-    codes = ", ".join(f"{code:g}" for code in (*(config.not_measured or ()), *found))
+    usual = [code for code in found if code in USUAL_CODES]
+    codes = ", ".join(f"{code:g}" for code in (*(config.not_measured or ()), *usual))
     for code, cells in found.items():
         at = [columns[i] for i in np.flatnonzero(cells.any(axis=0)).tolist()]
         rows = np.asarray(cells.any(axis=1))
+        if code in USUAL_CODES:
+            raise DataError(
+                f"{table.path}: {list_columns(at)} {code:g} in {describe_rows(rows)}, which is no measurement of that "
+                "kind. Empty the cells if it says that nothing was measured, or set data.genomics.not_measured to "
+                f"[{codes}] to read it as empty, or to [] to take all numbers as measurements"
+            )
+        # A number that is no usual code is the value of a patient, which no message shows.
         raise DataError(
-            f"{table.path}: {list_columns(at)} {code:g} in {describe_rows(rows)}, which is no measurement of that "
-            "kind. Empty the cells if it says that nothing was measured, or set data.genomics.not_measured to "
-            f"[{codes}] to read it as empty, or to [] to take all numbers as measurements"
+            f"{table.path}: {list_columns(at)} a negative number in {describe_rows(rows)}; expected 0 and 1. Write 0 "
+            "where the gene is not mutated, and empty the cells if nothing was measured; or list the number in "
+            "data.genomics.not_measured to read it as empty, or set that to [] to take all numbers as measurements"
         )
 
 

@@ -11,7 +11,7 @@ FEWEST = 10
 """Fewest patients of a table in which repeated times are looked for."""
 SHARE = 0.12
 """Share of patients (or of events) at one time, above which a time is looked at; in six TCGA cohorts at most 0.02."""
-ZERO_SHARE = 0.125
+ZERO_SHARE = 0.08
 """Share of patients with a time of zero, above which zero likely stands for an unknown time."""
 GAP = 1.5
 """Factor between the largest time and the next, above which a repeated largest time is a code and no last visit."""

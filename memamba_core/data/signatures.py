@@ -1,7 +1,7 @@
 """Read groups of genes that become tokens of the model, and assign molecular columns to them."""
 
 import csv
-import logging
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,19 +13,28 @@ from memamba_core.errors import ConfigError, DataError
 
 __all__ = ["build_gene_groups", "find_signature_doubts", "read_signatures"]
 
-log = logging.getLogger(__name__)
-
 _LINK: Final = re.compile(r"https?://|www\.|>")
+_SEPARATORS: Final = (",", ";", "\t")  # the first of those that stand equally often in the header
 _NAMED: Final = 8  # groups that a doubt names
 
 
-def read_signatures(path: Path) -> dict[str, tuple[str, ...]]:
+class Signatures(dict[str, tuple[str, ...]]):
+    """Groups of genes, name -> symbols, as a file gives them.
+
+    Attributes:
+        found_in_rows: True if the file is no GMT file, and its content shows that its groups stand in rows.
+    """
+
+    found_in_rows = False
+
+
+def read_signatures(path: Path) -> Signatures:
     """Read groups of genes.
 
     Args:
-        path: CSV, one column per group: its name in the header, gene symbols below. Columns may be of different length
-            and may share symbols. Or a GMT file, one row per group: its name, a description, gene symbols; also if it
-            was saved as CSV and the descriptions are links or all the same word.
+        path: CSV (or semicolons or tabs between cells), one column per group: its name in the header, gene symbols
+            below. Columns may be of different length and may share symbols. Or a GMT file, one row per group: its name,
+            a description, gene symbols; also if it was saved as CSV and the descriptions are links or the same word.
 
     Returns:
         Group name -> symbols, each once, in the file's order.
@@ -40,14 +49,17 @@ def read_signatures(path: Path) -> dict[str, tuple[str, ...]]:
     gmt = path.suffix.lower() == ".gmt"
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter="\t" if gmt else ",")]
+            text = lines.read()
+        separator = "\t" if gmt else max(_SEPARATORS, key=text.partition("\n")[0].count)
+        rows = [
+            [cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({type(error).__name__}). Export it again") from None
     in_rows = gmt or _has_descriptions(rows)
-    if in_rows and not gmt:
-        log.warning("%s: has a group in each row, as GMT files have; its columns are not read as groups", path.name)
     what, where = ("row", "first cell") if in_rows else ("column", "header")
-    groups: dict[str, tuple[str, ...]] = {}
+    groups = Signatures()
+    groups.found_in_rows = in_rows and not gmt
     for number, name, members in _row_groups(rows) if in_rows else _column_groups(rows):
         symbols = tuple(dict.fromkeys(symbol for symbol in members if symbol))
         if name in groups:
@@ -100,6 +112,13 @@ def find_signature_doubts(
         signatures: group name -> gene symbols.
         columns: `SYMBOL_rnaseq`, `SYMBOL_cnv` or `SYMBOL_mut`.
     """
+    if isinstance(signatures, Signatures) and signatures.found_in_rows:
+        yield Doubt(
+            "signatures",
+            f"{file} are read as one group per row, {len(signatures)} groups, because every second cell looks like the "
+            "description in a GMT file; the columns are not read as groups",
+            "if that is right, save the file as .gmt, with tabs between cells; else take out the second row",
+        )
     matches = [match for match in map(MOLECULAR.fullmatch, columns) if match]
     known = {match["symbol"] for match in matches}
     if not known:

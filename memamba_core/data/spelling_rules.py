@@ -93,6 +93,11 @@ def _as_number(name: str) -> str:
     return re.split("[.,]", name)[0].lstrip("0") or "0" if _NUMBER.fullmatch(name) else ""
 
 
+def _number_alone(name: str) -> list[str]:
+    match = re.fullmatch(r"[^\W\d_]+(0*(\d+))", name)
+    return [match[1], match[2]] if match else []
+
+
 def _without_separators(name: str) -> str:
     return re.sub(_SEPARATORS, "", name)
 
@@ -132,6 +137,11 @@ RULES = (
     Rule("ignoring case", "write capital and small letters alike on both sides", _same(str.casefold)),
     Rule("without leading zeros", _AS_TEXT, _same(_without_zeros)),
     Rule("as numbers", _AS_TEXT, _same(_as_number)),
+    Rule(
+        "without letters before the number",
+        "write the same identifiers on both sides: R puts an X before a number that becomes a name",
+        _part_of(_number_alone),
+    ),
     Rule(
         "without quotation marks",
         "take the quotation marks and equals signs out, which keep a spreadsheet from reading a number",

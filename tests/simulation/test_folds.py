@@ -194,7 +194,7 @@ def test_folders_of_mmp(tmp_path, path):
 def test_folders_of_several_cohorts_are_listed(tmp_path):
     for name in ("BLCA_k=0", "BRCA_k=0"):
         write(tmp_path / name, train=rows(C, D), test=rows(A, B))
-    with pytest.raises(ConfigError, match=r"holds splits of BLCA, BRCA\. Set data\.splits to one of them"):
+    with pytest.raises(ConfigError, match=r"holds splits of BLCA, BRCA\. Name one of them: FOLDER/BLCA; or correct"):
         assign(FOUR, "cohort", splits=tmp_path)
     write(tmp_path / "BLCA_k=2", train=rows(C, D), test=rows(A, B))
     with pytest.raises(ConfigError, match=r"found 2 folders BLCA_k=\*, but not BLCA_k=1"):

@@ -7,8 +7,8 @@ Modules from the bottom up:
 * `source` (what a format provides) and the formats: `delimited`, `parquet`, `workbook`;
 * cells: `cells` (as text), `numerals` (decimal points and commas), `causes` (why a cell is no number),
   `number_columns`;
-* `rows` (how messages count), `table` (columns on request), `opening` (from the name of a file to a `Table`),
-  `orientation` (genes in rows).
+* `rows` and `headers` (how messages count rows and name columns), `table` (columns on request), `opening` (from the
+  name of a file to a `Table`), `orientation` (genes in rows).
 """
 
 from memamba_core.data.tables.opening import TABLE_SUFFIXES, is_table, open_table

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["TEXT", "Cause", "find_causes"]
+__all__ = ["OTHER_NOTATION", "TEXT", "UNKNOWN", "Cause", "find_causes"]
 
+OTHER_NOTATION = "\x00"
+"""Stands for a number in the notation that the column does not have; no table holds this character."""
 TEXT = "holds text that is no number"
 """Phrase of a text of no particular kind."""
+UNKNOWN = "holds marks of a value that is not known"
 NUMBERS = "Write numbers with a decimal point, and leave cells without a measurement empty"
 
 
@@ -51,6 +54,17 @@ CAUSES = (
         "Write 1 and 0",
         r"(?i:true|false|wahr|falsch|vrai|faux|yes|no|ja|nein|oui|non)",
     ),
+    Cause(
+        "holds numbers in quotation marks or formulas",
+        "Write the numbers alone: apostrophes, quotation marks and = keep a spreadsheet from reading a number",
+        rf"=?['\"`\u2018\u2019\u201c\u201d]\s*{_NUMBER}\s*['\"\u2019\u201d]?",
+    ),
+    Cause(
+        UNKNOWN,
+        "Leave cells without a measurement empty",
+        r"[?.\-\u2013*/]{1,3}|'--|\[.*\]"
+        r"|(?i:n\.?[dp]\.?|unknown|unbekannt|inconnu|not (available|applicable|reported))",
+    ),
     Cause("holds error values of a spreadsheet", "Correct the formulas, or clear these cells", r"#[A-Z0-9/]+[!?]?"),
     Cause(
         "holds two numbers in one cell",
@@ -64,8 +78,8 @@ CAUSES = (
     ),
     Cause(
         "mixes decimal points and decimal commas",
-        "Write all cells in one notation, or set decimal_mark of this table to point or comma",
-        r"\?",
+        "Write all cells in one notation, or set decimal_mark of this table (import: --decimal-mark) to point or comma",
+        OTHER_NOTATION,
     ),
     Cause(TEXT, NUMBERS, r".*"),
 )

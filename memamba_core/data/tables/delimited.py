@@ -48,6 +48,11 @@ class DelimitedSource:
         """The character between two cells."""
         return self.layout.separator
 
+    @property
+    def hint(self) -> str:
+        """Nothing: the file is one table."""
+        return ""
+
     def read(self, columns: Sequence[str], *, numeric: bool) -> pa.Table:
         """Return the columns as text, as `TableSource.read` describes."""
         place_of = {name: str(place) for place, name in enumerate(self.layout.names)}
@@ -164,6 +169,16 @@ def _trim_rows(path: Path, layout: Layout, body: bytes) -> bytes:
 def _describe_ragged(bad: list[tuple[int, int]], rows: int, layout: Layout) -> str:
     width, name = len(layout.names), SEPARATORS[layout.separator]
     first, cells = bad[0]
+    if width == 1 and 2 * sum(found == cells for _, found in bad) > rows:
+        return (
+            f"the first line has one cell, and most rows below it have {cells}, as under a title. Take out the lines "
+            "above the names of the columns"
+        )
+    if first == rows and cells == 1:
+        return (
+            f"row {first}, the last one, has 1 cell, and the header {width}. Take out text below the table, or "
+            "complete the row: the file may be cut off"
+        )
     text = f"row {first} has {cells} cells, another number of cells than the header ({width})"
     if len(bad) > 1:
         text += f", and so have {len(bad) - 1} more of {rows} rows"

@@ -65,7 +65,7 @@ class Notation:
 
 AMBIGUOUS = (
     "holds numbers with three digits behind a mark that may be decimals or thousands (1.234 or 1,234)",
-    "Set decimal_mark of this table to point or comma, or write the numbers without marks between thousands",
+    "Set decimal_mark of this table (import: --decimal-mark) to point or comma, or write no marks between thousands",
 )
 MIXED = (
     "holds numbers with a decimal point and numbers with a decimal comma",

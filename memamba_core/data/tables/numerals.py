@@ -12,6 +12,8 @@ from typing import Literal
 
 import pandas as pd
 
+from memamba_core.data.tables.causes import OTHER_NOTATION
+
 __all__ = ["DecimalMark", "Evidence", "choose_mark", "gather_evidence", "normalise"]
 
 DecimalMark = Literal["point", "comma"]
@@ -121,7 +123,7 @@ def choose_mark(
 def normalise(cells: "pd.Series[str]", mark: DecimalMark) -> "pd.Series[str]":
     """Return the cells with a decimal point and without marks between thousands; others unchanged.
 
-    A cell in the other notation becomes '?', which is no number.
+    A cell in the other notation becomes `OTHER_NOTATION`, which is no number.
     """
     return cells.map({cell: _normalise(cell, mark) for cell in cells.unique()})
 
@@ -132,4 +134,4 @@ def _normalise(cell: str, mark: DecimalMark) -> str:
         return cell
     if _NUMBER[mark].fullmatch(text):
         return text.replace(_REMOVED[mark], "").replace(",", ".").replace("\u2212", "-")
-    return "?" if _NUMBER["comma" if mark == "point" else "point"].fullmatch(text) else cell
+    return OTHER_NOTATION if _NUMBER["comma" if mark == "point" else "point"].fullmatch(text) else cell

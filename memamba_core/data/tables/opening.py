@@ -6,6 +6,7 @@ from pathlib import Path
 
 from memamba_core.config.site import TableFile
 from memamba_core.data.tables.delimited import open_delimited
+from memamba_core.data.tables.headers import describe_column, holds_numbers
 from memamba_core.data.tables.parquet import open_parquet
 from memamba_core.data.tables.source import TableSource
 from memamba_core.data.tables.table import Table
@@ -57,7 +58,13 @@ def open_table(path: Path, settings: TableFile | None = None) -> Table:
         raise DataError(f"{path}: is empty; expected a header of column names and a row per patient")
     twice = next((column for column, count in Counter(columns).items() if count > 1), None)
     if twice is not None:
-        raise DataError(f"{path}: column {twice!r} appears {columns.count(twice)} times. Keep one of them")
+        what, times = describe_column(columns, twice), columns.count(twice)
+        if holds_numbers(columns):
+            raise DataError(
+                f"{path}: the first row holds numbers, and one of them several times, as a row of data does. Write the "
+                "names of the columns into the first row, each once"
+            )
+        raise DataError(f"{path}: {what} appears {times} times. Keep one of them")
     return Table(path, columns, source, None if settings is None else settings.decimal_mark, sheet)
 
 

@@ -28,6 +28,11 @@ class ParquetSource:
     def separator(self) -> None:
         """None: cells have no separator."""
 
+    @property
+    def hint(self) -> str:
+        """Nothing: the file is one table."""
+        return ""
+
     def read(self, columns: Sequence[str], *, numeric: bool) -> pa.Table:
         """Return the columns in the types of the file, as `TableSource.read` describes."""
         try:

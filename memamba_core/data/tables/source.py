@@ -27,6 +27,11 @@ class TableSource(Protocol):
         """Character between two cells; None if the format needs none."""
         ...
 
+    @property
+    def hint(self) -> str:
+        """Clause for a message about an absent column: where else it may be; '' if nowhere."""
+        ...
+
     def read(self, columns: Sequence[str], *, numeric: bool) -> pa.Table:
         """Return the columns, one row per row of the file.
 

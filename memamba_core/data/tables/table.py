@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from memamba_core.data.tables.causes import TEXT
+from memamba_core.data.tables.causes import TEXT, UNKNOWN
 from memamba_core.data.tables.cells import as_text
+from memamba_core.data.tables.headers import holds_numbers, printable
 from memamba_core.data.tables.number_columns import AMBIGUOUS, Notation, NumberColumn, read_exact, read_numbers
 from memamba_core.data.tables.numerals import DecimalMark
 from memamba_core.data.tables.rows import describe_rows
@@ -55,14 +56,27 @@ class Table:
         """
         if column in self.columns:
             return
-        folded = {known.casefold(): known for known in self.columns}
+        remedy = f"Set {setting} to the right name" if setting else "Rename the column"
+        if numbers := holds_numbers(self.columns):
+            raise DataError(
+                f"{self.path}: no column {column!r}; {numbers} of {len(self.columns)} names in the first row are "
+                f"numbers, as in a row of data. Write the names of the columns into the first row, or, if it has them: "
+                f"{remedy[0].lower()}{remedy[1:]}"
+            )
+        folded = {known.casefold(): known for known in printable(self.columns)}
         near = difflib.get_close_matches(column.casefold(), folded, n=3, cutoff=0.5)
-        names = [folded[name] for name in near] or list(self.columns[:8])
-        raise DataError(
-            f"{self.path}: no column {column!r}; {'nearest are' if near else 'the first columns are'} "
-            f"{', '.join(map(repr, names))}. "
-            f"{f'Set {setting} to the right name' if setting else 'Rename the column'}"
+        names = [folded[name] for name in near] or list(folded.values())[:8]
+        listed = (
+            f"; {'nearest are' if near else 'the first columns are'} {', '.join(map(repr, names))}" if names else ""
         )
+        hidden = len(self.columns) - len(folded)
+        if hidden and not near:
+            listed += f"; {hidden} names with digits are not shown, because they may be identifiers of patients"
+        if len(self.columns) == 1:
+            remedy = "Put commas, semicolons or tabs between the cells, and take out lines above the header"
+        elif hidden and not near:
+            remedy += ", or, if patients stand in columns, transpose the table"
+        raise DataError(f"{self.path}: no column {column!r}{listed}{self.source.hint}. {remedy}")
 
     def refuse(self, column: str, bad: Any, what: str, remedy: str) -> None:
         """Raise an error if a row is bad.
@@ -144,14 +158,16 @@ class Table:
             days: npt.NDArray[np.float64] = (cells.to_pandas() / pd.Timedelta(days=1)).to_numpy(np.float64)
             return days
         found = read_exact(cells, self._notation(most=MOST_DAYS if unit == "days" else np.inf, counts=unit == "days"))
-        if found.fault is None or found.fault.what != TEXT:
+        if found.fault is None or found.fault.what not in (TEXT, UNKNOWN):
             self._refuse_fault(column, found)
-        if pa.types.is_floating(cells.type) and unit == "days" and self.decimal_mark is None:
+        if unit == "days" and self.decimal_mark is None:  # in text too: a program may have read and written the table
             self.refuse(column, _may_be_thousands(found.values), *AMBIGUOUS)
         return found.values
 
     def binary_columns(self, columns: Sequence[str]) -> tuple[str, ...]:
         """Return the columns that hold only 0, 1 and empty cells, and at least one 0 or 1."""
+        if not columns:  # Arrow cannot read a table of no column
+            return ()
         cells = self.source.read(columns, numeric=True)
         read = read_numbers({column: cells[column] for column in columns}, self._notation())
         found = []

@@ -25,16 +25,30 @@ class WorkbookSource:
     Attributes:
         path: the file.
         columns: names of the columns that have one.
+        sheet: its name.
+        others: names of the other sheets.
         cells: the rows below the header, in the type of their cells; text where a column mixes types.
     """
 
     path: Path
     columns: tuple[str, ...]
+    sheet: str
+    others: tuple[str, ...]
     cells: pa.Table = field(repr=False)
 
     @property
     def separator(self) -> None:
         """None: cells have no separator."""
+
+    @property
+    def hint(self) -> str:
+        """Clause for a message about an absent column: the sheet that was read, if there are others."""
+        if not self.others:
+            return ""
+        return (
+            f"; sheet {self.sheet!r} was read, and there are {len(self.others)} others "
+            f"({', '.join(map(repr, self.others[:4]))}), which the setting sheet of this table can name"
+        )
 
     def read(self, columns: Sequence[str], *, numeric: bool) -> pa.Table:
         """Return the columns, as `TableSource.read` describes."""
@@ -85,6 +99,11 @@ def open_workbook(path: Path, sheet: str | None) -> WorkbookSource:
     width = len(header)
     for number, row in enumerate(rows[1:], 1):
         if any(_has_content(cell) for cell in row[width:]):
+            if width == 1:
+                raise DataError(
+                    f"{path}: the first row has one cell and row {number} below it more, as under a title. Take out "
+                    "the rows above the names of the columns"
+                )
             raise DataError(
                 f"{path}: row {number} has cells behind the last column of the header ({width}). Name these columns or "
                 "clear the cells"
@@ -94,6 +113,8 @@ def open_workbook(path: Path, sheet: str | None) -> WorkbookSource:
     return WorkbookSource(
         path,
         tuple(header[index] for index in named),
+        chosen,
+        tuple(name for name in names if name != chosen),
         pa.Table.from_arrays(columns, names=[header[index] for index in named]),
     )
 

@@ -15,6 +15,7 @@ from memamba_core.data.event_codes import find_reversed_events
 from memamba_core.data.follow_up import FollowUp, find_follow_up_doubts
 from memamba_core.data.records import PatientRecord
 from memamba_core.data.synthetic.generate import generate_cohort
+from memamba_core.errors import DataError
 
 NUM = 120
 
@@ -83,6 +84,11 @@ CORRUPTIONS = {
     "one typing error": (lambda d: some(d, 54_321, 1000), "days", ("largest follow-up", "times the next")),
     "the largest of all": (lambda d: some(d, 5000), "days", ("20 of 120 patients share the largest",)),
     "one day of many": (lambda d: some(d, 400), "days", ("patients share one follow-up time", "had the event then")),
+    "few zeros": (
+        lambda d: np.where(np.arange(len(d)) % 12, d, 0),
+        "days",
+        ("10 of 120 patients have a follow-up of 0",),
+    ),
     "zeros": (lambda d: some(d, 0), "days", ("20 of 120 patients have a follow-up of 0",)),
     "all the same": (lambda d: d * 0 + 12, "months", ("120 of 120 patients have the same",)),
     "days and months mixed": (
@@ -90,7 +96,7 @@ CORRUPTIONS = {
         "months",
         ("if only some cells do",),
     ),
-    "a few days among months": (lambda d: np.where(np.arange(len(d)) % 6, d / 30, d), "months", ("over 120 years",)),
+    "a few days among months": (lambda d: np.where(np.arange(len(d)) % 6, d / 30, d), "months", ("over 60 years",)),
 }
 
 
@@ -212,3 +218,11 @@ def test_four_of_six_cohorts_read_the_wrong_way_are_doubted(data_root, tmp_path)
         if list(find_reversed_events(*registry(data_root, tmp_path, name, "OS", event_means="censored")))
     ]
     assert found == ["BLCA", "LUAD", "STAD", "UCEC"]
+
+
+@pytest.mark.parametrize("cell", ["", "'--", "[Not Applicable]", "NA"])
+def test_times_to_death_alone_are_refused_as_such(tmp_path, cell):
+    rows = "".join(f"p{i},{100 + i if i % 2 else cell},{i % 2}\n" for i in range(6))
+    (tmp_path / "c.csv").write_text(f"case_id,t,event\n{rows}")
+    with pytest.raises(DataError, match=r"in any row without the event, as .* the time to death .* last visit"):
+        read_clinical(ClinicalTable(file="c.csv", time="t", time_unit="days"), tmp_path)

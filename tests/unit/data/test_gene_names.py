@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memamba_core.data.gene_name_doubts import find_name_doubts
 from memamba_core.data.gene_names import (
     KINDS,
-    find_name_doubts,
     is_clinical,
     looks_like_gene,
     molecular_name,
@@ -49,7 +49,24 @@ OUTCOMES = (
     "event_flag", "verstorben", "time to progression", "Progression-Free", "LAST_FOLLOWUP", "METASTASIS", "exitus",
     "PFI.1", "PFI.time.2", "DFI.cr", "DSS.1.cr",
 )  # fmt: skip
-CLINICAL = ("Age", "SEX", "Case ID", "slide-ids", "ECOG", "is_female", "Fold", "TSS", "Race", "STAGE")
+CLINICAL = (
+    "Rezidiv",
+    "RECIDIVE",
+    "Exitus_letalis",
+    "Fernmetastasen",
+    "Raucher",
+    "CHEMO",
+    "Age",
+    "SEX",
+    "Case ID",
+    "slide-ids",
+    "ECOG",
+    "is_female",
+    "Fold",
+    "TSS",
+    "Race",
+    "STAGE",
+)
 GENES = (
     "TP53",
     "NKX2-1",
@@ -117,6 +134,13 @@ READ = [f"GENE{i}_rnaseq" for i in range(30)]
         (["HLA.A_rnaseq", *READ], [], "gene symbols", ("1 gene symbols", "dot between", "'HLA.A'")),
         ([c.lower() for c in READ], [], "gene symbols", ("30 of 30", "lower case")),
         (["tp53_mut", "TP53_mut"], [], "gene symbols", ("2 gene symbols", "differ only in case")),
+        (READ, [f"TP{i}_zscore" for i in range(10)], "molecular columns", ("10 columns", "look molecular")),
+        (READ, [f"GENE{i} (TPM)" for i in range(10)], "molecular columns", ("10 columns", "look molecular")),
+        (READ, [f"RNA:TP{i}" for i in range(10)], "molecular columns", ("10 columns", "look molecular")),
+        (READ, [f"TP{i}\u2013rnaseq" for i in range(10)], "molecular columns", ("10 columns", "look molecular")),
+        (READ, [f"TP{i}_rnaseq_x" for i in range(10)], "molecular columns", ("10 columns", "look molecular")),
+        (["2.31E+13_rnaseq", "nan_mut", *READ], [], "gene symbols", ("2 gene symbols", "rounded", "'2.31E+13'")),
+        (["Rezidiv_mut", "Diabetes_mellitus_mut", *READ], [], "gene symbols", ("2 symbols", "words", "not_genes")),
         (["HLA-A_mut", "HLA_A_cnv"], [], "gene symbols", ("2 gene symbols", "separators")),
     ],
 )
@@ -135,6 +159,9 @@ def test_names_that_are_nearly_molecular_are_counted(read, ignored, check, words
         ([f"{i}_rnaseq" for i in range(40_000, 40_030)], ()),  # Entrez numbers
         (["MARCH1_mut", "SEPT2_mut", "DEC1_mut", "MAY1_mut", "NOV_mut", "HLA-A_mut", "HLA-B_mut"], ()),
         (READ, [f"TP{i}" for i in range(10)]),
+        (READ, [f"TP{i}_zscore" for i in range(9)]),
+        (READ, [f"HLA-DR{i}" for i in range(12)]),
+        ([f"Trp{i}_Abcdef_mut" for i in range(30)], ()),
     ],
 )
 def test_usual_names_raise_no_doubt(read, ignored):

@@ -8,6 +8,7 @@ from memamba_core.data.gene_values import find_codes, find_value_doubts
 from memamba_core.data.genomics import find_gene_doubts, read_genes
 from memamba_core.data.mixed_scales import find_mixed_scales
 from memamba_core.data.records import GeneTable
+from memamba_core.errors import DataError
 
 PATIENTS, GENES = 40, 30
 
@@ -179,3 +180,26 @@ def test_batches_and_few_patients_raise_no_doubt():
     few = healthy(7, patients=5)
     few.values_NC[:2, :GENES] *= 1000
     assert list(find_mixed_scales("g.csv", few)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda part: np.where(part == 1, 1, np.nan), "hold no 0, only 1 and empty cells"),
+        (lambda part: 1 - part, "of the cells in the 30 columns _mut"),
+    ],
+)
+def test_mutations_without_a_zero_or_reversed_are_doubted(change, words):
+    table = healthy(2)
+    part(table, "mut")[:] = change(part(table, "mut"))
+    assert [words in doubt.text for doubt in find_gene_doubts("g.csv", table) if doubt.check == "mutations"] == [True]
+
+
+@pytest.mark.parametrize("code", ["-0.37", "-7", "-1"])
+def test_a_negative_mutation_that_is_no_usual_code_is_not_shown(tmp_path, code):
+    (tmp_path / "g.csv").write_text(f"case_id,TP53_mut,RB1_mut\np1,0,1\np2,{code},0\n")
+    with pytest.raises(DataError, match="'TP53_mut' holds a negative number in row 2") as raised:
+        read_genes(GenomicsTable(file="g.csv"), tmp_path)
+    assert code not in str(raised.value)
+    declared = GenomicsTable(file="g.csv", not_measured=[float(code)])
+    assert np.isnan(read_genes(declared, tmp_path)[1].values_NC[1, 0])

@@ -31,6 +31,11 @@ def test_molecular_columns_are_read_unscaled_and_the_rest_is_ignored(tmp_path):
     np.testing.assert_array_equal(genes.values_NC, np.array([[1, -2, 14071.5], [0, np.nan, 0.25]], np.float32))
 
 
+def test_bare_columns_may_be_allowed_and_absent(tmp_path):
+    text = "case_id,TP53_mut,vital_status\np1,1,1\np2,0,0\n"
+    assert read(tmp_path, text, bare_columns="mut")[1].columns == ("TP53_mut",)
+
+
 def test_parquet_and_gzip_hold_the_same_as_csv(tmp_path):
     frame = pd.DataFrame(
         {"case_id": ["p1", "p2"], "A_cnv": [1, None], "B_rnaseq": [0.5, -3.25], "C_mut": [True, False]}

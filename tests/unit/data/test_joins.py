@@ -154,7 +154,7 @@ def test_differences_that_a_screen_shows_are_counted(tmp_path, written, check, w
             ("8 of 8 files bear the identifier of a patient", "Set data.clinical.slides"),
         ),
         (
-            {"files": None, "keys": change(PATIENTS, 0, "X{}".format)},
+            {"files": None, "keys": change(PATIENTS, 0, "X{}Y".format)},
             ("features of none of the 8 patients", "column 'key'"),
         ),
     ],
@@ -197,7 +197,12 @@ def test_folds_that_are_numbered_from_1_are_a_doubt():
 @pytest.mark.parametrize("table", ["patients", "genes", "folds", "keys"])
 @pytest.mark.parametrize(
     ("cell", "words"),
-    [("1.23457E+11", "scientific notation (as 1.2E+11), whose last digits are lost, in row 1"), ("nan", "is empty")],
+    [
+        ("1.23457E+11", "scientific notation (as 1.2E+11), whose last digits are lost, in row 1"),
+        ("01. Feb", "holds dates (as 01. Feb) in row 1"),
+        ("1-Mär", "holds dates"),
+        ("nan", "is empty"),
+    ],
 )
 def test_identifiers_that_a_program_lost_are_an_error(tmp_path, table, cell, words):
     written = HEALTHY | {"files": None, "keys": PATIENTS}

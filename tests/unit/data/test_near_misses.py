@@ -10,6 +10,7 @@ from memamba_core.config.site import ClinicalTable
 from memamba_core.data.clinical import read_clinical
 from memamba_core.data.near_misses import advise, count_twins, describe_near_misses, describe_shapes, find_near_misses
 
+LETTERS = "without letters before the number"
 ZEROS, CASE, NUMBERS = "without leading zeros", "ignoring case", "as numbers"
 SEPARATORS, BARCODE, SUFFIX = "ignoring separators", "as the first 12 characters", "without a suffix such as `-01`"
 PREFIX, ACCENTS, ENCODING = "without a prefix", "ignoring accents", "in another character encoding"
@@ -38,6 +39,8 @@ QUOTES, ALL = "without quotation marks", "ignoring case, separators and leading 
         ("S1-DX1.AAAA-BBBB", "S1-DX1", SUFFIX),
         ("Patient_12 Patient_13", "12 13", PREFIX),
         ("12", "Fall 12", PREFIX),
+        ("X1001 X1002", "1001 1002", LETTERS),
+        ("12 13", "Pat012 Pat013", LETTERS),
         ("Muller Mueller2", "Müller Müller2", ACCENTS),
         ("MÃ¼ller", "Müller", ENCODING),
         ("M├╝ller", "Müller", ENCODING),
@@ -55,6 +58,8 @@ def test_one_rule_explains(unknown, missing, how):
 @pytest.mark.parametrize(
     ("unknown", "missing"),
     [
+        (["A12", "A13"], ["B12", "B13"]),  # patients of two hospitals
+        (["12"], ["A12", "B12"]),
         (["1"], ["01", "001"]),  # two patients may be meant
         (["01", "001"], ["1"]),
         (["p1", "P1"], ["pₐ"]),

@@ -1,5 +1,5 @@
 import gzip
-import logging
+import pickle
 from pathlib import Path
 
 import pytest
@@ -97,10 +97,19 @@ GMT = {"APOPTOSIS": ("A", "B", "C"), "HYPOXIA": ("D",)}
         ("s.csv", "APOPTOSIS,NA,A,B,C\nHYPOXIA,na,D\n"),
     ],
 )
-def test_one_group_per_row_as_in_gmt_files(tmp_path, name, text, caplog):
-    caplog.set_level(logging.WARNING)
-    assert read_signatures(write(tmp_path / name, text)) == GMT
-    assert ("a group in each row" in caplog.text) == name.endswith("csv")
+def test_one_group_per_row_as_in_gmt_files_is_a_doubt_in_a_csv(tmp_path, name, text):
+    found = read_signatures(write(tmp_path / name, text))
+    assert found == GMT
+    copy = pickle.loads(pickle.dumps(found))  # as a worker process gets it
+    doubts = list(find_signature_doubts("s", copy, [f"{symbol}_mut" for symbol in "ABCD"]))
+    assert len(doubts) == (name == "s.csv")
+    assert all("one group per row, 2 groups" in doubt.text for doubt in doubts)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_cells_of_signatures_stand_between_any_usual_separator(tmp_path, separator):
+    text = "APOPTOSIS,HYPOXIA\nA,D\nB,\nC,\n".replace(",", separator)
+    assert read_signatures(write(tmp_path / "s.csv", text)) == GMT
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,30 @@ def table_of(tmp_path, cells, separator=",", **settings):
     return open_table(tmp_path / "t.csv", TableFile(**settings))
 
 
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("?", "marks of a value that is not known"),
+        ("[Not Available]", "marks of a value that is not known"),
+        ("NP", "marks of a value that is not known"),
+        ("'12.5", "quotation marks or formulas"),
+        ('=""3""', "quotation marks or formulas"),
+        ("WT", "text that is no number"),
+    ],
+)
+def test_what_is_no_number_is_named(tmp_path, cell, words):
+    with pytest.raises(DataError, match=f"{words} in row 2"):
+        table_of(tmp_path, ["1.5", cell, "2"]).numbers(["x"])
+
+
+@pytest.mark.parametrize("cells", [["137.0", "1.903", "2.005"], ["137", "1.45", "2.005", "1.321"]])
+def test_thousands_that_a_program_has_read_as_decimals_are_refused_in_text(tmp_path, cells):
+    with pytest.raises(DataError, match="may be decimals or thousands"):
+        table_of(tmp_path, cells).times("x", "days")
+    assert len(table_of(tmp_path, cells, decimal_mark="point").times("x", "days")) == len(cells)
+    assert len(table_of(tmp_path, [*cells, "60.123"]).times("x", "days")) == len(cells) + 1  # no 60,123 days
+
+
 READ = [
     (["12.5", "3"], [12.5, 3]),
     (["12,5", "3"], [12.5, 3]),

@@ -2,13 +2,15 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from memamba_core.data.identifiers import canonical_column
+from memamba_core.data.near_misses import advise, describe_near_misses, find_near_misses
+from memamba_core.data.records import PatientRecord
 from memamba_core.data.slide_names import slide_name
 from memamba_core.data.tables import Table, open_table
 from memamba_core.errors import ConfigError, DataError
@@ -20,16 +22,14 @@ _SPLIT_FOLDER = re.compile(r"(.+)_k=(\d+)")
 _GROUPS = ("train", "val", "test")
 _WANTED = (
     "wanted splits_0.csv, splits_1.csv, ... with columns train and val (or test), or folders NAME_k=0, NAME_k=1, ... "
-    "with train.csv and test.csv, without a gap, or one such file or folder. Correct data.splits or use "
-    "fold_source=random"
+    "with train.csv and test.csv, without a gap, or one such file or folder. Name the right one"
 )
 _ONE_TEST_FOLD = (
-    "A patient is tested in one fold, and not trained on there. If the splits are random draws, name one file of "
-    "them in data.splits"
+    "A patient is tested in one fold, and not trained on there. If the splits are random draws, name one file of them"
 )
 _NO_THIRD_SET = (
     "train must hold all patients who are tested in another split; splits that set a third group aside are not "
-    "supported. Correct the file or use fold_source=random"
+    "supported. Correct the file"
 )
 
 
@@ -38,9 +38,10 @@ class PublishedSplits:
     """Test folds as published.
 
     Attributes:
-        fold_of: case id -> test fold.
+        fold_of: case id -> test fold, for all members of the splits; a slide of no known patient counts as a case id.
         single: True for one split: fold 0 holds its test patients, and fold 1, which is never tested, the others.
-        warnings: sentences about what was read in another way than published.
+        warnings: sentences about what was read in another way than published, and about patients in one of the two
+            lists only, with counts.
     """
 
     fold_of: dict[str, int]
@@ -89,8 +90,8 @@ class _Split:
         return set().union(*(group.members() for group in self.train))
 
 
-def read_splits(path: Path, owner_of: Mapping[str, str]) -> PublishedSplits:
-    """Read the test fold of each patient, and check that the splits agree.
+def read_splits(path: Path, records: Collection[PatientRecord]) -> PublishedSplits:
+    """Read the test fold of each patient, check that the splits agree, and compare them with a cohort.
 
     Layouts:
 
@@ -105,12 +106,13 @@ def read_splits(path: Path, owner_of: Mapping[str, str]) -> PublishedSplits:
 
     Args:
         path: file, folder, or common beginning of folders.
-        owner_of: case id, or name of a slide -> case id.
+        records: the patients of the cohort, with their slides: members may be named by either.
 
     Raises:
         ConfigError: no splits of these layouts, or a number is missing.
-        DataError: the splits contradict each other.
+        DataError: the splits contradict each other, or hold no patient of the cohort.
     """
+    owner_of = {slide: r.case_id for r in records for slide in r.slides} | {r.case_id: r.case_id for r in records}
     splits = [_open_split(files, owner_of) for files in _find_splits(path)]
     for split in splits:
         group = split.test
@@ -119,12 +121,33 @@ def read_splits(path: Path, owner_of: Mapping[str, str]) -> PublishedSplits:
         fold_of = dict.fromkeys(splits[0].trained(), 1) | dict.fromkeys(splits[0].test.members(), 0)
     else:
         fold_of = _join(splits)
-    if not any(len(split.train) > 1 for split in splits):
-        return PublishedSplits(fold_of, len(splits) == 1)
-    text = (
-        f"the val patients of {path} are trained on, because no epoch is chosen on them; its test patients are held out"
-    )
-    return PublishedSplits(fold_of, len(splits) == 1, (text,))
+    warnings = _compare_patients(path, fold_of, {r.case_id for r in records})
+    if any(len(split.train) > 1 for split in splits):
+        text = (
+            f"the val patients of {path} are trained on, because no epoch is chosen on them; its test patients are "
+            "held out"
+        )
+        warnings = (text, *warnings)
+    return PublishedSplits(fold_of, len(splits) == 1, warnings)
+
+
+def _compare_patients(path: Path, fold_of: Mapping[str, int], present: set[str]) -> tuple[str, ...]:
+    """Return warnings that count patients in the cohort or in the splits only; no patient in both is an error."""
+    unknown, without_fold = set(fold_of) - present, present - set(fold_of)
+    near = find_near_misses(unknown, without_fold)
+    would = f"; {describe_near_misses(near)}: {advise(near)}" if near else ""
+    if len(without_fold) == len(present):
+        raise DataError(
+            f"{path}: none of the cohort's {len(present)} patients is in these splits ({len(fold_of)} "
+            f"patients){would or '; they are of another cohort'}. Name the splits of this cohort"
+        )
+    warnings = []
+    if without_fold:
+        warnings.append(f"{len(without_fold)} patients are in no split of {path}: neither trained on nor tested")
+    if unknown:
+        text = f"{len(unknown)} patients of the splits in {path} are not in the cohort and are ignored{would}"
+        warnings.append(text)
+    return tuple(warnings)
 
 
 def _join(splits: Sequence[_Split]) -> dict[str, int]:
@@ -166,7 +189,7 @@ def _find_splits(path: Path) -> list[dict[str, Path]]:
             names[match[1]][int(match[2])] = folder
     if len(names) > 1:
         listed = ", ".join(sorted(names)[:8])
-        raise ConfigError(f"{path}: holds splits of {listed}. Set data.splits to one of them: FOLDER/{min(names)}")
+        raise ConfigError(f"{path}: holds splits of {listed}. Name one of them: FOLDER/{min(names)}")
     if not names:
         raise ConfigError(f"{path}: found 0 files splits_*.csv; {_WANTED}")
     ((name, folders),) = names.items()
