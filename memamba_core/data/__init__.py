@@ -7,7 +7,8 @@ Modules from the bottom up; those in brackets count near misses and raise doubts
 * patients: `clinical` and `event_codes`, the one place where a censoring column becomes `event` [`follow_up`,
   `repeated_times`, `outcome_columns`];
 * molecular data: `genomics`, `bare_columns` (mutations without a suffix), `gene_names`, `gene_values`,
-  `expression_scale` (two groups of patients) [`mixed_scales`];
+  `expression_scale` (two groups of patients) [`gene_name_doubts`,
+  `mixed_scales`];
 * features: `patch_files` (one file), `feature_folders` and `feature_layouts` (the files of an encoder), `row_choice`
   (rows to keep of a large bag), `features` and `slide_tables`, the two kinds of `FeatureStore`; `feature_survey`, a
   look at every file [`feature_doubts`];
