@@ -55,6 +55,7 @@ def add_clinical(
         {"case_id": cases[known], column: times[known], "event": events[known].astype(int)}
     ).reset_index(drop=True)
     settings = {"file": CLINICAL_FILE, "case_id": "case_id", "time": column, "time_unit": unit, "event": "event"}
+    settings["decimal_mark"] = "point"  # 137.0 and 1.903 days, as they are written here, would be ambiguous
     codes = frame["case_id"].map(tissue_source_site)
     if (codes != "").all():
         frame["tss"] = codes
