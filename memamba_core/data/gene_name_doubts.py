@@ -33,7 +33,7 @@ _BETWEEN = r"\s_.:|()\[\]\u2010-\u2015-"
 _TAIL = re.compile(rf"(?P<gene>.+?)[{_BETWEEN}]+(?P<affix>[^{_BETWEEN}]+)[)\]]?")
 _HEAD = re.compile(rf"(?P<affix>[^{_BETWEEN}]+)[{_BETWEEN}]+(?P<gene>.+)")
 _LOST = re.compile(r"\d+([.,]\d+)?E\+?\d+|nan|na|n/a|none|null|\?|unnamed.*", re.IGNORECASE)
-_WORD = re.compile(r"[^\W\d_A-Z]{4}")  # four small letters in a row, as in no human symbol
+_WORD = re.compile(r"[^\W\d_A-Z]{6}")  # six small letters in a row: a symbol in lower case is shorter
 
 
 def find_name_doubts(file: str, read: Sequence[str], ignored: Sequence[str]) -> Iterator[Doubt]:
@@ -128,7 +128,7 @@ def _odd_symbols(file: str, symbols: Sequence[str]) -> Iterator[Doubt]:
             check,
             f"{len(lost)} gene symbols of {file} are numbers that a program rounded, or marks of an unknown one: "
             f"{list_names(lost)}",
-            "take the symbols from the source; a spreadsheet reads 2310009E13Rik's number as 2.31E+19",
+            "take the symbols from the source; a spreadsheet reads 2310009E13 as 2.31E+19",
         )
     words = [s for s in symbols if _WORD.search(s.replace("orf", "")) and s != "Metazoa_SRP" and not is_changed(s)]
     if words and 2 * len(words) <= len(symbols):

@@ -161,7 +161,8 @@ def test_names_that_are_nearly_molecular_are_counted(read, ignored, check, words
         (READ, [f"TP{i}" for i in range(10)]),
         (READ, [f"TP{i}_zscore" for i in range(9)]),
         (READ, [f"HLA-DR{i}" for i in range(12)]),
-        ([f"Trp{i}_Abcdef_mut" for i in range(30)], ()),
+        ([f"Trp{i}_Abcdefgh_mut" for i in range(30)], ()),
+        (["aatf_rnaseq", "notch1_rnaseq", *READ], ()),
     ],
 )
 def test_usual_names_raise_no_doubt(read, ignored):
