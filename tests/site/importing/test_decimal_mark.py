@@ -74,7 +74,7 @@ def test_cbioportal(importer, tmp_path, mark):
     assert importer("cbioportal", *sources, "--decimal-mark", mark) == ExitCode.DONE
     assert times_of(importer) == months(mark)
     assert importer.genes()["P1"]["TP53_rnaseq"] == {"point": 1.234, "comma": 1234}[mark]
-    assert "decimal_mark" not in importer.draft()  # the tables that are written have decimal points
+    assert importer.data().clinical.decimal_mark == "point", "the mark of the table that was written"
 
 
 @MARKS
