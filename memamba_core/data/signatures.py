@@ -117,7 +117,7 @@ def find_signature_doubts(
             "signatures",
             f"{file} are read as one group per row, {len(signatures)} groups, because every second cell looks like the "
             "description in a GMT file; the columns are not read as groups",
-            "if that is right, save the file as .gmt, with tabs between cells; else take out the second row",
+            "if that is right, save the file as .gmt, with tabs between cells; else take out the second column",
         )
     matches = [match for match in map(MOLECULAR.fullmatch, columns) if match]
     known = {match["symbol"] for match in matches}

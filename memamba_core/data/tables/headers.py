@@ -1,7 +1,6 @@
 """Names of columns in messages: without a header, or with patients in columns, they are data of patients."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 __all__ = ["describe_column", "holds_numbers", "printable"]
@@ -20,13 +19,14 @@ def holds_numbers(columns: Sequence[str]) -> int:
 def printable(columns: Sequence[str]) -> list[str]:
     """Return the names that a message may show, in their order.
 
-    None of a header that holds numbers. A name with a digit is left out if another name has the same pattern of letters
-    and digits: such names may be identifiers of patients.
+    None of a header that holds numbers. If two names with digits have one pattern of letters and digits, names with
+    digits may be identifiers of patients, and none of them is shown.
     """
     if holds_numbers(columns):
         return []
-    patterns = Counter(map(_pattern, columns))
-    return [name for name in columns if not re.search(r"\d", name) or patterns[_pattern(name)] == 1]
+    numbered = [name for name in columns if re.search(r"\d", name)]
+    alike = len({_pattern(name) for name in numbered}) < len(numbered)
+    return [name for name in columns if not alike or name not in numbered]
 
 
 def describe_column(columns: Sequence[str], name: str) -> str:

@@ -10,7 +10,7 @@ from memamba_core.data.tables import open_table
 from memamba_core.errors import DataError
 
 PATIENT = "TCGA-2F-A9KO,2F,63,0,24.11,1\nTCGA-4Z-AA7M,4Z,55,1,8.5,0\n"
-IN_COLUMNS = "case_id,TCGA-2F-A9KO,TCGA-4Z-AA7M\nage,63,55\n"
+IN_COLUMNS = "case_id,TCGA-2F-A9KO,TCGA-4Z-AA7M,TCGA-C4-A0EZ\nage,63,55,60\n"
 
 
 def refusal(path, column="months"):
@@ -30,7 +30,7 @@ def write(tmp_path, text):
         (PATIENT, ("4 of 6 names in the first row are numbers", "Write the names of the columns")),
         (PATIENT.replace(",", ";"), ("are numbers",)),
         ("P7,1,1\nP8,0,1\n", ("the first row holds numbers", "Write the names of the columns")),
-        (IN_COLUMNS, ("'case_id'", "2 names with digits are not shown", "transpose")),
+        (IN_COLUMNS, ("'case_id'", "3 names with digits are not shown", "transpose")),
         (IN_COLUMNS.replace("4Z-AA7M", "2F-A9KO"), ("columns 2, 3 appears 2 times",)),
         ("month_1,month_2\n1,2\n", ("2 names with digits",)),
         ("time_2,status\n1,2\n", ("'time_2', 'status'",)),
