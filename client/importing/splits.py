@@ -12,6 +12,7 @@ from client.importing.outcome import Imported, Section
 from memamba_core.config.site import ClinicalTable, load_site_config
 from memamba_core.data.clinical import read_clinical
 from memamba_core.data.splits import PublishedSplits, read_splits
+from memamba_core.data.tables import open_table
 from memamba_core.errors import ConfigError
 
 __all__ = ["FOLDS_FILE", "read"]
@@ -39,6 +40,8 @@ def read(sources: Sequence[Path], options: ImportOptions) -> Imported:
     splits, *others = sources
     if not others or splits.suffix in _YAML:
         raise ConfigError(f"{splits}: is {'the only' if not others else 'the first'} source. {_WANTED}")
+    if splits.is_file() and "train" not in open_table(splits).columns:
+        raise ConfigError(f"{splits}: has no column train. {_WANTED}")
     imported = _read_site(others, options) if others[0].suffix in _YAML else tables.read(others, options)
     _make_absolute(imported)
     records = read_clinical(ClinicalTable.parse(imported.sections["clinical"].settings, "data.clinical"), Path())

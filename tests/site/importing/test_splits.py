@@ -138,6 +138,6 @@ def test_splits_that_do_not_fit_write_nothing(importer, tmp_path, clinical, file
 
 def test_the_splits_are_the_first_source(importer, tmp_path, clinical):
     splits = write(tmp_path / "splits", MCAT)
-    for sources in ((splits,), (tmp_path / "site.yaml", splits)):
+    for sources in ((splits,), (tmp_path / "site.yaml", splits), (clinical, splits)):
         assert importer("splits", *sources) == ExitCode.MISTAKE
         assert "Name the published splits first" in importer.err
