@@ -41,8 +41,8 @@ from ridge_cox import COMPONENTS, INNER_FOLDS, PENALTIES, SEED, Block, RidgeCox,
 
 from memamba_core.config.compose import compose_simulation
 from memamba_core.config.simulation import SimulationConfig
+from memamba_core.data.genomics.signatures import build_gene_groups
 from memamba_core.data.records import Cohort
-from memamba_core.data.signatures import build_gene_groups
 from memamba_core.data.statistics import column_moments, transform_features, transform_genes
 from memamba_core.data.tables import open_table
 from memamba_core.survival.concordance import concordance_index

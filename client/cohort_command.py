@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from memamba_core.config.site import SiteConfig
-from memamba_core.data.clinical import read_clinical
-from memamba_core.data.identifiers import canonical
+from memamba_core.data.clinical.table import read_clinical
+from memamba_core.data.identifiers.canonical import canonical
 from memamba_core.data.records import Cohort
 from memamba_core.errors import ConfigError
 

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from memamba_core.config.site import SiteConfig
-from memamba_core.data.clinical import read_clinical
-from memamba_core.data.expression_scale import ScaleDifference
-from memamba_core.data.features import PatchFolder
+from memamba_core.data.clinical.table import read_clinical
+from memamba_core.data.features.patch_folder import PatchFolder
+from memamba_core.data.genomics.expression_scale import ScaleDifference
 from memamba_core.data.records import Cohort
 from memamba_core.errors import CheckpointError, ConfigError
 from memamba_core.inference import PatientPredictions, SurvivalModel, load_model

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memamba_core.data.features.slide_tables import SlideTable
 from memamba_core.data.records import Cohort
-from memamba_core.data.slide_tables import SlideTable
 
 from .cohort_status import UsableBlock
 

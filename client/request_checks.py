@@ -6,7 +6,7 @@ from memamba_core.config.site import LimitsConfig
 from memamba_core.config.strategy import FedProxConfig
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.agreement_rules import check_against_settings
-from memamba_core.data.genomics import continuous_columns
+from memamba_core.data.genomics.table import continuous_columns
 from memamba_core.errors import AgreementError
 from memamba_core.training.checkpoint import count_parameters
 from memamba_core.wire.protocol import Refusal, StatisticsRequest, TrainRequest

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from memamba_core.config.agreement import AgreementConfig
 from memamba_core.data.agreement import Agreement
-from memamba_core.data.genomics import continuous_columns
+from memamba_core.data.genomics.table import continuous_columns
 from memamba_core.data.statistics import ColumnMoments
 from memamba_core.wire.protocol import Refusal
 

@@ -15,8 +15,8 @@ import pandas as pd
 from memamba_core.config.site import load_site_config
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
-from memamba_core.data.expression_scale import ScaleDifference, check_expression, compare_expression
-from memamba_core.data.features import PatchFolder
+from memamba_core.data.features.patch_folder import PatchFolder
+from memamba_core.data.genomics.expression_scale import ScaleDifference, check_expression, compare_expression
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort, FeatureStore
 from memamba_core.errors import AgreementError, CheckpointError

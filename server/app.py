@@ -8,7 +8,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from memamba_core.config.compose import compose_experiment
-from memamba_core.data.signatures import read_signatures
+from memamba_core.data.genomics.signatures import read_signatures
 from memamba_core.errors import ConfigError
 from memamba_core.io.process_setup import set_up_process
 from memamba_core.training.checkpoint import Checkpoint, code_digest, save_checkpoint

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from memamba_core.config.run_manifest import MANIFEST_VERSION
-from memamba_core.data.signatures import read_signatures
+from memamba_core.data.genomics.signatures import read_signatures
 from memamba_core.errors import ConfigError, FederationError, RetiredKeyError, SuperLinkLostError
 from memamba_core.io.awake_clock import AwakeClock
 from server.admin.folder import FederationFolder

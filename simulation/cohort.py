@@ -9,10 +9,10 @@ from client.site import Site
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.simulation import CohortConfig, SimulationConfig
 from memamba_core.config.site import ClinicalTable, FeatureFolder, LimitsConfig, SiteConfig, SiteDataConfig
-from memamba_core.data.clinical import read_clinical
+from memamba_core.data.clinical.table import read_clinical
+from memamba_core.data.genomics.signatures import build_gene_groups, find_signature_doubts, read_signatures
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import Cohort
-from memamba_core.data.signatures import build_gene_groups, find_signature_doubts, read_signatures
 from memamba_core.data.synthetic.generate import SyntheticCohort, generate_cohort
 from memamba_core.errors import AgreementError, ConfigError, DataError, NoPatientsError
 

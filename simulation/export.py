@@ -17,7 +17,7 @@ import yaml
 
 from memamba_core.config.simulation import CohortConfig
 from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteConfig, SiteDataConfig
-from memamba_core.data.features import PatchFolder
+from memamba_core.data.features.patch_folder import PatchFolder
 from memamba_core.data.records import Cohort, FeatureStore
 from memamba_core.errors import ConfigError
 from memamba_core.io.atomic import fill_atomically

@@ -13,7 +13,7 @@ from memamba_core.config.simulation import (
     PartitionConfig,
     TSSPartition,
 )
-from memamba_core.data.identifiers import canonical_column
+from memamba_core.data.identifiers.canonical import canonical_column
 from memamba_core.data.records import Cohort
 from memamba_core.data.tables import open_table
 from memamba_core.errors import ConfigError, DataError

@@ -12,7 +12,7 @@ import pydantic
 
 from memamba_core.config.compose import compose_simulation
 from memamba_core.config.simulation import SimulationConfig
-from memamba_core.data.features import PatchFolder
+from memamba_core.data.features.patch_folder import PatchFolder
 from memamba_core.data.records import Cohort
 from memamba_core.errors import ConfigError, FederationError, MemambaError
 from memamba_core.io.atomic import write_atomically

@@ -11,9 +11,9 @@ from client.cohort_status import REFREEZE_COST
 from client.declared_bands import compare_bands
 from client.site import Site
 from memamba_core.config.site_privacy import SitePrivacy
-from memamba_core.data.clinical import read_clinical
-from memamba_core.data.feature_survey import survey_features
-from memamba_core.data.follow_up import FollowUp
+from memamba_core.data.clinical.follow_up import FollowUp
+from memamba_core.data.clinical.table import read_clinical
+from memamba_core.data.features.survey import survey_features
 from memamba_core.data.records import Cohort
 from memamba_core.errors import DataError, TamperedLogError
 

@@ -14,8 +14,8 @@ from memamba_core.config.compose import installed_experiment
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import Agreement
 from memamba_core.data.dataset import PatientDataset
+from memamba_core.data.genomics.signatures import build_gene_groups
 from memamba_core.data.records import Cohort
-from memamba_core.data.signatures import build_gene_groups
 from memamba_core.training.batches import MICRO_BATCH_ROWS
 from memamba_core.training.checkpoint import initial_model
 from memamba_core.training.trainer import Span, resolve_device, train

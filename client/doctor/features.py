@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from memamba_core.data.feature_survey import FeatureSurvey
-from memamba_core.data.features import PatchFolder
+from memamba_core.data.features.patch_folder import PatchFolder
+from memamba_core.data.features.survey import FeatureSurvey
 from memamba_core.data.records import Cohort, FeatureStore, PatientRecord
 
 from .finding import Finding, error, ok, warning

@@ -12,7 +12,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from memamba_core.config.site import SiteConfig
-from memamba_core.data.clinical import read_clinical
+from memamba_core.data.clinical.table import read_clinical
 from memamba_core.errors import MemambaError
 
 __all__ = ["Redaction"]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from client.importing.column_names import EventName, TimeName, match_case_id, match_event, match_slides, match_time
 from client.importing.outcome import Question
-from memamba_core.data.gene_names import molecular_name
+from memamba_core.data.genomics.names import molecular_name
 from memamba_core.data.tables import Table
 from memamba_core.errors import DataError
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.importing.outcome import Imported, Section
-from memamba_core.data.feature_layouts import CLAM_FOLDERS, TRIDENT_PREFIX
-from memamba_core.data.patch_files import PATCH_SUFFIXES
+from memamba_core.data.features.layouts import CLAM_FOLDERS, TRIDENT_PREFIX
+from memamba_core.data.features.patch_files import PATCH_SUFFIXES
 
 __all__ = ["find_feature_folders", "propose_features"]
 

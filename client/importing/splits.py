@@ -10,7 +10,7 @@ from client.importing import tables
 from client.importing.options import ImportOptions
 from client.importing.outcome import Imported, Section
 from memamba_core.config.site import ClinicalTable, load_site_config
-from memamba_core.data.clinical import read_clinical
+from memamba_core.data.clinical.table import read_clinical
 from memamba_core.data.splits import PublishedSplits, read_splits
 from memamba_core.data.tables import open_table
 from memamba_core.errors import ConfigError

@@ -9,7 +9,7 @@ from client.importing.feature_folders import find_feature_folders, propose_featu
 from client.importing.options import ImportOptions
 from client.importing.outcome import Imported, Section
 from client.importing.sources import open_sheets
-from memamba_core.data.gene_names import is_clinical, molecular_name
+from memamba_core.data.genomics.names import is_clinical, molecular_name
 from memamba_core.data.tables import Table, is_table
 from memamba_core.errors import DataError
 

@@ -133,7 +133,8 @@ class FeatureFolder(TableFile):
     groups_file: str | None = None
     """Slide-level tables only: a CSV with columns `id,name`. The long name sorts column `id` into a family (what is
     measured, and of what: `DENSITY RATIO [PLASMA CELLS] IN ...` is of the family `DENSITY: PLASMA`; the rule is
-    `memamba_core.data.slide_tables.build_families`), and each family becomes one token. None: a slide is one token."""
+    `memamba_core.data.features.slide_tables.build_families`), and each family becomes one token. None: a slide is one
+    token."""
 
 
 class FoldTable(TableFile):

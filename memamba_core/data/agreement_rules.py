@@ -8,8 +8,8 @@ import numpy as np
 
 from memamba_core.config.agreement import AgreementConfig
 from memamba_core.data.agreement import Agreement
-from memamba_core.data.genomics import continuous_columns
-from memamba_core.data.signatures import build_gene_groups
+from memamba_core.data.genomics.signatures import build_gene_groups
+from memamba_core.data.genomics.table import continuous_columns
 from memamba_core.data.statistics import FEATURE_CLIP, public_gene_scale
 from memamba_core.errors import AgreementError
 

@@ -8,14 +8,15 @@ import numpy as np
 import pandas as pd
 
 from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteDataConfig
-from memamba_core.data.clinical import read_clinical
+from memamba_core.data.clinical.event_codes import find_reversed_events
+from memamba_core.data.clinical.follow_up import find_follow_up_doubts
+from memamba_core.data.clinical.outcome_columns import find_outcome_columns
+from memamba_core.data.clinical.table import read_clinical
 from memamba_core.data.doubt import Doubt
-from memamba_core.data.event_codes import find_reversed_events
-from memamba_core.data.feature_doubts import find_listing_doubts
-from memamba_core.data.features import PatchFolder, open_features
-from memamba_core.data.follow_up import find_follow_up_doubts
-from memamba_core.data.genomics import find_gene_doubts, read_genes
-from memamba_core.data.joins import (
+from memamba_core.data.features.doubts import find_listing_doubts
+from memamba_core.data.features.patch_folder import PatchFolder, open_features
+from memamba_core.data.genomics.table import find_gene_doubts, read_genes
+from memamba_core.data.identifiers.joins import (
     explain_features,
     explain_rows,
     find_fold_doubts,
@@ -23,8 +24,7 @@ from memamba_core.data.joins import (
     find_slide_doubts,
     find_twin_doubts,
 )
-from memamba_core.data.key_columns import parse_keys
-from memamba_core.data.outcome_columns import find_outcome_columns
+from memamba_core.data.identifiers.key_columns import parse_keys
 from memamba_core.data.records import Cohort, FeatureStore, GeneTable, PatientRecord
 from memamba_core.data.tables import open_table
 from memamba_core.errors import NoPatientsError

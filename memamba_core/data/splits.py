@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from memamba_core.data.identifiers import canonical_column
-from memamba_core.data.near_misses import advise, describe_near_misses, find_near_misses
+from memamba_core.data.identifiers.canonical import canonical_column
+from memamba_core.data.identifiers.near_misses import advise, describe_near_misses, find_near_misses
+from memamba_core.data.identifiers.slide_names import slide_name
 from memamba_core.data.records import PatientRecord
-from memamba_core.data.slide_names import slide_name
 from memamba_core.data.tables import Table, open_table
 from memamba_core.errors import ConfigError, DataError
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from memamba_core.config.agreement import AgreementConfig
 from memamba_core.data.agreement import Agreement
-from memamba_core.data.signatures import build_gene_groups
+from memamba_core.data.genomics.signatures import build_gene_groups
 from memamba_core.data.statistics import FEATURE_CLIP, ColumnMoments, public_gene_scale
 from memamba_core.errors import AgreementError
 from memamba_core.survival.time_bins import edges_from_event_counts

@@ -13,8 +13,8 @@ from flwr.serverapp import Grid
 from memamba_core.config.coordinator import APPROVAL_WAIT_S
 from memamba_core.config.experiment import Experiment
 from memamba_core.data.agreement import Agreement
-from memamba_core.data.genomics import continuous_columns
-from memamba_core.data.signatures import find_signature_doubts
+from memamba_core.data.genomics.signatures import find_signature_doubts
+from memamba_core.data.genomics.table import continuous_columns
 from memamba_core.data.statistics import ColumnMoments, merge_moments
 from memamba_core.errors import FederationError, RejectedReplyError
 from memamba_core.wire.protocol import (

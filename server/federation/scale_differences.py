@@ -6,8 +6,8 @@ from itertools import combinations
 
 import numpy as np
 
-from memamba_core.data.expression_scale import ColumnScale, ScaleDifference, compare_scales
-from memamba_core.data.genomics import continuous_columns
+from memamba_core.data.genomics.expression_scale import ColumnScale, ScaleDifference, compare_scales
+from memamba_core.data.genomics.table import continuous_columns
 from memamba_core.data.statistics import ColumnMoments
 
 __all__ = ["find_scale_differences"]

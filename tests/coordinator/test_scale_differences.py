@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from memamba_core.config.compose import compose_simulation
-from memamba_core.data.genomics import continuous_columns
+from memamba_core.data.genomics.table import continuous_columns
 from memamba_core.data.statistics import ColumnMoments, column_moments, signed_log, transform_genes
 from server.federation.scale_differences import find_scale_differences
 from simulation.cohort import prepare_cohort

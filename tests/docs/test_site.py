@@ -26,7 +26,7 @@ def commands():
 def texts():
     """Texts that the client can print: its strings, with `...` for what is filled in."""
     core = REPOSITORY / "memamba_core"
-    predicting = (core / "inference.py", core / "data" / "expression_scale.py")
+    predicting = (core / "inference.py", core / "data" / "genomics" / "expression_scale.py")
     for path in sorted([*(REPOSITORY / "client").rglob("*.py"), *predicting]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -24,7 +24,7 @@ import pytest
 import torch
 from fixtures.patch_files import grid
 
-from memamba_core.data.patch_files import inspect_patch_file, read_patches, sample_patch_file
+from memamba_core.data.features.patch_files import inspect_patch_file, read_patches, sample_patch_file
 from memamba_core.errors import DataError
 
 pytestmark = pytest.mark.slow

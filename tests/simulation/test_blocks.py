@@ -6,7 +6,7 @@ from fixtures.federation import BLOCKS, GENES_ONLY, Federation, tiny
 
 from memamba_core.config.compose import compose_simulation
 from memamba_core.config.site import DisclosureConfig
-from memamba_core.data.genomics import continuous_columns
+from memamba_core.data.genomics.table import continuous_columns
 from memamba_core.errors import ConfigError
 from simulation.blocks import draw_site_blocks
 from simulation.cohort import prepare_cohort

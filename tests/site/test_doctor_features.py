@@ -11,7 +11,7 @@ from fixtures.patch_files import refusal
 from client.doctor.features import check_features
 from client.doctor.finding import Level
 from memamba_core.config.site import ClinicalTable, FeatureFolder, SiteDataConfig
-from memamba_core.data.feature_survey import survey_features
+from memamba_core.data.features.survey import survey_features
 from memamba_core.data.manifest import load_cohort
 from memamba_core.errors import DataError
 

@@ -21,7 +21,7 @@ from memamba_core.config.compose import compose_simulation
 from memamba_core.config.experiment import Experiment
 from memamba_core.config.site import load_site_config
 from memamba_core.data.dataset import PatientDataset
-from memamba_core.data.expression_scale import compare_expression
+from memamba_core.data.genomics.expression_scale import compare_expression
 from memamba_core.data.manifest import load_cohort
 from memamba_core.errors import AgreementError, CheckpointError, ConfigError
 from memamba_core.inference import load_model, load_patients

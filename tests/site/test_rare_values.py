@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from client.rare_values import count_others
 from client.worker import SiteWorker
 from memamba_core.config.site import DisclosureConfig
+from memamba_core.data.features.slide_tables import SlideTable
 from memamba_core.data.records import Cohort, GeneTable
-from memamba_core.data.slide_tables import SlideTable
 
 NAN = float("nan")
 

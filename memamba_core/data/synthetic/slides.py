@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 
 from memamba_core.config.simulation import SyntheticConfig
+from memamba_core.data.features.row_choice import choose_rows
 from memamba_core.data.records import PatientRecord
-from memamba_core.data.row_choice import choose_rows
 from memamba_core.data.synthetic.genes import NUM_GROUPS, without_direction
 from memamba_core.patient import Bag
 

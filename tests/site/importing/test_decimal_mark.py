@@ -3,7 +3,7 @@
 import pytest
 
 from client.exit_codes import ExitCode
-from memamba_core.data.clinical import DAYS_PER_MONTH
+from memamba_core.data.clinical.table import DAYS_PER_MONTH
 
 DAYS = {"point": (137, 1.903, 2.104), "comma": (137, 1903, 2104)}
 MARKS = pytest.mark.parametrize("mark", ["point", "comma"])

@@ -9,7 +9,7 @@ import pytest
 
 from client.exit_codes import ExitCode
 from client.importing.column_names import match_event, match_time
-from memamba_core.data.clinical import DAYS_PER_MONTH
+from memamba_core.data.clinical.table import DAYS_PER_MONTH
 
 SLIDES = (
     "case_id,slide_id,site,is_female,oncotree_code,age,survival_months,censorship,train,TP53_mut,MYC_cnv,EGFR_rnaseq\n"

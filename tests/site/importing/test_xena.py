@@ -3,7 +3,7 @@
 import pytest
 
 from client.exit_codes import ExitCode
-from memamba_core.data.clinical import DAYS_PER_MONTH
+from memamba_core.data.clinical.table import DAYS_PER_MONTH
 
 SURVIVAL = """sample\t_PATIENT\tOS\tOS.time\tPFI\tPFI.time
 TCGA-05-0001-01\tTCGA-05-0001\t1\t365.25\t1\t100

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteDataConfig
-from memamba_core.data.clinical import DAYS_PER_MONTH, read_clinical
+from memamba_core.data.clinical.table import DAYS_PER_MONTH, read_clinical
 from memamba_core.data.manifest import load_cohort
 from memamba_core.errors import DataError, NoPatientsError
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from memamba_core.config.simulation import SyntheticConfig
+from memamba_core.data.genomics.signatures import build_gene_groups
 from memamba_core.data.records import FeatureStore
-from memamba_core.data.signatures import build_gene_groups
 from memamba_core.data.synthetic.generate import SyntheticCohort, generate_cohort
 from memamba_core.data.synthetic.outcomes import draw_outcomes
 from memamba_core.data.synthetic.slides import MemoryFeatures

@@ -1,0 +1,1 @@
+"""Features of slides: folders of patch files in the layouts of their programs, and tables of slide vectors."""

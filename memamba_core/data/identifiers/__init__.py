@@ -1,0 +1,1 @@
+"""Identifiers of patients and slides: their one form, and rows and files that nearly match."""
