@@ -4,11 +4,12 @@ Rooms and modules from the bottom up. Each room also holds the modules that rais
 value:
 
 * `tables`: named columns of a table file, as text or numbers;
-* `identifiers`: the one form of the names of patients and slides, and near misses of names between two files;
+* `identifiers`: the one form of the names of patients and slides, and the rules by which two names nearly match;
 * `clinical`: patients, times, and events: the one place where a censoring column becomes `event`;
 * `genomics`: molecular columns, their names, values and scales, and groups of genes;
 * `features`: the files of an encoder in their folders, and tables of slide vectors: the two kinds of `FeatureStore`;
-* the cohort: `records` (its classes), `manifest`, which joins all tables into a `Cohort`, `splits` (published test
+* the cohort: `records` (its classes), `manifest`, which joins all tables into a `Cohort`, `joins` (names of two files
+  that nearly match), `splits` (published test
   folds), `doubt` and `reader_version`;
 * what the sites agree on: `statistics` (sums of a site), `agreement` (time bins, gene columns, scaling) with
   `agreement_rules` (its checks), and `dataset`, which applies it;

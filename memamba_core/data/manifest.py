@@ -16,7 +16,8 @@ from memamba_core.data.doubt import Doubt
 from memamba_core.data.features.doubts import find_listing_doubts
 from memamba_core.data.features.patch_folder import PatchFolder, open_features
 from memamba_core.data.genomics.table import find_gene_doubts, read_genes
-from memamba_core.data.identifiers.joins import (
+from memamba_core.data.identifiers.key_columns import parse_keys
+from memamba_core.data.joins import (
     explain_features,
     explain_rows,
     find_fold_doubts,
@@ -24,7 +25,6 @@ from memamba_core.data.identifiers.joins import (
     find_slide_doubts,
     find_twin_doubts,
 )
-from memamba_core.data.identifiers.key_columns import parse_keys
 from memamba_core.data.records import Cohort, FeatureStore, GeneTable, PatientRecord
 from memamba_core.data.tables import open_table
 from memamba_core.errors import NoPatientsError

@@ -183,7 +183,7 @@ def test_a_site_that_is_cut_off_costs_rounds_if_it_is_not_needed(federation):
     federation.start_sites("site-01", "site-02")
     settings = ("federation.min_results=1", "federation.num_rounds=100")
     federation.start_run(*run_of(federation, "spare", *settings))
-    federation.wait_for("coordinator", "round 1 of 500 done: 2 of 2 sites", 400)
+    federation.wait_for("coordinator", "round 1 of 100 done: 2 of 2 sites", 400)
     (supernode,) = descendants(federation.processes["site-02"].pid)[1:]
     pause(supernode, seconds=CUT_S)
     missed = federation.said("coordinator").count("done: 1 of 2 sites")

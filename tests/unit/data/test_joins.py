@@ -13,7 +13,7 @@ import pytest
 from memamba_core.config.site import ClinicalTable, FeatureFolder, FoldTable, GenomicsTable, SiteDataConfig
 from memamba_core.data.features.patch_files import inspect_patch_file as inspect
 from memamba_core.data.features.patch_folder import LARGEST_EMPTY_FILE
-from memamba_core.data.identifiers.joins import find_fold_doubts
+from memamba_core.data.joins import find_fold_doubts
 from memamba_core.data.manifest import load_cohort
 from memamba_core.data.records import PatientRecord
 from memamba_core.errors import DataError, NoPatientsError
