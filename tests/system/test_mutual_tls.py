@@ -182,6 +182,7 @@ def test_a_site_with_a_certificate_takes_part_in_a_run(gate, certificates, tmp_p
         site = tmp_path / "site.yaml"
         settings = yaml.safe_load((exported / "site.yaml").read_text(encoding="utf-8"))
         settings["data"]["root"] = str(exported)
+        settings["approve"] = "automatic"
         settings["disclosure"] = THRESHOLDS
         settings["limits"] = {**settings.get("limits", {}), "settings": ["*"]}  # also a larger model
         settings["coordinator"] = {

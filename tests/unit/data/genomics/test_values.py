@@ -200,6 +200,6 @@ def test_a_negative_mutation_that_is_no_usual_code_is_not_shown(tmp_path, code):
     (tmp_path / "g.csv").write_text(f"case_id,TP53_mut,RB1_mut\np1,0,1\np2,{code},0\n")
     with pytest.raises(DataError, match="'TP53_mut' holds a negative number in row 2") as raised:
         read_genes(GenomicsTable(file="g.csv"), tmp_path)
-    assert code not in str(raised.value)
+    assert code not in str(raised.value).replace(str(tmp_path), "")
     declared = GenomicsTable(file="g.csv", not_measured=[float(code)])
     assert np.isnan(read_genes(declared, tmp_path)[1].values_NC[1, 0])
