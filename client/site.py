@@ -196,8 +196,11 @@ def open_site(config: SiteConfig) -> Site:
             "width: 1024. The width must be declared: taken from a file, it would depend on one patient"
         )
     registry = None if config.state is None else CohortRegistry(config.state, SmallestBlock.of(config.disclosure))
-    # Under differential privacy the cell of one patient must not decide how the cells of the others are read.
-    cohort = load_cohort(config.data if config.privacy is None else config.data.with_decimal_points())
+    cohort = load_cohort(config.data)
+    if config.privacy is not None and (declared := config.data.with_decimal_points()) != config.data:
+        # The cell of one patient must not decide how the cells of the others are read: a notation that was found only
+        # stops the client where it is ambiguous, as a bad row does.
+        cohort = load_cohort(declared)
     if cohort.doubts:
         _log.warning("doubts about the data: %d; `flower-client doctor` shows them", len(cohort.doubts))
     return Site(config, cohort, registry)

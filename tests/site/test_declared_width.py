@@ -84,3 +84,16 @@ def test_under_differential_privacy_one_cell_does_not_decide_the_notation_of_a_c
         table.write_text(table.read_text(encoding="utf-8").replace('"3,5"', "3.5"), encoding="utf-8")
     site = open_site(load_site_config(folder / "site.yaml"))
     assert tuple(record.time_months for record in site.cohort.records[:2]) == months
+
+
+def test_under_differential_privacy_ambiguous_numbers_are_an_error_until_the_mark_is_declared(folder):
+    (folder / "clinical.csv").write_text(
+        "case_id,survival_months,event,slides\nA,137,1,a\nB,1.903,0,b\nC,12,1,c\n", encoding="utf-8"
+    )
+    text = SITE.format(width=", width: 16")
+    (folder / "site.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="decimal_mark"):
+        open_site(load_site_config(folder / "site.yaml"))
+    text = text.replace("slides: slides}", "slides: slides, decimal_mark: comma}")
+    (folder / "site.yaml").write_text(text, encoding="utf-8")
+    assert open_site(load_site_config(folder / "site.yaml")).cohort.records[1].time_months == 1903.0
