@@ -125,7 +125,8 @@ def normalise(cells: "pd.Series[str]", mark: DecimalMark) -> "pd.Series[str]":
 
     A cell in the other notation becomes `OTHER_NOTATION`, which is no number.
     """
-    return cells.map({cell: _normalise(cell, mark) for cell in cells.unique()})
+    changed = {cell: _normalise(cell, mark) for cell in set(cells)}  # pandas takes texts to be equal up to a NUL
+    return pd.Series([changed[cell] for cell in cells], index=cells.index, dtype=object)
 
 
 def _normalise(cell: str, mark: DecimalMark) -> str:

@@ -251,3 +251,10 @@ def test_tables_of_many_numbers_raise_no_doubt(values):
     cells = [f"{value:.3f}" for value in [*values, 0.5]]
     evidence = gather_evidence(cells)
     assert choose_mark(evidence, evidence, ",") == "point"
+
+
+def test_text_behind_a_nul_is_no_number_and_no_traceback(tmp_path):
+    cells = ["1.5", "\0a", "\0b", ""]
+    pd.DataFrame({"case_id": list("abcd"), "x": cells}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="in rows 2, 3"):
+        open_table(tmp_path / "t.parquet").numbers(["x"])
