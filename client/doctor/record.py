@@ -24,7 +24,7 @@ class DoctorFinding(JsonModel):
     text: str
     """Result of the check, without names of patients and slides."""
     remedy: str
-    """What to do; empty where no action is needed."""
+    """Action that resolves the finding; empty where none is needed."""
     count: int
     """Findings of this text: more than 1 where only the left-out names differ."""
 
@@ -41,7 +41,7 @@ class DoctorReport(JsonModel):
     part: Literal["data", "network"] | None
     """Part that was checked; null for both."""
     ready: bool
-    """Whether the site can take part: no finding is an error."""
+    """True if the site can take part: no finding is an error."""
     num_errors: int
     """Findings that are errors."""
     num_warnings: int

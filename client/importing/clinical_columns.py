@@ -158,7 +158,8 @@ def _pair(times: Mapping[str, TimeName], events: Mapping[str, EventName | None])
     """Return a time and an event of one endpoint: overall survival, else the first that agree in their names."""
 
     def badness(time: str, event: str) -> tuple[bool, int, bool]:
-        of_time, of_event = times[time].endpoint, None if events[event] is None else events[event].endpoint  # type: ignore[union-attr]  # checked
+        name = events[event]
+        of_time, of_event = times[time].endpoint, None if name is None else name.endpoint
         overall = sum(endpoint not in ("os", None) for endpoint in (of_time, of_event))
         return (of_time or "os") != (of_event or "os"), overall, times[time].unit is None
 

@@ -93,5 +93,5 @@ def test_a_c_index_needs_three_events(settings_of, tmp_path, monkeypatch, capsys
         ([], [], False),
     ],
 )
-def test_few_pairs_or_events_rank_nobody(times, event, enough):
+def test_few_pairs_or_events_give_no_c_index(times, event, enough):
     assert can_be_ranked(times, event) is enough

@@ -5,7 +5,7 @@ from memamba_core.data.identifiers.canonical import canonical
 __all__ = ["listed_slide", "slide_name"]
 
 NO_SLIDE = frozenset({"-", "na", "n/a", "nan", "null", "none", "<na>", "#n/a"})
-"""What stands in a column of slides, in lower case, for a patient without one."""
+"""Texts of a column of slides, in lower case, that stand for no slide."""
 
 KNOWN_EXTENSIONS = frozenset().union(
     # OpenSlide, and what STAMP, CLAM and TRIDENT read through it or through CuCIM

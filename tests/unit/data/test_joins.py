@@ -159,7 +159,7 @@ def test_differences_that_a_screen_shows_are_counted(tmp_path, written, check, w
         ),
     ],
 )
-def test_where_nobody_matches_the_error_gives_the_same_evidence(tmp_path, written, words):
+def test_without_a_matching_patient_the_error_gives_the_same_evidence(tmp_path, written, words):
     with pytest.raises(NoPatientsError) as caught:
         load_cohort(make_site(tmp_path, **HEALTHY | written))
     for word in words:
@@ -269,7 +269,7 @@ def test_only_small_files_are_opened_and_one_that_cannot_be_read_counts_as_a_sli
     assert len(opened) == NUM - 1, "each small file is opened once"
 
 
-def test_a_folder_whose_slides_are_all_empty_is_told_so(tmp_path):
+def test_a_folder_whose_slides_are_all_empty_is_named(tmp_path):
     config = make_site(tmp_path, genes=None, folds=None, files=(*SLIDES, "other"))
     for slide in SLIDES:
         write_file(tmp_path / "bags" / f"{slide}.h5", 0)
